@@ -1,0 +1,28 @@
+"""Names as users type them: kebab-case of class names, and the nearest known name for a typing error."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+
+__all__ = ["kebab", "nearest", "unknown"]
+
+
+def kebab(name: str) -> str:
+    """Turn a class name into the name users type: ``MeanRegularized`` becomes ``mean-regularized``."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is closest to ``name``, or None if nothing is close."""
+    matches = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the sentence for an unknown name: what was got, the nearest known name, all known names."""
+    names = sorted(known)
+    close = nearest(name, names)
+    hint = f"did you mean {close!r}? " if close else ""
+    return f"unknown {kind} {name!r}: {hint}known are {', '.join(names) or 'none'}."
