@@ -1,0 +1,7 @@
+"""Client algorithms: what a task does with a billboard. One file each; add yours to ``__all__``."""
+
+from fedpriv.clients.global_model import FedProx, GlobalModel
+from fedpriv.clients.local_only import LocalOnly
+from fedpriv.clients.mean_regularized import MeanRegularized
+
+__all__ = ["FedProx", "GlobalModel", "LocalOnly", "MeanRegularized"]

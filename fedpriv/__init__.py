@@ -1,0 +1,44 @@
+"""fedpriv: federated learning of personalised models under a formal privacy guarantee."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.errors import BudgetExceeded, ComponentFailure, FedprivError, InputError, NoGuarantee
+
+if TYPE_CHECKING:
+    from fedpriv.cohort.tasks import Tasks
+    from fedpriv.data import load
+    from fedpriv.experiment import Experiment
+    from fedpriv.privacy.target import Target
+    from fedpriv.summary import RunResult
+
+__all__ = [
+    "BudgetExceeded",
+    "ComponentFailure",
+    "Experiment",
+    "FedprivError",
+    "InputError",
+    "NoGuarantee",
+    "RunResult",
+    "Target",
+    "Tasks",
+    "load",
+]
+
+_LATE = {
+    "Experiment": "fedpriv.experiment",
+    "RunResult": "fedpriv.summary",
+    "Target": "fedpriv.privacy.target",
+    "Tasks": "fedpriv.cohort.tasks",
+    "load": "fedpriv.data",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import heavy parts when they are first asked for, so that the command line starts quickly."""
+    if name in _LATE:
+        from importlib import import_module
+
+        return getattr(import_module(_LATE[name]), name)
+    raise AttributeError(f"module 'fedpriv' has no attribute {name!r}")

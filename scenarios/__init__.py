@@ -1,0 +1,81 @@
+"""Scenarios: runnable experiments, one folder each, with their presets as TOML files beside the code.
+
+A scenario is a package here whose docstring's first line describes it. ``PRESETS`` names its presets, the default
+first; a ``build(config, data_dir)`` function is only needed where the usual one does not do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
+
+from fedpriv.config import Config, build_experiment, read_toml
+from fedpriv.errors import InputError
+from fedpriv.names import unknown
+
+__all__ = ["Scenario", "scenario", "scenarios"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A runnable experiment.
+
+    Attributes
+    ----------
+    name : str
+        As users type it.
+    description : str
+        One line.
+    presets : dict
+        Path of the TOML file by preset name; the first is the default.
+    build : callable
+        Turns (configuration, data directory) into an Experiment.
+    """
+
+    name: str
+    description: str
+    presets: dict[str, Path]
+    build: Callable[[Config, Path | None], Any]
+
+    def preset(self, name: str | None = None) -> Config:
+        """Return the configuration of a preset, the default one unless named."""
+        chosen = name or next(iter(self.presets))
+        if chosen not in self.presets:
+            raise InputError(unknown(f"preset of {self.name}", chosen, self.presets))
+        return read_toml(self.presets[chosen])
+
+
+def scenarios() -> dict[str, Scenario]:
+    """Return all scenarios by name."""
+    found = {}
+    for module in iter_modules(__path__):
+        if not module.ispkg:
+            continue
+        package = import_module(f"{__name__}.{module.name}")
+        folder = Path(str(package.__file__)).parent
+        name = module.name.replace("_", "-")
+        found[name] = Scenario(
+            name,
+            (package.__doc__ or "").strip().splitlines()[0],
+            {preset: folder / f"{preset}.toml" for preset in package.PRESETS},
+            getattr(package, "build", build_experiment),
+        )
+    return found
+
+
+def scenario(name: str) -> Scenario:
+    """Return a scenario by name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+    """
+    known = scenarios()
+    if name not in known:
+        raise InputError(unknown("scenario", name, known))
+    return known[name]

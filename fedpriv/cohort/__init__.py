@@ -1,0 +1,40 @@
+"""Batches of ragged tasks, and local optimisation over the task axis. Knows no Flower."""
+
+from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
+from fedpriv.cohort.batches import Schedule
+from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine, engine_named
+from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.randomness import Key, Purpose
+from fedpriv.cohort.tasks import PARTS, Ragged, Tasks
+from fedpriv.cohort.trees import Params, State, broadcast, nest, select, subtract, unnest, zeros_like
+
+__all__ = [
+    "PARTS",
+    "Batch",
+    "ClientAlgorithm",
+    "Cohort",
+    "Engine",
+    "Key",
+    "Learner",
+    "LocalSGD",
+    "LoopEngine",
+    "Params",
+    "Problem",
+    "Purpose",
+    "Ragged",
+    "Schedule",
+    "Scores",
+    "State",
+    "TaskFailure",
+    "Tasks",
+    "VmapEngine",
+    "broadcast",
+    "engine_named",
+    "nest",
+    "select",
+    "subtract",
+    "unnest",
+    "zeros_like",
+]

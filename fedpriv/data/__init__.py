@@ -1,0 +1,42 @@
+"""Data sets, and how they become tasks.
+
+::
+
+    tasks = load("digits").partition("dirichlet", tasks=100, alpha=0.3, seed=0)
+
+======================  ==========================================================
+``catalog``             where the data come from: licences, files, checksums
+``loading``             ``load``: files to a ``Dataset``
+``dataset``             ``Dataset.partition``: a ``Dataset`` to ``Tasks``
+``schemes``             the partition schemes and their options
+``exact``               Dirichlet draws of exact size
+``flower``              the partitioners of flwr-datasets
+``split``               train, validation and test within a task
+``regression``          synthetic linear-regression tasks with known optima
+``checks``              ``check``: are the files here, and the right ones?
+======================  ==========================================================
+
+Importing this package is cheap: scikit-learn and flwr-datasets are imported when they are needed.
+"""
+
+from __future__ import annotations
+
+from fedpriv.data.catalog import SourceFile, SourceInfo, sources
+from fedpriv.data.checks import CheckResult, check
+from fedpriv.data.dataset import Dataset
+from fedpriv.data.loading import load
+from fedpriv.data.regression import regression_optima, regression_tasks
+from fedpriv.data.schemes import scheme_names
+
+__all__ = [
+    "CheckResult",
+    "Dataset",
+    "SourceFile",
+    "SourceInfo",
+    "check",
+    "load",
+    "regression_optima",
+    "regression_tasks",
+    "scheme_names",
+    "sources",
+]

@@ -1,0 +1,50 @@
+# Every target does its own set-up: a virtual environment in .venv with the versions of constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_OUT ?= runs/demo
+
+export FLWR_TELEMETRY_ENABLED := 0
+export RAY_USAGE_STATS_ENABLED := 0
+
+.PHONY: demo test lint typecheck unit soak evidence bench clean
+
+demo: $(VENV)/installed
+	rm -rf $(DEMO_OUT)
+	$(BIN)/fedpriv run pmtl --out $(DEMO_OUT)
+
+test: lint typecheck unit
+
+lint: $(VENV)/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# mypy checks what users get: the built wheel, unpacked elsewhere, where the mapped folders are one package.
+typecheck: $(VENV)/dev
+	$(BIN)/python tests/typecheck.py
+
+unit: $(VENV)/dev
+	$(BIN)/python -m pytest -m "not soak" -q
+
+soak: $(VENV)/dev
+	$(BIN)/python -m pytest -m soak -q
+
+bench: $(VENV)/dev
+	$(BIN)/python -m benchmarks.flower_stock
+
+evidence: $(VENV)/dev
+	$(BIN)/python -m scenarios.pmtl.evidence
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: pyproject.toml constraints.txt $(VENV)/bin/python
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e .
+	touch $@
+
+$(VENV)/dev: $(VENV)/installed
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e ".[dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,213 @@
+"""The command line. Exit codes: 0 done; 2 wrong input; 3 the privacy budget would be exceeded; 4 a component failed."""
+
+from __future__ import annotations
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedpriv.errors import FedprivError, InputError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    help="Personalised federated learning under a formal privacy guarantee.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+data_app = typer.Typer(help="Data sets: what there is, and whether the files are right.", no_args_is_help=True)
+ledger_app = typer.Typer(help="The privacy account of a population.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+app.add_typer(ledger_app, name="ledger")
+
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DataDir = Annotated[
+    Path | None, typer.Option("--data-dir", help="Folder of the data sets.", envvar="FEDPRIV_DATA", show_default=False)
+]
+
+
+class Kind(StrEnum):
+    """What `fedpriv list` can show."""
+
+    SCENARIOS = "scenarios"
+    PRESETS = "presets"
+    DATASETS = "datasets"
+
+
+@app.command(
+    epilog="Example: fedpriv run pmtl --set strategy.epsilon=4 --out runs/first",
+    help="Run a scenario: train, score, account, write the run folder.",
+)
+def run(
+    scenario: Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")],
+    preset: Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/SCENARIO-PRESET[-N] unless given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes what may be public; noise and coins stay random.")] = None,
+    reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too: no guarantee.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.commands import run_scenario
+
+    run_scenario(
+        scenario,
+        preset=preset,
+        assignments=assignments or [],
+        data_dir=data_dir,
+        out=out,
+        seed=seed,
+        reproduce=reproduce,
+        resume=resume,
+        as_json=as_json,
+    )
+
+
+@app.command(
+    "list",
+    epilog="Example: fedpriv list presets",
+    help="Show the scenarios, their presets, or the data sets.",
+)
+def list_(
+    what: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.SCENARIOS, as_json: JsonFlag = False
+) -> None:
+    from fedpriv.scenarios import scenarios
+
+    if what is Kind.DATASETS:
+        data_list(as_json)
+        return
+    rows: list[dict[str, Any]] = []
+    for item in scenarios().values():
+        if what is Kind.SCENARIOS:
+            rows.append({"scenario": item.name, "description": item.description, "presets": list(item.presets)})
+        else:
+            rows += [
+                {"scenario": item.name, "preset": name, "about": path.read_text().splitlines()[0].lstrip("# ")}
+                for name, path in item.presets.items()
+            ]
+    _table(rows, as_json)
+
+
+@data_app.command("list", epilog="Example: fedpriv data list", help="Sources, licences and files of the data sets.")
+def data_list(as_json: JsonFlag = False) -> None:
+    from dataclasses import asdict
+
+    from fedpriv.data import sources
+
+    found = [asdict(source) for source in sources()]
+    if as_json:
+        _print(json.dumps(found, indent=2))
+        return
+    _table(
+        [
+            {"data set": s["name"], "title": s["title"], "source": s["source"], "licence": s["licence"]} for s in found
+        ],
+        as_json,
+    )
+
+
+@data_app.command(
+    "check", epilog="Example: fedpriv data check --data-dir ~/data", help="Are the files here, with the right checksums?"
+)
+def data_check(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
+    from dataclasses import asdict
+
+    from fedpriv.data import check
+
+    results = check(data_dir)
+    _table([asdict(result) for result in results], as_json)
+    if any(result.status == "corrupt" for result in results):
+        raise InputError("some files are not what they should be; fetch them again.")
+
+
+@ledger_app.command(
+    "show",
+    epilog="Example: fedpriv ledger show runs/first",
+    help="What a population has spent, and what is left.",
+)
+def ledger_show(
+    population: Annotated[str, typer.Argument(help="A run folder, or the name of a population.")],
+    ledger: Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.commands import show_ledger
+
+    show_ledger(population, ledger, as_json=as_json)
+
+
+@ledger_app.command(
+    "check",
+    epilog="Example: fedpriv ledger check runs/first",
+    help="Is the ledger whole, and within its budget?",
+)
+def ledger_check(
+    population: Annotated[str, typer.Argument(help="A run folder, or the name of a population.")],
+    ledger: Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.commands import check_ledger
+
+    check_ledger(population, ledger, as_json=as_json)
+
+
+@app.command(
+    epilog="Example: fedpriv report runs/first runs/second --out comparison.html",
+    help="One self-contained HTML page for one run or several.",
+)
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
+    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html for one run.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.report import write_figures, write_report
+
+    for folder in runs:
+        write_figures(folder)
+    page = write_report(runs, out)
+    _print(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(f"{text}\n")
+
+
+def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    if as_json:
+        _print(json.dumps(rows, indent=2, default=str))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(rows[0] if rows else ["nothing"]))
+    for row in rows:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in row.values()))
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
+    try:
+        app(standalone_mode=False)
+    except FedprivError as error:
+        sys.stderr.write(f"fedpriv: {error}\n")
+        sys.exit(error.exit_code)
+    except typer.Exit as leave:
+        sys.exit(leave.exit_code)
+    except typer.Abort:
+        sys.stderr.write("fedpriv: stopped.\n")
+        sys.exit(130)
+    except KeyboardInterrupt:
+        sys.stderr.write("fedpriv: stopped; go on with --resume.\n")
+        sys.exit(130)
+    except Exception as error:
+        usage = getattr(error, "format_message", None)  # click's own usage errors
+        if usage is None:
+            raise
+        sys.stderr.write(f"fedpriv: {usage()}\n")
+        sys.exit(2)

@@ -1,0 +1,91 @@
+"""The interface of a client algorithm: short pure functions on tensors with a leading task axis.
+
+A real client is a cohort of one, a simulation shard a cohort of hundreds; there is no second implementation.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from fedpriv.cohort.cohort import Cohort
+from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.randomness import Key
+from fedpriv.cohort.trees import Params, State, broadcast
+from fedpriv.settings import Settings
+
+__all__ = ["ClientAlgorithm", "LocalSGD"]
+
+
+class ClientAlgorithm(Settings, ABC):
+    """What a task does with a billboard, its personal state and its own data.
+
+    Attributes
+    ----------
+    sends_update : bool
+        False for an algorithm that keeps everything to itself.
+    """
+
+    sends_update: ClassVar[bool] = True
+
+    def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002
+        """Return the personal state [C, ...] of tasks that take part for the first time.
+
+        It may depend on the billboard and the tasks' own data only (design, invariant 9).
+        """
+        return {}
+
+    @abstractmethod
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        """Do one round: return the new personal state and the update, both [C, ...]."""
+
+    def finish(self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key) -> State:  # noqa: ARG002
+        """Do what remains after the last round (a final local fit); nothing is sent."""
+        return state
+
+    def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:  # noqa: ARG002
+        """Return the model [C, ...] that each task uses for itself; the billboard unless overridden."""
+        return broadcast(billboard, len(cohort))
+
+    def evaluate(self, learner: Learner, billboard: Params, state: State, cohort: Cohort) -> Scores:
+        """Score each task's personal model on its test part."""
+        return learner.evaluate(self.personal(billboard, state, cohort), cohort)
+
+
+class LocalSGD(ClientAlgorithm):
+    """Settings shared by all algorithms that train with mini-batch SGD."""
+
+    learning_rate: float = Field(default=0.1, gt=0, description="step size of local SGD")
+    epochs: int = Field(default=1, ge=1, description="passes over a task's data in each round")
+    steps: int | None = Field(default=None, ge=1, description="mini-batches in each round, instead of epochs")
+    batch_size: int = Field(default=10, ge=1, description="largest mini-batch")
+
+    def fit(
+        self,
+        learner: Learner,
+        start: Params,
+        cohort: Cohort,
+        key: Key,
+        *,
+        epochs: int | None = None,
+        anchor: Params | None = None,
+        strength: float | Tensor = 0.0,
+    ) -> Params:
+        """Train from ``start`` with these settings; ``epochs`` overrides how long."""
+        use_steps = self.steps is not None and epochs is None
+        return learner.sgd(
+            start,
+            cohort,
+            key,
+            learning_rate=self.learning_rate,
+            batch_size=self.batch_size,
+            epochs=None if use_steps else (self.epochs if epochs is None else epochs),
+            steps=self.steps if use_steps else None,
+            anchor=anchor,
+            strength=strength,
+        )

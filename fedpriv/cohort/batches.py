@@ -1,0 +1,88 @@
+"""The order of mini-batches: drawn per task from its own stream, so sharding and order do not matter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.cohort.randomness import Key
+from fedpriv.errors import InputError
+
+__all__ = ["Schedule"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Which examples every task uses in every step.
+
+    Attributes
+    ----------
+    index : ndarray of int64, shape [C, S, b]
+        Example numbers within each task; -1 is padding. A task that has fewer steps than S rests at the end.
+    """
+
+    index: NDArray[np.int64]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the busiest task."""
+        return int(self.index.shape[1])
+
+    @property
+    def evaluations(self) -> NDArray[np.int64]:
+        """Per-example gradient evaluations of every task, shape [C]: the unit of equal local compute."""
+        counted: NDArray[np.int64] = (self.index >= 0).sum(axis=(1, 2))
+        return counted
+
+    @classmethod
+    def draw(
+        cls,
+        sizes: NDArray[np.int64],
+        ids: NDArray[np.int64],
+        key: Key,
+        *,
+        batch_size: int,
+        epochs: int | NDArray[np.int64] | None = None,
+        steps: int | None = None,
+    ) -> Schedule:
+        """Shuffle each task's examples and cut them into mini-batches, epoch by epoch.
+
+        Parameters
+        ----------
+        sizes, ids : ndarray of int64, shape [C]
+            Number of examples and population id of every task.
+        key : Key
+            The stream; the task id completes it.
+        batch_size : int
+            Largest mini-batch. The last one of an epoch may be smaller, as with a PyTorch ``DataLoader``.
+        epochs : int or ndarray of int64, shape [C]
+            Passes over the data, for all tasks or one number each.
+        steps : int
+            Number of mini-batches instead of epochs: as many reshuffled epochs as needed, cut after ``steps``.
+
+        Raises
+        ------
+        InputError
+            Not exactly one of ``epochs`` and ``steps`` is given.
+        """
+        if (epochs is None) == (steps is None):
+            raise InputError(f"give either epochs or steps, got epochs={epochs} and steps={steps}; leave one out.")
+        per_epoch = -(-sizes // batch_size)
+        if steps is not None:
+            counts = np.where(sizes > 0, steps, 0)
+        else:
+            counts = per_epoch * np.asarray(epochs, dtype=np.int64)
+        width = int(min(batch_size, sizes.max(initial=1)))
+        index = np.full((len(sizes), int(counts.max(initial=0)), width), -1, dtype=np.int64)
+        for position, (size, task) in enumerate(zip(sizes.tolist(), ids.tolist(), strict=True)):
+            done, wanted = 0, int(counts[position])
+            generator = key.generator(task)
+            while done < wanted:
+                order = np.full(int(per_epoch[position]) * batch_size, -1, dtype=np.int64)
+                order[:size] = generator.permutation(size)
+                batches = order.reshape(-1, batch_size)[: wanted - done, :width]
+                index[position, done : done + len(batches)] = batches
+                done += len(batches)
+        return cls(index)

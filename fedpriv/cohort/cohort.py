@@ -1,0 +1,106 @@
+"""A cohort: tasks that are worked on together, as tensors with a leading task axis."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpriv.cohort.tasks import Part, Ragged, Tasks
+
+__all__ = ["Batch", "Cohort"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Padded examples of C tasks.
+
+    Attributes
+    ----------
+    inputs : Tensor, shape [C, n, ...], floating
+        Examples; padding repeats a real example and never counts.
+    targets : Tensor, shape [C, n] (int64 classes) or [C, n, ...] (floating values)
+        What to predict.
+    mask : Tensor, shape [C, n], floating
+        1 for a real example, 0 for padding.
+    """
+
+    inputs: Tensor
+    targets: Tensor
+    mask: Tensor
+
+    @property
+    def sizes(self) -> Tensor:
+        """Real examples of every task, shape [C], floating."""
+        return self.mask.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Cohort:
+    """Some tasks of a shard, in a fixed order.
+
+    Attributes
+    ----------
+    tasks : Tasks
+        The shard that holds the data.
+    positions : ndarray of int64, shape [C]
+        Positions within ``tasks``.
+    dtype : torch.dtype
+        Floating type of the inputs handed out.
+    """
+
+    tasks: Tasks
+    positions: NDArray[np.int64]
+    dtype: torch.dtype = torch.float32
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @cached_property
+    def ids(self) -> NDArray[np.int64]:
+        """Ids within the whole population, shape [C]."""
+        return self.positions + self.tasks.first
+
+    def sizes(self, part: Part) -> NDArray[np.int64]:
+        """Examples of every task in one part, shape [C]."""
+        return self.tasks.part(part).sizes[self.positions]
+
+    def one(self, position: int) -> Cohort:
+        """Return the cohort of one task."""
+        return Cohort(self.tasks, self.positions[position : position + 1], self.dtype)
+
+    def part(self, part: Part) -> Batch:
+        """Return all examples of one part, padded to the largest task of the cohort."""
+        width = max(int(self.sizes(part).max(initial=0)), 1)
+        index = np.broadcast_to(np.arange(width), (len(self), width))
+        return self.batch(np.where(index < self.sizes(part)[:, None], index, -1), part)
+
+    def batch(self, index: NDArray[np.int64], part: Part = "train") -> Batch:
+        """Gather examples by their number within each task.
+
+        Parameters
+        ----------
+        index : ndarray of int64, shape [C, b]
+            Example numbers; -1 is padding.
+        part : {"train", "validation", "test"}
+            Where to gather from.
+        """
+        data = self.tasks.part(part)
+        real = index >= 0
+        rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
+        inputs, targets = _tensors(data, rows, self.dtype)
+        return Batch(inputs, targets, torch.from_numpy(real).to(self.dtype))
+
+
+def _tensors(data: Ragged, rows: NDArray[np.int64], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    if not len(data.targets):  # a part without a single example: padding only
+        inputs = torch.zeros((*rows.shape, *data.inputs.shape[1:]), dtype=dtype)
+        floating = np.issubdtype(data.targets.dtype, np.floating)
+        return inputs, torch.zeros((*rows.shape, *data.targets.shape[1:]), dtype=dtype if floating else torch.int64)
+    inputs = torch.from_numpy(data.inputs[rows]).to(dtype)
+    targets = torch.from_numpy(data.targets[rows])
+    return inputs, targets.to(dtype) if targets.is_floating_point() else targets.to(torch.int64)

@@ -1,0 +1,126 @@
+"""Two ways to compute over the task axis: vmap, and a plain loop that is reference and debugger."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.func import grad, vmap
+
+from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.trees import Params, State, concatenate, one
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.names import unknown
+
+__all__ = ["ENGINES", "Engine", "LoopEngine", "TaskFailure", "VmapEngine", "engine_named"]
+
+Stage = Callable[[Cohort, State], State]
+
+
+class TaskFailure(ComponentFailure):
+    """One task failed in one stage of its algorithm; the message names both."""
+
+    def __init__(self, task: str, stage: str, cause: BaseException) -> None:
+        self.task, self.stage = task, stage
+        super().__init__(f"task {task!r} failed in stage {stage!r}: {type(cause).__name__}: {cause}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ComponentFailure, (str(self),))
+
+
+class Engine(ABC):
+    """Computes gradients and scores for all tasks of a cohort."""
+
+    name: str
+
+    @abstractmethod
+    def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:
+        """Return every task's gradient of its mean loss; parameters and gradients are [C, ...]."""
+
+    @abstractmethod
+    def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Return mean loss and accuracy of every task, both [C]; NaN for a task without examples."""
+
+    @abstractmethod
+    def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:
+        """Run one stage of an algorithm on a cohort whose state is [C, ...]; return a tree [C, ...]."""
+
+
+class VmapEngine(Engine):
+    """All tasks at once with ``torch.func.vmap``."""
+
+    name = "vmap"
+
+    def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:  # noqa: D102
+        gradient = vmap(grad(problem.mean_loss))
+        result: Params = gradient(params, batch.inputs, batch.targets, batch.mask)
+        return result
+
+    def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
+        with torch.no_grad():
+            loss, correct = vmap(problem.losses)(params, batch.inputs, batch.targets)
+        return _average(loss, batch.mask), _average(correct, batch.mask)
+
+    def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:  # noqa: ARG002, D102
+        return function(cohort, state)
+
+
+class LoopEngine(Engine):
+    """One task after the other with plain autograd; a failure names the task and the stage."""
+
+    name = "loop"
+
+    def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:  # noqa: D102
+        rows: list[Params] = []
+        for position in range(len(batch.mask)):
+            leaves = {name: value[position].detach().requires_grad_() for name, value in params.items()}
+            loss = problem.mean_loss(leaves, batch.inputs[position], batch.targets[position], batch.mask[position])
+            found = torch.autograd.grad(loss, list(leaves.values()))
+            rows.append(dict(zip(leaves, found, strict=True)))
+        return {name: torch.stack([row[name] for row in rows]) for name in params}
+
+    def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
+        losses, hits = [], []
+        with torch.no_grad():
+            for position in range(len(batch.mask)):
+                task = {name: value[position] for name, value in params.items()}
+                loss, correct = problem.losses(task, batch.inputs[position], batch.targets[position])
+                losses.append(loss)
+                hits.append(correct)
+        return _average(torch.stack(losses), batch.mask), _average(torch.stack(hits), batch.mask)
+
+    def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:  # noqa: D102
+        results = []
+        for position in range(len(cohort)):
+            try:
+                results.append(function(cohort.one(position), one(state, position)))
+            except Exception as error:
+                name = cohort.tasks.names[int(cohort.positions[position])]
+                raise TaskFailure(name, stage, error) from error
+        return concatenate(results)
+
+
+def _average(values: Tensor, mask: Tensor) -> Tensor:
+    count = mask.sum(dim=1)
+    mean = (values * mask).sum(dim=1) / count.clamp(min=1.0)
+    return torch.where(count > 0, mean, torch.full_like(mean, torch.nan))
+
+
+ENGINES: dict[str, Callable[[], Engine]] = {"vmap": VmapEngine, "loop": LoopEngine}
+
+
+def engine_named(name: str) -> Engine:
+    """Return an engine by name.
+
+    Raises
+    ------
+    InputError
+        The name is unknown.
+    """
+    if name not in ENGINES:
+        raise InputError(unknown("engine", name, ENGINES))
+    return ENGINES[name]()

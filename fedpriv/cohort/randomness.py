@@ -1,0 +1,53 @@
+"""Model randomness keyed by seed, purpose, round and task.
+
+Counter-based streams make results independent of how tasks are sharded, chunked or ordered. Only what may be public
+is drawn here (initialisation, mini-batches); privacy noise and sampling coins live in :mod:`fedpriv.privacy.entropy`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+__all__ = ["Key", "Purpose"]
+
+_WORD = 2**64
+
+
+class Purpose(IntEnum):
+    """What a stream is for; two purposes never share numbers."""
+
+    TRAIN = 1
+    FINISH = 2
+    LOCAL_ONLY = 3
+    MODEL = 4
+
+
+@dataclass(frozen=True)
+class Key:
+    """The key of a random stream: a seed, a purpose and a round; the task completes it.
+
+    Attributes
+    ----------
+    seed : int
+        The run's public seed.
+    round : int
+        The training round, 0 outside training.
+    purpose : Purpose
+        What the numbers are for.
+    """
+
+    seed: int
+    round: int = 0
+    purpose: Purpose = Purpose.TRAIN
+
+    def generator(self, task: int) -> np.random.Generator:
+        """Return the generator of one task; equal keys give equal numbers on every machine."""
+        return np.random.Generator(
+            np.random.Philox(
+                key=np.array([self.seed % _WORD, int(self.purpose)], dtype=np.uint64),
+                counter=np.array([0, 0, self.round, task], dtype=np.uint64),
+            )
+        )

@@ -1,0 +1,214 @@
+"""What the commands do; :mod:`fedpriv.cli` only reads the words."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from fedpriv.config import Config, apply, parse_assignments, read_toml
+from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.summary import RunResult
+
+__all__ = ["check_ledger", "run_scenario", "show_ledger"]
+
+
+def run_scenario(
+    name: str,
+    *,
+    preset: str | None,
+    assignments: list[str],
+    data_dir: Path | None,
+    out: Path | None,
+    seed: int | None,
+    reproduce: int | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Resolve the configuration, run the experiment, print and draw what came out."""
+    from fedpriv.report import write_figures, write_report
+    from fedpriv.scenarios import scenario
+
+    if seed is not None and reproduce is not None:
+        raise InputError("give either --seed or --reproduce: the second fixes everything that the first does.")
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the run to go on with.")
+    chosen = scenario(name)
+    config = _stored(out) if resume and out is not None else chosen.preset(preset)
+    config = apply(config, parse_assignments(assignments))
+    number = reproduce if reproduce is not None else seed
+    if number is not None:
+        if number < 0:
+            raise InputError(f"a seed must be 0 or more, got {number}.")
+        config = apply(config, {"run.seed": number})
+    fixed = config["run"].pop("reproduce", None)
+    reproduce = fixed if reproduce is None else reproduce
+    label = preset or next(iter(chosen.presets))
+    folder = out or _free_folder(Path("runs"), f"{name}-{label}")
+    experiment = chosen.build(config, data_dir)
+    with _Progress(quiet=as_json) as progress:
+        result = experiment.run(
+            folder,
+            reproduce=reproduce,
+            resume=resume,
+            progress=progress,
+            about={"scenario": name, "preset": label},
+            config=_resolved(config, experiment.describe()),
+        )
+    write_figures(folder)
+    page = write_report([folder])
+    if as_json:
+        sys.stdout.write(json.dumps(_headline(result, folder), indent=2) + "\n")
+    else:
+        _print_result(result, folder, page)
+
+
+def _resolved(config: Config, described: dict[str, Any]) -> Config:
+    """Complete the configuration with every default, so that the folder says all that was used."""
+    merged = {section: dict(values) for section, values in config.items()}
+    for section in ("client", "strategy", "run"):
+        defaults = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
+        merged[section] = {**defaults, **merged[section]}
+    for key in ("noise_multiplier",):
+        if merged["strategy"].get(key) is None:
+            merged["strategy"].pop(key, None)
+    merged["model"] = {**described["model"], **merged["model"]}
+    return merged
+
+
+def _stored(folder: Path) -> Config:
+    if not (folder / "config.toml").exists():
+        raise InputError(f"{folder} holds no run to resume; leave out --resume to start one.")
+    return read_toml(folder / "config.toml")
+
+
+def _free_folder(parent: Path, name: str) -> Path:
+    candidates = [parent / name, *(parent / f"{name}-{number}" for number in range(2, 10_000))]
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
+    summary = result.summary
+    diagnostics = {key: value for key, value in summary["diagnostics"].items() if key != "per_task"}
+    return {
+        "scenario": summary.get("scenario"),
+        "preset": summary.get("preset"),
+        "diagnostics": diagnostics,
+        "guarantee": summary["guarantee"],
+        "tasks_per_second": summary["tasks_per_second"],
+        "seconds": summary["seconds"],
+        "rounds": summary["rounds"],
+        "num_tasks": summary["num_tasks"],
+        "run": str(folder),
+    }
+
+
+def _print_result(result: RunResult, folder: Path, page: Path) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    accuracy, loss = result.diagnostics.accuracy, result.diagnostics.loss
+    table = Table(title="Mean over tasks, on their test parts (diagnostic, not released)")
+    for column in ("model", "accuracy", "loss", "epsilon (others see)"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    guarantee = result.summary["guarantee"]
+    spent = guarantee["epsilon"]
+    shown = f"{spent:.3g}" if isinstance(spent, int | float) else "none: no guarantee"
+    for label, key in (("personal", "personal"), ("billboard", "billboard"), ("local only", "local_only")):
+        table.add_row(
+            label,
+            _number(getattr(accuracy, key)),
+            _number(getattr(loss, key)),
+            "0" if key == "local_only" else shown,
+        )
+    console.print(table)
+    console.print(str(result.guarantee), highlight=False, soft_wrap=True)
+    for warning in result.summary["warnings"]:
+        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    seconds = result.summary["seconds"]
+    console.print(
+        f"{result.tasks_per_second:,.0f} tasks/s in training, {seconds['total']:.1f} s in all. "
+        f"Run folder: {folder}; report: {page}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def _ledger_of(population: str, ledger: Path | None) -> tuple[Any, str]:
+    from fedpriv.privacy.ledger import Ledger
+
+    folder = Path(population)
+    if ledger is None and (folder / "summary.json").exists():
+        found = json.loads((folder / "summary.json").read_text())["ledger"]
+        own = folder / "ledger.sqlite"
+        return Ledger(own if own.exists() else Path(found["path"])), str(found["population"])
+    if ledger is None and (folder / "ledger.sqlite").exists():
+        opened = Ledger(folder / "ledger.sqlite")
+        return opened, opened.populations()[0]
+    if ledger is None:
+        raise InputError(f"{population!r} is not a run folder; give --ledger FILE for a population by name.")
+    return Ledger(ledger), population
+
+
+def show_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
+    """Print what a population has spent; asking changes nothing."""
+    from fedpriv.runs import plain
+
+    opened, name = _ledger_of(population, ledger)
+    found = plain(opened.describe(name))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+        return
+    for key, value in found.items():
+        sys.stdout.write(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}\n")
+
+
+def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
+    """Check that a ledger is whole and within its budget."""
+    opened, name = _ledger_of(population, ledger)
+    opened.verify()
+    found = opened.describe(name)
+    left = found.get("left")
+    exceeded = isinstance(left, dict) and any(isinstance(v, float) and v < 0 for v in left.values())
+    if as_json:
+        sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")
+    else:
+        sys.stdout.write(f"{name}: the ledger is whole{'' if exceeded else ' and within its budget'}.\n")
+    if exceeded:
+        raise BudgetExceeded(f"{name} has spent more than its budget; make no further releases.")
+
+
+class _Progress:
+    """A progress bar on stderr; quiet when that is not a terminal."""
+
+    def __init__(self, *, quiet: bool) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        console = Console(stderr=True)
+        self._bar = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("rounds"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=quiet or not console.is_terminal,
+        )
+        self._task = self._bar.add_task("training", total=None)
+
+    def __enter__(self) -> _Progress:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        self._bar.update(self._task, completed=done, total=total)

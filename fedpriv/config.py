@@ -1,0 +1,189 @@
+"""Configuration: dotted keys in sections, read once at the edge, turned into frozen objects.
+
+The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
+keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.errors import InputError
+from fedpriv.names import kebab, unknown
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+
+__all__ = ["SECTIONS", "Config", "apply", "build_experiment", "parse_assignments", "read_toml"]
+
+Config = dict[str, dict[str, Any]]
+SECTIONS = ("data", "model", "client", "strategy", "run")
+_LOAD_KEYS = ("size", "part")
+_RUN_ONLY = ("reproduce",)
+
+
+def read_toml(path: Path) -> Config:
+    """Read a configuration file.
+
+    Raises
+    ------
+    InputError
+        The file is missing, is not TOML, or has an unknown section.
+    """
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path} is not valid TOML: {error}.") from None
+    for section, values in found.items():
+        if section not in SECTIONS or not isinstance(values, dict):
+            raise InputError(unknown("section", section, SECTIONS))
+    return {section: dict(found.get(section, {})) for section in SECTIONS}
+
+
+def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
+    """Turn ``["client.strength=0.5"]`` into ``{"client.strength": 0.5}``; values are TOML, else plain text.
+
+    Raises
+    ------
+    InputError
+        An assignment without ``=``.
+    """
+    parsed = {}
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set needs key=value, got {text!r}; for example --set strategy.epsilon=2.")
+        parsed[key.strip()] = _value(value.strip())
+    return parsed
+
+
+def _value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
+    """Return the configuration with dotted keys replaced.
+
+    A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows.
+
+    Raises
+    ------
+    InputError
+        A key without a section, or with an unknown one.
+    """
+    result = {section: dict(values) for section, values in config.items()}
+    for key, value in assignments.items():
+        section, dot, name = key.partition(".")
+        if section not in SECTIONS or not dot or not name:
+            known = [f"{section}." for section in SECTIONS]
+            raise InputError(unknown("key", key, known) if not dot else unknown("section", section, SECTIONS))
+        if name == "name" and value != result[section].get("name") and section in ("client", "strategy", "model"):
+            allowed = _known_settings(section, str(value))
+            result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
+        result[section][name] = value
+        if key == "strategy.noise_multiplier":  # the noise itself replaces a target, and the other way round
+            result[section].pop("epsilon", None)
+        if key == "strategy.epsilon":
+            result[section].pop("noise_multiplier", None)
+    return result
+
+
+def _known_settings(section: str, name: str) -> set[str]:
+    import fedpriv.clients
+    import fedpriv.strategies
+    from fedpriv.models import MODELS
+
+    if section == "model":
+        return set(MODELS[name].model_fields) if name in MODELS else set()  # type: ignore[attr-defined]
+    module = fedpriv.clients if section == "client" else fedpriv.strategies
+    fields = set(_class_named(module, section, name).model_fields)
+    return fields | ({"epsilon", "delta", "relation"} if "target" in fields else set())
+
+
+def _class_named(module: ModuleType, kind: str, name: Any) -> Any:
+    """Return the class of a package of algorithms by its kebab-case name."""
+    known = {kebab(public): getattr(module, public) for public in module.__all__}
+    known = {key: value for key, value in known.items() if not getattr(value, "__abstractmethods__", None)}
+    if name not in known:
+        raise InputError(unknown(kind, str(name), known))
+    return known[name]
+
+
+def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment:
+    """Turn a configuration into an experiment; everything is checked before any work starts.
+
+    Parameters
+    ----------
+    config : dict
+        Sections of settings.
+    data_dir : Path or None
+        Where data sets lie; ``$FEDPRIV_DATA`` unless given.
+
+    Raises
+    ------
+    InputError
+        A name, key or value is wrong.
+    """
+    import fedpriv.clients
+    import fedpriv.strategies
+    from fedpriv.experiment import Experiment, ModelSettings
+    from fedpriv.privacy.target import Target
+
+    client, strategy, run, model = (dict(config[name]) for name in ("client", "strategy", "run", "model"))
+    client_class = _class_named(fedpriv.clients, "client", client.pop("name", "mean-regularized"))
+    strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
+    target = {key: strategy.pop(key) for key in ("epsilon", "delta", "relation") if key in strategy}
+    if "epsilon" in target:
+        strategy["target"] = Target(**target)
+    elif target:
+        given = ", ".join(f"strategy.{key}" for key in target)
+        if "target" in strategy_class.model_fields and "noise_multiplier" not in strategy:
+            raise InputError(f"{given} was given without strategy.epsilon; set the epsilon, too.")
+    budget = {key: run.pop(f"budget_{key}") for key in ("epsilon", "delta") if f"budget_{key}" in run}
+    if budget:
+        run["budget"] = Target(**budget)
+    for key in ("ledger",):
+        if key in run:
+            run[key] = Path(run[key])
+    for key in _RUN_ONLY:
+        run.pop(key, None)
+    declared = run.pop("declared", None)
+    known = set(Experiment.model_fields) - {"tasks", "model", "client", "strategy"}
+    for key in run:
+        if key not in known:
+            raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))
+    client_object, strategy_object = client_class(**client), strategy_class(**strategy)
+    name = model.pop("name", "mlp")
+    tasks = _tasks(dict(config["data"]), int(run.get("seed", 0)), data_dir)
+    if declared is not None:
+        if declared not in ("benchmark", "protected"):
+            raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
+        from dataclasses import replace
+
+        tasks = replace(tasks, declared=declared)
+    return Experiment(
+        tasks=tasks,
+        model=ModelSettings(name=name, settings=model),
+        client=client_object,
+        strategy=strategy_object,
+        **run,
+    )
+
+
+def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
+    from fedpriv.data import load
+
+    if "name" not in data:
+        raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
+    loading = {key: data.pop(key) for key in _LOAD_KEYS if key in data}
+    dataset = load(data.pop("name"), data_dir, **loading)
+    return dataset.partition(data.pop("partition", "dirichlet"), **{"seed": seed, **data})

@@ -1,0 +1,448 @@
+"""An experiment: tasks, a model, a client algorithm and a strategy, run on a grid and accounted for."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from flwr.serverapp import Grid
+from pydantic import Field, model_validator
+from torch import nn
+
+from fedpriv.cohort import ClientAlgorithm, LocalSGD, Problem, Tasks
+from fedpriv.cohort.problem import Loss
+from fedpriv.errors import InputError
+from fedpriv.models import build_model
+from fedpriv.names import kebab
+from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
+from fedpriv.privacy.guarantee import Guarantee
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.policy import NodePolicy
+from fedpriv.privacy.target import Target, check_delta, default_delta
+from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.runs.folder import RunFolder
+from fedpriv.runtime.grid import InProcessGrid, LocalGrid
+from fedpriv.runtime.node import NodeSpec
+from fedpriv.runtime.server import Served, serve
+from fedpriv.settings import Settings
+from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.billboard import Billboard
+from fedpriv.summary import RunResult, summarize
+
+__all__ = ["Experiment", "ModelSettings"]
+
+Progress = Callable[[int, int], None]
+
+
+class ModelSettings(Settings):
+    """A model by name, with its settings.
+
+    Attributes
+    ----------
+    name : str
+        One of :data:`fedpriv.models.MODELS`.
+    settings : dict
+        Settings of that model.
+    """
+
+    name: str = "mlp"
+    settings: dict[str, Any] = Field(default_factory=dict)
+
+
+class Experiment(Settings):
+    """Everything that defines a run.
+
+    Attributes
+    ----------
+    tasks : Tasks
+        The population.
+    model : str, ModelSettings or nn.Module
+        The network that is shared and personalised.
+    client : ClientAlgorithm
+        What tasks do.
+    strategy : TaskStrategy
+        What the server publishes.
+    loss : {"cross-entropy", "squared"} or None
+        None chooses cross-entropy for classes and squared loss for values.
+    seed : int
+        Fixes what may be public: initial values and mini-batches. Noise and coins come from the operating system.
+    dtype : {"float32", "float64"}
+        Type of the parameters.
+    engine : {"vmap", "loop"}
+        How the task axis is computed.
+    grid : {"ray", "in-process"}
+        What carries the messages.
+    shards : int or None
+        Nodes of the simulation; one per core unless given. Results do not depend on it.
+    address : str or None
+        A running Ray cluster to use.
+    baseline : bool
+        Whether to train the local-only reference, too.
+    checkpoint_every : int
+        Rounds between snapshots of the personal states.
+    population : str or None
+        Whose budget this run spends; needed for protected data.
+    ledger : Path or None
+        The ledger of that population; a benchmark run keeps its own in its folder.
+    budget : Target or None
+        What the population may spend over all runs; fixed when it is first registered.
+    policy : NodePolicy or None
+        What each node allows for its own tasks.
+    """
+
+    tasks: Tasks
+    model: str | ModelSettings | nn.Module = "mlp"
+    client: ClientAlgorithm
+    strategy: TaskStrategy
+    loss: Loss | None = None
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    dtype: Literal["float32", "float64"] = "float32"
+    engine: Literal["vmap", "loop"] = "vmap"
+    grid: Literal["ray", "in-process"] = "ray"
+    shards: int | None = Field(default=None, ge=1)
+    address: str | None = None
+    baseline: bool = True
+    checkpoint_every: int = Field(default=10, ge=1)
+    population: str | None = None
+    ledger: Path | None = None
+    budget: Target | None = None
+    policy: NodePolicy | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Experiment:
+        client, strategy = kebab(type(self.client).__name__), kebab(type(self.strategy).__name__)
+        if isinstance(self.strategy, Billboard) != self.client.sends_update:
+            verb = "sends updates" if self.client.sends_update else "sends nothing"
+            other = "billboard" if self.client.sends_update else "silent"
+            raise ValueError(f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}.")
+        if self.declared == "protected" and (self.population is None or self.ledger is None):
+            raise ValueError(
+                "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
+            )
+        self.tasks.check()
+        return self
+
+    @property
+    def declared(self) -> str:
+        """Whether the data are a public benchmark or protected."""
+        return self.tasks.declared
+
+    @property
+    def delta(self) -> float:
+        """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
+        target = self.strategy.target if isinstance(self.strategy, Billboard) else None
+        if target is not None and target.delta is not None:
+            return float(target.delta)
+        return default_delta(len(self.tasks))
+
+    def problem(self) -> Problem:
+        """Return the model and loss.
+
+        Raises
+        ------
+        InputError
+            The model has layers whose buffers would escape the guarantee, or its name is unknown.
+        """
+        loss: Loss = self.loss or ("squared" if self.tasks.num_classes is None else "cross-entropy")
+        dtype = torch.float32 if self.dtype == "float32" else torch.float64
+        if isinstance(self.model, nn.Module):
+            return Problem(self.model.to(dtype), loss)
+        chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
+        targets = self.tasks.train.targets
+        outputs = self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
+        model = build_model(
+            chosen.name, self.tasks.input_shape, outputs, seed=self.seed, dtype=dtype, **chosen.settings
+        )
+        return Problem(model, loss)
+
+    def describe(self) -> dict[str, Any]:
+        """Return the resolved configuration by section, for ``config.toml`` and the report."""
+        model: dict[str, Any]
+        if isinstance(self.model, nn.Module):
+            model = {"name": type(self.model).__name__, "parameters": sum(p.numel() for p in self.model.parameters())}
+        else:
+            chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
+            model = {"name": chosen.name, **chosen.settings}
+        skip = {"tasks", "model", "client", "strategy"}
+        return {
+            "data": {
+                "origin": self.tasks.dataset,
+                "tasks": len(self.tasks),
+                "declared": self.declared,
+                "fingerprint": self.tasks.fingerprint,
+            },
+            "model": model,
+            "client": {"name": kebab(type(self.client).__name__), **self.client.model_dump(mode="json")},
+            "strategy": {"name": kebab(type(self.strategy).__name__), **self.strategy.model_dump(mode="json")},
+            "run": self.model_dump(mode="json", exclude=skip),
+        }
+
+    def specs(self, problem: Problem, shards: int) -> list[NodeSpec]:
+        """Cut the population into contiguous shards, one node each."""
+        count = min(shards, len(self.tasks))
+        cuts = np.linspace(0, len(self.tasks), count + 1).round().astype(int)
+        return [
+            NodeSpec(
+                self.tasks.shard(int(start), int(stop)),
+                self.client,
+                problem,
+                self.seed,
+                self.engine,
+                self.policy,
+                self.local_baseline(),
+            )
+            for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
+
+    def local_baseline(self) -> LocalSGD:
+        """Return the local-only reference with the client's own step size and batches."""
+        from fedpriv.clients.local_only import LocalOnly
+
+        if not isinstance(self.client, LocalSGD):
+            return LocalOnly()
+        return LocalOnly(learning_rate=self.client.learning_rate, batch_size=self.client.batch_size)
+
+    def run(
+        self,
+        out: Path | str | None = None,
+        *,
+        reproduce: int | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+        about: dict[str, Any] | None = None,
+        config: dict[str, Any] | None = None,
+        on: Grid | None = None,
+    ) -> RunResult:
+        """Train, score, account, and write the run folder.
+
+        Parameters
+        ----------
+        out : path or None
+            The run folder; None keeps nothing on disk.
+        reproduce : int or None
+            Fix noise and coins, too, from this number, which also replaces ``seed``: for tests and evidence. The
+            guarantee is then only what the mechanism would have had.
+        resume : bool
+            Go on with the run in ``out``.
+        progress : callable or None
+            Called with (rounds done, rounds in all).
+        about : dict or None
+            Names for the report, such as the scenario and its preset.
+        config : dict or None
+            What to store as ``config.toml`` instead of :meth:`describe`.
+        on : Grid or None
+            A grid that runs already (Flower's own engine, real nodes) instead of one started here. Its nodes keep
+            their personal states themselves, so such a run cannot be resumed.
+
+        Returns
+        -------
+        RunResult
+
+        Raises
+        ------
+        InputError
+            Something does not fit; nothing was started.
+        BudgetExceeded
+            The population's budget cannot pay for the run; nothing was started.
+        ComponentFailure
+            A part of the system failed; the run can go on with ``resume``.
+        """
+        if reproduce is not None and reproduce != self.seed:
+            same = self.model_copy(update={"seed": reproduce})
+            return same.run(
+                out, reproduce=reproduce, resume=resume, progress=progress, about=about, config=config, on=on
+            )
+        if on is not None and resume:
+            raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
+        check_delta(self.delta, len(self.tasks))
+        problem = self.problem()
+        with ExitStack() as stack:
+            folder = None
+            if out is not None:
+                stored = config or self.describe()
+                stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
+                folder = RunFolder(Path(out), stored, resume=resume)
+                stack.callback(folder.close)
+                if (done := folder.read_summary()) is not None:
+                    return RunResult.from_summary(done, folder.path)
+            return self._run(stack, folder, problem, reproduce, progress, about or {}, on)
+
+    def _run(
+        self,
+        stack: ExitStack,
+        folder: RunFolder | None,
+        problem: Problem,
+        reproduce: int | None,
+        progress: Progress | None,
+        about: dict[str, Any],
+        on: Grid | None,
+    ) -> RunResult:
+        began = time.perf_counter()
+        if folder is None:
+            scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpriv-")))
+        else:
+            scratch = folder.path
+        journal = self._journal(folder, scratch)
+        resume = _where_to_resume(folder, journal)
+        names = {name: value.numpy() for name, value in problem.initial().items()}
+        initial = record_from_billboards({ALL: names})
+        entropy: Entropy = SystemEntropy() if reproduce is None else ReproducibleEntropy(reproduce)
+        strategy = self.strategy.model_copy()
+        start_states: dict[str, Any] = {}
+        if folder is not None and resume.snapshot is not None:
+            from fedpriv.runs.checkpoint import read_states
+
+            start_states = read_states(folder.boundaries.directory, resume.snapshot)
+        boundary = resume.boundary or strategy.first_boundary(initial, len(self.tasks))
+        if folder is not None and resume.boundary is None:
+            folder.boundaries.stage(boundary)
+            folder.boundaries.promote(0)
+        self._check_budget(journal, strategy, boundary)
+
+        grid = on or stack.enter_context(self._grid(self.specs(problem, self.shards or _cores())))
+        own = grid if isinstance(grid, LocalGrid) else None
+        if own and start_states:
+            own.restore(start_states)
+        ready = time.perf_counter()
+        saving = {"seconds": 0.0}
+
+        def after(number: int, _: Any, scores: dict[str, Any]) -> None:
+            if progress:
+                progress(number, strategy.rounds)
+            if folder is None:
+                return
+            if scores:
+                folder.log(_evaluation_line(number, scores))
+            if own and number % self.checkpoint_every == 0 and number < strategy.rounds:
+                saved = time.perf_counter()
+                own.snapshot(folder.boundaries.directory, number)
+                folder.boundaries.seal(number)
+                saving["seconds"] += time.perf_counter() - saved
+
+        served = serve(
+            strategy,
+            grid,
+            initial,
+            journal=journal,
+            entropy=entropy,
+            boundary=boundary,
+            replay=resume.replay,
+            on_round=after,
+            baseline=self.baseline,
+        )
+        served.seconds.update(start_up=ready - began, checkpoints=saving["seconds"])
+        served.seconds["total"] = time.perf_counter() - began
+        result = summarize(
+            about=about,
+            served=served,
+            journal=journal,
+            tasks=self.tasks,
+            strategy=strategy,
+            delta=self.delta,
+            reproduce=reproduce,
+            run=self,
+        )
+        if folder is not None:
+            folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
+            for line in result.privacy_lines:
+                folder.log(line)
+            folder.write_summary(result.summary)
+            result.folder = folder.path
+        return result
+
+    def _grid(self, specs: list[NodeSpec]) -> LocalGrid:
+        if self.grid == "in-process":
+            return InProcessGrid(specs)
+        from fedpriv.runtime.ray_grid import RayGrid
+
+        return RayGrid(specs, self.address)
+
+    def _journal(self, folder: RunFolder | None, scratch: Path) -> Journal:
+        """Open the ledger and register the population."""
+        own = self.declared == "benchmark" and self.ledger is None
+        ledger = Ledger(scratch / "ledger.sqlite" if own or self.ledger is None else self.ledger)
+        population = self.population or self.tasks.dataset
+        ledger.register(
+            population,
+            fingerprint=self.tasks.fingerprint,
+            num_tasks=len(self.tasks),
+            declared=self.tasks.declared,
+            budget=self.budget,
+        )
+        run = folder.run_id if folder is not None else scratch.name
+        return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
+
+    def _check_budget(self, journal: Journal, strategy: TaskStrategy, boundary: Boundary) -> None:
+        """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
+        if isinstance(strategy, Billboard):
+            left = strategy.rounds - boundary.round
+            if left > 0:
+                journal.check({strategy.release_for(len(self.tasks)): left})
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Where a run goes on."""
+
+    boundary: Boundary | None = None
+    snapshot: int | None = None
+    replay: tuple[tuple[Boundary, Boundary], ...] = ()
+
+
+def _where_to_resume(folder: RunFolder | None, journal: Journal) -> _Resume:
+    """Find the last published boundary, the last snapshot, and the rounds between them."""
+    if folder is None:
+        return _Resume()
+    store = folder.boundaries
+    pending = store.pending()
+    if pending is not None:
+        if journal.charged(pending.round):
+            store.promote(pending.round)  # charged but not published: read back, never drawn again
+        else:
+            store.discard_pending()
+    rounds, snapshots = store.rounds(), store.snapshots()
+    if not rounds:
+        folder.rewind_metrics(0)
+        return _Resume()
+    last = rounds[-1]
+    folder.rewind_metrics(last)
+    snapshot = max((number for number in snapshots if number <= last), default=None)
+    first = snapshot or 0
+    boundaries = {number: store.load(number) for number in rounds if number >= first}
+    missing = [number for number in range(first, last + 1) if number not in boundaries]
+    if missing:
+        raise InputError(f"{folder.path} lost the checkpoint of round {missing[0]}; start a new run.")
+    replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
+    return _Resume(boundaries[last], snapshot, replay)
+
+
+def _cores() -> int:
+    import os
+
+    return os.cpu_count() or 1
+
+
+def _means(served: Served) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in served.scores.items():
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            found[f"diagnostic.{name}"] = float(finite.mean())
+    return found
+
+
+def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of ``metrics.jsonl`` for mean scores named ``diagnostic.<model>.<measure>``."""
+    line: dict[str, Any] = {"round": number, "kind": "evaluation", "released": False, "loss": {}, "accuracy": {}}
+    for name, value in scores.items():
+        _, model, measure = name.split(".")
+        line[measure][model] = value
+    return line

@@ -1,0 +1,120 @@
+"""Small networks without buffers, dropout or batch norm: pure functions of their parameters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import prod
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from fedpriv.errors import InputError
+from fedpriv.names import unknown
+from fedpriv.settings import Settings
+
+__all__ = ["MODELS", "CNN", "MLP", "Linear", "build_model"]
+
+Shape = tuple[int, ...]
+
+
+class Linear(Settings):
+    """Softmax (or linear) regression on flattened inputs.
+
+    Attributes
+    ----------
+    zero_init : bool
+        Start from zeros, the usual start of a convex model.
+    """
+
+    zero_init: bool = True
+
+    def build(self, inputs: Shape, outputs: int) -> nn.Module:
+        """Return the module for inputs of the given shape."""
+        layer = nn.Linear(prod(inputs), outputs)
+        if self.zero_init:
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+        return nn.Sequential(nn.Flatten(), layer)
+
+
+class MLP(Settings):
+    """Fully connected layers with ReLU.
+
+    Attributes
+    ----------
+    hidden : int
+        Width of the one hidden layer.
+    """
+
+    hidden: int = Field(default=64, ge=1)
+
+    def build(self, inputs: Shape, outputs: int) -> nn.Module:
+        """Return the module for inputs of the given shape."""
+        return nn.Sequential(
+            nn.Flatten(), nn.Linear(prod(inputs), self.hidden), nn.ReLU(), nn.Linear(self.hidden, outputs)
+        )
+
+
+class CNN(Settings):
+    """Two strided 3x3 convolutions and a linear layer, for images [channels, height, width].
+
+    Attributes
+    ----------
+    width : int
+        Channels of the first convolution; the second has twice as many.
+    """
+
+    width: int = Field(default=16, ge=1)
+
+    def build(self, inputs: Shape, outputs: int) -> nn.Module:
+        """Return the module for inputs of the given shape."""
+        if len(inputs) != 3:
+            raise InputError(f"the model 'cnn' needs images [channels, height, width], got shape {inputs}; use 'mlp'.")
+        channels, height, width = inputs
+        after = 2 * self.width * _halved(_halved(height)) * _halved(_halved(width))
+        return nn.Sequential(
+            nn.Conv2d(channels, self.width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(self.width, 2 * self.width, 3, stride=2, padding=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(after, outputs),
+        )
+
+
+def _halved(size: int) -> int:
+    return (size + 1) // 2
+
+
+MODELS: dict[str, Callable[..., Linear | MLP | CNN]] = {"linear": Linear, "mlp": MLP, "cnn": CNN}
+
+
+def build_model(
+    name: str, inputs: Shape, outputs: int, *, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object
+) -> nn.Module:
+    """Build a network with public initial values drawn from ``seed``.
+
+    Parameters
+    ----------
+    name : str
+        One of ``MODELS``.
+    inputs : tuple of int
+        Shape of one example.
+    outputs : int
+        Number of classes, or of regression targets.
+    seed : int
+        Seed of the initial values; the global generator is left as it was.
+    dtype : torch.dtype
+        Floating type of the parameters.
+
+    Raises
+    ------
+    InputError
+        The name or a setting is unknown, or the shape does not fit.
+    """
+    if name not in MODELS:
+        raise InputError(unknown("model", name, MODELS))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MODELS[name](**settings).build(inputs, outputs).to(dtype)

@@ -1,0 +1,146 @@
+"""The smallest noise that meets a target."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+
+from fedpriv.errors import InputError
+from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.gaussian import gaussian_mu
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.sampling import Sampling
+from fedpriv.privacy.target import Target
+from fedpriv.privacy.terms import Relation
+
+__all__ = ["calibrate_noise_multiplier", "calibrate_to_filter"]
+
+_LARGEST_EPSILON = 1000.0
+
+_WINDOW = 0.998
+"""Calibration stops once epsilon is between this and 1 of its target."""
+
+
+def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, num_tasks: int) -> float:
+    """Return the smallest noise multiplier whose epsilon stays within the target.
+
+    Parameters
+    ----------
+    target : Target
+        Epsilon, delta and relation of the whole run.
+    sampling : Sampling
+        How the tasks of each round are chosen.
+    rounds : int
+        Number of releases, at least 1.
+    num_tasks : int
+        Size of the population, for the check and the default of delta.
+
+    Returns
+    -------
+    float
+        Epsilon (accountant "auto") is at most the target's, and at least 0.998 of it wherever the accountant is
+        continuous.
+
+    Raises
+    ------
+    InputError
+        If rounds is below 1, delta is too large for the population, or epsilon is above 1000.
+    """
+    delta = target.delta_for(num_tasks)
+    _check_rounds(rounds)
+    if target.epsilon > _LARGEST_EPSILON:
+        raise InputError(
+            f"calibration: 'epsilon' must be at most {_LARGEST_EPSILON:g}, got {target.epsilon:g}, which protects "
+            "nobody; set 'noise_multiplier' itself instead."
+        )
+    return _calibrate(target.epsilon, delta, target.relation, sampling, rounds)
+
+
+def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) -> float:
+    """Return the smallest noise multiplier with which a run of ``rounds`` releases passes an unused budget filter.
+
+    A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than a filter
+    grants, because the filter stays valid when later runs react to earlier ones; a protected population asks for this.
+
+    Raises
+    ------
+    InputError
+        If rounds is below 1.
+    """
+    _check_rounds(rounds)
+    cost = functools.partial(_filter_share, budget, sampling, rounds)
+    sensitivity = 2.0 if budget.relation is Relation.REPLACE_ONE else 1.0
+    enough = sensitivity * math.sqrt(rounds * budget.order / (2.0 * budget.allowance))
+    return _search(cost, 1.0, enough, enough * 0.5)
+
+
+@functools.lru_cache(maxsize=256)
+def _calibrate(epsilon: float, delta: float, relation: Relation, sampling: Sampling, rounds: int) -> float:
+    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    # Without amplification all rounds are one Gaussian mechanism; with it, less noise is enough.
+    enough = sensitivity * math.sqrt(rounds) / gaussian_mu(epsilon, delta) * (1.0 + 1e-10)
+    if sampling.rate == 1.0:
+        return enough
+    if relation is Relation.ADD_REMOVE:
+        rough = _search(functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2)
+        start = rough * 0.95  # Renyi accounting is a few per cent loose.
+    else:
+        start = enough * math.sqrt(sampling.rate)
+    return _search(functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start)
+
+
+def _cost(
+    sampling: Sampling, rounds: int, delta: float, relation: Relation, accountant: str, noise_multiplier: float
+) -> float:
+    release = Release(
+        noise_multiplier=noise_multiplier, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0
+    )
+    return epsilon({release: rounds}, delta, relation, "rdp" if accountant == "rdp" else "auto").value
+
+
+def _filter_share(budget: RenyiFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
+    release = Release(
+        noise_multiplier=noise_multiplier, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0
+    )
+    return budget.cost({release: rounds}) / budget.allowance
+
+
+def _search(cost: Callable[[float], float], goal: float, enough: float, start: float) -> float:
+    """Find the smallest z with ``cost(z) <= goal`` by secants of log cost over log z, kept inside a bracket.
+
+    ``cost`` falls in z and ``cost(enough) <= goal`` is known. Only points that were evaluated, or ``enough``, are returned.
+    """
+    aim = math.log(goal * 0.5 * (1.0 + _WINDOW))
+    high, low = enough, 0.0
+    point, slope = min(start, enough), -1.2
+    before: tuple[float, float] | None = None
+    for _ in range(60):
+        value = cost(point)
+        if value <= goal:
+            high = point
+            if value >= _WINDOW * goal:
+                break
+        else:
+            low = point
+        if low > 0.0 and high / low < 1.0 + 1e-9:
+            break  # The cost jumps here.
+        if 0.0 < value < math.inf:
+            here = (math.log(point), math.log(value))
+            if before is not None and before[0] != here[0]:
+                slope = min(-0.3, max(-8.0, (here[1] - before[1]) / (here[0] - before[0])))
+            before = here
+            guess = math.exp(here[0] + (aim - here[1]) / slope)
+        else:
+            guess = 0.0
+        if low > 0.0 and not low < guess < high:
+            guess = math.sqrt(low * high)
+        # Without a lower end yet, never leap by more than a factor of 30: too little noise costs memory to account.
+        point = min(max(guess, point / 30.0), high * (1.0 - 1e-12) if low == 0.0 else high)
+    return high
+
+
+def _check_rounds(rounds: int) -> None:
+    if rounds < 1:
+        raise InputError(f"calibration: 'rounds' must be at least 1, got {rounds}.")

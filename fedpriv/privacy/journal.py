@@ -1,0 +1,102 @@
+"""Publishing a release exactly once: stage it, charge the ledger, then let it out.
+
+A crash between any two steps leaves the ledger at or above the truth. A staged release that was charged is read back,
+never drawn again; one that was not charged was never seen by anybody and is thrown away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.mechanisms import Release
+
+__all__ = ["Boundary", "Journal", "Storage"]
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A release boundary: all that is needed to go on after a round.
+
+    Attributes
+    ----------
+    round : int
+        The round that ends here; 0 is the public start.
+    billboards : dict
+        Per group, the arrays that the next round publishes.
+    sampled : dict
+        Per group, the ids of the tasks that took part, int64 [k]. Secret: coins must not be published.
+    """
+
+    round: int
+    billboards: dict[str, dict[str, NDArray[Any]]]
+    sampled: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+
+
+class Storage(Protocol):
+    """Where boundaries are kept. ``stage`` must be durable before it returns, ``promote`` atomic."""
+
+    def stage(self, boundary: Boundary) -> str:
+        """Write a boundary under a pending name and return its digest."""
+
+    def promote(self, round: int) -> None:
+        """Make the pending boundary of a round the newest one."""
+
+
+@dataclass(frozen=True)
+class Journal:
+    """The only way from an aggregate to a billboard.
+
+    Attributes
+    ----------
+    ledger : Ledger
+        Where releases are charged.
+    population, run : str
+        Whose budget, and which run.
+    storage : Storage or None
+        Where boundaries are kept; None keeps nothing, for runs without a folder.
+    """
+
+    ledger: Ledger
+    population: str
+    run: str
+    storage: Storage | None = None
+
+    def check(self, releases: Mapping[Release, int]) -> None:
+        """Refuse, before any client works, what the budget cannot pay.
+
+        Raises
+        ------
+        BudgetExceeded
+            The releases would exceed the budget of the population.
+        """
+        self.ledger.check(self.population, self.run, releases)
+
+    def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
+        """Stage a boundary, charge one release per group, and promote it.
+
+        Parameters
+        ----------
+        boundary : Boundary
+            Already noised.
+        releases : mapping from group to Release
+            What is charged; groups are disjoint, so they compose in parallel. Empty if nothing private is released.
+        """
+        digest = self.storage.stage(boundary) if self.storage else ""
+        self.charge(boundary.round, releases, digest)
+        if self.storage:
+            self.storage.promote(boundary.round)
+
+    def charge(self, round: int, releases: Mapping[str, Release], digest: str) -> None:
+        """Charge the releases of one round together; charging the same round twice counts once."""
+        if releases:
+            self.ledger.charge_many(self.population, self.run, round, dict(releases), digest=digest)
+
+    def charged(self, round: int) -> bool:
+        """Tell whether a round of this run was charged already."""
+        return any(entry.round == round for entry in self.ledger.entries(self.population, self.run))

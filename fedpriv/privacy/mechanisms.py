@@ -1,0 +1,142 @@
+"""The Gaussian mechanism on a clipped sum, and its immutable record."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from fedpriv.errors import InputError
+from fedpriv.privacy.clipping import check_clipping_norm
+from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
+from fedpriv.settings import Settings
+
+__all__ = ["Release", "gaussian_sum"]
+
+_VERSION = 1
+
+
+class Release(Settings):
+    """What one private output cost: enough to account for it, nothing about its data.
+
+    Two releases that differ in the clipping norm only cost the same: the noise scales with the norm.
+
+    Attributes
+    ----------
+    mechanism : "gaussian"
+        Gaussian noise on a sum of clipped updates.
+    noise_multiplier : float
+        Standard deviation of the noise divided by the clipping norm; 0 means no noise and no guarantee.
+    sampling_name : "poisson" or "full"
+        How the tasks of the round were chosen.
+    rate : float
+        Probability in (0, 1] that a task takes part; 1 for "full".
+    clipping_norm : float
+        Bound of the l2 norm of a task's update.
+    """
+
+    mechanism: Literal["gaussian"] = "gaussian"
+    noise_multiplier: float = Field(ge=0.0)
+    sampling_name: Literal["poisson", "full"]
+    rate: float = Field(gt=0.0, le=1.0)
+    clipping_norm: float = Field(ge=1e-100, le=1e100)
+
+    @model_validator(mode="after")
+    def _full_means_one(self) -> Release:
+        if self.sampling_name == "full" and self.rate != 1.0:
+            raise ValueError(f"'rate' must be 1 for full participation, got {self.rate!r}.")
+        return self
+
+    @property
+    def sampling(self) -> Sampling:
+        """The sampling as an object that can draw."""
+        return FullParticipation() if self.sampling_name == "full" else PoissonSampling(self.rate)
+
+    def to_json(self) -> str:
+        """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
+        return json.dumps({"version": _VERSION, **self.model_dump()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Release:
+        """Read back what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InputError
+            If the text is not a release, or was written by a newer version.
+        """
+        try:
+            values: Any = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"release: the text is not JSON ({error}); it was not written by fedpriv.") from None
+        if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
+            raise InputError(f"release: version {_VERSION} is expected, got {text!r}; use the fedpriv that wrote it.")
+        return cls(**values)
+
+
+def gaussian_sum(
+    total: Sequence[NDArray[Any]],
+    clipping_norm: float,
+    noise_multiplier: float,
+    entropy: Entropy,
+    round: int,
+    group: str = "",
+) -> list[NDArray[np.float64]]:
+    """Add independent N(0, (noise_multiplier * clipping_norm)^2) to every coordinate of a clipped sum.
+
+    The noise does not depend on who answered: it is added to a sum of zeros as well.
+
+    Parameters
+    ----------
+    total : sequence of arrays
+        The output of :func:`fedpriv.privacy.clipped_sum`.
+    clipping_norm, noise_multiplier : float
+        The bound of the updates and the noise relative to it; a multiplier of 0 adds nothing.
+    entropy : Entropy
+        Where the noise comes from; asked once, for the purpose "noise" of this round and group.
+    round : int
+        Number of the release, at least 0.
+    group : str
+        Which disjoint group of tasks the sum belongs to; empty for all tasks.
+
+    Returns
+    -------
+    list of float64 arrays
+        New arrays of the same shapes.
+
+    Raises
+    ------
+    InputError
+        If a parameter is out of range or the sum is not finite.
+    """
+    check_clipping_norm(clipping_norm)
+    if not 0.0 <= noise_multiplier < math.inf:
+        raise InputError(
+            f"mechanism: 'noise_multiplier' must be a finite number of at least 0, got {noise_multiplier!r}."
+        )
+    sums = [np.array(array, dtype=np.float64) for array in total]
+    for position, array in enumerate(sums):
+        if not np.isfinite(array).all():
+            raise InputError(f"mechanism: array {position} of the sum is not finite; pass it through clipped_sum.")
+    std = noise_multiplier * clipping_norm
+    if not math.isfinite(std):
+        raise InputError(
+            f"mechanism: noise_multiplier * clipping_norm must be finite, got {noise_multiplier!r} * {clipping_norm!r}."
+        )
+    if std == 0.0:
+        if noise_multiplier > 0.0:
+            raise InputError(f"mechanism: the noise {noise_multiplier!r} * {clipping_norm!r} rounds to zero; use more.")
+        return sums
+    noise = entropy.normal("noise", round, sum(array.size for array in sums), group)
+    noise *= std
+    start = 0
+    for array in sums:
+        array += noise[start : start + array.size].reshape(array.shape)
+        start += array.size
+    return sums

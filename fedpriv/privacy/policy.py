@@ -1,0 +1,128 @@
+"""What a node agrees to: decided on the node, with the node's own count of participations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from pydantic import Field
+
+from fedpriv.privacy.accounting import count_releases, epsilon
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.terms import NoiseAt, Relation
+from fedpriv.settings import Settings
+
+__all__ = ["Decision", "NodePolicy", "decide"]
+
+_LABELS = {NoiseAt.SERVER: "if the server adds its noise", NoiseAt.NODE: "noise added on the node"}
+
+_USUAL_DELTA = 1e-5
+
+
+class NodePolicy(Settings):
+    """Limits of one node; None means no limit.
+
+    Attributes
+    ----------
+    max_participations : int or None
+        How often a task may take part.
+    max_epsilon : float or None
+        Epsilon that a task's participations may reach, counted without amplification by sampling.
+    delta : float or None
+        In (0, 1); None stands for 1e-5 (a node does not know the size of the population).
+    min_noise_multiplier : float or None
+        Least noise that the server must declare, in clipping norms.
+    max_clipping_norm : float or None
+        Largest bound of an update that the node sends.
+    relation : Relation
+        Neighbouring relation of ``max_epsilon``.
+    """
+
+    max_participations: int | None = Field(default=None, ge=0)
+    max_epsilon: float | None = Field(default=None, gt=0.0)
+    delta: float | None = Field(default=None, gt=0.0, lt=1.0)
+    min_noise_multiplier: float | None = Field(default=None, ge=0.0)
+    max_clipping_norm: float | None = Field(default=None, gt=0.0)
+    relation: Relation = Relation.ADD_REMOVE
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a request is granted.
+
+    Attributes
+    ----------
+    allowed : bool
+        Whether the node takes part.
+    reason : str
+        One sentence, for either answer.
+    epsilon : float
+        Of all participations including the requested one.
+    label : str
+        The condition under which epsilon holds.
+    """
+
+    allowed: bool
+    reason: str
+    epsilon: float
+    label: str
+
+
+def decide(
+    policy: NodePolicy,
+    participations_so_far: Mapping[Release, int] | Iterable[Release],
+    request: Release,
+    noise_at: NoiseAt = NoiseAt.SERVER,
+) -> Decision:
+    """Grant or refuse one participation; nothing is recorded.
+
+    Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it took part, so
+    sampling hides nothing from whoever shares that knowledge. The curve is exact.
+
+    Parameters
+    ----------
+    policy : NodePolicy
+        The node's limits.
+    participations_so_far : mapping from Release to count, or iterable of Release
+        What was granted before.
+    request : Release
+        What the server declares for this round.
+    noise_at : NoiseAt
+        Where the noise is added; on the server the node has only its word for it, and the label says so.
+    """
+    counts = count_releases(participations_so_far)
+    counts[request] += 1
+    delta = policy.delta or _USUAL_DELTA
+    total = epsilon(counts, delta, policy.relation, "gaussian").value
+    label = _LABELS[noise_at]
+    reason = _objection(policy, counts.total(), request, total, delta, label)
+    if reason is not None:
+        return Decision(False, reason, total, label)
+    return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def _objection(
+    policy: NodePolicy, participations: int, request: Release, total: float, delta: float, label: str
+) -> str | None:
+    """Return the first reason to refuse."""
+    if policy.max_participations is not None and participations > policy.max_participations:
+        return (
+            f"this node takes part at most {policy.max_participations} times ('max_participations'), and this would "
+            f"be time {participations}."
+        )
+    if policy.min_noise_multiplier is not None and request.noise_multiplier < policy.min_noise_multiplier:
+        return (
+            f"this node asks for a noise multiplier of at least {policy.min_noise_multiplier:g} "
+            f"('min_noise_multiplier'), the request declares {request.noise_multiplier:g}."
+        )
+    if policy.max_clipping_norm is not None and request.clipping_norm > policy.max_clipping_norm:
+        return (
+            f"this node sends updates of norm at most {policy.max_clipping_norm:g} ('max_clipping_norm'), the request "
+            f"clips at {request.clipping_norm:g}."
+        )
+    if policy.max_epsilon is not None and total > policy.max_epsilon:
+        return (
+            f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') at delta {delta:g}, and this "
+            f"participation would make it {total:.4g} ({label}, without amplification)."
+        )
+    return None

@@ -1,0 +1,56 @@
+"""The words of a privacy claim: relation, notion, observer, output, and where the noise is added."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = ["NoiseAt", "Notion", "Observer", "Output", "Relation"]
+
+
+class Relation(enum.StrEnum):
+    """Which two populations count as neighbours.
+
+    Under ``ADD_REMOVE`` one task is present in one of them only: a sum of clipped updates differs by the clipping
+    norm. Under ``REPLACE_ONE`` one task has other data: it differs by twice the clipping norm.
+    """
+
+    ADD_REMOVE = "add/remove"
+    REPLACE_ONE = "replace-one"
+
+
+class Notion(enum.StrEnum):
+    """What kind of privacy is claimed."""
+
+    DP = "differential privacy"
+    JOINT_DP = "joint differential privacy"
+    LOCAL_DP = "local differential privacy"
+
+
+class Observer(enum.StrEnum):
+    """Who looks.
+
+    ``PUBLIC`` reads the billboards and knows neither the coins nor who took part; ``COALITION`` is all other tasks
+    together; ``SERVER`` reads the messages of the nodes; ``EXPERIMENTER`` owns the data of a simulation.
+    """
+
+    PUBLIC = "public"
+    COALITION = "coalition"
+    SERVER = "server"
+    EXPERIMENTER = "experimenter"
+
+
+class Output(enum.StrEnum):
+    """What is looked at."""
+
+    BILLBOARDS = "billboards"
+    PERSONAL_MODELS = "personal models"
+    ROWS = "rows of updates"
+    CLIPPED_SUM = "clipped sum"
+    DIAGNOSTICS = "diagnostics"
+
+
+class NoiseAt(enum.StrEnum):
+    """Where the noise is added: by the server to the sum, or on the node before anything leaves it."""
+
+    SERVER = "server"
+    NODE = "node"

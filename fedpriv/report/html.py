@@ -1,0 +1,128 @@
+"""One self-contained HTML page about one or several runs: no script, no request, figures inlined."""
+
+from __future__ import annotations
+
+import base64
+import math
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.report.figures import FIGURES, write_figures
+from fedpriv.report.reader import Run, read_run
+from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs
+from fedpriv.report.words import figure_words, not_protected
+
+__all__ = ["render", "write_report"]
+
+
+def write_report(run_folders: Sequence[str | Path], out: str | Path | None = None) -> Path:
+    """Write the report of one or several runs, and the figures into each run's folder.
+
+    Parameters
+    ----------
+    run_folders : sequence of paths
+        Finished runs, in the order in which they are shown.
+    out : path, optional
+        The HTML file. Default: ``report.html`` in the run's folder; for several runs, beside the first
+        run's folder.
+
+    Returns
+    -------
+    Path
+        The file written.
+
+    Examples
+    --------
+    >>> write_report(["runs/first"])  # doctest: +SKIP
+    PosixPath('/home/me/runs/first/report.html')
+    """
+    if isinstance(run_folders, str | Path):
+        run_folders = [run_folders]
+    if not run_folders:
+        raise InputError(
+            "a report needs at least one run folder: give those that `fedpriv run --out RUN` wrote."
+        )
+    runs = [read_run(folder) for folder in run_folders]
+    if out is None:
+        target = (runs[0].path if len(runs) == 1 else runs[0].path.parent) / "report.html"
+    else:
+        target = Path(out)
+    if target.is_dir():
+        raise InputError(
+            f"{target} is a folder: give the name of the HTML file to write, as {target / 'report.html'}."
+        )
+    page = render(runs, [write_figures(run) for run in runs])
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        raise ComponentFailure(
+            f"the report cannot be written to {target} ({error.strerror}): choose another file."
+        ) from None
+    return target
+
+
+def render(runs: Sequence[Run], figures: Sequence[dict[str, Path]]) -> str:
+    """Return the page; ``figures`` holds, per run, the SVG files by name."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = files("fedpriv.report").joinpath("report.html.j2").read_text(encoding="utf-8")
+    names = _names(runs)
+    views = [
+        _view(f"run-{at}", name, run, drawn)
+        for at, (name, run, drawn) in enumerate(zip(names, runs, figures, strict=True), start=1)
+    ]
+    title = f"fedpriv report: {names[0]}" if len(runs) == 1 else f"fedpriv report: {len(runs)} runs"
+    table = comparison(runs, names) if len(runs) > 1 else None
+    return environment.from_string(source).render(title=title, runs=views, comparison=table)
+
+
+def _names(runs: Sequence[Run]) -> list[str]:
+    """Name runs by their folder; by folder and parent where two folders have the same name."""
+    short = [run.name for run in runs]
+    return [
+        f"{run.path.parent.name}/{name}" if short.count(name) > 1 else name
+        for run, name in zip(runs, short, strict=True)
+    ]
+
+
+def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str, Any]:
+    """Everything the template shows of a run, as text."""
+    guarantee, summary = run.summary.guarantee, run.summary
+    bounded = guarantee.epsilon is not None and math.isfinite(guarantee.epsilon)
+    return {
+        "anchor": anchor,
+        "name": name,
+        "what": " / ".join(part for part in (summary.scenario, summary.preset) if part),
+        "reproduction": run.reproduction,
+        "bounded": bounded,
+        "benchmark": run.benchmark,
+        "key": key_numbers(run),
+        "headline": headline(run),
+        "sentence": guarantee.sentence,
+        "guarantee": guarantee_rows(run),
+        "not_protected": not_protected(run),
+        "assumptions": guarantee.assumptions,
+        "warnings": guarantee.warnings,
+        "figures": [_figure(figure, drawn.get(figure), run) for figure in FIGURES],
+        "outputs": outputs(run),
+        "facts": facts(run),
+        "configuration": run.configuration.strip(),
+    }
+
+
+def _figure(name: str, file: Path | None, run: Run) -> dict[str, str | None]:
+    heading, words = figure_words(name, run)
+    image = None
+    if file is not None:
+        image = "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
+    return {"heading": heading, "words": words, "image": image}

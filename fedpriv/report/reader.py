@@ -1,0 +1,182 @@
+"""Read a run folder into one frozen value, or say in a sentence which file is wrong and what to do."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from fedpriv.errors import InputError
+from fedpriv.report.schema import MetricLine, Summary
+from fedpriv.settings import sentences
+
+__all__ = ["Run", "read_run"]
+
+M = TypeVar("M", bound=BaseModel)
+AGAIN = "restore the file from a copy, or run the experiment again"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, as its folder tells it.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    summary : Summary
+        The validated ``summary.json``.
+    metrics : tuple of MetricLine
+        The lines of ``metrics.jsonl``, in their order.
+    configuration : str
+        The text of ``config.toml``.
+    settings : mapping
+        The same configuration, parsed.
+    """
+
+    path: Path
+    summary: Summary
+    metrics: tuple[MetricLine, ...]
+    configuration: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Name of the folder."""
+        return self.path.name or str(self.path)
+
+    @property
+    def reproduction(self) -> bool:
+        """Whether noise and coins were fixed: such a run carries no guarantee."""
+        return self.summary.guarantee.reproduction or self.summary.reproduce is not None
+
+    @property
+    def benchmark(self) -> bool:
+        """Whether the data were declared a benchmark, so that every run has a ledger of its own."""
+        ledger = self.summary.ledger
+        return ledger is not None and ledger.declared == "benchmark"
+
+    @property
+    def measure(self) -> str:
+        """``accuracy`` for classification, ``loss`` for runs that have no accuracy."""
+        known = any(value is not None for value in self.summary.diagnostics.accuracy.values())
+        return "accuracy" if known else "loss"
+
+    def per_task(self, model: str) -> list[float | None]:
+        """Return the measure of one kind of model for every task; None where a task has no value."""
+        values = self.summary.diagnostics.per_task.get(model, [])
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+
+    def curve(self, quantity: str, model: str) -> tuple[list[int], list[float]]:
+        """Return rounds and finite values of a diagnostic; of a round logged twice the last line counts."""
+        points = {
+            line.round: getattr(line, quantity).get(model)
+            for line in self.metrics
+            if line.kind == "evaluation"
+        }
+        return _finite_points(points)
+
+    def epsilon_curve(self) -> tuple[list[int], list[float]]:
+        """Return rounds and finite epsilons: the privacy lines, or the releases' if there are none."""
+        for kind in ("privacy", "release"):
+            curve = _finite_points({line.round: line.epsilon for line in self.metrics if line.kind == kind})
+            if curve[0]:
+                return curve
+        return [], []
+
+    @property
+    def epsilon_relation(self) -> str:
+        """Neighbouring relation of the epsilon curve."""
+        stated = (line.relation for line in self.metrics if line.kind == "privacy" and line.relation)
+        return next(stated, self.summary.guarantee.relation)
+
+
+def read_run(path: str | Path) -> Run:
+    """Read a finished run's folder.
+
+    Parameters
+    ----------
+    path : path
+        The folder that ``fedpriv run`` wrote.
+
+    Returns
+    -------
+    Run
+        The run, frozen.
+
+    Raises
+    ------
+    InputError
+        If the folder is none of a run, the run is unfinished, or a file is missing or damaged.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder: give the run folder that `fedpriv run --out RUN` wrote.")
+    resume = f"finish it with `fedpriv run SCENARIO --out {folder} --resume`, then report it"
+    if not (folder / "summary.json").exists():
+        if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "checkpoints")):
+            raise InputError(
+                f"{folder} is not a run folder (it holds no summary.json and no config.toml): give "
+                "the folder that `fedpriv run --out RUN` wrote."
+            )
+        raise InputError(f"the run in {folder} is unfinished (it has no summary.json): {resume}.")
+    summary = _validated(
+        Summary, _json(_text(folder / "summary.json"), folder / "summary.json"), folder / "summary.json"
+    )
+    if not summary.finished:
+        raise InputError(f"the run in {folder} is unfinished (its summary.json says so): {resume}.")
+    metrics = _metrics(folder / "metrics.jsonl")
+    configuration = _text(folder / "config.toml")
+    try:
+        settings = tomllib.loads(configuration)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{folder / 'config.toml'} is not valid TOML ({error}): {AGAIN}.") from None
+    return Run(folder.resolve(), summary, metrics, configuration, settings)
+
+
+def _finite_points(points: Mapping[int, float | None]) -> tuple[list[int], list[float]]:
+    kept = {at: value for at, value in sorted(points.items()) if value is not None and math.isfinite(value)}
+    return list(kept), list(kept.values())
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{file} is missing: {AGAIN}.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{file} is damaged (it is not UTF-8 text): {AGAIN}.") from None
+    except OSError as error:
+        raise InputError(f"{file} cannot be read ({error.strerror}): check its permissions.") from None
+
+
+def _json(text: str, where: str | Path) -> Any:
+    try:
+        return json.loads(text, parse_constant=lambda name: None if name == "NaN" else float(name))
+    except (json.JSONDecodeError, RecursionError) as error:
+        reason = error.msg if isinstance(error, json.JSONDecodeError) else "nested too deeply"
+        raise InputError(f"{where} is not valid JSON ({reason}): {AGAIN}.") from None
+
+
+def _validated(model: type[M], value: Any, where: str | Path) -> M:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        said = sentences(model, error).rstrip(".")
+        raise InputError(f"{where} does not hold what a run writes: {said}; {AGAIN}.") from None
+
+
+def _metrics(file: Path) -> tuple[MetricLine, ...]:
+    lines = enumerate(_text(file).splitlines(), start=1)
+    read = []
+    for number, line in lines:
+        if line.strip():
+            where = f"line {number} of {file}"
+            read.append(_validated(MetricLine, _json(line, where), where))
+    return tuple(read)

@@ -1,0 +1,275 @@
+"""The tables of the report, as rows of text: what was reached, what was released, what stays a diagnostic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from fedpriv.report.reader import Run
+from fedpriv.report.schema import ReleaseRecord
+from fedpriv.report.words import (
+    MODELS,
+    delta_text,
+    epsilon_text,
+    gains,
+    mean_interval,
+    number,
+    observer_text,
+    relation_text,
+    seconds_text,
+)
+
+__all__ = ["Table", "comparison", "facts", "guarantee_rows", "headline", "key_numbers", "outputs"]
+
+ALONE = "each run accounted alone"
+MEASURED_WORDS = {
+    "loss": "mean test loss of each kind of model",
+    "accuracy": "mean test accuracy of each kind of model",
+    "per_task": "values of every single task",
+    "local_compute": "gradient evaluations on the tasks",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table: caption, column heads, rows (the first cell heads its row), a note below."""
+
+    caption: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+
+
+def key_numbers(run: Run) -> list[tuple[str, str]]:
+    """Return the five numbers that a reader looks for first."""
+    summary, stated = run.summary, run.summary.guarantee
+    reached = getattr(summary.diagnostics, run.measure).get("personal")
+    mechanism = ", mechanism only" if run.reproduction else ""
+    return [
+        (f"Personal {run.measure}", _measured(reached, run.measure)),
+        (f"Epsilon ({relation_text(stated.relation)}{mechanism})", epsilon_text(stated.epsilon)),
+        ("Delta", delta_text(stated.delta)),
+        ("Tasks, rounds", f"{number(summary.num_tasks)}, {number(summary.rounds)}"),
+        ("Time", seconds_text(summary.seconds.get("total"))),
+    ]
+
+
+def headline(run: Run) -> Table:
+    """Return what each kind of model reached, with the local work that it cost."""
+    found = run.summary.diagnostics
+    rows = []
+    for model, words in MODELS.items():
+        interval = mean_interval([value for value in run.per_task(model) if value is not None])
+        spread = "–"
+        if interval and interval[1] is not None and interval[2] is not None:
+            spread = f"{_measured(interval[1], run.measure)} to {_measured(interval[2], run.measure)}"
+        cells = [words, number(found.loss.get(model)), spread, number(found.local_compute.get(model))]
+        if run.measure == "accuracy":
+            cells.insert(1, _measured(found.accuracy.get(model), "accuracy"))
+        rows.append(tuple(cells))
+    columns = ["model", "test loss", f"95% interval, {run.measure}", "gradient evaluations"]
+    if run.measure == "accuracy":
+        columns.insert(1, "test accuracy")
+    return Table(
+        "What the models reach, mean over tasks (diagnostics, not released)",
+        tuple(columns),
+        tuple(rows),
+        _gain_note(run),
+    )
+
+
+def guarantee_rows(run: Run) -> list[tuple[str, str]]:
+    """Return the facts of the guarantee beside its sentence."""
+    stated = run.summary.guarantee
+    relation = relation_text(stated.relation)
+    rows = [
+        ("Who is protected", f"one {stated.unit}, with all of its data"),
+        ("Against whom", observer_text(stated.observer)),
+        ("What it covers", stated.output or "–"),
+        ("Notion", stated.notion),
+        (f"Epsilon ({relation})", epsilon_text(stated.epsilon)),
+    ]
+    if stated.epsilon_replace_one is not None and relation != "replace-one":
+        rows.append(("Epsilon (replace-one)", epsilon_text(stated.epsilon_replace_one)))
+    rows += [
+        ("Delta", delta_text(stated.delta)),
+        ("Neighbouring relation", relation),
+        ("Accountant", stated.accountant or "–"),
+        ("Sampling", stated.sampling or "–"),
+        ("Noise multiplier", number(stated.noise_multiplier)),
+        ("Clipping norm", number(stated.clipping_norm)),
+        ("Rounds accounted", number(stated.rounds)),
+        ("Tasks", number(stated.num_tasks)),
+        ("Ledger", _ledger(run)),
+    ]
+    return rows
+
+
+def outputs(run: Run) -> Table:
+    """Return everything that the run let out or stored: every kind of release, every diagnostic."""
+    kinds: dict[tuple[str, str, str], list[ReleaseRecord]] = {}
+    for release in run.summary.releases:
+        kinds.setdefault((release.group, release.mechanism, release.sampling_name or "–"), []).append(release)
+    rows = []
+    for (group, mechanism, sampling), made in kinds.items():
+        rate = _range(release.rate for release in made)
+        noise = _range(release.noise_multiplier for release in made)
+        norm = _range(release.clipping_norm for release in made)
+        rows.append(
+            (
+                f"release: {group or 'update sum'}",
+                f"{len(made)} ({_rounds(made)})",
+                mechanism,
+                f"{noise} × {norm}",
+                sampling if rate == "–" else f"{sampling}, rate {rate}",
+                _ledger(run),
+            )
+        )
+    found = run.summary.diagnostics
+    for name, words in MEASURED_WORDS.items():
+        held = getattr(found, name)
+        known = [key for key, value in held.items() if value is not None and value != []]
+        if known:
+            label = ", ".join(MODELS.get(key, key) for key in known)
+            rows.append((f"diagnostic: {words}", label, "none", "none", "–", "not released"))
+    evaluations = sum(line.kind == "evaluation" for line in run.metrics)
+    if evaluations:
+        rows.append(
+            ("diagnostic: evaluations during training", str(evaluations), "none", "none", "–", "not released")
+        )
+    columns = (
+        "output",
+        "how many / of what",
+        "mechanism",
+        "noise multiplier × clipping norm",
+        "sampling",
+        "charged to",
+    )
+    note = "" if kinds else "This run made no release."
+    return Table("What is a release and what is a diagnostic", columns, tuple(rows), note)
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Return timing, engine, seeds and versions."""
+    summary = run.summary
+    rows = [
+        (f"Time, {name.replace('_', ' ')}", seconds_text(value)) for name, value in summary.seconds.items()
+    ]
+    rows += [
+        (
+            "Speed",
+            "–"
+            if summary.tasks_per_second is None
+            else f"{number(summary.tasks_per_second)} tasks per second",
+        ),
+        ("Rounds", number(summary.rounds)),
+        ("Tasks", number(summary.num_tasks)),
+        ("Grid", summary.grid or "–"),
+        ("Engine", summary.engine or "–"),
+        (
+            "Seed (partition, initialisation, mini-batches)",
+            "–" if summary.seed is None else str(summary.seed),
+        ),
+        (
+            "Noise and sampling coins",
+            f"fixed by --reproduce {summary.reproduce}"
+            if summary.reproduce is not None
+            else "fixed (reproduction)"
+            if run.reproduction
+            else "operating system's entropy",
+        ),
+    ]
+    return rows + [(f"Version of {name}", str(value)) for name, value in summary.versions.items()]
+
+
+def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
+    """Return several runs side by side."""
+    measures = {run.measure for run in runs}
+    rows = []
+    for name, run in zip(names, runs, strict=True):
+        found, stated = getattr(run.summary.diagnostics, run.measure), run.summary.guarantee
+        unit = f" ({run.measure})" if len(measures) > 1 else ""
+        rows.append(
+            (
+                name,
+                " / ".join(part for part in (run.summary.scenario, run.summary.preset) if part),
+                *(_measured(found.get(model), run.measure) + unit for model in MODELS),
+                f"{epsilon_text(stated.epsilon)} ({relation_text(stated.relation)})",
+                epsilon_text(stated.epsilon_replace_one) if stated.epsilon_replace_one is not None else "–",
+                delta_text(stated.delta),
+                "reproduction, no guarantee" if run.reproduction else stated.notion,
+                stated.observer,
+            )
+        )
+    measure = measures.copy().pop() if len(measures) == 1 else "result"
+    models = [f"{words}, {measure}" for words in MODELS.values()]
+    columns = (
+        "run",
+        "scenario",
+        *models,
+        "epsilon",
+        "epsilon, replace-one",
+        "delta",
+        "guarantee",
+        "observer",
+    )
+    notes = ["Model columns are diagnostics, not released."]
+    kinds = {
+        (
+            run.summary.guarantee.notion,
+            run.summary.guarantee.relation,
+            run.summary.guarantee.observer,
+            run.summary.guarantee.delta,
+            run.summary.guarantee.unit,
+        )
+        for run in runs
+    }
+    if len(kinds) > 1:
+        notes.append(
+            "The runs differ in notion, relation, observer, unit or delta: "
+            "their epsilons do not compare directly."
+        )
+    if any(run.benchmark for run in runs):
+        notes.append(f"Benchmark data: {ALONE}; the table says nothing about all runs together.")
+    return Table("The runs side by side", columns, tuple(rows), " ".join(notes))
+
+
+def _gain_note(run: Run) -> str:
+    gained = gains(run)
+    if not gained:
+        return ""
+    worse = sum(value < 0 for value in gained)
+    better = sum(value > 0 for value in gained)
+    return (
+        f"Against training alone, the personal model is better for {better} of {len(gained)} tasks, "
+        f"equal for {len(gained) - better - worse}, worse for {worse}."
+    )
+
+
+def _ledger(run: Run) -> str:
+    ledger = run.summary.ledger
+    if ledger is None:
+        return "no ledger named"
+    parts = [part for part in (ledger.population, ledger.path) if part]
+    if ledger.declared:
+        parts.append(f"{ledger.declared} data" + (f": {ALONE}" if run.benchmark else ""))
+    return ", ".join(parts) or "no ledger named"
+
+
+def _measured(value: float | None, measure: str) -> str:
+    if value is None or not math.isfinite(value):
+        return number(value)
+    return f"{100 * value:.1f}%" if measure == "accuracy" else number(value)
+
+
+def _range(values: Iterable[float | None]) -> str:
+    known = sorted({value for value in values if value is not None})
+    if not known:
+        return "–"
+    return number(known[0]) if len(known) == 1 else f"{number(known[0])} to {number(known[-1])}"
+
+
+def _rounds(made: Sequence[ReleaseRecord]) -> str:
+    first, last = min(release.round for release in made), max(release.round for release in made)
+    return f"round {first}" if first == last else f"rounds {first} to {last}"

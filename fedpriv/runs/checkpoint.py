@@ -1,0 +1,126 @@
+"""Checkpoints of a run: release boundaries after every round, personal states every few rounds.
+
+Personal states between two snapshots are not written: they are trained again from the recorded billboards and the
+recorded participants, which gives the same states because mini-batches are keyed. Nothing is released twice by that.
+This folder holds personal states and secret coins: it belongs to the experimenter and must not be shared.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.privacy.journal import Boundary
+from fedpriv.runs.atomic import pack, sync_directory, unpack, write_bytes
+
+__all__ = ["BoundaryStore", "read_states", "write_states"]
+
+_FORMAT = 1
+_PENDING = "pending.npz"
+
+
+class BoundaryStore:
+    """Release boundaries in a folder; implements :class:`fedpriv.privacy.journal.Storage`.
+
+    Parameters
+    ----------
+    directory : Path
+        Created when missing.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def stage(self, boundary: Boundary) -> str:
+        """Write a boundary under its pending name, durably; return the SHA-256 of the file."""
+        arrays: dict[str, NDArray[Any]] = {}
+        for group, named in boundary.billboards.items():
+            arrays.update({f"billboard/{group}/{name}": value for name, value in named.items()})
+        arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
+        content = pack(arrays, {"format": _FORMAT, "round": boundary.round})
+        write_bytes(self.directory / _PENDING, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def promote(self, round: int) -> None:
+        """Rename the pending boundary to its final name."""
+        (self.directory / _PENDING).replace(self._path(round))
+        sync_directory(self.directory)
+
+    def pending(self) -> Boundary | None:
+        """Return the boundary that was staged but not promoted, if there is one."""
+        path = self.directory / _PENDING
+        return self._read(path) if path.exists() else None
+
+    def discard_pending(self) -> None:
+        """Throw away a staged boundary that was never charged, so never published."""
+        (self.directory / _PENDING).unlink(missing_ok=True)
+
+    def rounds(self) -> list[int]:
+        """Return the rounds whose boundary is here, ascending."""
+        found = (re.fullmatch(r"round-(\d+)\.npz", path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def load(self, round: int) -> Boundary:
+        """Read the boundary after a round."""
+        return self._read(self._path(round))
+
+    def snapshots(self) -> list[int]:
+        """Return the rounds after which personal states were written, ascending; only whole snapshots."""
+        found = (re.fullmatch(r"states-(\d+)\.complete", path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
+
+    def seal(self, round: int) -> None:
+        """Declare a snapshot whole, then drop what it replaces."""
+        write_bytes(self.directory / f"states-{round:06d}.complete", b"")
+        for path in list(self._older(round)):
+            path.unlink()
+
+    def _older(self, round: int) -> Iterator[Path]:
+        for path in self.directory.iterdir():
+            match = re.match(r"(round|states)-(\d+)", path.name)
+            if match and int(match[2]) < round:
+                yield path
+
+    def _path(self, round: int) -> Path:
+        return self.directory / f"round-{round:06d}.npz"
+
+    @staticmethod
+    def _read(path: Path) -> Boundary:
+        arrays, header = unpack(path)
+        billboards: dict[str, dict[str, NDArray[Any]]] = {}
+        sampled: dict[str, NDArray[np.int64]] = {}
+        for key, value in arrays.items():
+            kind, group, *rest = key.split("/", 2)
+            if kind == "billboard":
+                billboards.setdefault(group, {})[rest[0]] = value
+            else:
+                sampled[group] = value
+        return Boundary(int(header["round"]), billboards, sampled)
+
+
+def write_states(directory: Path, round: int, first: int, arrays: dict[str, NDArray[Any]]) -> None:
+    """Write the personal states of one node's tasks, ids ``first`` on, as they are after a round."""
+    content = pack(arrays, {"format": _FORMAT, "round": round, "first": first})
+    write_bytes(directory / f"states-{round:06d}-{first:09d}.npz", content)
+
+
+def read_states(directory: Path, round: int) -> dict[str, NDArray[Any]]:
+    """Read the personal states of the whole population [m, ...], however many nodes wrote them."""
+    parts = [unpack(path) for path in sorted(directory.glob(f"states-{round:06d}-*.npz"))]
+    parts.sort(key=lambda part: part[1]["first"])
+    shapes = {name: value for arrays, _ in parts for name, value in arrays.items()}
+    whole: dict[str, NDArray[Any]] = {}
+    for name, like in shapes.items():
+        rows = [
+            arrays[name] if name in arrays else np.zeros((len(arrays["present"]), *like.shape[1:]), like.dtype)
+            for arrays, _ in parts
+        ]
+        whole[name] = np.concatenate(rows)
+    return whole

@@ -1,0 +1,168 @@
+"""The run folder: configuration, metrics, checkpoints, summary, figures, report."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import math
+import secrets
+import tomllib
+from pathlib import Path
+from typing import Any, TextIO
+
+import tomli_w
+
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.runs.atomic import write_bytes
+from fedpriv.runs.checkpoint import BoundaryStore
+
+__all__ = ["RunFolder", "plain", "read_config"]
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold: infinities become "inf", NaN becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
+
+
+class RunFolder:
+    """A run folder that this process owns until :meth:`close`.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    config : dict
+        The resolved configuration, by section.
+    resume : bool
+        Go on with what is there; otherwise the folder must not hold a run yet.
+
+    Raises
+    ------
+    InputError
+        A run is there already, or none is, or its configuration differs.
+    ComponentFailure
+        Another process works in the folder.
+    """
+
+    def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
+        self.path = path
+        existing = path / "config.toml"
+        if existing.exists() and not resume:
+            raise InputError(f"{path} holds a run already; choose another --out, or go on with --resume.")
+        if resume and not existing.exists():
+            raise InputError(f"{path} holds no run to resume; leave out --resume to start one.")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"the run folder {path} cannot be made ({error.strerror}); choose another --out.") from None
+        self._lock = self._acquire()
+        if resume:
+            _compare(read_config(path), config, path)
+        else:
+            write_bytes(existing, tomli_w.dumps(_toml(config)).encode())
+        self.boundaries = BoundaryStore(path / "checkpoints")
+        self.run_id = self._identity()
+
+    @property
+    def ledger_path(self) -> Path:
+        """Where a benchmark run keeps its own ledger."""
+        return self.path / "ledger.sqlite"
+
+    @property
+    def summary_path(self) -> Path:
+        """The file that marks a run as finished."""
+        return self.path / "summary.json"
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write ``summary.json``; its presence marks the run as finished."""
+        write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
+
+    def read_summary(self) -> dict[str, Any] | None:
+        """Return the summary of a finished run, or None."""
+        if not self.summary_path.exists():
+            return None
+        loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
+        return loaded
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(plain(line)) + "\n")
+
+    def rewind_metrics(self, round: int) -> None:
+        """Drop lines after a round (they will come again) and a line that a crash cut in two."""
+        path = self.path / "metrics.jsonl"
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            try:
+                entry = json.loads(line)
+            except json.JSONDecodeError:
+                continue
+            if entry["round"] <= round and entry["kind"] == "evaluation":
+                kept.append(line)
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def close(self) -> None:
+        """Let other processes work in the folder."""
+        self._lock.close()
+
+    def _identity(self) -> str:
+        """Return the name under which the ledger knows this run, also after the folder was moved."""
+        path = self.boundaries.directory / "run-id"
+        if not path.exists():
+            write_bytes(path, f"{self.path.resolve().name}-{secrets.token_hex(4)}".encode())
+        return path.read_text()
+
+    def _acquire(self) -> TextIO:
+        handle = (self.path / ".lock").open("w")
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            handle.close()
+            raise ComponentFailure(f"another process works in {self.path}; wait for it or choose another --out.") from error
+        return handle
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """Read the configuration of a run folder."""
+    try:
+        return tomllib.loads((path / "config.toml").read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} is not a run folder: it holds no config.toml; give the --out of a run.") from None
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"{path / 'config.toml'} is damaged ({error}); restore it or start a new run.") from None
+
+
+_FREE = {"grid", "shards", "engine", "checkpoint_every", "address"}
+"""Settings of [run] that change only speed: a run may go on under other ones."""
+
+
+def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
+    wanted = _toml(wanted)
+    for section in sorted({*stored, *wanted}):
+        old, new = stored.get(section, {}), wanted.get(section, {})
+        for key in sorted({*old, *new}):
+            if section == "run" and key in _FREE:
+                continue
+            if old.get(key) != new.get(key):
+                raise InputError(
+                    f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
+                    "resume with the old value, or start a new run."
+                )
+
+
+def _toml(config: dict[str, Any]) -> dict[str, Any]:
+    """Leave out what TOML cannot say (None), keep the rest as plain values."""
+    kept: dict[str, Any] = json.loads(json.dumps(config))
+    return {
+        section: {key: value for key, value in values.items() if value is not None}
+        for section, values in kept.items()
+    }

@@ -1,0 +1,59 @@
+"""Everything of Flower that fedpriv uses and that is not public API, in one place.
+
+Tested with flwr 1.41; ``tests/test_flower_private.py`` fails loudly when Flower moves any of it.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedpriv.errors import ComponentFailure
+
+__all__ = ["TESTED", "check_version", "local_run", "new_context", "set_identity", "stamp"]
+
+TESTED = ("1.41", "1.42")
+"""First version known to work, and first version that is not."""
+
+
+def check_version() -> None:
+    """Refuse a Flower whose private names were never tested.
+
+    Raises
+    ------
+    ComponentFailure
+        The installed version lies outside the tested range.
+    """
+    found = version("flwr")
+    numbers = tuple(int(part) for part in found.split(".")[:2])
+    low, high = (tuple(int(part) for part in bound.split(".")) for bound in TESTED)
+    if not low <= numbers < high:
+        raise ComponentFailure(f"flwr must be >= {TESTED[0]} and < {TESTED[1]}, got {found}; install a tested version.")
+
+
+def set_identity(run_id: int = 1, node_id: int = 1) -> None:
+    """Tell Flower who we are: without it a ``Message`` cannot be built outside Flower's own runners."""
+    TaskIdentity.task_id = run_id
+    TaskIdentity.run_id = run_id
+    TaskIdentity.node_id = node_id
+
+
+def local_run() -> Run:
+    """Return the description of a run that no SuperLink knows."""
+    return Run.create_empty(1)
+
+
+def new_context(node_id: int, **node_config: Any) -> Context:
+    """Return an empty context for a node."""
+    return Context(
+        run_id=1, node_id=node_id, node_config=UserConfig(node_config), state=RecordDict(), run_config=UserConfig()
+    )
+
+
+def stamp(message: Message, message_id: str) -> None:
+    """Give a message the id that a SuperLink would give it."""
+    message.metadata.__dict__["_message_id"] = message_id

@@ -1,0 +1,127 @@
+"""The server's side of a run, on any grid: rounds, the final fit, the last scores."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import ArrayRecord, MessageType
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.protocol import Billboards, Reply
+from fedpriv.strategies.base import TaskStrategy
+
+__all__ = ["Served", "serve"]
+
+Hook = Callable[[int, Billboards, dict[str, Any]], None]
+_TIMEOUT = 24 * 3600.0
+
+
+@dataclass
+class Served:
+    """What a run came to.
+
+    Attributes
+    ----------
+    boundary : Boundary
+        The last release boundary.
+    scores : dict
+        Per-task diagnostics of the last evaluation, float64 [m] by name.
+    noise_multiplier : float
+        What was used.
+    trained : int
+        Tasks trained, counted once per round.
+    seconds : dict
+        Where the time went.
+    epochs : int
+        Gradient work of the busiest task, in passes over its data.
+    """
+
+    boundary: Boundary
+    scores: dict[str, NDArray[np.float64]]
+    noise_multiplier: float
+    trained: int
+    seconds: dict[str, float] = field(default_factory=dict)
+    epochs: int = 0
+
+
+def serve(
+    strategy: TaskStrategy,
+    grid: Grid,
+    initial: ArrayRecord,
+    *,
+    journal: Journal | None,
+    entropy: Entropy,
+    boundary: Boundary | None = None,
+    replay: Sequence[tuple[Boundary, Boundary]] = (),
+    on_round: Hook | None = None,
+    baseline: bool = True,
+) -> Served:
+    """Run a strategy to its end.
+
+    Parameters
+    ----------
+    strategy : TaskStrategy
+        What the server publishes.
+    grid : Grid
+        Where the nodes are.
+    initial : ArrayRecord
+        The public start.
+    journal : Journal or None
+        How releases get out.
+    entropy : Entropy
+        Where coins and noise come from.
+    boundary : Boundary or None
+        Where to resume.
+    replay : sequence of (Boundary, Boundary)
+        Rounds whose personal states have to be trained again, as (before, after) pairs: the recorded billboard and
+        participants are used, nothing is drawn and nothing released.
+    on_round : callable or None
+        Called after each round.
+    baseline : bool
+        Whether to train and score the local-only reference.
+
+    Raises
+    ------
+    BudgetExceeded, ComponentFailure
+        As the strategy and the nodes raise them; what was published stays in the checkpoints.
+    """
+    session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, timeout=_TIMEOUT)
+    for before, after in replay:
+        messages = strategy.messages(MessageType.TRAIN, after.round, before.billboards, after.sampled)
+        _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
+    started = time.perf_counter()
+    strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
+    seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
+
+    started = time.perf_counter()
+    last, everybody = session.boundary.billboards, session.groups
+    finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
+    replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
+    epochs = max((int(reply.diagnostics.get("epochs", 0)) for reply in replies), default=0)  # type: ignore[call-overload]
+    scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
+    scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
+    seconds["finish"] = time.perf_counter() - started
+
+    if baseline:
+        started = time.perf_counter()
+        alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
+        scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
+        seconds["baseline"] = time.perf_counter() - started
+    return Served(session.boundary, scores, session.noise_multiplier, session.trained, seconds, epochs)
+
+
+def _checked(replies: Any, stage: str) -> list[Reply]:
+    answers = []
+    for reply in replies:
+        if reply.has_error():
+            raise ComponentFailure(f"node {reply.metadata.src_node_id} failed in {stage}: {reply.error.reason}")
+        answers.append(Reply.from_content(reply.content))
+    return answers

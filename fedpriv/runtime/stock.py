@@ -1,0 +1,205 @@
+"""The same apps under Flower's stock engine: ``flwr run`` loads ``server`` and ``client`` of this module.
+
+A node finds its tasks by itself: it reads the run's configuration, loads the data set, and takes the shard of its
+``partition-id``. Its personal states live in Flower's context.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Context
+from flwr.serverapp import Grid, ServerApp
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.runtime.apps import client_app
+from fedpriv.runtime.node import Node, NodeSpec
+
+__all__ = ["client", "run_under_flower", "server", "write_app"]
+
+_STATE = "fedpriv"
+_APP = """\
+[project]
+name = "fedpriv-run"
+version = "1.0.0"
+dependencies = []
+
+[tool.flwr.app]
+publisher = "fedpriv"
+
+[tool.flwr.app.components]
+serverapp = "fedpriv.runtime.stock:server"
+clientapp = "fedpriv.runtime.stock:client"
+
+[tool.flwr.app.config]
+config = {config}
+out = {out}
+about = {about}
+data-dir = {data_dir}
+reproduce = {reproduce}
+"""
+
+Specs = Callable[[str, str, int], list[NodeSpec]]
+
+
+@lru_cache(maxsize=1)
+def _specs(config: str, data_dir: str, nodes: int) -> list[NodeSpec]:
+    """Build the shards once per process."""
+    from fedpriv.config import build_experiment, read_toml
+
+    experiment = build_experiment(read_toml(Path(config)), Path(data_dir) if data_dir else None)
+    return experiment.specs(experiment.problem(), nodes)
+
+
+def _node(context: Context) -> Node:
+    """Build the node of this context, with the personal states that the context carries."""
+    settings, place = context.run_config, context.node_config
+    nodes = int(place["num-partitions"])
+    specs = _specs(str(settings["config"]), str(settings["data-dir"]), nodes)
+    number = int(place["partition-id"])
+    if number >= len(specs):
+        raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")
+    node = Node(specs[number])
+    if _STATE in context.state.array_records:
+        record = context.state.array_records[_STATE]
+        node.store.restore({name: value.numpy() for name, value in record.items()})
+    return node
+
+
+def _keep(node: Node, context: Context) -> None:
+    arrays = node.store.arrays().items()
+    context.state[_STATE] = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays})
+
+
+client = client_app(_node, after=_keep)
+server = ServerApp()
+
+
+@server.main()
+def _main(grid: Grid, context: Context) -> None:
+    from fedpriv.config import build_experiment, read_toml
+
+    settings = context.run_config
+    config = read_toml(Path(str(settings["config"])))
+    data_dir = str(settings["data-dir"])
+    reproduce = int(settings["reproduce"])
+    experiment = build_experiment(config, Path(data_dir) if data_dir else None)
+    experiment.run(
+        str(settings["out"]),
+        reproduce=None if reproduce < 0 else reproduce,
+        about=json.loads(str(settings["about"])),
+        config=config,
+        on=grid,
+    )
+
+
+def write_app(
+    directory: Path, config: Path, out: Path, *, data_dir: Path | None, reproduce: int | None, about: dict[str, Any]
+) -> None:
+    """Write a Flower app that runs one configuration: a ``pyproject.toml`` and nothing else."""
+    directory.mkdir(parents=True, exist_ok=True)
+    text = _APP.format(
+        config=json.dumps(str(config.resolve())),
+        out=json.dumps(str(out.resolve())),
+        about=json.dumps(json.dumps(about)),
+        data_dir=json.dumps(str(data_dir.resolve()) if data_dir else ""),
+        reproduce=-1 if reproduce is None else reproduce,
+    )
+    (directory / "pyproject.toml").write_text(text)
+
+
+def run_under_flower(
+    config: Path, out: Path, *, nodes: int, data_dir: Path | None, reproduce: int | None, about: dict[str, Any]
+) -> None:
+    """Run a configuration with ``flwr run`` on a SuperLink of its own, and stop what was started.
+
+    Raises
+    ------
+    ComponentFailure
+        Flower did not start, or its run did not finish; the message ends with the last lines it said.
+    """
+    with tempfile.TemporaryDirectory(prefix="fedpriv-flower-") as home:
+        place = Path(home)
+        write_app(place / "app", config, out, data_dir=data_dir, reproduce=reproduce, about=about)
+        with _superlink(place) as environment:
+            done = subprocess.run(  # noqa: S603
+                [_tool("flwr"), "run", str(place / "app"), "own", "--stream", "--federation-config", f"num-supernodes={nodes}"],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+        if not (out / "summary.json").exists():
+            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+            cause = next((line for line in reversed(said) if "failed with exception" in line or "Error" in line), "")
+            raise ComponentFailure(f"the run under Flower did not finish: {cause or ' '.join(said[-3:])}")
+
+
+@contextmanager
+def _superlink(home: Path) -> Iterator[dict[str, str]]:
+    """Start a SuperLink in simulation mode on free ports; yield the environment that finds it."""
+    port, control = _free_port(), _free_port()
+    environment = {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    (home / "config.toml").write_text(
+        f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+    )
+    command = [
+        _tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
+        "--control-api-address", f"127.0.0.1:{control}", "--host", "127.0.0.1", "--port", str(port),
+        "--disable-runtime-dependency-installation",
+    ]  # fmt: skip
+    log = home / "superlink.log"
+    with log.open("w") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
+    try:
+        _wait_until_open(port, process, log)
+        yield environment
+    finally:
+        # Its children (the executor, the simulation, Ray) live in the same session.
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def _wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path, seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline and process.poll() is None:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        time.sleep(0.1)
+    said = log.read_text().strip().splitlines()[-1:]
+    raise ComponentFailure(f"Flower's SuperLink did not start on port {port}: {' '.join(said)}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _tool(name: str) -> str:
+    """Return the path of a program installed beside this Python."""
+    return str(Path(sys.executable).parent / name)

@@ -1,0 +1,210 @@
+"""What a run came to: the guarantee, and diagnostics that stay with the experimenter."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.cohort import Tasks
+from fedpriv.names import kebab
+from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.guarantee import Guarantee, guarantee_for
+from fedpriv.privacy.journal import Journal
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.target import check_delta
+from fedpriv.privacy.terms import Relation
+from fedpriv.runtime.server import Served
+from fedpriv.strategies.base import TaskStrategy
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+
+__all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
+
+_FORMAT = 1
+_POINTS = 12
+"""Points of the privacy curve; each costs one composition of privacy loss distributions."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One measure of the three models, averaged over tasks; None where it does not exist."""
+
+    personal: float | None = None
+    billboard: float | None = None
+    local_only: float | None = None
+
+
+@dataclass(frozen=True)
+class Diagnostics:
+    """Scores that no release covers: for the experimenter only."""
+
+    accuracy: Measure
+    loss: Measure
+    released: bool = False
+
+
+@dataclass
+class RunResult:
+    """What :meth:`fedpriv.Experiment.run` returns.
+
+    Attributes
+    ----------
+    guarantee : Guarantee
+        What was promised to whom; ``print`` it.
+    diagnostics : Diagnostics
+        Mean test scores; not released.
+    tasks_per_second : float
+        Tasks trained per second of training, start-up and evaluation left out.
+    summary : dict
+        Everything above and more, ready for JSON.
+    billboards : dict
+        Per group, the last published arrays.
+    scores : dict
+        Per-task diagnostics, float64 [m] by name.
+    folder : Path or None
+        The run folder.
+    """
+
+    guarantee: Guarantee
+    diagnostics: Diagnostics
+    tasks_per_second: float
+    summary: dict[str, Any]
+    billboards: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    privacy_lines: list[dict[str, Any]] = field(default_factory=list)
+    folder: Path | None = None
+
+    @classmethod
+    def from_summary(cls, summary: dict[str, Any], folder: Path) -> RunResult:
+        """Read back a finished run."""
+        from fedpriv.runs.checkpoint import BoundaryStore
+
+        store = BoundaryStore(folder / "checkpoints")
+        rounds = store.rounds()
+        found = summary["diagnostics"]
+        return cls(
+            guarantee=Guarantee.from_json(summary["guarantee"]),
+            diagnostics=Diagnostics(Measure(**found["accuracy"]), Measure(**found["loss"])),
+            tasks_per_second=summary["tasks_per_second"],
+            summary=summary,
+            billboards=store.load(rounds[-1]).billboards if rounds else {},
+            scores={
+                f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()
+            },
+            folder=folder,
+        )
+
+
+def summarize(
+    *,
+    about: Mapping[str, Any],
+    served: Served,
+    journal: Journal,
+    tasks: Tasks,
+    strategy: TaskStrategy,
+    delta: float,
+    reproduce: int | None,
+    run: Experiment,
+) -> RunResult:
+    """Put together what a run came to; the guarantee is computed from what the ledger holds."""
+    counts = journal.ledger.counts(journal.population, journal.run)
+    guarantee = guarantee_for(counts, delta=delta, num_tasks=len(tasks), reproduction=reproduce is not None)
+    diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
+    seconds = served.seconds
+    speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
+    summary = {
+        "format": _FORMAT,
+        **about,
+        "finished": True,
+        "client": kebab(type(run.client).__name__),
+        "strategy": kebab(type(strategy).__name__),
+        "rounds": strategy.rounds,
+        "num_tasks": len(tasks),
+        "dataset": tasks.dataset,
+        "guarantee": guarantee.to_json(),
+        "warnings": check_delta(delta, len(tasks)),
+        "diagnostics": {
+            "released": False,
+            "accuracy": vars(diagnostics.accuracy),
+            "loss": vars(diagnostics.loss),
+            "per_task": _per_task(served.scores, tasks),
+        },
+        "local_compute": {"busiest_task_epochs": served.epochs, "local_only_epochs": served.epochs},
+        "tasks_per_second": round(speed, 1),
+        "seconds": {name: round(value, 3) for name, value in seconds.items()},
+        "grid": run.grid,
+        "engine": run.engine,
+        "seed": run.seed,
+        "reproduce": reproduce,
+        "versions": {name: version(name) for name in ("fedpriv", "flwr", "ray", "torch", "dp-accounting")},
+        "ledger": {
+            "path": str(journal.ledger.path),
+            "population": journal.population,
+            "run": journal.run,
+            "declared": tasks.declared,
+        },
+        "releases": _releases(journal),
+    }
+    return RunResult(
+        guarantee=guarantee,
+        diagnostics=diagnostics,
+        tasks_per_second=summary["tasks_per_second"],
+        summary=summary,
+        billboards=served.boundary.billboards,
+        scores=served.scores,
+        privacy_lines=_privacy_curve(counts, delta),
+    )
+
+
+def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Tasks) -> Measure:
+    means: dict[str, float | None] = {}
+    for model in ("personal", "billboard", "local_only"):
+        values = scores.get(f"{model}.{measure}", np.empty(0))
+        values = values[np.isfinite(values)]
+        missing = not len(values) or (measure == "accuracy" and tasks.num_classes is None)
+        means[model] = None if missing else float(values.mean())
+    return Measure(**means)
+
+
+def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Tasks) -> dict[str, list[float]]:
+    if tasks.num_classes is None:
+        return {}
+    return {
+        model: [round(value, 6) for value in scores[f"{model}.accuracy"].tolist()]
+        for model in ("personal", "billboard", "local_only")
+        if f"{model}.accuracy" in scores
+    }
+
+
+def _releases(journal: Journal) -> list[dict[str, Any]]:
+    return [
+        {"round": entry.round, "group": entry.group, **entry.release.model_dump()}
+        for entry in journal.ledger.entries(journal.population, journal.run)
+    ]
+
+
+def _privacy_curve(counts: Counter[Release], delta: float) -> list[dict[str, Any]]:
+    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters."""
+    if len(counts) != 1:
+        return []
+    (release, rounds), = counts.items()
+    points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
+    return [
+        {
+            "round": point,
+            "kind": "privacy",
+            "relation": str(Relation.ADD_REMOVE),
+            "delta": delta,
+            "epsilon": epsilon({release: point}, delta).value,
+            "epsilon_replace_one": epsilon({release: point}, delta, Relation.REPLACE_ONE).value,
+        }
+        for point in points
+    ]

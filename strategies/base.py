@@ -1,0 +1,422 @@
+"""What all strategies over tasks share: who hosts which task, who takes part, the loop over rounds.
+
+A node hosts one or many tasks, so the unit of sampling is the task and never Flower's node.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+from numpy.typing import NDArray
+from pydantic import Field, PrivateAttr
+
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.privacy.entropy import Entropy, SystemEntropy
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.sampling import Sampling, sampling_from
+from fedpriv.protocol import (
+    ALL,
+    Billboards,
+    Reply,
+    Request,
+    TaskRange,
+    billboards_from_record,
+    record_from_billboards,
+)
+from fedpriv.settings import Settings
+
+__all__ = ["Registry", "RoundHook", "Session", "TaskStrategy"]
+
+Ids = NDArray[np.int64]
+RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Which node hosts which tasks: contiguous ranges of ids.
+
+    Attributes
+    ----------
+    nodes : ndarray of uint64, shape [n]
+        Flower node ids, in the order of their tasks.
+    starts : ndarray of int64, shape [n + 1]
+        Node ``i`` hosts tasks ``starts[i]`` to ``starts[i + 1]``.
+    fingerprint : str
+        Of all task names, as the nodes report them.
+    """
+
+    nodes: list[int]
+    starts: Ids
+    fingerprint: str
+
+    @property
+    def num_tasks(self) -> int:
+        """Number of registered tasks, a public constant."""
+        return int(self.starts[-1])
+
+    def split(self, ids: Ids) -> Iterable[tuple[int, Ids]]:
+        """Yield (node, its ids) for sorted task ids, skipping nodes without any."""
+        cuts = np.searchsorted(ids, self.starts)
+        for position, node in enumerate(self.nodes):
+            mine = ids[cuts[position] : cuts[position + 1]]
+            if len(mine):
+                yield node, mine
+
+    def hosted(self, node: int) -> int:
+        """Return how many tasks a node hosts."""
+        position = self.nodes.index(node)
+        return int(self.starts[position + 1] - self.starts[position])
+
+    @classmethod
+    def query(cls, grid: Grid, timeout: float) -> Registry:
+        """Ask every node which tasks it hosts.
+
+        Raises
+        ------
+        ComponentFailure
+            A node did not answer, or the ranges overlap or leave gaps.
+        """
+        ids = list(grid.get_node_ids())
+        messages = [Message(RecordDict(), node, f"{MessageType.QUERY}.tasks") for node in ids]
+        hosts: list[tuple[TaskRange, int]] = []
+        for reply in grid.send_and_receive(messages, timeout=timeout):
+            if reply.has_error():
+                raise ComponentFailure(f"node {reply.metadata.src_node_id} cannot list its tasks: {reply.error.reason}")
+            hosts.append((TaskRange.from_content(reply.content), reply.metadata.src_node_id))
+        if len(hosts) != len(ids) or not hosts:
+            raise ComponentFailure(f"{len(hosts)} of {len(ids)} nodes listed their tasks; start the others, then retry.")
+        hosts.sort(key=lambda item: item[0].first)
+        starts = [0]
+        for tasks, node in hosts:
+            if tasks.first != starts[-1]:
+                raise ComponentFailure(
+                    f"node {node} hosts tasks from {tasks.first} on where {starts[-1]} was expected: "
+                    "nodes must host disjoint ranges without gaps; check their partition ids."
+                )
+            starts.append(tasks.first + tasks.count)
+        joined = "|".join(tasks.fingerprint for tasks, _ in hosts)
+        return cls([node for _, node in hosts], np.array(starts, dtype=np.int64), joined)
+
+
+@dataclass
+class Session:
+    """A strategy at work: who takes part, where releases are charged, and what the last replies said.
+
+    Attributes
+    ----------
+    registry : Registry
+        Which node hosts which tasks.
+    groups : dict
+        Per public group, the ids of its tasks (sorted).
+    journal : Journal or None
+        How releases get out; None only for strategies that release nothing.
+    entropy : Entropy
+        Where coins and noise come from.
+    noise_multiplier : float
+        Standard deviation of the noise on the sum, in clipping norms.
+    boundary : Boundary
+        The last release boundary.
+    sampled : dict
+        Per group, who takes part in the round at work.
+    scores : dict
+        Per-task results of the last evaluation (a diagnostic), by name; index = task id.
+    start : dict
+        The public start, per group.
+    trained : int
+        Tasks asked to train so far, counted once per round.
+    training_seconds : float
+        Time spent in rounds, without evaluation.
+    """
+
+    registry: Registry
+    groups: dict[str, Ids]
+    journal: Journal | None
+    entropy: Entropy
+    noise_multiplier: float
+    boundary: Boundary
+    sampled: dict[str, Ids] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    start: Billboards = field(default_factory=dict)
+    trained: int = 0
+    training_seconds: float = 0.0
+
+
+class TaskStrategy(Settings, Strategy):
+    """Base of strategies whose participants are tasks.
+
+    Attributes
+    ----------
+    rounds : int
+        Number of training rounds.
+    sampling_rate : float
+        Probability with which each task takes part in a round, by a secret coin of its own; 1 is full participation.
+    evaluate_every : int
+        Rounds between evaluations (diagnostics of the experimenter); 0 evaluates at the end only.
+    groups : tuple of int, or None
+        A *public* cluster label per task: each cluster gets its own billboard. Labels that were computed from
+        private data would be a release of their own.
+    """
+
+    rounds: int = Field(ge=1)
+    sampling_rate: float = Field(default=1.0, gt=0, le=1)
+    evaluate_every: int = Field(default=0, ge=0)
+    groups: tuple[int, ...] | None = None
+
+    _session: Session | None = PrivateAttr(default=None)
+
+    # --- binding to a population -------------------------------------------------------------------------------
+
+    @property
+    def session(self) -> Session:
+        """The session at work.
+
+        Raises
+        ------
+        InputError
+            The strategy was not bound to a population and a ledger yet.
+        """
+        if self._session is None:
+            raise InputError(
+                f"{type(self).__name__} is not bound to a population and its ledger; run it through Experiment, "
+                "or call bind(grid, initial_arrays, journal=...) first."
+            )
+        return self._session
+
+    @property
+    def sampling(self) -> Sampling:
+        """How tasks are sampled."""
+        return sampling_from(self.sampling_rate)
+
+    def bind(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        *,
+        journal: Journal | None,
+        entropy: Entropy | None = None,
+        boundary: Boundary | None = None,
+        timeout: float = 3600,
+    ) -> Session:
+        """Find out who hosts which tasks and get ready for the first (or the next) round.
+
+        Parameters
+        ----------
+        grid : Grid
+            Where the nodes are.
+        initial_arrays : ArrayRecord
+            The public start: plain parameter names, or ``group/name``.
+        journal : Journal or None
+            How releases get out.
+        entropy : Entropy or None
+            Where coins and noise come from; the operating system unless given.
+        boundary : Boundary or None
+            Where to resume.
+        timeout : float
+            Seconds to wait for the nodes.
+        """
+        registry = Registry.query(grid, timeout)
+        groups = self._members(registry.num_tasks)
+        first = self.first_boundary(initial_arrays, registry.num_tasks)
+        self._session = Session(
+            registry,
+            groups,
+            journal,
+            entropy or SystemEntropy(),
+            self.resolve_noise(registry.num_tasks),
+            boundary or first,
+            start=first.billboards,
+        )
+        return self._session
+
+    def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
+        """Return the public start as the boundary before round 1."""
+        return Boundary(0, billboards_from_record(initial_arrays, self._members(num_tasks)))
+
+    def resolve_noise(self, num_tasks: int) -> float:  # noqa: ARG002
+        """Return the noise multiplier for a population of this size."""
+        return 0.0
+
+    def _members(self, num_tasks: int) -> dict[str, Ids]:
+        if self.groups is None:
+            return {ALL: np.arange(num_tasks, dtype=np.int64)}
+        if len(self.groups) != num_tasks:
+            raise InputError(
+                f"groups must hold one public label per task, got {len(self.groups)} for {num_tasks} tasks; "
+                "leave it out for one billboard."
+            )
+        labels = np.asarray(self.groups)
+        return {f"group-{label}": np.flatnonzero(labels == label) for label in np.unique(labels)}
+
+    # --- the Flower interface ----------------------------------------------------------------------------------
+
+    def configure_train(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,  # noqa: ARG002
+    ) -> Iterable[Message]:
+        """Sample tasks and send each node the billboard and the ids of its sampled tasks."""
+        session = self.session
+        self.before_round()
+        session.sampled = {
+            group: ids[self.sampling.draw(len(ids), session.entropy.generator("coins", server_round, group))]
+            for group, ids in session.groups.items()
+        }
+        billboards = billboards_from_record(arrays, session.groups)
+        return self.messages(MessageType.TRAIN, server_round, billboards, session.sampled)
+
+    def before_round(self) -> None:
+        """Check what must hold before any client works; overridden by strategies with a budget."""
+
+    @abstractmethod
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Turn the replies of a round into the next billboard."""
+
+    def configure_evaluate(
+        self,
+        server_round: int,
+        arrays: ArrayRecord,
+        config: ConfigRecord,  # noqa: ARG002
+        grid: Grid,  # noqa: ARG002
+    ) -> Iterable[Message]:
+        """Ask all tasks for their scores, every ``evaluate_every`` rounds."""
+        if not self.evaluate_every or server_round % self.evaluate_every:
+            return []
+        billboards = billboards_from_record(arrays, self.session.groups)
+        return self.messages(MessageType.EVALUATE, server_round, billboards, self.session.groups)
+
+    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
+        """Average the tasks' scores: diagnostics for the experimenter, covered by no release."""
+        self.session.scores = self.collect(replies)
+        if not self.session.scores:
+            return None
+        means = {f"diagnostic.{name}": _mean(values) for name, values in self.session.scores.items()}
+        return MetricRecord({name: value for name, value in means.items() if value is not None})
+
+    def summary(self) -> None:
+        """Log the settings in Flower's way."""
+        from flwr.supercore import log  # Flower's logger, so that lines look alike
+
+        log(20, "\t└──> %s", self)
+
+    def start(
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int | None = None,  # type: ignore[override]
+        timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
+        evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
+        on_round: RoundHook | None = None,
+    ) -> Result:
+        """Run the remaining rounds. As Flower's ``start``, but it can resume and reports each round.
+
+        Parameters
+        ----------
+        num_rounds : int or None
+            Last round; ``rounds`` of this strategy unless given. The guarantee was computed for that number.
+        on_round : callable or None
+            Called after each round with its number, the new billboards and the mean scores (or an empty dict).
+
+        Notes
+        -----
+        The other parameters are those of :meth:`flwr.serverapp.strategy.Strategy.start`.
+        """
+        session = self.session
+        last = self.rounds if num_rounds is None else num_rounds
+        if last > self.rounds:
+            raise InputError(f"num_rounds must be at most rounds={self.rounds} that was accounted for, got {last}.")
+        result = Result()
+        arrays = record_from_billboards(session.boundary.billboards) if session.boundary.round else initial_arrays
+        result.arrays = arrays
+        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
+        for number in range(session.boundary.round + 1, last + 1):
+            began = time.perf_counter()
+            replies = grid.send_and_receive(self.configure_train(number, arrays, train_config, grid), timeout=timeout)
+            new, metrics = self.aggregate_train(number, replies)
+            session.training_seconds += time.perf_counter() - began
+            session.trained += sum(len(ids) for ids in session.sampled.values())
+            if new is not None:
+                result.arrays = arrays = new
+            if metrics is not None:
+                result.train_metrics_clientapp[number] = metrics
+            asked = list(self.configure_evaluate(number, arrays, evaluate_config, grid))
+            answers = grid.send_and_receive(asked, timeout=timeout) if asked else []
+            scores = self.aggregate_evaluate(number, answers) if asked else None
+            if scores is not None:
+                result.evaluate_metrics_clientapp[number] = scores
+            if evaluate_fn and (own := evaluate_fn(number, arrays)) is not None:
+                result.evaluate_metrics_serverapp[number] = own
+            if on_round:
+                on_round(number, session.boundary.billboards, dict(scores or {}))
+        return result
+
+    # --- messages ----------------------------------------------------------------------------------------------
+
+    @property
+    def reply_kind(self) -> Literal["sum", "rows"]:
+        """What nodes answer a training request with."""
+        return "sum"
+
+    @property
+    def declared_clipping_norm(self) -> float:
+        """The clipping norm that requests declare to the nodes."""
+        return 1.0
+
+    def messages(
+        self, kind: str, number: int, billboards: Billboards, tasks: dict[str, Ids], epochs: int = 0
+    ) -> list[Message]:
+        """Build one message per node that hosts any of the given tasks."""
+        per_node: dict[int, dict[str, Ids]] = {}
+        for group, ids in tasks.items():
+            for node, mine in self.session.registry.split(ids):
+                per_node.setdefault(node, {})[group] = mine
+        return [
+            Message(
+                Request(
+                    round=number,
+                    billboards={group: billboards[group] for group in mine},
+                    tasks=mine,
+                    reply=self.reply_kind,
+                    clipping_norm=self.declared_clipping_norm,
+                    noise_multiplier=self.session.noise_multiplier,
+                    epochs=epochs,
+                ).to_content(),
+                node,
+                kind,
+                group_id=str(number),
+            )
+            for node, mine in per_node.items()
+        ]
+
+    def collect(self, replies: Iterable[Message]) -> dict[str, NDArray[np.float64]]:
+        """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came."""
+        scores: dict[str, NDArray[np.float64]] = {}
+        for reply in replies:
+            if reply.has_error():
+                raise ComponentFailure(f"node {reply.metadata.src_node_id} failed to evaluate: {reply.error.reason}")
+            diagnostics = Reply.from_content(reply.content).diagnostics
+            ids = np.asarray(diagnostics["ids"], dtype=np.int64)
+            for name, values in diagnostics.items():
+                if name == "ids":
+                    continue
+                empty = np.full(self.session.registry.num_tasks, np.nan)
+                scores.setdefault(name, empty)[ids] = cast(Sequence[float], values)
+        return scores
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else None

@@ -1,0 +1,182 @@
+"""The billboard aggregator: clip, sum, add noise, charge the ledger, publish."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.privacy.calibration import calibrate_noise_multiplier
+from fedpriv.privacy.clipping import clipped_sum
+from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.target import Target
+from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
+from fedpriv.strategies.base import TaskStrategy
+
+__all__ = ["Billboard"]
+
+
+class Billboard(TaskStrategy):
+    """Publish a model under differential privacy; personal models then carry joint DP by the billboard lemma.
+
+    Each round: every task takes part by a secret coin; its whole update is clipped to ``clipping_norm`` in l2; the
+    clipped updates are summed; Gaussian noise of standard deviation ``noise_multiplier * clipping_norm`` is added to
+    the sum; the release is charged; the billboard moves by ``server_learning_rate`` times the noisy sum divided by
+    the *expected* number of participants, a public constant (PMTL, Algorithm 1, line 8, with the fixes that the
+    analysis needs: uniform weights, public denominator, Poisson coins).
+
+    Attributes
+    ----------
+    clipping_norm : float
+        Largest l2 norm of a task's update: the sensitivity of the sum when a task is added or removed.
+    target : Target or None
+        The privacy that all rounds together may cost; the noise multiplier is calibrated to it.
+    noise_multiplier : float or None
+        The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
+    server_learning_rate : float
+        Step of the billboard along the noisy mean.
+    reply : {"sum", "rows"}
+        Whether nodes send their clipped sum or one row per task; the published result is the same.
+    """
+
+    clipping_norm: float = Field(gt=0)
+    target: Target | None = None
+    noise_multiplier: float | None = Field(default=None, ge=0)
+    server_learning_rate: float = Field(default=1.0, gt=0)
+    reply: Literal["sum", "rows"] = "sum"
+
+    @model_validator(mode="after")
+    def _one_source_of_noise(self) -> Billboard:
+        if (self.target is None) == (self.noise_multiplier is None):
+            raise ValueError("give either a target (epsilon, delta) or a noise_multiplier; exactly one of them.")
+        return self
+
+    def resolve_noise(self, num_tasks: int) -> float:
+        """Return the given noise multiplier, or the smallest one that meets the target."""
+        if self.target is None:
+            return float(self.noise_multiplier or 0.0)
+        return calibrate_noise_multiplier(self.target, self.sampling, self.rounds, num_tasks)
+
+    @property
+    def reply_kind(self) -> Literal["sum", "rows"]:
+        """What nodes answer a training request with."""
+        return self.reply
+
+    @property
+    def declared_clipping_norm(self) -> float:
+        """The clipping norm that requests declare to the nodes."""
+        return self.clipping_norm
+
+    def release(self) -> Release:
+        """Return the release that one round makes for one group."""
+        return self._release(self.session.noise_multiplier)
+
+    def release_for(self, num_tasks: int) -> Release:
+        """Return the release that one round will make for a population of this size."""
+        return self._release(self.resolve_noise(num_tasks))
+
+    def _release(self, noise_multiplier: float) -> Release:
+        return Release(
+            noise_multiplier=noise_multiplier,
+            sampling_name=self.sampling.name,
+            rate=self.sampling.rate,
+            clipping_norm=self.clipping_norm,
+        )
+
+    def before_round(self) -> None:
+        """Refuse the round, before any client works, if the budget cannot pay it."""
+        if self.session.journal is not None:
+            self.session.journal.check(Counter({self.release(): 1}))
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Sum what came, add noise even if nothing came, charge, publish.
+
+        Raises
+        ------
+        ComponentFailure
+            A node that hosts several tasks failed: counting all of them as zero would let one task's data decide
+            over the others' updates.
+        """
+        session = self.session
+        totals = self._zeros(session.boundary.billboards)
+        problems: Counter[str] = Counter()
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if reply.has_error():
+                if session.registry.hosted(node) > 1:
+                    raise ComponentFailure(f"node {node} failed in round {server_round}: {reply.error.reason}")
+                problems["failed"] += 1
+                continue
+            answer = Reply.from_content(reply.content)
+            problems.update({k: v for k, v in answer.diagnostics.items() if isinstance(v, int)})
+            for group, total in totals.items():
+                for name, value in self._contribution(answer, group, node, total).items():
+                    total[name] += value
+        published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
+        boundary = Boundary(server_round, published, session.sampled)
+        if session.journal is None:
+            raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
+        session.journal.publish(boundary, {group: self.release() for group in published})
+        session.boundary = boundary
+        diagnostics = {f"diagnostic.{name}": count for name, count in problems.items()}
+        return record_from_billboards(published), MetricRecord(dict(diagnostics))
+
+    def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
+        session = self.session
+        names = list(total)
+        noisy = gaussian_sum(
+            [total[name] for name in names],
+            self.clipping_norm,
+            session.noise_multiplier,
+            session.entropy,
+            number,
+            group,
+        )
+        step = self.server_learning_rate / (self.sampling_rate * len(session.groups[group]))
+        before = session.boundary.billboards[group]
+        return {
+            name: (before[name] + step * value).astype(before[name].dtype)
+            for name, value in zip(names, noisy, strict=True)
+        }
+
+    def _contribution(self, answer: Reply, group: str, node: int, like: Arrays) -> Arrays:
+        """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
+        session = self.session
+        expected = dict(session.registry.split(session.sampled[group])).get(node)
+        arrays = answer.updates.get(group)
+        if expected is None or arrays is None or set(arrays) != set(like):
+            return {}
+        if self.reply == "rows":
+            ids = answer.tasks.get(group, np.empty(0, dtype=np.int64))
+            rows, bound, wanted = arrays, self.clipping_norm, len(expected)
+            if not np.array_equal(ids, expected):
+                return {}
+        else:
+            # The node clipped each task. Clipping the sum to its largest possible norm changes nothing for an
+            # honest node and bounds what a broken one can do.
+            rows = {name: value[None] for name, value in arrays.items()}
+            bound, wanted = self.clipping_norm * len(expected), 1
+        if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
+            return {}
+        names = list(like)
+        return dict(zip(names, clipped_sum([rows[name] for name in names], bound), strict=True))
+
+    @staticmethod
+    def _zeros(billboards: Billboards) -> Billboards:
+        return {
+            group: {name: np.zeros(value.shape, dtype=np.float64) for name, value in arrays.items()}
+            for group, arrays in billboards.items()
+        }
+
+
+def _numeric(value: NDArray[Any]) -> bool:
+    return bool(value.dtype.kind in "fiub")

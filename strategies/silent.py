@@ -1,0 +1,39 @@
+"""No billboard: tasks train, nothing leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.privacy.journal import Boundary
+from fedpriv.protocol import record_from_billboards
+from fedpriv.strategies.base import TaskStrategy
+
+__all__ = ["Silent"]
+
+
+class Silent(TaskStrategy):
+    """Ask tasks to train and release nothing: the reference at epsilon 0."""
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Ignore the replies; the billboard stays at its public start.
+
+        Raises
+        ------
+        ComponentFailure
+            A node failed.
+        """
+        session = self.session
+        for reply in replies:
+            if reply.has_error():
+                raise ComponentFailure(
+                    f"node {reply.metadata.src_node_id} failed in round {server_round}: {reply.error.reason}"
+                )
+        session.boundary = Boundary(server_round, session.boundary.billboards, session.sampled)
+        if session.journal is not None:
+            session.journal.publish(session.boundary, {})
+        return record_from_billboards(session.boundary.billboards), None
