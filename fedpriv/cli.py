@@ -165,10 +165,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html for one run.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    from fedpriv.report import write_figures, write_report
+    from fedpriv.report import write_report
 
-    for folder in runs:
-        write_figures(folder)
     page = write_report(runs, out)
     _print(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
 

@@ -27,7 +27,7 @@ def run_scenario(
     as_json: bool,
 ) -> None:
     """Resolve the configuration, run the experiment, print and draw what came out."""
-    from fedpriv.report import write_figures, write_report
+    from fedpriv.report import write_report
     from fedpriv.scenarios import scenario
 
     if seed is not None and reproduce is not None:
@@ -56,7 +56,6 @@ def run_scenario(
             about={"scenario": name, "preset": label},
             config=_resolved(config, experiment.describe()),
         )
-    write_figures(folder)
     page = write_report([folder])
     if as_json:
         sys.stdout.write(json.dumps(_headline(result, folder), indent=2) + "\n")

@@ -177,7 +177,8 @@ def data_directory(data_dir: Path | str | None) -> Path | None:
         origin = f"${DATA_DIR_VARIABLE}" if data_dir is None else "the data directory given"
         raise InputError(
             f"{origin} is {str(folder)!r}, which is not a directory; point {DATA_DIR_VARIABLE} or "
-            "--data-dir at the folder that holds mnist/, fashion-mnist/, femnist-206/ (see `fedpriv data list`)."
+            "--data-dir at the folder that holds mnist/, fashion-mnist/ and femnist-206/; "
+            "see `fedpriv data list`."
         )
     return folder
 

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator
 
 from fedpriv.data.catalog import SourceInfo
 from fedpriv.data.randomness import generator
-from fedpriv.data.schemes import Pool, make_scheme
+from fedpriv.data.scheme import Pool
+from fedpriv.data.schemes import make_scheme
 from fedpriv.data.split import Fractions, split_task
 from fedpriv.errors import InputError
 from fedpriv.settings import Settings

@@ -44,7 +44,8 @@ def dirichlet(
     """
     advice = (
         f"dirichlet: no draw out of 11 gave every task {min_examples} examples for alpha={alpha:g} and "
-        f"{tasks} tasks; raise alpha, lower tasks, lower min_examples (with drop_unusable=true), or use sizes='exact'"
+        f"{tasks} tasks; raise alpha, lower tasks, lower min_examples (with "
+        "drop_unusable=true), or use sizes='exact'"
     )
     return _run(
         order,

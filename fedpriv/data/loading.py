@@ -128,26 +128,14 @@ def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 
 
 def _read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[NDArray[Any]]:
-    arrays: list[NDArray[Any]] = []
     try:
-        # No pickles: a data file must not be able to run code.
-        with np.load(path, allow_pickle=False) as archive:
+        # No pickles: a data file must not run code. NumPy leaves a damaged file open, so it is opened here.
+        with path.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise ValueError("not an npz archive")
-            for name, shape in shapes.items():
-                if name not in archive:
-                    raise InputError(
-                        f"the file {str(path)!r} has no array {name!r} (it has {', '.join(archive) or 'none'}); "
-                        "put the right file there, then run `fedpriv data check`."
-                    )
-                values = archive[name]
-                if values.shape != shape or values.dtype.kind != "u":
-                    raise InputError(
-                        f"the array {name!r} of {str(path)!r} must hold unsigned integers of shape {shape}, "
-                        f"got {values.dtype} of shape {values.shape}; put the right file there, then run "
-                        "`fedpriv data check`."
-                    )
-                arrays.append(values)
+            with archive:
+                return [_read_array(archive, name, shape, path) for name, shape in shapes.items()]
     except InputError:
         raise
     except (
@@ -162,7 +150,20 @@ def _read_npz(path: Path, shapes: dict[str, tuple[int, ...]]) -> list[NDArray[An
         raise InputError(
             f"the file {str(path)!r} is damaged ({error}); fetch it again, then run `fedpriv data check`."
         ) from None
-    return arrays
+
+
+def _read_array(archive: Any, name: str, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
+    advice = "put the right file there, then run `fedpriv data check`."
+    if name not in archive:
+        names = ", ".join(archive) or "none"
+        raise InputError(f"the file {str(path)!r} has no array {name!r} (it has {names}); {advice}")
+    values: NDArray[Any] = archive[name]
+    if values.shape != shape or values.dtype.kind != "u":
+        raise InputError(
+            f"the array {name!r} of {str(path)!r} must hold unsigned integers of shape {shape}, got "
+            f"{values.dtype} of shape {values.shape}; {advice}"
+        )
+    return values
 
 
 def _check_labels(targets: NDArray[np.int64], num_classes: int, path: Path) -> None:

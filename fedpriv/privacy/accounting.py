@@ -2,10 +2,10 @@
 
 Releases that differ in the clipping norm only are merged before anything is composed. Accountants:
 
-- ``"gaussian"``: the exact curve of the composed Gaussian mechanism; ignores amplification by sampling, so it is an upper
-  bound for Poisson releases;
-- ``"pld"``: privacy loss distributions of dp_accounting, pessimistic rounding (both directions of add/remove, and the
-  replace-one pair); the tightest for Poisson sampling;
+- ``"gaussian"``: the exact curve of the composed Gaussian mechanism; ignores amplification by sampling, so it
+  is an upper bound for Poisson releases;
+- ``"pld"``: privacy loss distributions of dp_accounting, pessimistic rounding (both directions of add/remove,
+  and the replace-one pair); the tightest for Poisson sampling;
 - ``"rdp"``: Renyi accounting of dp_accounting; fast and a few per cent loose; no Poisson under replace-one;
 - ``"opacus-rdp"``: the same bound from another library, as a cross-check; add/remove only;
 - ``"auto"``: "gaussian" if nothing is sampled, otherwise "pld".
@@ -52,7 +52,9 @@ def count_releases(releases: Releases) -> Counter[Release]:
         If a count is negative or not a whole number.
     """
     counts: Counter[Release] = Counter()
-    for release, count in releases.items() if isinstance(releases, Mapping) else ((one, 1) for one in releases):
+    for release, count in (
+        releases.items() if isinstance(releases, Mapping) else ((one, 1) for one in releases)
+    ):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InputError(f"accounting: a release must be counted a whole number of times, got {count!r}.")
         if count:
@@ -134,10 +136,12 @@ def _resolve(accountant: Accountant, events: tuple[Event, ...]) -> str:
 
 
 def _mu(events: Iterable[Event], relation: Relation) -> float:
-    """Return the ratio of sensitivity to noise of the composed mechanism, as if every task always took part."""
+    """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
     # hypot does not overflow or underflow where the squares would.
-    return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, _, count in events))
+    return sensitivity * math.hypot(
+        *(math.sqrt(count) / z if z > 0.0 else math.inf for z, _, count in events)
+    )
 
 
 @functools.lru_cache(maxsize=1024)
@@ -159,8 +163,8 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
         return Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
     if accountant == "opacus-rdp":
         return Epsilon(_opacus_epsilon(events, delta, relation), "opacus-rdp")
-    # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the smaller
-    # one only where the grid of the distribution gives up (extreme noise, counts or delta).
+    # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
+    # smaller one only where the grid of the distribution gives up (extreme noise, counts or delta).
     found = Epsilon(pld_epsilon(events, delta, relation), "pld")
     if math.isinf(found.value) and relation is Relation.ADD_REMOVE:
         found = Epsilon(_rdp_epsilon(events, delta, relation), "rdp")

@@ -40,8 +40,8 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
     Returns
     -------
     float
-        Epsilon (accountant "auto") is at most the target's, and at least 0.998 of it wherever the accountant is
-        continuous.
+        Epsilon (accountant "auto") is at most the target's, and at least 0.998 of it wherever the accountant
+        is continuous.
 
     Raises
     ------
@@ -52,17 +52,18 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
     _check_rounds(rounds)
     if target.epsilon > _LARGEST_EPSILON:
         raise InputError(
-            f"calibration: 'epsilon' must be at most {_LARGEST_EPSILON:g}, got {target.epsilon:g}, which protects "
-            "nobody; set 'noise_multiplier' itself instead."
+            f"calibration: 'epsilon' must be at most {_LARGEST_EPSILON:g}, got {target.epsilon:g}, which "
+            "protects nobody; set 'noise_multiplier' itself instead."
         )
     return _calibrate(target.epsilon, delta, target.relation, sampling, rounds)
 
 
 def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) -> float:
-    """Return the smallest noise multiplier with which a run of ``rounds`` releases passes an unused budget filter.
+    """Return the smallest noise multiplier with which a run passes an unused budget filter.
 
-    A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than a filter
-    grants, because the filter stays valid when later runs react to earlier ones; a protected population asks for this.
+    A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than a
+    filter grants, because the filter stays valid when later runs react to earlier ones; a protected population
+    asks for this.
 
     Raises
     ------
@@ -84,15 +85,24 @@ def _calibrate(epsilon: float, delta: float, relation: Relation, sampling: Sampl
     if sampling.rate == 1.0:
         return enough
     if relation is Relation.ADD_REMOVE:
-        rough = _search(functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2)
+        rough = _search(
+            functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2
+        )
         start = rough * 0.95  # Renyi accounting is a few per cent loose.
     else:
         start = enough * math.sqrt(sampling.rate)
-    return _search(functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start)
+    return _search(
+        functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start
+    )
 
 
 def _cost(
-    sampling: Sampling, rounds: int, delta: float, relation: Relation, accountant: str, noise_multiplier: float
+    sampling: Sampling,
+    rounds: int,
+    delta: float,
+    relation: Relation,
+    accountant: str,
+    noise_multiplier: float,
 ) -> float:
     release = Release(
         noise_multiplier=noise_multiplier, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0
@@ -110,7 +120,8 @@ def _filter_share(budget: RenyiFilter, sampling: Sampling, rounds: int, noise_mu
 def _search(cost: Callable[[float], float], goal: float, enough: float, start: float) -> float:
     """Find the smallest z with ``cost(z) <= goal`` by secants of log cost over log z, kept inside a bracket.
 
-    ``cost`` falls in z and ``cost(enough) <= goal`` is known. Only points that were evaluated, or ``enough``, are returned.
+    ``cost`` falls in z and ``cost(enough) <= goal`` is known. Only points that were evaluated, or ``enough``,
+    are returned.
     """
     aim = math.log(goal * 0.5 * (1.0 + _WINDOW))
     high, low = enough, 0.0
@@ -136,7 +147,8 @@ def _search(cost: Callable[[float], float], goal: float, enough: float, start: f
             guess = 0.0
         if low > 0.0 and not low < guess < high:
             guess = math.sqrt(low * high)
-        # Without a lower end yet, never leap by more than a factor of 30: too little noise costs memory to account.
+        # Without a lower end yet, never leap by more than a factor of 30: too little noise costs memory to
+        # account.
         point = min(max(guess, point / 30.0), high * (1.0 - 1e-12) if low == 0.0 else high)
     return high
 

@@ -1,8 +1,8 @@
 """Clipping: the step that bounds what one task can do to a sum.
 
-The whole update of a task is clipped, with one l2 norm over all its arrays together, in float64. Arrays are stacked:
-``[k, ...]`` holds the rows of ``k`` tasks. A row with a NaN or an infinity counts as zero; a finite row of any
-magnitude (1e300, denormals) is clipped as it should be.
+The whole update of a task is clipped, with one l2 norm over all its arrays together, in float64. Arrays are
+stacked: ``[k, ...]`` holds the rows of ``k`` tasks. A row with a NaN or an infinity counts as zero; a finite
+row of any magnitude (1e300, denormals) is clipped as it should be.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _BLOCK = 1 << 18
 """Entries converted to float64 at a time (2 MB): the float64 copy of everything is never built."""
 
 _SAFE = (1e-280, 1e300)
-"""Sums of squares inside this range are exact to rounding; outside it a row is measured again after rescaling."""
+"""Sums of squares in this range are exact to rounding; other rows are measured again after rescaling."""
 
 Arrays = Sequence[NDArray[Any]]
 
@@ -48,11 +48,11 @@ class ClippedRows:
 
 
 def check_clipping_norm(clipping_norm: float) -> None:
-    """Raise InputError unless the clipping norm is between 1e-100 and 1e100 (its square must be a normal float)."""
+    """Raise InputError unless the norm is between 1e-100 and 1e100 (its square must be a normal float)."""
     if not 1e-100 <= clipping_norm <= 1e100:
         raise InputError(
-            f"clipping: 'clipping_norm' must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a usual "
-            "value is the median norm of the updates."
+            f"clipping: 'clipping_norm' must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a "
+            "usual value is the median norm of the updates."
         )
 
 
@@ -67,8 +67,8 @@ def update_norms(arrays: Arrays) -> NDArray[np.float64]:
     Returns
     -------
     float64 array, shape [k]
-        Infinite exactly where a row holds a NaN or an infinity; the norm of a finite row never overflows (it stops at
-        the largest float64).
+        Infinite exactly where a row holds a NaN or an infinity; the norm of a finite row never overflows (it
+        stops at the largest float64).
 
     Raises
     ------
@@ -103,8 +103,9 @@ def clip_rows(arrays: Arrays, clipping_norm: float) -> ClippedRows:
 
 
 def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64]]:
-    """Sum the clipped updates of ``k`` tasks; adding or removing one task moves the sum by at most the clipping norm.
+    """Sum the clipped updates of ``k`` tasks.
 
+    Adding or removing one task moves the sum by at most the clipping norm, replacing one by at most twice that.
     Two passes over blocks of rows, one for the norms and one for the sum weighted by the clipping factors.
 
     Parameters
@@ -156,8 +157,8 @@ def _flatten(arrays: Arrays) -> list[NDArray[Any]]:
             )
         if array.ndim == 0 or array.shape[0] != np.shape(checked[0])[0]:
             raise InputError(
-                f"clipping: every array must have one row per task; array {position} has shape {array.shape} and "
-                f"array 0 has shape {checked[0].shape}."
+                f"clipping: every array must have one row per task; array {position} has shape {array.shape} "
+                f"and array 0 has shape {checked[0].shape}."
             )
     return [_rows_of(array) for array in checked]
 
@@ -199,7 +200,7 @@ def _measure(flat: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
 
 
 def _scaled_norm(flat: Sequence[NDArray[Any]], k: int) -> tuple[float, float]:
-    """Return (largest magnitude, norm relative to it) of row ``k``; the magnitude is inf if it is not finite."""
+    """Return (largest magnitude, norm relative to it) of row ``k``; (inf, 0) if it is not finite."""
     row = np.concatenate([array[k].astype(np.float64) for array in flat])
     scale = float(np.abs(row).max(initial=0.0))
     if scale == 0.0 or not math.isfinite(scale):

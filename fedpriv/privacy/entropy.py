@@ -1,12 +1,12 @@
 """Where noise and sampling coins come from.
 
 Both are secrets: whoever can guess them can undo the mechanism. They come from the operating system
-(:class:`SystemEntropy`); :class:`ReproducibleEntropy` derives them from a seed for tests and evidence, and what is
-trained with it carries no guarantee. No global generator is ever used.
+(:class:`SystemEntropy`); :class:`ReproducibleEntropy` derives them from a seed for tests and evidence, and
+what is trained with it carries no guarantee. No global generator is ever used.
 
 The noise is a float64 Box-Muller transform of 53-bit uniforms. Like every floating-point Gaussian it is not
-hardened against an observer who analyses the least significant bits of a release (Mironov, CCS 2012); its tail ends
-at 8.57 standard deviations, a total variation of 1e-17 per coordinate.
+hardened against an observer who analyses the least significant bits of a release (Mironov, CCS 2012); its
+tail ends at 8.57 standard deviations, a total variation of 1e-17 per coordinate.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Entropy(Protocol):
 
     @property
     def reproducible(self) -> bool:
-        """True if a second call with the same arguments gives the same answer (then there is no guarantee)."""
+        """True if the same arguments give the same answer again (then there is no guarantee)."""
 
     def bytes(self, purpose: str, round: int, count: int, group: str = "") -> bytes:
         """Return ``count`` random bytes."""
 
-    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
+    def normal(
+        self, purpose: str, round: int, shape: int | Sequence[int], group: str = ""
+    ) -> NDArray[np.float64]:
         """Return independent standard normals of this shape, float64."""
 
     def generator(self, purpose: str, round: int, group: str = "") -> np.random.Generator:
@@ -58,7 +60,9 @@ class _KeyedEntropy:
             raise InputError(f"entropy: 'count' must be at least 0 bytes, got {count}.")
         return bytes(_Keystream(self._key("bytes", purpose, round, group)).read(count))
 
-    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
+    def normal(
+        self, purpose: str, round: int, shape: int | Sequence[int], group: str = ""
+    ) -> NDArray[np.float64]:
         """Return independent standard normals of this shape, float64, drawn in pieces of 1 MB."""
         sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(int(size) for size in shape)
         if any(size < 0 for size in sizes):
@@ -72,8 +76,8 @@ class _KeyedEntropy:
     def generator(self, purpose: str, round: int, group: str = "") -> np.random.Generator:
         """Return a PCG64DXSM generator seeded with 256 secret bits, for coins.
 
-        numpy cannot be fed by a keystream without compiled code. PCG64DXSM is not a cipher, but its outputs are used
-        only to choose who takes part, the choice is never published, and its seed cannot be guessed.
+        numpy cannot be fed by a keystream without compiled code. PCG64DXSM is not a cipher, but its outputs
+        are used only to choose who takes part, the choice is never published, and its seed cannot be guessed.
         """
         seed = int.from_bytes(_Keystream(self._key("generator", purpose, round, group)).read(32), "little")
         # The default pool of 128 bits would throw half of the seed away.
@@ -92,7 +96,8 @@ class SystemEntropy(_KeyedEntropy):
 class ReproducibleEntropy(_KeyedEntropy):
     """Randomness that depends on (seed, purpose, round, group) only, never on the order of the calls.
 
-    Asking twice with the same purpose, round and group gives the same answer, so every use needs its own purpose.
+    Asking twice with the same purpose, round and group gives the same answer, so every use needs its own
+    purpose.
 
     Parameters
     ----------
@@ -128,12 +133,16 @@ class _Keystream:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
         self._encryptor: Any = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-        self._left = 1 << 37  # The block counter has 32 bits of 64-byte blocks; half of that is already 128 GiB.
+        self._left = (
+            1 << 37
+        )  # The block counter has 32 bits of 64-byte blocks; half of that is already 128 GiB.
 
     def read(self, count: int) -> bytes:
         self._left -= count
         if self._left < 0:
-            raise InputError("entropy: one draw may use at most 128 GiB of keystream; draw in several rounds.")
+            raise InputError(
+                "entropy: one draw may use at most 128 GiB of keystream; draw in several rounds."
+            )
         out: bytes = self._encryptor.update(bytes(count))
         return out
 

@@ -1,9 +1,9 @@
 """The exact privacy curve of the Gaussian mechanism.
 
 A Gaussian mechanism with sensitivity / standard deviation = mu has
-``delta(eps) = Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu)`` (Balle and Wang, ICML 2018; Dong, Roth and Su, JRSS-B
-2022). Written with ``u = eps/mu - mu/2``, the density phi and Mills' ratio ``R(u) = Phi(-u) / phi(u)`` this is
-``phi(u) (R(u) - R(u + mu))``, which neither overflows nor cancels; that form is used here.
+``delta(eps) = Phi(mu/2 - eps/mu) - exp(eps) Phi(-mu/2 - eps/mu)`` (Balle and Wang, ICML 2018; Dong, Roth and
+Su, JRSS-B 2022). Written with ``u = eps/mu - mu/2``, the density phi and Mills' ratio ``R(u) = Phi(-u) /
+phi(u)`` this is ``phi(u) (R(u) - R(u + mu))``, which neither overflows nor cancels; that form is used here.
 """
 
 from __future__ import annotations
@@ -90,7 +90,9 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
 
 
 def gaussian_mu(epsilon: float, delta: float) -> float:
-    """Return the largest ``mu`` whose Gaussian mechanism is (epsilon, delta)-DP, rounded down by a relative 1e-12.
+    """Return the largest ``mu`` whose Gaussian mechanism is (epsilon, delta)-DP.
+
+    Rounded down by a relative 1e-12.
 
     Raises
     ------
@@ -107,7 +109,8 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
         mu = math.exp(log_mu)
         return _log_delta(mu, epsilon / mu - mu / 2.0) - log_delta
 
-    # At mu with epsilon = mu^2/2 + mu sqrt(2 log(1/delta)) the bound above holds; doubling soon passes the root.
+    # At mu with epsilon = mu^2/2 + mu sqrt(2 log(1/delta)) the bound above holds; doubling soon passes the
+    # root.
     tail = math.sqrt(-2.0 * log_delta)
     low = 2.0 * epsilon / (math.sqrt(tail * tail + 2.0 * epsilon) + tail)
     high = 2.0 * low
@@ -134,7 +137,8 @@ def _log_delta(mu: float, u: float) -> float:
         return log_density + math.log(half) + math.log(total)
     if u > -5.0:
         return log_density + math.log(_mills(u) - _mills(u + mu))
-    # Here Phi(-u) is close to 1 and the second term is small beside it: nothing cancels, but R(u) could overflow.
+    # Here Phi(-u) is close to 1 and the second term is small beside it: nothing cancels, but R(u) could
+    # overflow.
     first = float(log_ndtr(-u))
     second = log_density + math.log(_mills(u + mu))
     return first + math.log1p(-math.exp(second - first))

@@ -1,8 +1,8 @@
 """Privacy loss distributions of dp_accounting, with a grid that fits the question.
 
-The library's fixed grid of 1e-4 needs gigabytes for little noise and is too coarse for a lot of it. Its rounding is
-pessimistic whatever the grid, so the grid may follow a rough guess of the answer: a bad guess costs tightness or time,
-never validity.
+The library's fixed grid of 1e-4 needs gigabytes for little noise and is too coarse for a lot of it. Its
+rounding is pessimistic whatever the grid, so the grid may follow a rough guess of the answer: a bad guess
+costs tightness or time, never validity.
 """
 
 from __future__ import annotations

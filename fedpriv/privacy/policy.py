@@ -76,8 +76,8 @@ def decide(
 ) -> Decision:
     """Grant or refuse one participation; nothing is recorded.
 
-    Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it took part, so
-    sampling hides nothing from whoever shares that knowledge. The curve is exact.
+    Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it
+    took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def _objection(
     """Return the first reason to refuse."""
     if policy.max_participations is not None and participations > policy.max_participations:
         return (
-            f"this node takes part at most {policy.max_participations} times ('max_participations'), and this would "
-            f"be time {participations}."
+            f"this node takes part at most {policy.max_participations} times ('max_participations'), and "
+            f"this would be time {participations}."
         )
     if policy.min_noise_multiplier is not None and request.noise_multiplier < policy.min_noise_multiplier:
         return (
@@ -117,12 +117,12 @@ def _objection(
         )
     if policy.max_clipping_norm is not None and request.clipping_norm > policy.max_clipping_norm:
         return (
-            f"this node sends updates of norm at most {policy.max_clipping_norm:g} ('max_clipping_norm'), the request "
-            f"clips at {request.clipping_norm:g}."
+            f"this node sends updates of norm at most {policy.max_clipping_norm:g} ('max_clipping_norm'), "
+            f"the request clips at {request.clipping_norm:g}."
         )
     if policy.max_epsilon is not None and total > policy.max_epsilon:
         return (
-            f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') at delta {delta:g}, and this "
-            f"participation would make it {total:.4g} ({label}, without amplification)."
+            f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') at delta {delta:g}, "
+            f"and this participation would make it {total:.4g} ({label}, without amplification)."
         )
     return None

@@ -1,10 +1,11 @@
 """Renyi differential privacy of a release at one order.
 
-Poisson sampling under add/remove at whole orders comes from dp_accounting. Its series for fractional orders often does not
-converge, and replace-one has no formula there. Both have a dominating pair in one dimension, ``(1-p) N(0, z^2) + p N(1,
-z^2)`` against ``N(0, z^2)`` (Mironov, Talwar and Zhang, 2019: this direction is the larger one) and ``(1-p) N(0, z^2) + p N(-1,
-z^2)`` against ``(1-p) N(0, z^2) + p N(+1, z^2)`` (Zhu, Dong and Wang, AISTATS 2022). Their divergences are integrated here
-on a grid: the trapezoid rule converges faster than any power of the step for such functions.
+Poisson sampling under add/remove at whole orders comes from dp_accounting. Its series for fractional orders
+often does not converge, and replace-one has no formula there. Both have a dominating pair in one dimension,
+``(1-p) N(0, z^2) + p N(1, z^2)`` against ``N(0, z^2)`` (Mironov, Talwar and Zhang, 2019: this direction is
+the larger one) and ``(1-p) N(0, z^2) + p N(-1, z^2)`` against ``(1-p) N(0, z^2) + p N(+1, z^2)`` (Zhu, Dong
+and Wang, AISTATS 2022). Their divergences are integrated here on a grid: the trapezoid rule converges faster
+than any power of the step for such functions.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def renyi_many(
         by_library[order] if order in by_library else _quadrature(noise_multiplier, rate, order, relation)
         for order in orders
     ]
-    # Sampling cannot hurt (the divergence is jointly quasi-convex), so the plain value bounds what is computed; it
-    # stands in where rounding has eaten a tiny divergence, because 0 would under-charge.
+    # Sampling cannot hurt (the divergence is jointly quasi-convex), so the plain value bounds what is
+    # computed; it stands in where rounding has eaten a tiny divergence, because 0 would under-charge.
     return tuple(s if 1e-13 < s < p else p for s, p in zip(sampled, plain, strict=True))
 
 
@@ -87,12 +88,12 @@ def _quadrature(noise_multiplier: float, rate: float, order: float, relation: Re
     from scipy.special import logsumexp
 
     mu = 1.0 / noise_multiplier
-    # The integrand is a bump near each centre and near where the most different Gaussians put it; elsewhere it is
-    # smooth on the scale of min(1, 1/mu), which the step resolves.
+    # The integrand is a bump near each centre and near where the most different Gaussians put it; elsewhere
+    # it is smooth on the scale of min(1, 1/mu), which the step resolves.
     reach = (2.0 * order - 1.0) * mu + 12.0
     step = 0.05 / max(1.0, mu)
     points = int(2.0 * reach / step) + 1
-    if points > 4_000_000:
+    if points > 500_000:
         return math.inf
     x = np.linspace(-reach, reach, points)
     centre = -0.5 * x * x

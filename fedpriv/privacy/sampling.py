@@ -1,7 +1,8 @@
 """Which tasks take part in a round: the sampling that runs is the sampling that is accounted.
 
-Fixed-size cohorts do not exist here: against a coalition of the other tasks they are not amplified at all, and the
-formula of Poisson sampling does not hold for them. Count such participations as :class:`FullParticipation`.
+Fixed-size cohorts do not exist here: against a coalition of the other tasks they are not amplified at all,
+and the formula of Poisson sampling does not hold for them. Count such participations as
+:class:`FullParticipation`.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class PoissonSampling:
             raise InputError(f"sampling: 'rate' must be a number in (0, 1], got {self.rate!r}.")
         if not 0.0 < self.rate <= 1.0:
             raise InputError(
-                f"sampling: 'rate' must be in (0, 1], got {self.rate!r}; it is the probability that a task takes "
-                "part in a round."
+                f"sampling: 'rate' must be in (0, 1], got {self.rate!r}; it is the probability that a task "
+                "takes part in a round."
             )
 
     @property
@@ -51,8 +52,8 @@ class PoissonSampling:
     def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Draw the tasks of one round.
 
-        The number of heads of ``num_tasks`` independent coins is binomial and, given the number, every subset is
-        equally likely; so drawing the number and then a subset has exactly the law of the coins, at a cost
+        The number of heads of ``num_tasks`` independent coins is binomial and, given the number, every subset
+        is equally likely; so drawing the number and then a subset has exactly the law of the coins, at a cost
         proportional to the sample when the rate is small.
 
         Parameters

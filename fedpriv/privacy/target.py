@@ -68,8 +68,8 @@ def check_delta(delta: float, num_tasks: int) -> list[str]:
         raise InputError(f"privacy: 'delta' must be between 0 and 1, both excluded, got {delta!r}.")
     if delta >= 1.0 / num_tasks:
         raise InputError(
-            f"privacy: 'delta' must be below 1/m = {1.0 / num_tasks:.3g} for m = {num_tasks} tasks, got {delta:.3g}: "
-            f"publishing one random task's data would satisfy it; use {advice:.3g}."
+            f"privacy: 'delta' must be below 1/m = {1.0 / num_tasks:.3g} for m = {num_tasks} tasks, got "
+            f"{delta:.3g}: publishing one random task's data would satisfy it; use {advice:.3g}."
         )
     if delta > 0.1 / num_tasks:
         return [

@@ -10,8 +10,8 @@ __all__ = ["NoiseAt", "Notion", "Observer", "Output", "Relation"]
 class Relation(enum.StrEnum):
     """Which two populations count as neighbours.
 
-    Under ``ADD_REMOVE`` one task is present in one of them only: a sum of clipped updates differs by the clipping
-    norm. Under ``REPLACE_ONE`` one task has other data: it differs by twice the clipping norm.
+    Under ``ADD_REMOVE`` one task is present in one of them only: a sum of clipped updates differs by the
+    clipping norm. Under ``REPLACE_ONE`` one task has other data: it differs by twice the clipping norm.
     """
 
     ADD_REMOVE = "add/remove"
@@ -29,8 +29,9 @@ class Notion(enum.StrEnum):
 class Observer(enum.StrEnum):
     """Who looks.
 
-    ``PUBLIC`` reads the billboards and knows neither the coins nor who took part; ``COALITION`` is all other tasks
-    together; ``SERVER`` reads the messages of the nodes; ``EXPERIMENTER`` owns the data of a simulation.
+    ``PUBLIC`` reads the billboards and knows neither the coins nor who took part; ``COALITION`` is all other
+    tasks together; ``SERVER`` reads the messages of the nodes; ``EXPERIMENTER`` owns the data of a
+    simulation.
     """
 
     PUBLIC = "public"

@@ -1,0 +1,170 @@
+"""What may be claimed for what: the table that guarantees, ledgers, attacks and audits read.
+
+Whatever is not in the table is refused with one sentence that says what to do instead.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedpriv.errors import NoGuarantee
+from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
+from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
+
+__all__ = ["CLAIMS", "Row", "claim"]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes
+    ----------
+    output, observer, noise_at
+        What is looked at, by whom, and where the noise is added.
+    relations : tuple of Relation
+        Valid neighbouring relations; the first one is the headline.
+    samplings : tuple of str
+        Names of the samplings that may run.
+    amplified : bool
+        Whether sampling may lower epsilon; False where the observer knows who took part.
+    notion : Notion
+        What is claimed.
+    accounting, attacks : str
+        How it is accounted, and which attacks may be shown beside it.
+    """
+
+    output: Output
+    observer: Observer
+    noise_at: NoiseAt
+    relations: tuple[Relation, ...]
+    samplings: tuple[str, ...]
+    amplified: bool
+    notion: Notion
+    accounting: str
+    attacks: str
+
+
+_BOTH = (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
+_SAMPLINGS = ("poisson", "full")
+
+CLAIMS: tuple[Row, ...] = (
+    Row(
+        output=Output.BILLBOARDS,
+        observer=Observer.PUBLIC,
+        noise_at=NoiseAt.SERVER,
+        relations=_BOTH,
+        samplings=_SAMPLINGS,
+        amplified=True,
+        notion=Notion.DP,
+        accounting="privacy loss distributions (Poisson coins must be secret), or the exact Gaussian curve",
+        attacks="attacks on the sequence of billboards (tracing, canaries)",
+    ),
+    Row(
+        output=Output.PERSONAL_MODELS,
+        observer=Observer.COALITION,
+        noise_at=NoiseAt.SERVER,
+        relations=_BOTH,
+        samplings=_SAMPLINGS,
+        amplified=True,
+        notion=Notion.JOINT_DP,
+        accounting="the same billboards, through the billboard lemma; Poisson coins must be secret",
+        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
+    ),
+    Row(
+        output=Output.ROWS,
+        observer=Observer.SERVER,
+        noise_at=NoiseAt.NODE,
+        # A row that is missing is seen to be missing: only its content can be hidden.
+        relations=(Relation.REPLACE_ONE,),
+        samplings=_SAMPLINGS,
+        amplified=False,
+        notion=Notion.LOCAL_DP,
+        accounting="the exact Gaussian curve, every participation counted",
+        attacks="inversion and membership from rows",
+    ),
+    Row(
+        output=Output.CLIPPED_SUM,
+        observer=Observer.SERVER,
+        noise_at=NoiseAt.NODE,
+        relations=_BOTH,
+        samplings=_SAMPLINGS,
+        amplified=False,
+        notion=Notion.LOCAL_DP,
+        accounting="the exact Gaussian curve, every participation counted",
+        attacks="attacks on the node's sum",
+    ),
+)
+"""Everything that may be claimed."""
+
+
+def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampling | str) -> Row:
+    """Look up what may be claimed.
+
+    Parameters
+    ----------
+    output : Output
+        What is looked at.
+    observer : Observer
+        Who looks.
+    noise_at : NoiseAt
+        Where the noise is added.
+    sampling : Sampling or str
+        How tasks are chosen, or its name.
+
+    Raises
+    ------
+    NoGuarantee
+        If the table has no such line; the message says what to do instead.
+    """
+    output, observer, noise_at = Output(output), Observer(observer), NoiseAt(noise_at)
+    name = sampling.name if isinstance(sampling, PoissonSampling | FullParticipation) else str(sampling)
+    for row in CLAIMS:
+        if (row.output, row.observer, row.noise_at) == (output, observer, noise_at):
+            if name in row.samplings:
+                return row
+            raise NoGuarantee(
+                f"no guarantee for sampling {name!r}: only {' and '.join(row.samplings)} are accounted; "
+                "count the participations of a fixed-size cohort as full participation, without "
+                "amplification."
+            )
+    raise NoGuarantee(
+        f"no guarantee for {output.value} seen by the {observer.value}: "
+        f"{_instead(output, observer, noise_at)}"
+    )
+
+
+def _instead(output: Output, observer: Observer, noise_at: NoiseAt) -> str:
+    """Say why a combination is not in the table and what to do."""
+    if output is Output.DIAGNOSTICS:
+        return "diagnostics carry no noise and stay with the experimenter; publish billboards instead."
+    if observer is Observer.EXPERIMENTER:
+        return "the experimenter holds the data itself; name the public, a coalition or the server."
+    if observer is Observer.SERVER:
+        if output is Output.PERSONAL_MODELS:
+            return "personal models never leave their nodes; claim the rows or clipped sums that it sees."
+        if noise_at is NoiseAt.SERVER:
+            return (
+                "noise that the server adds gives nothing against the server, which reads the updates before "
+                "it adds the noise; add the noise on the node."
+            )
+        return (
+            "the server reads the updates behind the billboards; claim rows or clipped sums with noise on "
+            "the node, which covers the billboards as well."
+        )
+    if output in (Output.ROWS, Output.CLIPPED_SUM):
+        return (
+            "updates are sent to the server only; claim the billboards for the public, or rows and sums with "
+            "noise on the node for the server."
+        )
+    if noise_at is NoiseAt.NODE:
+        return (
+            "noise on the node is claimed for the rows or sums that the server sees, which covers everything "
+            "made from them; claim those against the server."
+        )
+    if output is Output.PERSONAL_MODELS:
+        return (
+            "a personal model depends on its own task's data, so it is jointly private towards the other "
+            "tasks only; claim it against a coalition, or publish the billboards alone."
+        )
+    return "the other tasks hold personal models too; claim those against a coalition (joint DP)."

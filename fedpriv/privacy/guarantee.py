@@ -1,0 +1,274 @@
+"""The guarantee: one frozen value that says what is promised, to whom, and how it was accounted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.privacy.accounting import Accountant, Releases, count_releases, epsilon
+from fedpriv.privacy.claims import Row, claim
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.target import check_delta
+from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
+
+__all__ = ["Guarantee", "guarantee_for"]
+
+_AGAINST = {
+    Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
+    Observer.COALITION: "a coalition of all other tasks",
+    Observer.SERVER: "the server",
+}
+
+_ENUMS = {"notion": Notion, "relation": Relation, "observer": Observer, "output": Output, "noise_at": NoiseAt}
+
+
+@dataclass(frozen=True)
+class Guarantee:
+    """What is promised; it cannot be constructed for a combination that the table of claims refuses.
+
+    Attributes
+    ----------
+    notion : Notion
+        What kind of privacy.
+    unit : str
+        What is protected: "task" (one learner with all its data).
+    relation : Relation
+        Neighbouring relation of ``epsilon``.
+    observer, output, noise_at
+        Who looks, at what, and where the noise is added.
+    epsilon, delta : float
+        Infinity means no guarantee; 0 with no rounds means that nothing was released.
+    accountant : str
+        Which accountant found epsilon.
+    epsilon_replace_one : float
+        The epsilon under replace-one, printed beside add/remove.
+    sampling : str
+        How tasks were chosen, in words.
+    sampling_names : tuple of str
+        Names of the samplings that ran ("poisson", "full").
+    rounds : int
+        Number of releases.
+    noise_multiplier, clipping_norm : float or None
+        None if the releases differ in it, or there were none.
+    num_tasks : int
+        Size of the population.
+    public : str
+        What is public and not protected.
+    assumptions : tuple of str
+        What must hold besides.
+    reproduction : bool
+        True if noise and coins came from a seed; then nothing is promised.
+    warnings : tuple of str
+        Sentences that must be shown beside the guarantee.
+    """
+
+    notion: Notion
+    unit: str
+    relation: Relation
+    observer: Observer
+    output: Output
+    noise_at: NoiseAt
+    epsilon: float
+    delta: float
+    accountant: str
+    epsilon_replace_one: float
+    sampling: str
+    sampling_names: tuple[str, ...]
+    rounds: int
+    noise_multiplier: float | None
+    clipping_norm: float | None
+    num_tasks: int
+    public: str
+    assumptions: tuple[str, ...] = ()
+    reproduction: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_delta(self.delta, self.num_tasks)
+        for name in self.sampling_names or ("full",):
+            row = claim(self.output, self.observer, self.noise_at, name)
+            if self.notion != row.notion or self.relation not in row.relations:
+                raise NoGuarantee(
+                    f"{self.output.value} carry {row.notion.value} under {' or '.join(row.relations)}, not "
+                    f"{self.notion.value} under {self.relation.value}; use guarantee_for(...)."
+                )
+        if not self.epsilon >= 0.0 or not self.epsilon_replace_one >= 0.0:
+            raise NoGuarantee(f"epsilon must be at least 0, got {self.epsilon!r}; use guarantee_for(...).")
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is promised."""
+        return not self.reproduction and math.isfinite(self.epsilon)
+
+    def __str__(self) -> str:
+        if self.rounds == 0:
+            text = (
+                f"Nothing was released: epsilon 0 ({self.notion.value}, unit {self.unit}, "
+                f"{self.relation.value}) against {_AGAINST[self.observer]}."
+            )
+        elif math.isinf(self.epsilon):
+            text = (
+                f"no guarantee: at least one of {self.rounds} releases had no noise (or far too little), so "
+                f"epsilon is infinite for the {self.output.value}."
+            )
+        else:
+            text = self._promise()
+        if self.reproduction:
+            text = (
+                "reproduction, no guarantee: noise and coins came from a seed. With secret randomness the "
+                f"mechanism would have had: {text}"
+            )
+        return " ".join([text, *self.warnings])
+
+    def _promise(self) -> str:
+        replace = f" (replace-one: epsilon = {self.epsilon_replace_one:.4g})"
+        return (
+            f"{self.notion.value[0].upper()}{self.notion.value[1:]} of the {self.output.value} against "
+            f"{_AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
+            f"epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g}, accountant {self.accountant}"
+            f"{replace if self.relation is Relation.ADD_REMOVE else ''}. "
+            f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
+            f"{self.sampling}, noise {_number(self.noise_multiplier)}, clipping norm "
+            f"{_number(self.clipping_norm)}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return a dict for a JSON file; an infinite epsilon becomes the text ``"inf"``."""
+        values: dict[str, Any] = {key: _plain(value) for key, value in asdict(self).items()}
+        values["sentence"] = str(self)
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Guarantee:
+        """Read back what :meth:`to_json` wrote; checked against the table of claims again.
+
+        Raises
+        ------
+        InputError
+            If a value is missing or wrong.
+        """
+        try:
+            kept = {field.name: values[field.name] for field in fields(cls)}
+            for name, kind in _ENUMS.items():
+                kept[name] = kind(kept[name])
+            for name in ("epsilon", "epsilon_replace_one"):
+                kept[name] = float(kept[name])
+            for name in ("sampling_names", "assumptions", "warnings"):
+                kept[name] = tuple(kept[name])
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(
+                f"guarantee: {error} is missing or wrong; the text was not written by fedpriv."
+            ) from None
+        return cls(**kept)
+
+
+def guarantee_for(
+    releases: Releases,
+    *,
+    delta: float,
+    num_tasks: int,
+    output: Output = Output.PERSONAL_MODELS,
+    observer: Observer = Observer.COALITION,
+    noise_at: NoiseAt = NoiseAt.SERVER,
+    relation: Relation | None = None,
+    reproduction: bool = False,
+    assumptions: tuple[str, ...] = (),
+) -> Guarantee:
+    """Account for the releases and say what may be claimed.
+
+    Parameters
+    ----------
+    releases : mapping from Release to count, or iterable of Release
+        The history, for instance :meth:`fedpriv.privacy.Ledger.counts`.
+    delta : float
+        In (0, 1/num_tasks).
+    num_tasks : int
+        Size of the population.
+    output, observer, noise_at
+        What is claimed against whom; looked up in the table of claims first.
+    relation : Relation or None
+        None takes the headline relation of the table's row.
+    reproduction : bool
+        True if the randomness came from a seed.
+    assumptions : tuple of str
+        More assumptions than the row's own.
+
+    Raises
+    ------
+    NoGuarantee
+        If the table of claims refuses the combination.
+    InputError
+        If delta is not acceptable for the population.
+    """
+    counts = count_releases(releases)
+    names = tuple(sorted({release.sampling_name for release in counts}))
+    rows = [claim(output, observer, noise_at, name) for name in names or ("full",)]
+    row = rows[0]
+    warnings = check_delta(delta, num_tasks)
+    relation = row.relations[0] if relation is None else Relation(relation)
+    accountant: Accountant = "auto" if row.amplified else "gaussian"
+    found = epsilon(counts, delta, relation, accountant)
+    replaced = epsilon(counts, delta, Relation.REPLACE_ONE, accountant)
+    return Guarantee(
+        notion=row.notion,
+        unit="task",
+        relation=relation,
+        observer=row.observer,
+        output=row.output,
+        noise_at=row.noise_at,
+        epsilon=found.value,
+        delta=delta,
+        accountant=found.accountant,
+        epsilon_replace_one=replaced.value,
+        sampling=_sampling(counts),
+        sampling_names=names,
+        rounds=sum(counts.values()),
+        noise_multiplier=_only({release.noise_multiplier for release in counts}),
+        clipping_norm=_only({release.clipping_norm for release in counts}),
+        num_tasks=num_tasks,
+        public="the number of tasks, the initial model, all settings, and the billboards",
+        assumptions=(*_assumptions(row, names), *assumptions),
+        reproduction=reproduction,
+        warnings=tuple(warnings),
+    )
+
+
+def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
+    out = []
+    if row.noise_at is NoiseAt.SERVER:
+        out.append("the server is trusted with the updates and adds its noise")
+    else:
+        out.append("every node runs its own noise; sampling hides nothing from the server")
+    if row.amplified and "poisson" in names:
+        out.append("the sampling coins stay secret")
+    if row.notion is Notion.JOINT_DP:
+        out.append("a task's personal model depends on the billboards and its own data only")
+    return out
+
+
+def _sampling(counts: dict[Release, int]) -> str:
+    kinds = sorted({(release.sampling_name, release.rate) for release in counts})
+    if not kinds:
+        return "no sampling"
+    return " and ".join(
+        "full participation" if name == "full" else f"Poisson, rate {rate:g}" for name, rate in kinds
+    )
+
+
+def _only(values: set[float]) -> float | None:
+    return next(iter(values)) if len(values) == 1 else None
+
+
+def _number(value: float | None) -> str:
+    return "varying" if value is None else f"{value:.4g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and math.isinf(value):
+        return "inf"
+    if isinstance(value, tuple):
+        return [str(item) for item in value]
+    return str(value) if isinstance(value, Notion | Relation | Observer | Output | NoiseAt) else value

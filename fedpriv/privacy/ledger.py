@@ -1,0 +1,317 @@
+"""The ledger: a durable record of all releases on a population.
+
+It is asked before nodes work and written before anything is published: after a crash the budget may be over-charged,
+never under-charged. Asking never changes anything.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.names import unknown
+from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon
+from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.histories import EVERYBODY, Charged, histories
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.population import (
+    Population,
+    charged_releases,
+    describe_population,
+    divergence,
+    find_population,
+    release_from,
+)
+from fedpriv.privacy.store import LedgerFile
+from fedpriv.privacy.target import Target, check_delta
+from fedpriv.privacy.terms import Relation
+
+__all__ = ["Declared", "Entry", "Ledger"]
+
+Declared = Literal["benchmark", "protected"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One charged release."""
+
+    population: str
+    run: str
+    round: int
+    group: str
+    release: Release
+    digest: str
+    charged_at: str
+
+
+class Ledger:
+    """A ledger on a SQLite file; the file is made by the first :meth:`register`.
+
+    Parameters
+    ----------
+    path : str or Path
+        Where the file is.
+    busy_seconds : float
+        How long to wait for another process that writes, in seconds.
+    """
+
+    def __init__(self, path: str | Path, busy_seconds: float = 30.0) -> None:
+        self.path = Path(path)
+        self._file = LedgerFile(self.path, busy_seconds)
+
+    def __repr__(self) -> str:
+        return f"Ledger({str(self.path)!r})"
+
+    def register(
+        self,
+        population: str,
+        *,
+        fingerprint: str,
+        num_tasks: int,
+        declared: str,
+        budget: Target | None = None,
+    ) -> None:
+        """Enter a population, or check that it is the one that was entered before.
+
+        Parameters
+        ----------
+        population : str
+            Its id, chosen by the user.
+        fingerprint : str
+            Digest of its list of tasks.
+        num_tasks : int
+            Number of its tasks, at least 1.
+        declared : "benchmark" or "protected"
+            A protected population keeps one budget over all runs; each run on a benchmark is accounted alone.
+        budget : Target or None
+            What a protected population may spend over all runs; None means no limit.
+
+        Raises
+        ------
+        InputError
+            If a value is wrong, or differs from what was entered before.
+        """
+        if declared not in get_args(Declared):
+            raise InputError("ledger: " + unknown("declaration", declared, get_args(Declared)))
+        if not population:
+            raise InputError("ledger: 'population' must not be empty; give it an id.")
+        if budget is not None and declared == "benchmark":
+            raise InputError(
+                f"ledger: population {population!r} is a benchmark, whose runs are accounted alone, so it "
+                "takes no budget; declare it 'protected'."
+            )
+        order = None
+        if budget is not None:
+            delta = budget.delta_for(num_tasks)
+            order = RenyiFilter.for_budget(budget.epsilon, delta, budget.relation).order
+        wanted = Population(fingerprint, num_tasks, declared, budget, order)
+        check_delta(wanted.delta, num_tasks)
+        if self.path.exists():
+            with self._file.read() as connection:
+                known = find_population(connection, population)
+            if known is not None:
+                self._same(population, known, wanted)
+                return
+        self._file.create()
+        with self._file.write() as connection:
+            known = find_population(connection, population)
+            if known is not None:
+                self._same(population, known, wanted)
+                return
+            stored = budget.model_dump_json() if budget is not None else None
+            connection.execute(
+                "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?)",
+                (population, fingerprint, num_tasks, declared, stored, order),
+            )
+
+    def charge(
+        self, population: str, run: str, round: int, group: str, release: Release, digest: str = ""
+    ) -> bool:
+        """Charge one release, durably; charging the same release twice counts once.
+
+        Returns
+        -------
+        bool
+            False if this very release was charged before.
+
+        Raises
+        ------
+        BudgetExceeded
+            If a protected population cannot pay; nothing is written.
+        InputError
+            If another release is charged under the same run, round and group, or the population is unknown.
+        ComponentFailure
+            If the file is damaged or locked.
+        """
+        return self.charge_many(population, run, round, {group: release}, digest=digest) == 1
+
+    def charge_many(
+        self, population: str, run: str, round: int, releases: Mapping[str, Release], digest: str = ""
+    ) -> int:
+        """Charge the releases of one round, one per group, all or none.
+
+        Returns
+        -------
+        int
+            How many were new.
+
+        Raises
+        ------
+        BudgetExceeded, InputError, ComponentFailure
+            As :meth:`charge`.
+        """
+        if round < 0:
+            raise InputError(f"ledger: 'round' must be at least 0, got {round}.")
+        with self._file.write() as connection:
+            known = self._known(connection, population)
+            new = {}
+            for group, release in releases.items():
+                before = connection.execute(
+                    "SELECT r.release, e.digest FROM entries e JOIN releases r ON r.id = e.release "
+                    "WHERE e.population = ? AND e.run = ? AND e.round = ? AND e.part = ?",
+                    (population, run, round, group),
+                ).fetchone()
+                if before is None:
+                    new[group] = release
+                elif before[0] != release.to_json() or (digest and before[1] and digest != before[1]):
+                    raise InputError(
+                        f"ledger: round {round} of run {run!r} (group {group!r}) of population "
+                        f"{population!r} was charged for another release; a release is drawn once and read "
+                        "back, never drawn again."
+                    )
+            if new and known.filter is not None:
+                charged = charged_releases(connection, population)
+                for group, release in new.items():
+                    charged.setdefault(run, {}).setdefault(group, Counter())[release] += 1
+                self._refuse_excess(population, known, charged)
+            for group, release in new.items():
+                text = release.to_json()
+                connection.execute("INSERT OR IGNORE INTO releases (release) VALUES (?)", (text,))
+                connection.execute(
+                    "INSERT INTO entries (population, run, round, part, release, digest) "
+                    "SELECT ?, ?, ?, ?, id, ? FROM releases WHERE release = ?",
+                    (population, run, round, group, digest, text),
+                )
+        return len(new)
+
+    def check(self, population: str, run: str, releases: Mapping[Release, int]) -> None:
+        """Raise BudgetExceeded if these releases, to everybody, could not all be paid; nothing is written."""
+        with self._file.read() as connection:
+            known = self._known(connection, population)
+            charged = charged_releases(connection, population) if known.filter is not None else {}
+        if known.filter is not None:
+            charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
+            self._refuse_excess(population, known, charged)
+
+    def charged(self, population: str, run: str, round: int, group: str | None = None) -> bool:
+        """Return whether a release of this round (of this group, or of any) was charged."""
+        with self._file.read() as connection:
+            self._known(connection, population)
+            found = connection.execute(
+                "SELECT 1 FROM entries WHERE population = ? AND run = ? AND round = ? AND (? IS NULL OR part "
+                "= ?) LIMIT 1",
+                (population, run, round, group, group),
+            ).fetchone()
+        return found is not None
+
+    def entries(self, population: str, run: str | None = None) -> list[Entry]:
+        """Return all charged releases in the order in which they were charged."""
+        with self._file.read() as connection:
+            self._known(connection, population)
+            rows = connection.execute(
+                "SELECT e.population, e.run, e.round, e.part, r.release, e.digest, e.charged_at FROM entries "
+                "e JOIN releases r ON r.id = e.release WHERE e.population = ? AND (? IS NULL OR e.run = ?) "
+                "ORDER BY e.id",
+                (population, run, run),
+            ).fetchall()
+        return [
+            Entry(row[0], row[1], row[2], row[3], release_from(row[4]), digest=row[5], charged_at=row[6])
+            for row in rows
+        ]
+
+    def populations(self) -> list[str]:
+        """Return the ids of all populations, sorted."""
+        with self._file.read() as connection:
+            return [row[0] for row in connection.execute("SELECT name FROM populations ORDER BY name")]
+
+    def runs(self, population: str) -> list[str]:
+        """Return the runs that charged this population, sorted."""
+        return sorted(self._read(population)[1])
+
+    def counts(self, population: str, run: str | None = None) -> Counter[Release]:
+        """Return the releases that a single task may have seen, of one run or of all; the worst task's.
+
+        Groups of one run compose in parallel, runs one after the other. If groups were charged differently,
+        the worst is the one with the largest epsilon (add/remove, at the population's delta).
+        """
+        known, charged = self._read(population, run)
+        several = histories(charged)
+        if len(several) == 1:
+            return several[0]
+        return max(several, key=lambda one: epsilon(one, known.delta).value)
+
+    def spent(
+        self,
+        population: str,
+        delta: float,
+        relation: Relation = Relation.ADD_REMOVE,
+        run: str | None = None,
+        accountant: Accountant = "auto",
+    ) -> Epsilon:
+        """Return the epsilon of one run or of all runs together, for the worst task.
+
+        For runs that did not react to each other; what a protected population may still spend is decided by
+        its filter (:meth:`describe`).
+        """
+        several = histories(self._read(population, run)[1])
+        found = (epsilon(one, delta, relation, accountant) for one in several)
+        return max(found, key=lambda one: one.value)
+
+    def describe(self, population: str) -> dict[str, Any]:
+        """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""
+        known, charged = self._read(population)
+        return describe_population(population, known, charged)
+
+    def _read(
+        self, population: str, run: str | None = None
+    ) -> tuple[Population, dict[str, dict[str, Counter[Release]]]]:
+        with self._file.read() as connection:
+            return self._known(connection, population), charged_releases(connection, population, run)
+
+    def _known(self, connection: sqlite3.Connection, population: str) -> Population:
+        known = find_population(connection, population)
+        if known is None:
+            names = [row[0] for row in connection.execute("SELECT name FROM populations")]
+            raise InputError(f"ledger {self.path}: " + unknown("population", population, names))
+        return known
+
+    def _same(self, population: str, known: Population, wanted: Population) -> None:
+        for name in ("fingerprint", "num_tasks", "declared"):
+            before, now = getattr(known, name), getattr(wanted, name)
+            if before != now:
+                raise InputError(
+                    f"ledger {self.path}: this is the ledger of another population under the id "
+                    f"{population!r}: {name!r} was {before!r}, got {now!r}; use another id or another ledger."
+                )
+        if known.budget != wanted.budget:
+            raise InputError(
+                f"ledger {self.path}: the budget of population {population!r} was {known.budget!r}, got "
+                f"{wanted.budget!r}; a budget may not change once it is entered."
+            )
+
+    def _refuse_excess(self, population: str, known: Population, charged: Charged) -> None:
+        if known.filter is None or known.budget is None:
+            return
+        cost = divergence(known.filter, charged)
+        if not known.filter.admits(cost):
+            raise BudgetExceeded(
+                f"population {population!r} may spend epsilon {known.budget.epsilon:g} at delta "
+                f"{known.delta:.3g} ({known.budget.relation.value}), and this would take "
+                f"{cost / known.filter.allowance:.4g} times its budget; use more noise or fewer rounds. "
+                "Nothing was charged."
+            )

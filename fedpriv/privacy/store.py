@@ -1,0 +1,209 @@
+"""The file of a ledger: SQLite, opened so that nothing is lost and nothing is changed by asking.
+
+Commits are durable before they return: ``synchronous=EXTRA`` with a rollback journal is ``FULL`` plus a flush
+of the folder when the journal goes, without which a power failure could undo a charge whose release is
+already out. A write-ahead log is not used because reading it writes to the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedpriv.errors import ComponentFailure, InputError
+
+__all__ = ["LedgerFile"]
+
+_APPLICATION = 0x46504C47  # "FPLG"
+_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE populations (
+    name TEXT PRIMARY KEY,
+    fingerprint TEXT NOT NULL,
+    num_tasks INTEGER NOT NULL,
+    declared TEXT NOT NULL,
+    budget TEXT,
+    filter_order REAL
+) STRICT;
+CREATE TABLE releases (id INTEGER PRIMARY KEY, release TEXT NOT NULL UNIQUE) STRICT;
+CREATE TABLE entries (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    population TEXT NOT NULL REFERENCES populations(name),
+    run TEXT NOT NULL,
+    round INTEGER NOT NULL,
+    part TEXT NOT NULL,
+    release INTEGER NOT NULL REFERENCES releases(id),
+    digest TEXT NOT NULL,
+    charged_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    UNIQUE (population, run, round, part)
+) STRICT;
+CREATE INDEX tally ON entries (population, run, part, release);
+CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, 'entries are immutable'); END;
+CREATE TRIGGER entries_remain BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries are immutable');
+END;
+"""
+
+
+class LedgerFile:
+    """A SQLite file with the ledger's schema.
+
+    Parameters
+    ----------
+    path : Path
+        Where it is, or will be once :meth:`create` is called.
+    busy_seconds : float
+        How long to wait for another process that writes.
+    """
+
+    def __init__(self, path: Path, busy_seconds: float) -> None:
+        self.path = path
+        self.busy_seconds = busy_seconds
+        self._checked: tuple[int, int] | None = None
+
+    def create(self) -> None:
+        """Create the file if there is none, complete or not at all.
+
+        Raises
+        ------
+        ComponentFailure
+            If the folder cannot be written.
+        """
+        if self.path.exists():
+            return
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
+            os.close(handle)
+            draft = Path(name)
+            try:
+                with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
+                    connection.execute("PRAGMA synchronous=EXTRA")
+                    connection.executescript(
+                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA "
+                        f"user_version={_VERSION};{_SCHEMA}COMMIT;"
+                    )
+                # A link fails if somebody else was faster, and then theirs is the ledger.
+                with contextlib.suppress(FileExistsError):
+                    os.link(draft, self.path)
+            finally:
+                draft.unlink(missing_ok=True)
+            _flush_folder(self.path.parent)
+        except (OSError, sqlite3.Error) as error:
+            raise ComponentFailure(
+                f"ledger {self.path}: cannot be created ({error}); choose a writable folder."
+            ) from None
+
+    @contextlib.contextmanager
+    def read(self) -> Iterator[sqlite3.Connection]:
+        """Open read-only; neither the file nor its folder changes.
+
+        Raises
+        ------
+        InputError
+            If there is no file, it is not a ledger, or a newer fedpriv wrote it.
+        ComponentFailure
+            If it is damaged or stays locked.
+        """
+        self._recover()
+        with self._open("ro") as connection:
+            connection.execute("BEGIN")  # All queries of one question see the same state.
+            yield connection
+
+    @contextlib.contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """Open one transaction that holds the write lock; committed at the end, rolled back on any error.
+
+        Raises
+        ------
+        InputError, ComponentFailure
+            As :meth:`read`.
+        """
+        with self._open("rw") as connection:
+            connection.execute("PRAGMA synchronous=EXTRA")
+            connection.execute("PRAGMA foreign_keys=ON")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            connection.execute("COMMIT")
+
+    @contextlib.contextmanager
+    def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
+        self._refuse_missing()
+        try:
+            uri = f"{self.path.resolve().as_uri()}?mode={mode}"
+            with contextlib.closing(
+                sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self.busy_seconds)
+            ) as connection:
+                self._verify(connection)
+                yield connection
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error) or "busy" in str(error):
+                raise ComponentFailure(
+                    f"ledger {self.path}: another process has been writing for more than "
+                    f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
+                ) from None
+            raise self._damaged(error) from None
+        except sqlite3.DatabaseError as error:
+            raise self._damaged(error) from None
+
+    def _refuse_missing(self) -> None:
+        if not self.path.is_file():
+            raise InputError(
+                f"ledger {self.path}: there is no such file; check the path, or register a population first."
+            )
+        if self.path.stat().st_size == 0:
+            raise ComponentFailure(
+                f"ledger {self.path}: the file is empty, so its history is lost; restore it from a backup."
+            )
+
+    def _verify(self, connection: sqlite3.Connection) -> None:
+        """Check what the file is; its whole content once per object and file, the header always."""
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if application != _APPLICATION:
+            raise InputError(
+                f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path."
+            )
+        if version > _VERSION:
+            raise InputError(
+                f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
+                "knows; upgrade fedpriv."
+            )
+        status = self.path.stat()
+        identity = (status.st_dev, status.st_ino)
+        if self._checked == identity:
+            return
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if found != "ok":
+            raise self._damaged(found)
+        self._checked = identity
+
+    def _recover(self) -> None:
+        """Let SQLite roll back what a killed writer left: a read-only connection may not do that itself."""
+        if self.path.with_name(self.path.name + "-journal").exists():
+            with self._open("rw") as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                connection.execute("ROLLBACK")
+
+    def _damaged(self, cause: object) -> ComponentFailure:
+        return ComponentFailure(
+            f"ledger {self.path}: the file is damaged or not a ledger ({cause}); restore it from a backup. "
+            "It is never recreated, because the budget that it records would be forgotten."
+        )
+
+
+def _flush_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,54 @@
+"""Small populations and experiments for tests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from fedpriv.cohort import Cohort, Problem, Ragged, Tasks
+from fedpriv.models import build_model
+
+
+def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int = 0, sizes: Any = None) -> Tasks:
+    """Ragged classification tasks whose classes are linearly related to the inputs."""
+    rng = np.random.default_rng(seed)
+    directions = rng.normal(size=(features, classes))
+
+    def part(lengths: list[int]) -> Ragged:
+        inputs = [rng.normal(size=(n, features)).astype(np.float32) for n in lengths]
+        targets = [np.argmax(x @ directions + rng.normal(size=classes), axis=1) for x in inputs]
+        for labels in targets:
+            if len(labels) > 1:
+                labels[:2] = [0, 1]
+        return Ragged.from_lists(inputs, targets)
+
+    sizes = sizes if sizes is not None else rng.integers(2, 14, size=count).tolist()
+    return Tasks(
+        "toy", tuple(f"task-{k}" for k in range(count)), part(sizes), part([3] * count), part([4] * count), classes
+    )
+
+
+def toy_problem(tasks: Tasks, *, dtype: torch.dtype = torch.float64, model: str = "mlp", seed: int = 0) -> Problem:
+    settings = {"hidden": 7} if model == "mlp" else {}
+    return Problem(build_model(model, tasks.input_shape, tasks.num_classes or 1, seed=seed, dtype=dtype, **settings))
+
+
+def whole(tasks: Tasks, dtype: torch.dtype = torch.float64) -> Cohort:
+    return Cohort(tasks, np.arange(len(tasks)), dtype)
+
+
+class Explosive(nn.Module):
+    """A linear model that fails on inputs above a threshold: stands in for any task-specific error."""
+
+    def __init__(self, features: int, classes: int) -> None:
+        super().__init__()
+        self.layer = nn.Linear(features, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        if float(inputs.max()) > 1e3:
+            raise RuntimeError("boom")
+        output: torch.Tensor = self.layer(inputs)
+        return output
