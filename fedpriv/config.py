@@ -24,6 +24,7 @@ Config = dict[str, dict[str, Any]]
 SECTIONS = ("data", "model", "client", "strategy", "run")
 _LOAD_KEYS = ("size", "part")
 _RUN_ONLY = ("reproduce",)
+_TARGET = ("epsilon", "delta", "relation")
 
 
 def read_toml(path: Path) -> Config:
@@ -106,7 +107,7 @@ def _known_settings(section: str, name: str) -> set[str]:
         return set(MODELS[name].model_fields) if name in MODELS else set()  # type: ignore[attr-defined]
     module = fedpriv.clients if section == "client" else fedpriv.strategies
     fields = set(_class_named(module, section, name).model_fields)
-    return fields | ({"epsilon", "delta", "relation"} if "target" in fields else set())
+    return fields | (set(_TARGET) if "target" in fields else set())
 
 
 def _class_named(module: ModuleType, kind: str, name: Any) -> Any:
@@ -141,13 +142,8 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     client, strategy, run, model = (dict(config[name]) for name in ("client", "strategy", "run", "model"))
     client_class = _class_named(fedpriv.clients, "client", client.pop("name", "mean-regularized"))
     strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
-    target = {key: strategy.pop(key) for key in ("epsilon", "delta", "relation") if key in strategy}
-    if "epsilon" in target:
-        strategy["target"] = Target(**target)
-    elif target:
-        given = ", ".join(f"strategy.{key}" for key in target)
-        if "target" in strategy_class.model_fields and "noise_multiplier" not in strategy:
-            raise InputError(f"{given} was given without strategy.epsilon; set the epsilon, too.")
+    if "epsilon" in strategy:
+        strategy["target"] = Target(**{key: strategy.pop(key) for key in _TARGET if key in strategy})
     budget = {key: run.pop(f"budget_{key}") for key in ("epsilon", "delta") if f"budget_{key}" in run}
     if budget:
         run["budget"] = Target(**budget)

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, LocalSGD, Problem, Tasks
+from fedpriv.cohort import ClientAlgorithm, Learner, LocalSGD, Problem, Tasks, engine_named
 from fedpriv.cohort.problem import Loss
 from fedpriv.errors import InputError
 from fedpriv.models import build_model
@@ -138,9 +138,8 @@ class Experiment(Settings):
     @property
     def delta(self) -> float:
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
-        target = self.strategy.target if isinstance(self.strategy, Billboard) else None
-        if target is not None and target.delta is not None:
-            return float(target.delta)
+        if isinstance(self.strategy, Billboard):
+            return self.strategy.report_delta(len(self.tasks))
         return default_delta(len(self.tasks))
 
     def problem(self) -> Problem:
@@ -264,6 +263,7 @@ class Experiment(Settings):
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
         check_delta(self.delta, len(self.tasks))
         problem = self.problem()
+        Learner(problem, engine_named(self.engine)).probe(self.tasks)
         with ExitStack() as stack:
             folder = None
             if out is not None:

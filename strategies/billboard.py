@@ -16,7 +16,7 @@ from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
-from fedpriv.privacy.target import Target
+from fedpriv.privacy.target import Target, default_delta
 from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import TaskStrategy
 
@@ -40,6 +40,8 @@ class Billboard(TaskStrategy):
         The privacy that all rounds together may cost; the noise multiplier is calibrated to it.
     noise_multiplier : float or None
         The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
+    delta : float or None
+        Where epsilon is reported when the noise is given; 1/(100 m) unless given. A target brings its own.
     server_learning_rate : float
         Step of the billboard along the noisy mean.
     reply : {"sum", "rows"}
@@ -49,6 +51,7 @@ class Billboard(TaskStrategy):
     clipping_norm: float = Field(gt=0)
     target: Target | None = None
     noise_multiplier: float | None = Field(default=None, ge=0)
+    delta: float | None = Field(default=None, gt=0, lt=1)
     server_learning_rate: float = Field(default=1.0, gt=0)
     reply: Literal["sum", "rows"] = "sum"
 
@@ -56,7 +59,15 @@ class Billboard(TaskStrategy):
     def _one_source_of_noise(self) -> Billboard:
         if (self.target is None) == (self.noise_multiplier is None):
             raise ValueError("give either a target (epsilon, delta) or a noise_multiplier; exactly one of them.")
+        if self.target is not None and self.delta is not None:
+            raise ValueError("the target brings its own delta; leave out 'delta' beside it.")
         return self
+
+    def report_delta(self, num_tasks: int) -> float:
+        """Return the delta of the guarantee for a population of this size."""
+        if self.target is not None:
+            return self.target.delta_for(num_tasks)
+        return default_delta(num_tasks) if self.delta is None else self.delta
 
     def resolve_noise(self, num_tasks: int) -> float:
         """Return the given noise multiplier, or the smallest one that meets the target."""

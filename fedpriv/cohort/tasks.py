@@ -124,7 +124,9 @@ class Tasks:
             names=self.names[start:stop],
             groups=None if self.groups is None else self.groups[start:stop],
             first=self.first + start,
-            **{part: self.part(part).slice(start, stop) for part in PARTS},
+            train=self.train.slice(start, stop),
+            validation=self.validation.slice(start, stop),
+            test=self.test.slice(start, stop),
         )
 
     def check(self) -> None:
@@ -162,7 +164,7 @@ class Tasks:
                 f"the {part} part has examples of shape {tuple(data.inputs.shape[1:])}, "
                 f"the train part {self.input_shape}; all parts need one shape."
             )
-        finite = np.isfinite(data.inputs).reshape(len(data.inputs), -1).all(axis=1)
+        finite = np.isfinite(data.inputs).all(axis=tuple(range(1, data.inputs.ndim)))
         if not finite.all():
             task = int(np.searchsorted(data.offsets, int(np.argmin(finite)), side="right")) - 1
             raise InputError(f"task {self.names[task]!r} holds a NaN or infinite input in its {part} part; clean it.")
@@ -181,6 +183,8 @@ class Tasks:
             size = int(sizes[position])
             if size == 0:
                 raise InputError(f"task {name!r} has no training examples; drop it or give it data.")
+            if not self.test.sizes[position]:
+                raise InputError(f"task {name!r} has no test examples, so it cannot be scored; give it more data.")
             if size == 1:
                 raise InputError(f"task {name!r} has one training example; a task needs at least 2.")
             if self.num_classes is not None:

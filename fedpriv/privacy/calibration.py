@@ -61,9 +61,9 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
 def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) -> float:
     """Return the smallest noise multiplier with which a run passes an unused budget filter.
 
-    A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than a
-    filter grants, because the filter stays valid when later runs react to earlier ones; a protected population
-    asks for this.
+    A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than
+    a filter grants, because the filter stays valid when later runs react to earlier ones; a protected
+    population asks for this.
 
     Raises
     ------

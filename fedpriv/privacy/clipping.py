@@ -105,8 +105,9 @@ def clip_rows(arrays: Arrays, clipping_norm: float) -> ClippedRows:
 def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64]]:
     """Sum the clipped updates of ``k`` tasks.
 
-    Adding or removing one task moves the sum by at most the clipping norm, replacing one by at most twice that.
-    Two passes over blocks of rows, one for the norms and one for the sum weighted by the clipping factors.
+    Adding or removing one task moves the sum by at most the clipping norm, replacing one by at most twice
+    that. Two passes over blocks of rows, one for the norms and one for the sum weighted by the clipping
+    factors.
 
     Parameters
     ----------

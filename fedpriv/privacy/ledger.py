@@ -1,7 +1,7 @@
 """The ledger: a durable record of all releases on a population.
 
-It is asked before nodes work and written before anything is published: after a crash the budget may be over-charged,
-never under-charged. Asking never changes anything.
+It is asked before nodes work and written before anything is published: after a crash the budget may be
+over-charged, never under-charged. Asking never changes anything.
 """
 
 from __future__ import annotations

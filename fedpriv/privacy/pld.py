@@ -46,7 +46,7 @@ def pld_delta(events: tuple[tuple[float, float, int], ...], epsilon: float, rela
 
 
 def _interval(events: tuple[tuple[float, float, int], ...], delta: float, relation: Relation) -> float | None:
-    """Choose the step of the grid: 1e-5 of the largest loss of one release and of a guess of epsilon."""
+    """Choose the step of the grid: 3e-5 of the largest loss of one release and of a guess of epsilon."""
     if any(count > _MOST and rate < 1.0 for _, rate, count in events):
         return None
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
@@ -60,7 +60,7 @@ def _interval(events: tuple[tuple[float, float, int], ...], delta: float, relati
     guess = max(largest, gaussian_epsilon(math.sqrt(squares), min(max(delta, 1e-300), 0.5)))
     if not guess <= _LARGEST:
         return None
-    return min(max(1e-5 * guess, _FINEST), _COARSEST)
+    return min(max(3e-5 * guess, _FINEST), _COARSEST)
 
 
 @functools.lru_cache(maxsize=16)

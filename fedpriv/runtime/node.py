@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -42,6 +43,7 @@ from fedpriv.runtime.store import StateStore
 __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
+_Stage = Callable[[Learner, Cohort, State], State]
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
@@ -116,6 +118,10 @@ class Node:
         self.store = StateStore(len(spec.tasks))
         self._engine = engine_named(spec.engine)
 
+    def warm_up(self) -> None:
+        """Get late imports over with, so that they count as start-up and not as training."""
+        self._learner().probe(self.spec.tasks)
+
     # --- messages ----------------------------------------------------------------------------------------------
 
     def describe(self) -> RecordDict:
@@ -155,13 +161,11 @@ class Node:
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             for cohort in self._chunks(ids, billboard):
-                learner = self._learner()
 
-                def stage(part: Cohort, state: State, learner: Learner = learner, public: Params = billboard) -> State:
+                def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                     return nest("state", spec.algorithm.finish(learner, public, state, part, key))
 
                 outcome = self._guarded("finish", stage, cohort, self._state(billboard, cohort), Counter())
-                self._count(learner, cohort)
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
         sizes = self.spec.tasks.train.sizes
         return Reply(diagnostics={"epochs": int(np.ceil(self.store.work / sizes).max())}).to_content()
@@ -203,21 +207,18 @@ class Node:
     # --- parts -------------------------------------------------------------------------------------------------
 
     def _train_chunk(self, request: Request, billboard: Params, cohort: Cohort, problems: Counter[str]) -> _Outcome:
-        spec, learner = self.spec, self._learner()
-        key = Key(spec.seed, request.round, Purpose.TRAIN)
+        algorithm, key = self.spec.algorithm, Key(self.spec.seed, request.round, Purpose.TRAIN)
 
-        def stage(part: Cohort, state: State) -> State:
-            new, update = spec.algorithm.train(learner, billboard, state, part, key)
+        def stage(learner: Learner, part: Cohort, state: State) -> State:
+            new, update = algorithm.train(learner, billboard, state, part, key)
             return {**nest("state", new), **nest("update", update)}
 
-        outcome = self._guarded("train", stage, cohort, self._state(billboard, cohort), problems)
-        self._count(learner, cohort)
-        return outcome
+        return self._guarded("train", stage, cohort, self._state(billboard, cohort), problems)
 
     def _guarded(
         self,
         name: str,
-        stage: Callable[[Cohort, State], State],
+        stage: _Stage,
         cohort: Cohort,
         state: State,
         problems: Counter[str],
@@ -227,12 +228,15 @@ class Node:
         If the cohort fails as a whole, its tasks run one by one and those that fail count as zero. A task whose
         result is not finite counts as zero, too. Only if every task fails does the failure get out.
         """
+        learner = self._learner()
         try:
-            tree = self._engine.over_tasks(name, stage, cohort, state)
+            tree = self._engine.over_tasks(name, partial(stage, learner), cohort, state)
             failed = np.zeros(len(cohort), dtype=bool)
         except Exception as error:
-            tree, failed = self._one_by_one(name, stage, cohort, state, error)
+            learner = Learner(self.spec.problem, LoopEngine())
+            tree, failed = self._one_by_one(name, partial(stage, learner), cohort, state, error)
             problems["failed"] += int(failed.sum())
+        self.store.work[cohort.positions] += [learner.work.get(task, 0) for task in cohort.ids.tolist()]
         finite = np.ones(len(cohort), dtype=bool)
         for value in tree.values():
             if value.is_floating_point():
@@ -263,9 +267,6 @@ class Node:
         """Keep new states of tasks that count; the others keep their old one."""
         index = torch.from_numpy(np.flatnonzero(counted))
         self.store.write(cohort.positions[counted], {name: value[index] for name, value in state.items()})
-
-    def _count(self, learner: Learner, cohort: Cohort) -> None:
-        self.store.work[cohort.positions] += np.array([learner.work.get(task, 0) for task in cohort.ids.tolist()])
 
     def _scores(
         self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]

@@ -46,8 +46,8 @@ class _Shard:
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         self.worker.restore(arrays)
 
-    def ready(self) -> bool:
-        return True
+    def ready(self) -> None:
+        self.worker.node.warm_up()
 
     def process(self) -> int:
         return os.getpid()
@@ -188,6 +188,7 @@ class RayGrid(LocalGrid):
 
 def _start(ray: Any, shards: int, address: str | None) -> None:
     """Start Ray quietly, or join a cluster."""
+    logging.getLogger("ray").addHandler(logging.NullHandler())  # its notices would land on stderr otherwise
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     where: dict[str, Any] = {"address": address} if address else {
