@@ -250,6 +250,13 @@ def test_a_locked_ledger_says_so(ledger: Ledger) -> None:
     assert waiting.charge("people", "r", 0, "", STRONG)
 
 
+def test_a_transaction_locks_before_it_reads(ledger: Ledger) -> None:
+    """Otherwise two processes could both find the budget sufficient, and one of them fail half-way."""
+    with ledger._file.write(), pytest.raises(ComponentFailure, match="another process"):
+        Ledger(ledger.path, busy_seconds=0.05).charge("people", "r", 0, "", STRONG)
+    assert ledger.entries("people") == []
+
+
 WRITER = """
 import sys
 from fedpriv.privacy import Ledger, Release

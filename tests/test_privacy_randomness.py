@@ -1,7 +1,7 @@
 """Noise and coins: where they come from and what law they have.
 
-The statistical tests that use fresh randomness fail by chance with probability below 1e-6 each; those on a fixed seed
-never do.
+The statistical tests that use fresh randomness fail by chance with probability below 1e-6 each; those on a
+fixed seed never do.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def test_coins_have_the_right_law() -> None:
         counts += flags
         pairs += np.outer(flags, flags)
         sizes[t] = ids.size
-    # every task at the rate; every pair independent; the size binomial (its variance would be 0 at fixed size)
+    # every task at the rate; every pair independent; the size binomial (fixed size would show)
     z = (counts - rounds * rate) / math.sqrt(rounds * rate * (1 - rate))
     assert np.abs(z).max() < stats.norm.isf(FALSE_ALARM / (8 * m))
     both = pairs[np.triu_indices(m, 1)]

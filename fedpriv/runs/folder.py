@@ -62,12 +62,16 @@ class RunFolder:
         except OSError as error:
             raise InputError(f"the run folder {path} cannot be made ({error.strerror}); choose another --out.") from None
         self._lock = self._acquire()
-        if resume:
-            _compare(read_config(path), config, path)
-        else:
-            write_bytes(existing, tomli_w.dumps(_toml(config)).encode())
-        self.boundaries = BoundaryStore(path / "checkpoints")
-        self.run_id = self._identity()
+        try:
+            if resume:
+                _compare(read_config(path), config, path)
+            else:
+                write_bytes(existing, tomli_w.dumps(_toml(config)).encode())
+            self.boundaries = BoundaryStore(path / "checkpoints")
+            self.run_id = self._identity()
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def ledger_path(self) -> Path:
