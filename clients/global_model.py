@@ -46,7 +46,13 @@ class GlobalModel(LocalSGD):
             return state
         start = broadcast(billboard, len(cohort))
         model = self.fit(
-            learner, start, cohort, key, epochs=self.final_epochs, anchor=billboard, strength=self.final_strength
+            learner,
+            start,
+            cohort,
+            key,
+            epochs=self.final_epochs,
+            anchor=billboard,
+            strength=self.final_strength,
         )
         return nest("model", model)
 

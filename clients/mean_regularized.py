@@ -8,7 +8,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, select, subtract, unnest
+from fedpriv.cohort import (
+    Cohort,
+    Key,
+    Learner,
+    LocalSGD,
+    Params,
+    State,
+    broadcast,
+    nest,
+    select,
+    subtract,
+    unnest,
+)
 
 __all__ = ["MeanRegularized"]
 
@@ -19,8 +31,8 @@ _UNDECIDED = -1.0
 class MeanRegularized(LocalSGD):
     """Every task keeps its own model and is pulled towards the billboard.
 
-    A task minimises its mean loss plus ``strength / 2 * ||w - billboard||^2``, continuing from its own model of the last
-    round in which it took part (its first start is the billboard).
+    A task minimises its mean loss plus ``strength / 2 * ||w - billboard||^2``, continuing from its own model of the
+    last round in which it took part (its first start is the billboard).
 
     Attributes
     ----------

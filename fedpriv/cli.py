@@ -27,7 +27,8 @@ app.add_typer(ledger_app, name="ledger")
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
-    Path | None, typer.Option("--data-dir", help="Folder of the data sets.", envvar="FEDPRIV_DATA", show_default=False)
+    Path | None,
+    typer.Option("--data-dir", help="Folder of the data sets.", envvar="FEDPRIV_DATA", show_default=False),
 ]
 
 
@@ -88,7 +89,11 @@ def list_(
             rows.append({"scenario": item.name, "description": item.description, "presets": list(item.presets)})
         else:
             rows += [
-                {"scenario": item.name, "preset": name, "about": path.read_text().splitlines()[0].lstrip("# ")}
+                {
+                    "scenario": item.name,
+                    "preset": name,
+                    "about": path.read_text().splitlines()[0].lstrip("# "),
+                }
                 for name, path in item.presets.items()
             ]
     _table(rows, as_json)
@@ -105,15 +110,15 @@ def data_list(as_json: JsonFlag = False) -> None:
         _print(json.dumps(found, indent=2))
         return
     _table(
-        [
-            {"data set": s["name"], "title": s["title"], "source": s["source"], "licence": s["licence"]} for s in found
-        ],
+        [{"data set": s["name"], "title": s["title"], "source": s["source"], "licence": s["licence"]} for s in found],
         as_json,
     )
 
 
 @data_app.command(
-    "check", epilog="Example: fedpriv data check --data-dir ~/data", help="Are the files here, with the right checksums?"
+    "check",
+    epilog="Example: fedpriv data check --data-dir ~/data",
+    help="Are the files here, with the right checksums?",
 )
 def data_check(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
     from dataclasses import asdict

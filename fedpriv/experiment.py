@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +23,6 @@ from fedpriv.errors import InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
-from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
@@ -122,7 +122,9 @@ class Experiment(Settings):
         if isinstance(self.strategy, Billboard) != self.client.sends_update:
             verb = "sends updates" if self.client.sends_update else "sends nothing"
             other = "billboard" if self.client.sends_update else "silent"
-            raise ValueError(f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}.")
+            raise ValueError(
+                f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}."
+            )
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
@@ -166,7 +168,10 @@ class Experiment(Settings):
         """Return the resolved configuration by section, for ``config.toml`` and the report."""
         model: dict[str, Any]
         if isinstance(self.model, nn.Module):
-            model = {"name": type(self.model).__name__, "parameters": sum(p.numel() for p in self.model.parameters())}
+            model = {
+                "name": type(self.model).__name__,
+                "parameters": sum(p.numel() for p in self.model.parameters()),
+            }
         else:
             chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
             model = {"name": chosen.name, **chosen.settings}
@@ -180,7 +185,10 @@ class Experiment(Settings):
             },
             "model": model,
             "client": {"name": kebab(type(self.client).__name__), **self.client.model_dump(mode="json")},
-            "strategy": {"name": kebab(type(self.strategy).__name__), **self.strategy.model_dump(mode="json")},
+            "strategy": {
+                "name": kebab(type(self.strategy).__name__),
+                **self.strategy.model_dump(mode="json"),
+            },
             "run": self.model_dump(mode="json", exclude=skip),
         }
 
@@ -198,7 +206,7 @@ class Experiment(Settings):
                 self.policy,
                 self.local_baseline(),
             )
-            for start, stop in zip(cuts[:-1], cuts[1:], strict=True)
+            for start, stop in pairwise(cuts)
         ]
 
     def local_baseline(self) -> LocalSGD:
@@ -441,7 +449,13 @@ def _means(served: Served) -> dict[str, Any]:
 
 def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
     """Return the line of ``metrics.jsonl`` for mean scores named ``diagnostic.<model>.<measure>``."""
-    line: dict[str, Any] = {"round": number, "kind": "evaluation", "released": False, "loss": {}, "accuracy": {}}
+    line: dict[str, Any] = {
+        "round": number,
+        "kind": "evaluation",
+        "released": False,
+        "loss": {},
+        "accuracy": {},
+    }
     for name, value in scores.items():
         _, model, measure = name.split(".")
         line[measure][model] = value

@@ -96,9 +96,7 @@ class RunResult:
             tasks_per_second=summary["tasks_per_second"],
             summary=summary,
             billboards=store.load(rounds[-1]).billboards if rounds else {},
-            scores={
-                f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()
-            },
+            scores={f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()},
             folder=folder,
         )
 
@@ -195,7 +193,7 @@ def _privacy_curve(counts: Counter[Release], delta: float) -> list[dict[str, Any
     """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters."""
     if len(counts) != 1:
         return []
-    (release, rounds), = counts.items()
+    ((release, rounds),) = counts.items()
     points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
     return [
         {

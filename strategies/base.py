@@ -92,7 +92,9 @@ class Registry:
                 raise ComponentFailure(f"node {reply.metadata.src_node_id} cannot list its tasks: {reply.error.reason}")
             hosts.append((TaskRange.from_content(reply.content), reply.metadata.src_node_id))
         if len(hosts) != len(ids) or not hosts:
-            raise ComponentFailure(f"{len(hosts)} of {len(ids)} nodes listed their tasks; start the others, then retry.")
+            raise ComponentFailure(
+                f"{len(hosts)} of {len(ids)} nodes listed their tasks; start the others, then retry."
+            )
         hosts.sort(key=lambda item: item[0].first)
         starts = [0]
         for tasks, node in hosts:
@@ -314,7 +316,7 @@ class TaskStrategy(Settings, Strategy):
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,
-        num_rounds: int | None = None,  # type: ignore[override]
+        num_rounds: int | None = None,
         timeout: float = 3600,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import numpy as np
+from fedpriv.strategies.base import TaskStrategy
 from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -18,7 +19,6 @@ from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Billboard"]
 

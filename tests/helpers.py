@@ -27,7 +27,12 @@ def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int 
 
     sizes = sizes if sizes is not None else rng.integers(2, 14, size=count).tolist()
     return Tasks(
-        "toy", tuple(f"task-{k}" for k in range(count)), part(sizes), part([3] * count), part([4] * count), classes
+        "toy",
+        tuple(f"task-{k}" for k in range(count)),
+        part(sizes),
+        part([3] * count),
+        part([4] * count),
+        classes,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
+from fedpriv.strategies import Billboard, Silent
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from helpers import Explosive, toy_problem, toy_tasks, whole
 
 from fedpriv import ComponentFailure, Experiment, InputError, Target, Tasks
-from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import Key, Learner, LoopEngine, Problem, broadcast
 from fedpriv.experiment import ModelSettings
 from fedpriv.privacy.entropy import ReproducibleEntropy
@@ -23,7 +23,6 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import NodeSpec
-from fedpriv.strategies import Billboard, Silent
 
 C = 0.3
 
@@ -65,7 +64,7 @@ def test_replacing_one_task_moves_the_pre_noise_aggregate_by_at_most_twice_the_b
 
 
 @pytest.fixture
-def at_work(tmp_path: Path) -> Iterator[tuple[Billboard, InProcessGrid, list[Message], Ledger]]:
+def at_work(tmp_path: Path) -> tuple[Billboard, InProcessGrid, list[Message], Ledger]:
     """A bound strategy with three nodes of two tasks, and the honest replies of round 1."""
     tasks = toy_tasks(6)
     problem = toy_problem(tasks)
@@ -77,7 +76,7 @@ def at_work(tmp_path: Path) -> Iterator[tuple[Billboard, InProcessGrid, list[Mes
     initial = record_from_billboards({ALL: {k: v.numpy() for k, v in problem.initial().items()}})
     strategy.bind(grid, initial, journal=Journal(ledger, "toy", "run"), entropy=ReproducibleEntropy(0))
     replies = grid.send_and_receive(strategy.configure_train(1, initial, {}, grid))  # type: ignore[arg-type]
-    yield strategy, grid, replies, ledger
+    return strategy, grid, replies, ledger
 
 
 def aggregate(strategy: Billboard, replies: list[Message]) -> dict[str, Any]:
@@ -165,7 +164,7 @@ def test_one_task_per_node_failing_counts_as_zero() -> None:
     together = final(tasks, model=model, engine="loop", shards=1)
     alone = experiment(tasks, model=model)
     problem = alone.problem()
-    with pytest.raises(InputError, match="run.engine='loop'"):
+    with pytest.raises(InputError, match=r"run\.engine='loop'"):
         alone.run()
     cohort = replace(whole(tasks), positions=np.array([0, 2]))
     learner = Learner(problem, LoopEngine())
@@ -197,7 +196,12 @@ def test_no_noise_and_a_huge_clip_are_plain_federated_averaging() -> None:
 
 
 def noisy(**changes: Any) -> Billboard:
-    settings: dict[str, Any] = {"clipping_norm": C, "rounds": 4, "noise_multiplier": 1.0, "sampling_rate": 0.6}
+    settings: dict[str, Any] = {
+        "clipping_norm": C,
+        "rounds": 4,
+        "noise_multiplier": 1.0,
+        "sampling_rate": 0.6,
+    }
     return Billboard(**{**settings, **changes})
 
 

@@ -51,9 +51,7 @@ def test_the_exchange_between_tasks_rescues_the_last_task():
     # The pool is used up, and proportions without mixture leave one class to the last tasks.
     labels = np.repeat([0, 1, 2], [34, 3, 3])
     for seed in range(20):
-        drawn = exact_dirichlet(
-            labels, 3, tasks=5, examples=8, concentration=np.array([1e-9, 5.0, 5.0]), seed=seed
-        )
+        drawn = exact_dirichlet(labels, 3, tasks=5, examples=8, concentration=np.array([1e-9, 5.0, 5.0]), seed=seed)
         assert all(len(set(labels[indices])) >= 2 for indices in drawn)
         assert len(set(np.concatenate(drawn))) == 40
 
@@ -84,9 +82,7 @@ def test_one_by_one_gives_the_same_classes():
             weights = np.where(rest > 0, proportions, 0.0)
             weights = weights if weights.sum() > 0 else rest.astype(float)
             edges = np.cumsum(weights)
-            expected.append(
-                min(int(np.searchsorted(edges, u * edges[-1], side="right")), np.flatnonzero(weights)[-1])
-            )
+            expected.append(min(int(np.searchsorted(edges, u * edges[-1], side="right")), np.flatnonzero(weights)[-1]))
             rest[expected[-1]] -= 1
         assert draw_classes(generator(seed, "again"), proportions, left, examples).tolist() == expected
 

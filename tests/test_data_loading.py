@@ -76,9 +76,7 @@ def test_idx_files_plain_and_gzip(tmp_path, suffix):
     path = tmp_path / f"file{suffix}"
     path.write_bytes(gzip.compress(content) if suffix else content)
     assert (read_idx(path, (2, 3)) == values).all()
-    with pytest.raises(
-        InputError, match=r"must hold uint8 values of shape \(3, 2\), got uint8 of shape \(2, 3\)"
-    ):
+    with pytest.raises(InputError, match=r"must hold uint8 values of shape \(3, 2\), got uint8 of shape \(2, 3\)"):
         read_idx(path, (3, 2))
 
 
@@ -172,9 +170,7 @@ def test_wrong_femnist(tmp_path, change, words):
         load("femnist", tmp_path)
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda b: b[:-100], lambda b: b[:1000], lambda b: b"", lambda b: b"no archive"]
-)
+@pytest.mark.parametrize("damage", [lambda b: b[:-100], lambda b: b[:1000], lambda b: b"", lambda b: b"no archive"])
 def test_damaged_femnist(tmp_path, damage):
     path = write_femnist(tmp_path, **femnist_arrays())
     path.write_bytes(damage(path.read_bytes()))

@@ -43,10 +43,7 @@ def numbered(digits):
 
 
 def rows(tasks):
-    return [
-        np.concatenate([tasks.part(p).inputs[tasks.part(p).rows(k)] for p in PARTS])
-        for k in range(len(tasks))
-    ]
+    return [np.concatenate([tasks.part(p).inputs[tasks.part(p).rows(k)] for p in PARTS]) for k in range(len(tasks))]
 
 
 def test_digits(digits):
@@ -140,9 +137,7 @@ def test_natural_ids(numbered):
 
 def test_unusable_tasks_are_refused_or_left_out(digits, caplog):
     options = {"alpha": 0.1, "sizes": "natural", "min_examples": 0}
-    with pytest.raises(
-        InputError, match=r"task 'digits/.* (one training example|one class only|no training examples)"
-    ):
+    with pytest.raises(InputError, match=r"task 'digits/.* (one training example|one class only|no training examples)"):
         digits.partition("dirichlet", tasks=100, **options).check()
     with caplog.at_level(logging.WARNING, logger="fedpriv.data"):
         tasks = digits.partition("dirichlet", tasks=100, drop_unusable=True, groups=3, **options)

@@ -195,9 +195,7 @@ def test_missing_files_are_not_created(tmp_path: Path) -> None:
 
 def test_damaged_and_foreign_files_are_refused_and_kept(tmp_path: Path, ledger: Ledger) -> None:
     for number in range(200):
-        ledger.charge(
-            "people", f"run {number}", 0, "", Release(**{**STRONG.model_dump(), "noise_multiplier": 1e3})
-        )
+        ledger.charge("people", f"run {number}", 0, "", Release(**{**STRONG.model_dump(), "noise_multiplier": 1e3}))
     good = ledger.path.read_bytes()
     foreign, newer = tmp_path / "foreign", tmp_path / "newer"
     with sqlite3.connect(foreign) as connection:
@@ -273,9 +271,7 @@ while True:
 @pytest.mark.parametrize("wait", [0.0, 0.003, 0.011, 0.027])
 def test_nothing_published_is_lost_by_kill_nine(ledger: Ledger, wait: float) -> None:
     """A process charges, then "publishes" by printing; it is killed at some point of that loop."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(ledger.path), "0"], stdout=subprocess.PIPE, text=True
-    )
+    process = subprocess.Popen([sys.executable, "-c", WRITER, str(ledger.path), "0"], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "0\n"
     time.sleep(wait)
@@ -328,8 +324,7 @@ def test_a_query_stays_cheap(ledger: Ledger) -> None:
     ledger.charge("bench", "r", 0, "", STRONG)
     connection = sqlite3.connect(ledger.path)
     connection.executemany(
-        "INSERT INTO entries (population, run, round, part, release, digest) VALUES ('bench', 'r', ?, '', 1, "
-        "'')",
+        "INSERT INTO entries (population, run, round, part, release, digest) VALUES ('bench', 'r', ?, '', 1, '')",
         [(number,) for number in range(1, 10_000)],
     )
     connection.commit()

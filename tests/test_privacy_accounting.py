@@ -96,9 +96,7 @@ def test_gaussian_epsilon_is_tight_and_never_below(log_mu: float, log_delta: flo
     with mpmath.workdps(60):
         assert exact_delta(mu, eps) <= mpmath.mpf(delta) * (1 + mpmath.mpf("1e-9"))
         slack = 1e-9 * eps + 1e-9 * mu
-        assert eps == 0 or exact_delta(mu, max(0.0, eps - slack)) >= mpmath.mpf(delta) * (
-            1 - mpmath.mpf("1e-6")
-        )
+        assert eps == 0 or exact_delta(mu, max(0.0, eps - slack)) >= mpmath.mpf(delta) * (1 - mpmath.mpf("1e-6"))
 
 
 @given(st.floats(-3, 2.9), st.floats(-50, -1))

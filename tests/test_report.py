@@ -114,9 +114,7 @@ def make_run(folder: Path, *, rounds: int = 100, tasks: int = 100, **changes: An
         lines.append({"round": at, "kind": "release", "epsilon": None})
         if at == 1 or at % 5 == 0:
             loss = {"personal": 0.4 + 1.9 * math.exp(-at / 20), "billboard": 0.7 + 1.6 * math.exp(-at / 25)}
-            lines.append(
-                {"round": at, "kind": "evaluation", "released": False, "loss": loss, "accuracy": None}
-            )
+            lines.append({"round": at, "kind": "evaluation", "released": False, "loss": loss, "accuracy": None})
             spent = {"epsilon": 0.199 * math.sqrt(at), "epsilon_replace_one": 0.39 * math.sqrt(at)}
             lines.append({"round": at, "kind": "privacy", "relation": "add/remove", **spent})
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -196,17 +194,13 @@ def test_the_figures_hold_the_data_of_the_run(usual: tuple[Path, Page]) -> None:
     course = loss_and_epsilon(run)
     left, right = course.axes
     assert [len(line.get_xdata()) for line in left.lines] == [21, 21]
-    assert list(right.lines[0].get_ydata()) == pytest.approx(
-        [0.199 * math.sqrt(r) for r in [1, *range(5, 101, 5)]]
-    )
+    assert list(right.lines[0].get_ydata()) == pytest.approx([0.199 * math.sqrt(r) for r in [1, *range(5, 101, 5)]])
     assert "add/remove, delta = 1e-5" in right.get_ylabel()
     assert "not released" in left.get_ylabel()
     assert "not released" in accuracies(run).axes[0].get_xlabel()
     assert sum(len(part.get_offsets()) for part in accuracies(run).axes[0].collections) == 300
     dots = [
-        part
-        for part in per_task(run).axes[0].collections
-        if len(part.get_offsets()) and part.get_label()[0] != "_"
+        part for part in per_task(run).axes[0].collections if len(part.get_offsets()) and part.get_label()[0] != "_"
     ]
     assert sum(len(part.get_offsets()) for part in dots) == 100
 
@@ -256,9 +250,7 @@ def test_the_page_says_what_is_claimed_and_what_is_not(usual: tuple[Path, Page])
     assert "812.3 tasks per second" in page.text
     assert 'name = "digits"' in page.text
     assert "reproduction, no guarantee" not in page.text
-    assert (
-        not re.search(r"\bnan\b|\bNone\b", page.text, re.IGNORECASE) or "nan" not in page.text.lower().split()
-    )
+    assert not re.search(r"\bnan\b|\bNone\b", page.text, re.IGNORECASE) or "nan" not in page.text.lower().split()
 
 
 def test_each_diagnostic_is_listed_as_not_released(usual: tuple[Path, Page]) -> None:
@@ -343,9 +335,7 @@ def test_odd_values_reach_the_page_in_words(tmp_path: Path, changes: dict[str, A
 @pytest.mark.parametrize(
     ("observer", "server_sees"), [("coalition", True), ("public", True), ("server", False), ("<other>", True)]
 )
-def test_what_is_not_protected_depends_on_the_observer(
-    tmp_path: Path, observer: str, server_sees: bool
-) -> None:
+def test_what_is_not_protected_depends_on_the_observer(tmp_path: Path, observer: str, server_sees: bool) -> None:
     page = Page(write_report([make_run(tmp_path / "run", rounds=1, tasks=2, guarantee__observer=observer)]))
     assert ("noise that the server adds protects nobody" in page.text) is server_sees
     assert ("Personal models that are published" in page.text) is (observer == "public")

@@ -97,11 +97,12 @@ class Learner:
             gradients = self.engine.gradients(self.problem, params, batch)
             resting = batch.mask.sum(dim=1) == 0
             for name, value in params.items():
-                _step(value, gradients[name], resting, learning_rate, anchor and anchor[name], strength)
+                target = None if anchor is None else anchor[name]
+                _step(value, gradients[name], resting, learning_rate, target, strength)
         return params
 
     def probe(self, tasks: Tasks) -> None:
-        """Compute one gradient on zeros in the shape of the tasks' examples: does the model fit them?
+        """Compute one gradient on zeros in the shape of the tasks' examples: to see that the model fits them.
 
         It also gets late imports over with, so that they do not count as training.
 
@@ -121,8 +122,8 @@ class Learner:
         except Exception as error:
             cause = str(error).split(". ")[0]
             raise InputError(
-                f"the engine {self.engine.name!r} cannot compute {type(self.problem.model).__name__} on examples of shape "
-                f"{tasks.input_shape}: {cause}; change the model, or try run.engine='loop', which names the cause."
+                f"the engine {self.engine.name!r} cannot compute {type(self.problem.model).__name__} on examples "
+                f"of shape {tasks.input_shape}: {cause}; change the model, or try run.engine='loop', which names the cause."
             ) from error
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
@@ -141,9 +142,11 @@ def _step(
 ) -> None:
     """One SGD step in place (fresh blocks of this size cost more than the arithmetic); used-up tasks rest."""
     axes = [1] * (value.dim() - 1)
-    if anchor is not None and isinstance(strength, Tensor):
+    if anchor is None:
+        pass
+    elif isinstance(strength, Tensor):
         gradient.addcmul_(value - anchor, strength.view(-1, *axes))
-    elif anchor is not None and strength:
+    elif strength:
         gradient.add_(value, alpha=strength).sub_(anchor, alpha=strength)
     if resting.any():
         gradient.masked_fill_(resting.view(-1, *axes), 0.0)

@@ -82,7 +82,8 @@ def _refuse_impure(model: nn.Module) -> None:
             raise InputError(f"layer {name!r} ({kind}) mixes the examples of a batch; replace it by GroupNorm.")
         if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
             raise InputError(
-                f"layer {name!r} ({kind}) draws from the global generator, so results would depend on sharding; remove it."
+                f"layer {name!r} ({kind}) draws from the global generator, so results would depend on "
+                "sharding; remove it."
             )
     buffers = [name for name, _ in model.named_buffers()]
     if buffers:

@@ -171,7 +171,7 @@ class Tasks:
         if self.num_classes is None:
             if not np.isfinite(data.targets).all():
                 raise InputError(f"a target of the {part} part is NaN or infinite; clean it.")
-        elif len(data.targets) and not (0 <= data.targets.min() and data.targets.max() < self.num_classes):
+        elif len(data.targets) and not (data.targets.min() >= 0 and data.targets.max() < self.num_classes):
             raise InputError(
                 f"labels of the {part} part must lie in 0..{self.num_classes - 1}, "
                 f"got {data.targets.min()}..{data.targets.max()}."

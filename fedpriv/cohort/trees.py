@@ -10,7 +10,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["Params", "State", "broadcast", "concatenate", "nest", "one", "select", "subtract", "unnest", "zeros_like"]
+__all__ = [
+    "Params",
+    "State",
+    "broadcast",
+    "concatenate",
+    "nest",
+    "one",
+    "select",
+    "subtract",
+    "unnest",
+    "zeros_like",
+]
 
 Params = dict[str, Tensor]
 State = dict[str, Tensor]
@@ -43,9 +54,7 @@ def concatenate(trees: Sequence[Params]) -> Params:
 
 def select(mask: Tensor, yes: Params, no: Params) -> Params:
     """Choose per task: ``yes`` where ``mask`` [C] is true, else ``no``."""
-    return {
-        name: torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, no[name]) for name, value in yes.items()
-    }
+    return {name: torch.where(mask.view(-1, *[1] * (value.dim() - 1)), value, no[name]) for name, value in yes.items()}
 
 
 def nest(prefix: str, tree: Params) -> State:

@@ -193,12 +193,8 @@ def locate(info: SourceInfo, file: SourceFile, folder: Path | None) -> Path:
     """
     advice = f"set {DATA_DIR_VARIABLE} (or --data-dir) to the folder that holds it; see `fedpriv data list`"
     if folder is None:
-        raise InputError(
-            f"data set {info.name!r} needs the file {file.path!r} and no data directory is set: {advice}."
-        )
+        raise InputError(f"data set {info.name!r} needs the file {file.path!r} and no data directory is set: {advice}.")
     for path in (folder / file.path, folder / file.path.removesuffix(".gz")):
         if path.is_file():
             return path
-    raise InputError(
-        f"data set {info.name!r} needs the file {str(folder / file.path)!r}, which is missing: {advice}."
-    )
+    raise InputError(f"data set {info.name!r} needs the file {str(folder / file.path)!r}, which is missing: {advice}.")

@@ -40,9 +40,7 @@ class Partition(Settings):
     @classmethod
     def _shares(cls, fractions: Fractions) -> Fractions:
         train, validation, test = fractions
-        if not (
-            train > 0 and validation >= 0 and test > 0 and math.isclose(sum(fractions), 1.0, abs_tol=1e-9)
-        ):
+        if not (train > 0 and validation >= 0 and test > 0 and math.isclose(sum(fractions), 1.0, abs_tol=1e-9)):
             raise ValueError(
                 "'fractions' must be the shares of train, validation and test, sum to 1, and be positive "
                 f"for train and test, got {fractions}."
@@ -140,9 +138,7 @@ class Dataset:
         # fedpriv.cohort brings torch, which takes seconds: not for `import fedpriv.data`.
         from fedpriv.cohort.tasks import Tasks
 
-        common = Partition(
-            tasks=tasks, seed=seed, fractions=fractions, drop_unusable=drop_unusable, groups=groups
-        )
+        common = Partition(tasks=tasks, seed=seed, fractions=fractions, drop_unusable=drop_unusable, groups=groups)
         kind = make_scheme(scheme, options)
         ids = None if self.natural_ids is None else np.asarray(self.natural_ids)
         pool = Pool(self.name, self.targets, self.num_classes, ids, self.natural_unit)
@@ -167,9 +163,7 @@ class Dataset:
             )
         origin = f"{self.name}/{kind.label(common.seed)}"
         if dropped:
-            _LOG.warning(
-                "%s: left out %d of %d tasks as unusable (a public rule)", origin, dropped, len(drawn.indices)
-            )
+            _LOG.warning("%s: left out %d of %d tasks as unusable (a public rule)", origin, dropped, len(drawn.indices))
             origin += f", {dropped} of {len(drawn.indices)} tasks left out as unusable"
         return Tasks(
             dataset=origin,

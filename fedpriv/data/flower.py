@@ -84,9 +84,7 @@ def pathological(
     )
 
 
-def shards(
-    order: NDArray[np.int64], labels: NDArray[np.int64], *, tasks: int, count: int, seed: int
-) -> Indices:
+def shards(order: NDArray[np.int64], labels: NDArray[np.int64], *, tasks: int, count: int, seed: int) -> Indices:
     """Sort by label, cut into ``tasks * count`` equal shards, give ``count`` of them to every task."""
     return _run(
         order,

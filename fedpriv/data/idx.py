@@ -33,8 +33,7 @@ def read_content(path: Path) -> bytes:
         return gzip.decompress(content) if content.startswith(_GZIP_MAGIC) else content
     except (gzip.BadGzipFile, EOFError, zlib.error, struct.error) as error:
         raise InputError(
-            f"the file {str(path)!r} is a damaged gzip file ({error}); fetch it again, then run `fedpriv "
-            "data check`."
+            f"the file {str(path)!r} is a damaged gzip file ({error}); fetch it again, then run `fedpriv data check`."
         ) from None
     except OSError as error:
         raise InputError(f"the file {str(path)!r} cannot be read: {error.strerror or error}.") from None

@@ -8,9 +8,7 @@ from numpy.typing import NDArray
 __all__ = ["to_inputs"]
 
 
-def to_inputs(
-    images: NDArray[np.uint8], size: int, *, maximum: int = 255, invert: bool = False
-) -> NDArray[np.float32]:
+def to_inputs(images: NDArray[np.uint8], size: int, *, maximum: int = 255, invert: bool = False) -> NDArray[np.float32]:
     """Scale and pool square grey images.
 
     Parameters

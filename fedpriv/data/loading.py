@@ -77,9 +77,7 @@ class Femnist(Reader):
         file = info.files[0]
         path = locate(info, file, data_directory(data_dir))
         count = file.shape[0]
-        images, labels, writers = _read_npz(
-            path, {"images": file.shape, "labels": (count,), "writers": (count,)}
-        )
+        images, labels, writers = _read_npz(path, {"images": file.shape, "labels": (count,), "writers": (count,)})
         targets = labels.astype(np.int64)
         _check_labels(targets, 62, path)
         return Dataset(
@@ -169,6 +167,5 @@ def _read_array(archive: Any, name: str, shape: tuple[int, ...], path: Path) -> 
 def _check_labels(targets: NDArray[np.int64], num_classes: int, path: Path) -> None:
     if int(targets.max()) >= num_classes:
         raise InputError(
-            f"labels of {str(path)!r} must lie in 0..{num_classes - 1}, got {int(targets.max())}; fetch it "
-            "again."
+            f"labels of {str(path)!r} must lie in 0..{num_classes - 1}, got {int(targets.max())}; fetch it again."
         )

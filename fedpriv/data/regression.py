@@ -105,9 +105,7 @@ def regression_tasks(
     )
 
 
-def regression_optima(
-    *, tasks: int, dimension: int, heterogeneity: float = 0.5, seed: int = 0
-) -> NDArray[np.float64]:
+def regression_optima(*, tasks: int, dimension: int, heterogeneity: float = 0.5, seed: int = 0) -> NDArray[np.float64]:
     """Return the optima that :func:`regression_tasks` uses for the same arguments.
 
     ``theta ~ N(0, I / dimension)`` is common (norm about 1), and ``theta_k = theta + tau * N(0, I)``.
@@ -117,9 +115,7 @@ def regression_optima(
     ndarray of float64, shape [tasks, dimension]
     """
     made = RegressionTasks(tasks=tasks, dimension=dimension, heterogeneity=heterogeneity, seed=seed)
-    common = generator(made.seed, "data/regression/common").standard_normal(made.dimension) / math.sqrt(
-        made.dimension
-    )
+    common = generator(made.seed, "data/regression/common").standard_normal(made.dimension) / math.sqrt(made.dimension)
     own = [
         generator(made.seed, "data/regression/optimum", task).standard_normal(made.dimension)
         for task in range(made.tasks)
@@ -131,6 +127,4 @@ def _part(inputs: NDArray[np.float64], targets: NDArray[np.float64], start: int,
     from fedpriv.cohort.tasks import Ragged
 
     offsets = np.arange(len(inputs) + 1, dtype=np.int64) * (stop - start)
-    return Ragged(
-        inputs[:, start:stop].reshape(-1, inputs.shape[-1]), targets[:, start:stop].reshape(-1), offsets
-    )
+    return Ragged(inputs[:, start:stop].reshape(-1, inputs.shape[-1]), targets[:, start:stop].reshape(-1), offsets)

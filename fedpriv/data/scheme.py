@@ -57,13 +57,10 @@ class Scheme(Settings):
             The number of tasks is missing or does not fit, or the partition cannot be made.
         """
         if tasks is None:
-            raise InputError(
-                f"the scheme {self.name!r} needs the number of tasks; give it, for example tasks=100."
-            )
+            raise InputError(f"the scheme {self.name!r} needs the number of tasks; give it, for example tasks=100.")
         if tasks > len(pool.labels):
             raise InputError(
-                f"tasks must be at most the number of examples of {pool.name!r} ({len(pool.labels)}), got "
-                f"{tasks}."
+                f"tasks must be at most the number of examples of {pool.name!r} ({len(pool.labels)}), got {tasks}."
             )
         label = self.label(seed)
         return Assignment(

@@ -56,8 +56,7 @@ class Dirichlet(Scheme):
             if given:
                 other = "natural" if self.sizes == "exact" else "exact"
                 raise ValueError(
-                    f"{setting!r} has no meaning for sizes={self.sizes!r}; leave it out or set "
-                    f"sizes={other!r}."
+                    f"{setting!r} has no meaning for sizes={self.sizes!r}; leave it out or set sizes={other!r}."
                 )
         return self
 
@@ -132,8 +131,7 @@ class Shards(Scheme):
         present = len(np.unique(pool.labels))
         if classes > present:
             raise InputError(
-                f"shards: classes_per_task must be at most the {present} classes of {pool.name!r}, got "
-                f"{classes}."
+                f"shards: classes_per_task must be at most the {present} classes of {pool.name!r}, got {classes}."
             )
         return flower.pathological(order, pool.labels, tasks=tasks, classes=classes, seed=seed)
 

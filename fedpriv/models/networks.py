@@ -13,7 +13,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 from fedpriv.settings import Settings
 
-__all__ = ["MODELS", "CNN", "MLP", "Linear", "build_model"]
+__all__ = ["CNN", "MLP", "MODELS", "Linear", "build_model"]
 
 Shape = tuple[int, ...]
 
@@ -91,7 +91,13 @@ MODELS: dict[str, Callable[..., Linear | MLP | CNN]] = {"linear": Linear, "mlp":
 
 
 def build_model(
-    name: str, inputs: Shape, outputs: int, *, seed: int = 0, dtype: torch.dtype = torch.float32, **settings: object
+    name: str,
+    inputs: Shape,
+    outputs: int,
+    *,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float32,
+    **settings: object,
 ) -> nn.Module:
     """Build a network with public initial values drawn from ``seed``.
 

@@ -52,9 +52,7 @@ def count_releases(releases: Releases) -> Counter[Release]:
         If a count is negative or not a whole number.
     """
     counts: Counter[Release] = Counter()
-    for release, count in (
-        releases.items() if isinstance(releases, Mapping) else ((one, 1) for one in releases)
-    ):
+    for release, count in releases.items() if isinstance(releases, Mapping) else ((one, 1) for one in releases):
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise InputError(f"accounting: a release must be counted a whole number of times, got {count!r}.")
         if count:
@@ -139,9 +137,7 @@ def _mu(events: Iterable[Event], relation: Relation) -> float:
     """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
     # hypot does not overflow or underflow where the squares would.
-    return sensitivity * math.hypot(
-        *(math.sqrt(count) / z if z > 0.0 else math.inf for z, _, count in events)
-    )
+    return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, _, count in events))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -85,15 +85,11 @@ def _calibrate(epsilon: float, delta: float, relation: Relation, sampling: Sampl
     if sampling.rate == 1.0:
         return enough
     if relation is Relation.ADD_REMOVE:
-        rough = _search(
-            functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2
-        )
+        rough = _search(functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2)
         start = rough * 0.95  # Renyi accounting is a few per cent loose.
     else:
         start = enough * math.sqrt(sampling.rate)
-    return _search(
-        functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start
-    )
+    return _search(functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start)
 
 
 def _cost(

@@ -129,8 +129,7 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
                 "amplification."
             )
     raise NoGuarantee(
-        f"no guarantee for {output.value} seen by the {observer.value}: "
-        f"{_instead(output, observer, noise_at)}"
+        f"no guarantee for {output.value} seen by the {observer.value}: {_instead(output, observer, noise_at)}"
     )
 
 

@@ -39,9 +39,7 @@ class Entropy(Protocol):
     def bytes(self, purpose: str, round: int, count: int, group: str = "") -> bytes:
         """Return ``count`` random bytes."""
 
-    def normal(
-        self, purpose: str, round: int, shape: int | Sequence[int], group: str = ""
-    ) -> NDArray[np.float64]:
+    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
         """Return independent standard normals of this shape, float64."""
 
     def generator(self, purpose: str, round: int, group: str = "") -> np.random.Generator:
@@ -60,9 +58,7 @@ class _KeyedEntropy:
             raise InputError(f"entropy: 'count' must be at least 0 bytes, got {count}.")
         return bytes(_Keystream(self._key("bytes", purpose, round, group)).read(count))
 
-    def normal(
-        self, purpose: str, round: int, shape: int | Sequence[int], group: str = ""
-    ) -> NDArray[np.float64]:
+    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
         """Return independent standard normals of this shape, float64, drawn in pieces of 1 MB."""
         sizes = (shape,) if isinstance(shape, int | np.integer) else tuple(int(size) for size in shape)
         if any(size < 0 for size in sizes):
@@ -133,16 +129,12 @@ class _Keystream:
         from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
         self._encryptor: Any = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-        self._left = (
-            1 << 37
-        )  # The block counter has 32 bits of 64-byte blocks; half of that is already 128 GiB.
+        self._left = 1 << 37  # The block counter has 32 bits of 64-byte blocks; half of that is already 128 GiB.
 
     def read(self, count: int) -> bytes:
         self._left -= count
         if self._left < 0:
-            raise InputError(
-                "entropy: one draw may use at most 128 GiB of keystream; draw in several rounds."
-            )
+            raise InputError("entropy: one draw may use at most 128 GiB of keystream; draw in several rounds.")
         out: bytes = self._encryptor.update(bytes(count))
         return out
 

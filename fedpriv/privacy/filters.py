@@ -39,9 +39,7 @@ class RenyiFilter:
     relation: Relation
 
     @classmethod
-    def for_budget(
-        cls, epsilon: float, delta: float, relation: Relation = Relation.ADD_REMOVE
-    ) -> RenyiFilter:
+    def for_budget(cls, epsilon: float, delta: float, relation: Relation = Relation.ADD_REMOVE) -> RenyiFilter:
         """Fix the order that lets the most pure Gaussian releases through for this (epsilon, delta).
 
         The order is rounded to tenths below 11 and to whole numbers above, where it makes no visible
@@ -54,8 +52,7 @@ class RenyiFilter:
         """
         if not 0.0 < epsilon < math.inf or not 0.0 < delta < 1.0:
             raise InputError(
-                "filter: epsilon must be positive and finite and delta between 0 and 1, got "
-                f"{epsilon!r} and {delta!r}."
+                f"filter: epsilon must be positive and finite and delta between 0 and 1, got {epsilon!r} and {delta!r}."
             )
         candidates = [1.0 + tenth / 10.0 for tenth in range(1, 101)]
         whole = 12.0
@@ -80,16 +77,13 @@ class RenyiFilter:
         allowance = allowance_at(order, epsilon, delta)
         if allowance <= 0.0:
             raise InputError(
-                f"filter: epsilon = {epsilon:.3g} with delta = {delta:.3g} leaves no budget; use a larger "
-                "epsilon."
+                f"filter: epsilon = {epsilon:.3g} with delta = {delta:.3g} leaves no budget; use a larger epsilon."
             )
         return cls(order, allowance, relation)
 
     def cost(self, releases: Mapping[Release, int]) -> float:
         """Return the divergence of these releases at the filter's order; infinite if one had no noise."""
-        return math.fsum(
-            count * renyi(release, self.order, self.relation) for release, count in releases.items()
-        )
+        return math.fsum(count * renyi(release, self.order, self.relation) for release, count in releases.items())
 
     def admits(self, spent: float) -> bool:
         """Return whether a total divergence is within the allowance, up to rounding."""

@@ -159,9 +159,7 @@ class Guarantee:
             for name in ("sampling_names", "assumptions", "warnings"):
                 kept[name] = tuple(kept[name])
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(
-                f"guarantee: {error} is missing or wrong; the text was not written by fedpriv."
-            ) from None
+            raise InputError(f"guarantee: {error} is missing or wrong; the text was not written by fedpriv.") from None
         return cls(**kept)
 
 
@@ -253,9 +251,7 @@ def _sampling(counts: dict[Release, int]) -> str:
     kinds = sorted({(release.sampling_name, release.rate) for release in counts})
     if not kinds:
         return "no sampling"
-    return " and ".join(
-        "full participation" if name == "full" else f"Poisson, rate {rate:g}" for name, rate in kinds
-    )
+    return " and ".join("full participation" if name == "full" else f"Poisson, rate {rate:g}" for name, rate in kinds)
 
 
 def _only(values: set[float]) -> float | None:

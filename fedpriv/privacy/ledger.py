@@ -129,9 +129,7 @@ class Ledger:
                 (population, fingerprint, num_tasks, declared, stored, order),
             )
 
-    def charge(
-        self, population: str, run: str, round: int, group: str, release: Release, digest: str = ""
-    ) -> bool:
+    def charge(self, population: str, run: str, round: int, group: str, release: Release, digest: str = "") -> bool:
         """Charge one release, durably; charging the same release twice counts once.
 
         Returns

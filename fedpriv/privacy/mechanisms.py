@@ -74,13 +74,9 @@ class Release(Settings):
         try:
             values: Any = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"release: the text is not JSON ({error}); it was not written by fedpriv."
-            ) from None
+            raise InputError(f"release: the text is not JSON ({error}); it was not written by fedpriv.") from None
         if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
-            raise InputError(
-                f"release: version {_VERSION} is expected, got {text!r}; use the fedpriv that wrote it."
-            )
+            raise InputError(f"release: version {_VERSION} is expected, got {text!r}; use the fedpriv that wrote it.")
         return cls(**values)
 
 
@@ -127,20 +123,15 @@ def gaussian_sum(
     sums = [np.array(array, dtype=np.float64) for array in total]
     for position, array in enumerate(sums):
         if not np.isfinite(array).all():
-            raise InputError(
-                f"mechanism: array {position} of the sum is not finite; pass it through clipped_sum."
-            )
+            raise InputError(f"mechanism: array {position} of the sum is not finite; pass it through clipped_sum.")
     std = noise_multiplier * clipping_norm
     if not math.isfinite(std):
         raise InputError(
-            f"mechanism: noise_multiplier * clipping_norm must be finite, got {noise_multiplier!r} * "
-            f"{clipping_norm!r}."
+            f"mechanism: noise_multiplier * clipping_norm must be finite, got {noise_multiplier!r} * {clipping_norm!r}."
         )
     if std == 0.0:
         if noise_multiplier > 0.0:
-            raise InputError(
-                f"mechanism: the noise {noise_multiplier!r} * {clipping_norm!r} rounds to zero; use more."
-            )
+            raise InputError(f"mechanism: the noise {noise_multiplier!r} * {clipping_norm!r} rounds to zero; use more.")
         return sums
     noise = entropy.normal("noise", round, sum(array.size for array in sums), group)
     noise *= std

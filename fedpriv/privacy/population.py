@@ -117,9 +117,7 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
         "delta": population.delta,
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
         "spent": None if alone else _spent(histories(charged), population.delta),
-        "note": "each run accounted alone"
-        if alone
-        else "all runs together, as if they had not reacted to each other",
+        "note": "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other",
         "runs": {
             run: {
                 "releases": sum(counts.total() for counts in groups.values()),
@@ -143,8 +141,7 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
 
 def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str]:
     return {
-        relation.value: _number(max(epsilon(one, delta, relation).value for one in several))
-        for relation in Relation
+        relation.value: _number(max(epsilon(one, delta, relation).value for one in several)) for relation in Relation
     }
 
 

@@ -84,8 +84,7 @@ class LedgerFile:
                 with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                     connection.execute("PRAGMA synchronous=EXTRA")
                     connection.executescript(
-                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA "
-                        f"user_version={_VERSION};{_SCHEMA}COMMIT;"
+                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};{_SCHEMA}COMMIT;"
                     )
                 # A link fails if somebody else was faster, and then theirs is the ledger.
                 with contextlib.suppress(FileExistsError):
@@ -170,9 +169,7 @@ class LedgerFile:
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if application != _APPLICATION:
-            raise InputError(
-                f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path."
-            )
+            raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
         if version > _VERSION:
             raise InputError(
                 f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "

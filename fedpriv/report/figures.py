@@ -91,9 +91,7 @@ def accuracies(run: Run) -> Figure | None:
         interval = mean_interval(values)
         centre = interval[0] if interval else scale * means[model]
         if interval and interval[1] is not None and interval[2] is not None:
-            axes.plot(
-                [interval[1], interval[2]], [row, row], color=INK, lw=2.2, solid_capstyle="butt", zorder=3
-            )
+            axes.plot([interval[1], interval[2]], [row, row], color=INK, lw=2.2, solid_capstyle="butt", zorder=3)
         axes.plot([centre], [row], marker=MARKERS[model], ms=8, color=COLOURS[model], mec=INK, zorder=4)
         axes.annotate(
             _measure_text(centre, percent),
@@ -154,9 +152,7 @@ def per_task(run: Run) -> Figure | None:
         if percent
         else "local only minus personal\n(loss; above 0 the task gains)"
     )
-    figure.legend(
-        loc="outside lower center", ncols=3, frameon=False, fontsize=9.5, markerscale=max(1.0, 5 / size**0.5)
-    )
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=9.5, markerscale=max(1.0, 5 / size**0.5))
     return figure
 
 

@@ -43,18 +43,14 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path | None = Non
     if isinstance(run_folders, str | Path):
         run_folders = [run_folders]
     if not run_folders:
-        raise InputError(
-            "a report needs at least one run folder: give those that `fedpriv run --out RUN` wrote."
-        )
+        raise InputError("a report needs at least one run folder: give those that `fedpriv run --out RUN` wrote.")
     runs = [read_run(folder) for folder in run_folders]
     if out is None:
         target = (runs[0].path if len(runs) == 1 else runs[0].path.parent) / "report.html"
     else:
         target = Path(out)
     if target.is_dir():
-        raise InputError(
-            f"{target} is a folder: give the name of the HTML file to write, as {target / 'report.html'}."
-        )
+        raise InputError(f"{target} is a folder: give the name of the HTML file to write, as {target / 'report.html'}.")
     page = render(runs, [write_figures(run) for run in runs])
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     try:
@@ -72,9 +68,7 @@ def render(runs: Sequence[Run], figures: Sequence[dict[str, Path]]) -> str:
     """Return the page; ``figures`` holds, per run, the SVG files by name."""
     from jinja2 import Environment, StrictUndefined
 
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source = files("fedpriv.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     names = _names(runs)
     views = [

@@ -75,11 +75,7 @@ class Run:
 
     def curve(self, quantity: str, model: str) -> tuple[list[int], list[float]]:
         """Return rounds and finite values of a diagnostic; of a round logged twice the last line counts."""
-        points = {
-            line.round: getattr(line, quantity).get(model)
-            for line in self.metrics
-            if line.kind == "evaluation"
-        }
+        points = {line.round: getattr(line, quantity).get(model) for line in self.metrics if line.kind == "evaluation"}
         return _finite_points(points)
 
     def epsilon_curve(self) -> tuple[list[int], list[float]]:

@@ -115,9 +115,7 @@ class Summary(_Record):
     seconds: Numbers = {}
     versions: Texts = {}
     ledger: LedgerReference | None = None
-    releases: Annotated[
-        list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)
-    ] = []
+    releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
 
 
 class MetricLine(_Record):

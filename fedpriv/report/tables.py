@@ -135,9 +135,7 @@ def outputs(run: Run) -> Table:
             rows.append((f"diagnostic: {words}", label, "none", "none", "–", "not released"))
     evaluations = sum(line.kind == "evaluation" for line in run.metrics)
     if evaluations:
-        rows.append(
-            ("diagnostic: evaluations during training", str(evaluations), "none", "none", "–", "not released")
-        )
+        rows.append(("diagnostic: evaluations during training", str(evaluations), "none", "none", "–", "not released"))
     columns = (
         "output",
         "how many / of what",
@@ -153,15 +151,11 @@ def outputs(run: Run) -> Table:
 def facts(run: Run) -> list[tuple[str, str]]:
     """Return timing, engine, seeds and versions."""
     summary = run.summary
-    rows = [
-        (f"Time, {name.replace('_', ' ')}", seconds_text(value)) for name, value in summary.seconds.items()
-    ]
+    rows = [(f"Time, {name.replace('_', ' ')}", seconds_text(value)) for name, value in summary.seconds.items()]
     rows += [
         (
             "Speed",
-            "–"
-            if summary.tasks_per_second is None
-            else f"{number(summary.tasks_per_second)} tasks per second",
+            "–" if summary.tasks_per_second is None else f"{number(summary.tasks_per_second)} tasks per second",
         ),
         ("Rounds", number(summary.rounds)),
         ("Tasks", number(summary.num_tasks)),
@@ -227,8 +221,7 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
     }
     if len(kinds) > 1:
         notes.append(
-            "The runs differ in notion, relation, observer, unit or delta: "
-            "their epsilons do not compare directly."
+            "The runs differ in notion, relation, observer, unit or delta: their epsilons do not compare directly."
         )
     if any(run.benchmark for run in runs):
         notes.append(f"Benchmark data: {ALONE}; the table says nothing about all runs together.")

@@ -61,8 +61,9 @@ def unpack(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         The file is missing or damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Read at once: numpy would leave a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             header = json.loads(stored["header"].tobytes())
             return {name: stored[f"array{number}"] for number, name in enumerate(header["names"])}, header
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise ComponentFailure(f"the checkpoint {path} cannot be read ({error}); delete it to fall back.") from error

@@ -60,7 +60,9 @@ class RunFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"the run folder {path} cannot be made ({error.strerror}); choose another --out.") from None
+            raise InputError(
+                f"the run folder {path} cannot be made ({error.strerror}); choose another --out."
+            ) from None
         self._lock = self._acquire()
         try:
             if resume:
@@ -131,7 +133,9 @@ class RunFolder:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             handle.close()
-            raise ComponentFailure(f"another process works in {self.path}; wait for it or choose another --out.") from error
+            raise ComponentFailure(
+                f"another process works in {self.path}; wait for it or choose another --out."
+            ) from error
         return handle
 
 
@@ -167,6 +171,5 @@ def _toml(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out what TOML cannot say (None), keep the rest as plain values."""
     kept: dict[str, Any] = json.loads(json.dumps(config))
     return {
-        section: {key: value for key, value in values.items() if value is not None}
-        for section, values in kept.items()
+        section: {key: value for key, value in values.items() if value is not None} for section, values in kept.items()
     }

@@ -12,9 +12,7 @@ from fedpriv.runtime.node import Node
 __all__ = ["client_app"]
 
 
-def client_app(
-    node_for: Callable[[Context], Node], after: Callable[[Node, Context], None] | None = None
-) -> ClientApp:
+def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Context], None] | None = None) -> ClientApp:
     """Build the ClientApp that hands messages to a node.
 
     Parameters

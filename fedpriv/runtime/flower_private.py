@@ -50,7 +50,11 @@ def local_run() -> Run:
 def new_context(node_id: int, **node_config: Any) -> Context:
     """Return an empty context for a node."""
     return Context(
-        run_id=1, node_id=node_id, node_config=UserConfig(node_config), state=RecordDict(), run_config=UserConfig()
+        run_id=1,
+        node_id=node_id,
+        node_config=UserConfig(node_config),
+        state=RecordDict(),
+        run_config=UserConfig(),
     )
 
 

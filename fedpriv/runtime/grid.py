@@ -6,15 +6,13 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
-import numpy as np
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from numpy.typing import NDArray
-from typing_extensions import Self
 
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
@@ -93,7 +91,7 @@ class LocalGrid(Grid):
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Give the nodes the personal states [m, ...] of a snapshot of the whole population."""
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Stop the nodes."""
 
     def part_of(self, arrays: dict[str, NDArray[Any]], spec: NodeSpec) -> dict[str, NDArray[Any]]:
@@ -117,7 +115,7 @@ class LocalGrid(Grid):
         dst_node_id: int,
         group_id: str,
         ttl: float | None = None,
-    ) -> Message:  # noqa: D102
+    ) -> Message:
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:  # noqa: D102

@@ -245,7 +245,12 @@ class Node:
         return _Outcome(tree, finite & ~failed)
 
     def _one_by_one(
-        self, name: str, stage: Callable[[Cohort, State], State], cohort: Cohort, state: State, error: Exception
+        self,
+        name: str,
+        stage: Callable[[Cohort, State], State],
+        cohort: Cohort,
+        state: State,
+        error: Exception,
     ) -> tuple[State, NDArray[np.bool_]]:
         trees: list[State | None] = []
         first: Exception | None = None
@@ -268,9 +273,7 @@ class Node:
         index = torch.from_numpy(np.flatnonzero(counted))
         self.store.write(cohort.positions[counted], {name: value[index] for name, value in state.items()})
 
-    def _scores(
-        self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]
-    ) -> RecordDict:
+    def _scores(self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]) -> RecordDict:
         ids: list[int] = []
         results: dict[str, list[float]] = {}
         for group, wanted in request.tasks.items():
@@ -292,9 +295,7 @@ class Node:
         bytes_per_task = sum(value.numel() * value.element_size() for value in billboard.values())
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
         for start in range(0, len(ids), size):
-            yield Cohort(
-                self.spec.tasks, ids[start : start + size] - self.spec.tasks.first, self.spec.problem.dtype
-            )
+            yield Cohort(self.spec.tasks, ids[start : start + size] - self.spec.tasks.first, self.spec.problem.dtype)
 
     def _allowed(self, cohort: Cohort, request: Request) -> NDArray[np.bool_]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""

@@ -191,12 +191,16 @@ def _start(ray: Any, shards: int, address: str | None) -> None:
     logging.getLogger("ray").addHandler(logging.NullHandler())  # its notices would land on stderr otherwise
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    where: dict[str, Any] = {"address": address} if address else {
-        "num_cpus": shards,
-        "num_gpus": 0,
-        "include_dashboard": False,
-        "_metrics_export_port": 0,
-    }
+    where: dict[str, Any] = (
+        {"address": address}
+        if address
+        else {
+            "num_cpus": shards,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "_metrics_export_port": 0,
+        }
+    )
     try:
         ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
     except Exception as error:

@@ -105,7 +105,8 @@ def serve(
     last, everybody = session.boundary.billboards, session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
-    epochs = max((int(reply.diagnostics.get("epochs", 0)) for reply in replies), default=0)  # type: ignore[call-overload]
+    counts = [reply.diagnostics.get("epochs") for reply in replies]
+    epochs = max((count for count in counts if isinstance(count, int)), default=0)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started

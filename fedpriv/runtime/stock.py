@@ -107,7 +107,13 @@ def _main(grid: Grid, context: Context) -> None:
 
 
 def write_app(
-    directory: Path, config: Path, out: Path, *, data_dir: Path | None, reproduce: int | None, about: dict[str, Any]
+    directory: Path,
+    config: Path,
+    out: Path,
+    *,
+    data_dir: Path | None,
+    reproduce: int | None,
+    about: dict[str, Any],
 ) -> None:
     """Write a Flower app that runs one configuration: a ``pyproject.toml`` and nothing else."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -122,7 +128,13 @@ def write_app(
 
 
 def run_under_flower(
-    config: Path, out: Path, *, nodes: int, data_dir: Path | None, reproduce: int | None, about: dict[str, Any]
+    config: Path,
+    out: Path,
+    *,
+    nodes: int,
+    data_dir: Path | None,
+    reproduce: int | None,
+    about: dict[str, Any],
 ) -> None:
     """Run a configuration with ``flwr run`` on a SuperLink of its own, and stop what was started.
 
@@ -136,7 +148,15 @@ def run_under_flower(
         write_app(place / "app", config, out, data_dir=data_dir, reproduce=reproduce, about=about)
         with _superlink(place) as environment:
             done = subprocess.run(  # noqa: S603
-                [_tool("flwr"), "run", str(place / "app"), "own", "--stream", "--federation-config", f"num-supernodes={nodes}"],
+                [
+                    _tool("flwr"),
+                    "run",
+                    str(place / "app"),
+                    "own",
+                    "--stream",
+                    "--federation-config",
+                    f"num-supernodes={nodes}",
+                ],
                 env=environment,
                 capture_output=True,
                 text=True,
@@ -169,7 +189,9 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
     ]  # fmt: skip
     log = home / "superlink.log"
     with log.open("w") as output:
-        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)  # noqa: S603
+        process = subprocess.Popen(  # noqa: S603 (our own words only)
+            command, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
     try:
         _wait_until_open(port, process, log)
         yield environment

@@ -64,7 +64,11 @@ class StateStore:
         """Return everything as arrays with a leading task axis, for a checkpoint."""
         counters = {"present": self.present, "participations": self.participations, "work": self.work}
         granted = {f"granted/{kind}": counts for kind, counts in self.granted.items()}
-        return {**counters, **granted, **{f"state/{name}": value.numpy() for name, value in self._values.items()}}
+        return {
+            **counters,
+            **granted,
+            **{f"state/{name}": value.numpy() for name, value in self._values.items()},
+        }
 
     def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
         """Take over what :meth:`arrays` returned."""

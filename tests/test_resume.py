@@ -1,0 +1,204 @@
+"""Crashes: whatever the moment, the run goes on to the same models, and the ledger never holds too little."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fedpriv.clients import MeanRegularized
+from helpers import toy_tasks
+from test_billboard import experiment, noisy
+
+from fedpriv import Experiment
+from fedpriv.privacy.journal import Journal
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.protocol import ALL
+from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runtime.ray_grid import RayGrid
+
+
+class Crash(BaseException):
+    """Stands for the end of the process: nothing of ours catches it."""
+
+
+def personal(**changes: Any) -> Experiment:
+    client = MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=2)
+    settings = {"client": client, "strategy": noisy(rounds=9), "checkpoint_every": 4, "shards": 2}
+    return experiment(toy_tasks(7), **{**settings, **changes})
+
+
+def same(one: Any, two: Any, tolerance: float = 0.0) -> None:
+    for name, value in one.billboards[ALL].items():
+        np.testing.assert_allclose(two.billboards[ALL][name], value, rtol=tolerance, atol=tolerance)
+    for name, scores in one.scores.items():
+        if name in two.scores:
+            np.testing.assert_allclose(two.scores[name], scores, rtol=max(tolerance, 1e-6))
+
+
+@pytest.mark.parametrize("round", [1, 4, 5, 8, 9])
+@pytest.mark.parametrize("moment", ["before stage", "after stage", "after charge", "after promote"])
+def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: str, round: int) -> None:
+    reference = personal().run(reproduce=6)
+    owner, method = {
+        "before stage": (BoundaryStore, "stage"),
+        "after stage": (Journal, "charge"),
+        "after charge": (BoundaryStore, "promote"),
+        "after promote": (BoundaryStore, "promote"),
+    }[moment]
+    original = getattr(owner, method)
+
+    def crash(self: Any, *arguments: Any) -> Any:
+        number = arguments[0] if isinstance(arguments[0], int) else arguments[0].round
+        if number != round:
+            return original(self, *arguments)
+        if moment == "after promote":
+            original(self, *arguments)
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, crash)
+        with pytest.raises(Crash):
+            personal().run(tmp_path / "run", reproduce=6)
+    ledger = Ledger(tmp_path / "run/ledger.sqlite")
+    population = ledger.populations()[0]
+    charged = len(ledger.entries(population))
+    published = max(BoundaryStore(tmp_path / "run/checkpoints").rounds())
+    assert published <= charged == (round if "charge" in moment or "promote" in moment else round - 1)
+    resumed = personal(shards=3).run(tmp_path / "run", reproduce=6, resume=True)
+    same(reference, resumed, 1e-9)
+    assert len(ledger.entries(population)) == 9, "a charged release is read back, not charged again"
+
+
+def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
+    from fedpriv import ComponentFailure
+    from fedpriv.runs import RunFolder
+
+    folder = RunFolder(tmp_path / "run", {"run": {}}, resume=False)
+    with pytest.raises(ComponentFailure, match="another process"):
+        RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    folder.close()
+
+
+def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
+    from fedpriv import FedprivError
+
+    personal().run(tmp_path / "run", reproduce=6)
+    (tmp_path / "run/summary.json").unlink()
+    newest = sorted((tmp_path / "run/checkpoints").glob("round-*.npz"))[-1]
+    newest.write_bytes(newest.read_bytes()[:50])
+    with pytest.raises(FedprivError, match=newest.name):
+        personal().run(tmp_path / "run", reproduce=6, resume=True)
+
+
+def test_ray_gives_the_same_numbers_and_a_killed_shard_is_rebuilt(tmp_path: Path, monkeypatch: Any) -> None:
+    reference = personal().run(reproduce=6)
+    original = RayGrid.deliver
+    killed: list[int] = []
+
+    def deliver(self: RayGrid, messages: Any, timeout: Any) -> Any:
+        number = messages[0].metadata.group_id
+        if number in ("3", "6") and len(killed) < 2 and "train" in messages[0].metadata.message_type:
+            victim = self.processes()[len(killed) + 1]
+            os.kill(victim, signal.SIGKILL)
+            killed.append(victim)
+        return original(self, messages, timeout)
+
+    monkeypatch.setattr(RayGrid, "deliver", deliver)
+    result = personal(grid="ray").run(tmp_path / "run", reproduce=6)
+    assert len(killed) == 2
+    same(reference, result, 1e-9)
+
+
+SETTINGS = [
+    "data.tasks=40", "model.name=linear", "client.epochs=1", "client.final_epochs=2", "strategy.noise_multiplier=2.0",
+    "strategy.evaluate_every=0", "run.checkpoint_every=7", "run.baseline=false",
+]  # fmt: skip
+
+
+def launch(folder: Path, rounds: int, grid: str, *more: str) -> subprocess.Popen[str]:
+    sets = [f"--set={item}" for item in [*SETTINGS, f"strategy.rounds={rounds}", f"run.grid={grid}"]]
+    return subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "fedpriv",
+            "run",
+            "pmtl",
+            "--reproduce",
+            "8",
+            "--out",
+            str(folder),
+            "--json",
+            *sets,
+            *more,
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def killed_and_resumed(tmp_path: Path, kills: int, rounds: int, grid: str, seed: int) -> None:
+    """Kill a run again and again at random moments of its rounds; it must end where an undisturbed one ends."""
+    rng = random.Random(seed)
+    whole = launch(tmp_path / "whole", rounds, grid)
+    out, err = whole.communicate()
+    assert whole.returncode == 0, err
+    took = json.loads(out)["seconds"]["rounds"]
+    folder, done = tmp_path / "run", 0
+    while True:
+        process = launch(folder, rounds, grid, *(["--resume"] if (folder / "config.toml").exists() else []))
+        if done < kills:
+            before = _published(folder)
+            while process.poll() is None and _published(folder) == before:
+                time.sleep(0.02)  # past start-up: it publishes again
+            time.sleep(rng.uniform(0, 1.5 * took / kills))
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            if process.returncode != -signal.SIGKILL:
+                break
+            done += 1
+            charged = len(Ledger(folder / "ledger.sqlite").entries(_population(folder)))
+            assert charged >= _published(folder)
+            continue
+        out, err = process.communicate()
+        assert process.returncode == 0, err
+        break
+    assert done >= max(1, kills // 2), "the kills came too late to mean anything"
+    one, two = BoundaryStore(tmp_path / "whole/checkpoints"), BoundaryStore(folder / "checkpoints")
+    for name, value in one.load(rounds).billboards[ALL].items():
+        np.testing.assert_allclose(two.load(rounds).billboards[ALL][name], value, rtol=1e-5, atol=1e-7)
+    first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "run"))
+    assert second["diagnostics"]["per_task"] == first["diagnostics"]["per_task"]
+    assert second["guarantee"] == first["guarantee"]
+    assert len(Ledger(folder / "ledger.sqlite").entries(_population(folder))) == rounds
+
+
+def _population(folder: Path) -> str:
+    return Ledger(folder / "ledger.sqlite").populations()[0]
+
+
+def _published(folder: Path) -> int:
+    checkpoints = folder / "checkpoints"
+    return max(BoundaryStore(checkpoints).rounds(), default=0) if checkpoints.exists() else 0
+
+
+def test_kill_and_resume(tmp_path: Path) -> None:
+    killed_and_resumed(tmp_path, kills=2, rounds=60, grid="in-process", seed=1)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("grid", ["in-process", "ray"])
+def test_twenty_kills(tmp_path: Path, grid: str) -> None:
+    killed_and_resumed(tmp_path, kills=20, rounds=600, grid=grid, seed=2)
