@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, parse_assignments, read_toml
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.summary import RunResult
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+    from fedpriv.privacy.ledger import Ledger
 
 __all__ = ["check_ledger", "run_scenario", "show_ledger"]
 
@@ -47,15 +52,15 @@ def run_scenario(
     label = preset or next(iter(chosen.presets))
     folder = out or _free_folder(Path("runs"), f"{name}-{label}")
     experiment = chosen.build(config, data_dir)
-    with _Progress(quiet=as_json) as progress:
-        result = experiment.run(
-            folder,
-            reproduce=reproduce,
-            resume=resume,
-            progress=progress,
-            about={"scenario": name, "preset": label},
-            config=_resolved(config, experiment.describe()),
-        )
+    about = {"scenario": name, "preset": label}
+    resolved = _resolved(config, experiment.describe())
+    if experiment.grid == "flower":
+        result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
+    else:
+        with _Progress(quiet=as_json) as progress:
+            result = experiment.run(
+                folder, reproduce=reproduce, resume=resume, progress=progress, about=about, config=resolved
+            )
     page = write_report([folder])
     if as_json:
         sys.stdout.write(json.dumps(_headline(result, folder), indent=2) + "\n")
@@ -63,17 +68,42 @@ def run_scenario(
         _print_result(result, folder, page)
 
 
+def _under_flower(
+    experiment: Experiment,
+    config: Config,
+    folder: Path,
+    data_dir: Path | None,
+    reproduce: int | None,
+    about: dict[str, Any],
+    *,
+    resume: bool,
+) -> RunResult:
+    """Hand the run to Flower's own engine: the server there writes the run folder."""
+    import tempfile
+
+    import tomli_w
+
+    from fedpriv.runtime.stock import run_under_flower
+
+    if resume:
+        raise InputError("nodes of Flower's engine keep their states to themselves; --resume works with run.grid=ray.")
+    if folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; choose another --out.")
+    with tempfile.TemporaryDirectory(prefix="fedpriv-config-") as scratch:
+        path = Path(scratch) / "config.toml"
+        path.write_bytes(tomli_w.dumps(config).encode())
+        nodes = experiment.shards or os.cpu_count() or 1
+        run_under_flower(path, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
+    return RunResult.from_summary(json.loads((folder / "summary.json").read_text()), folder)
+
+
 def _resolved(config: Config, described: dict[str, Any]) -> Config:
     """Complete the configuration with every default, so that the folder says all that was used."""
     merged = {section: dict(values) for section, values in config.items()}
-    for section in ("client", "strategy", "run"):
-        defaults = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
-        merged[section] = {**defaults, **merged[section]}
-    for key in ("noise_multiplier",):
-        if merged["strategy"].get(key) is None:
-            merged["strategy"].pop(key, None)
-    merged["model"] = {**described["model"], **merged["model"]}
-    return merged
+    for section in ("model", "client", "strategy", "run"):
+        known = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
+        merged[section] = {**known, **merged[section]}
+    return {section: {k: v for k, v in values.items() if v is not None} for section, values in merged.items()}
 
 
 def _stored(folder: Path) -> Config:
@@ -139,7 +169,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def _ledger_of(population: str, ledger: Path | None) -> tuple[Any, str]:
+def _ledger_of(population: str, ledger: Path | None) -> tuple[Ledger, str]:
     from fedpriv.privacy.ledger import Ledger
 
     folder = Path(population)
@@ -172,8 +202,7 @@ def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None
     """Check that a ledger is whole and within its budget."""
     opened, name = _ledger_of(population, ledger)
     opened.verify()
-    found = opened.describe(name)
-    left = found.get("left")
+    left = opened.describe(name).get("left")
     exceeded = isinstance(left, dict) and any(isinstance(v, float) and v < 0 for v in left.values())
     if as_json:
         sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")

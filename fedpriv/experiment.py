@@ -78,8 +78,8 @@ class Experiment(Settings):
         Type of the parameters.
     engine : {"vmap", "loop"}
         How the task axis is computed.
-    grid : {"ray", "in-process"}
-        What carries the messages.
+    grid : {"ray", "in-process", "flower"}
+        What carries the messages; ``flower`` is Flower's own engine, which `fedpriv run` starts.
     shards : int or None
         Nodes of the simulation; one per core unless given. Results do not depend on it.
     address : str or None
@@ -106,7 +106,7 @@ class Experiment(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     dtype: Literal["float32", "float64"] = "float32"
     engine: Literal["vmap", "loop"] = "vmap"
-    grid: Literal["ray", "in-process"] = "ray"
+    grid: Literal["ray", "in-process", "flower"] = "ray"
     shards: int | None = Field(default=None, ge=1)
     address: str | None = None
     baseline: bool = True
@@ -369,6 +369,8 @@ class Experiment(Settings):
     def _grid(self, specs: list[NodeSpec]) -> LocalGrid:
         if self.grid == "in-process":
             return InProcessGrid(specs)
+        if self.grid == "flower":
+            raise InputError("Flower's own engine is started by `fedpriv run --set run.grid=flower`; here use 'ray'.")
         from fedpriv.runtime.ray_grid import RayGrid
 
         return RayGrid(specs, self.address)

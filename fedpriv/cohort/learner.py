@@ -123,7 +123,7 @@ class Learner:
             cause = str(error).split(". ")[0]
             raise InputError(
                 f"the engine {self.engine.name!r} cannot compute {type(self.problem.model).__name__} on examples "
-                f"of shape {tasks.input_shape}: {cause}; change the model, or try run.engine='loop', which names the cause."
+                f"of shape {tasks.input_shape}: {cause}; change the model, or try run.engine='loop'."
             ) from error
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon
 from fedpriv.privacy.filters import RenyiFilter
@@ -269,6 +269,19 @@ class Ledger:
         several = histories(self._read(population, run)[1])
         found = (epsilon(one, delta, relation, accountant) for one in several)
         return max(found, key=lambda one: one.value)
+
+    def verify(self) -> None:
+        """Read every page of the file and check its structure.
+
+        Raises
+        ------
+        ComponentFailure
+            The file is damaged.
+        """
+        with self._file.read() as connection:
+            found = connection.execute("PRAGMA integrity_check").fetchone()[0]
+        if found != "ok":
+            raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
 
     def describe(self, population: str) -> dict[str, Any]:
         """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""

@@ -116,6 +116,7 @@ class LocalGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
+        """Create a message, as Flower's grids do."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> Iterable[int]:  # noqa: D102
@@ -180,4 +181,4 @@ class InProcessGrid(LocalGrid):
 
 def is_training(message: Message) -> bool:
     """Tell whether a message changes personal states in a way that a rebuilt node has to replay."""
-    return message.metadata.message_type == MessageType.TRAIN
+    return message.metadata.message_type.split(".")[0] == MessageType.TRAIN

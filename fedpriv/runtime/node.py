@@ -299,9 +299,8 @@ class Node:
 
     def _allowed(self, cohort: Cohort, request: Request) -> NDArray[np.bool_]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
-        allowed = np.ones(len(cohort), dtype=bool)
         if self.spec.policy is None:
-            return allowed
+            return np.ones(len(cohort), dtype=bool)
         asked = Release(
             noise_multiplier=request.noise_multiplier,
             sampling_name="full",
@@ -310,10 +309,16 @@ class Node:
         )
         kind = asked.to_json()
         counts = self.store.grants(kind)
-        for index, position in enumerate(cohort.positions.tolist()):
-            granted = {Release.from_json(name): int(done[position]) for name, done in self.store.granted.items()}
-            allowed[index] = decide(self.spec.policy, granted, asked).allowed
-            counts[position] += int(allowed[index])
+        kinds = [Release.from_json(name) for name in self.store.granted]
+        history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
+        # Tasks with equal histories get equal answers.
+        patterns, which = np.unique(history, axis=0, return_inverse=True)
+        answers = [
+            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked).allowed
+            for pattern in patterns
+        ]
+        allowed = np.array(answers, dtype=bool)[which.reshape(-1)]
+        counts[cohort.positions] += allowed
         return allowed
 
 

@@ -1,0 +1,307 @@
+"""The documents match the code: files, modules, arrows between packages, public names, examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
+FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
+NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.pmtl"}
+"""Modules that export nothing, or (scenarios) what their own docstring says."""
+
+SCRIPT = """\
+from fedpriv import Experiment, Target, load
+from fedpriv.clients import MeanRegularized
+from fedpriv.strategies import Billboard
+
+tasks = load("digits").partition("dirichlet", tasks=100, alpha=0.3, seed=0)
+run = Experiment(
+    tasks=tasks,
+    model="mlp",
+    client=MeanRegularized(strength=0.1, learning_rate=0.1, epochs=1),
+    strategy=Billboard(clipping_norm=0.5, sampling_rate=0.5, rounds=100, target=Target(epsilon=2.0, delta=1e-5)),
+).run(out="runs/first")
+print(run.guarantee)          # a sentence: notion, unit, relation, observer, epsilon, delta, accountant
+print(run.diagnostics.accuracy.personal, run.diagnostics.accuracy.billboard)
+"""
+
+BASE = {"errors", "names", "settings"}
+ARROWS: dict[str, tuple[str, str]] = {
+    # package: (what it may import besides BASE, what it may import inside functions and for types only)
+    "fedpriv": ("", "cohort data experiment privacy summary"),
+    "__main__": ("cli", ""),
+    "privacy": ("", ""),
+    "cohort": ("", ""),
+    "models": ("", ""),
+    "report": ("", ""),
+    "data": ("", "cohort"),
+    "protocol": ("", ""),
+    "runs": ("privacy", ""),
+    "clients": ("cohort", ""),
+    "strategies": ("privacy protocol", ""),
+    "runtime": ("cohort privacy protocol strategies", "config runs"),
+    "summary": ("cohort privacy runtime strategies", "experiment runs"),
+    "experiment": ("cohort models privacy protocol runs runtime strategies summary", "clients"),
+    "config": ("", "clients data experiment models privacy strategies"),
+    "scenarios": ("config", ""),
+    "commands": ("config summary", "experiment privacy report runs runtime scenarios"),
+    "cli": ("", "commands data report scenarios"),
+}
+LIBRARIES = {
+    "ray": {"runtime"},
+    "flwr": {"protocol", "strategies", "runtime", "experiment"},
+    "torch": {"cohort", "models", "clients", "runtime", "experiment"},
+}
+PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
+PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}
+"""Modules that may name what is not Flower's public interface, with the reasons in docs/architecture.md."""
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text()
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", read(page), re.DOTALL | re.MULTILINE)
+
+
+@lru_cache
+def modules() -> dict[str, Path]:
+    """Dotted name, as it is imported, to file."""
+    found = {}
+    for folder in FOLDERS:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts if folder == "fedpriv" else ("fedpriv", *parts)
+            found[".".join(parts).removesuffix(".__init__")] = path
+    return found
+
+
+@lru_cache
+def parsed(name: str) -> ast.Module:
+    return ast.parse(modules()[name].read_text())
+
+
+def package(module: str) -> str:
+    return [*module.split("."), ""][1] or "fedpriv"
+
+
+def imports(name: str) -> Iterator[tuple[str, str | None, bool]]:
+    """Yield (module, imported name or None, late) for every import, wherever it stands."""
+
+    def walk(node: ast.AST, late: bool) -> Iterator[tuple[str, str | None, bool]]:
+        for child in ast.iter_child_nodes(node):
+            typing_only = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
+            later = late or typing_only or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+            if isinstance(child, ast.Import):
+                yield from ((alias.name, None, later) for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{name}: relative imports hide the arrows"
+                for alias in child.names:
+                    inner = f"{child.module}.{alias.name}"
+                    yield (inner, None, later) if inner in modules() else (str(child.module), alias.name, later)
+            yield from walk(child, later)
+
+    return walk(parsed(name), False)
+
+
+def exported(name: str) -> list[str] | None:
+    """Return ``__all__`` as written, or None."""
+    for node in parsed(name).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        if [ast.unparse(target) for target in targets] == ["__all__"]:
+            return list(ast.literal_eval(node.value))  # type: ignore[attr-defined]
+    return None
+
+
+# --- files that the pages name ---------------------------------------------------------------------------------------
+
+
+def anchors(page: str) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", read(page), flags=re.DOTALL | re.MULTILINE), re.M)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", read(page)):
+        if re.match(r"[a-z]+://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / path if path else ROOT / page
+        assert file.exists(), f"{page} links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(str(file.resolve().relative_to(ROOT))), f"{page}: no heading for {target}"
+
+
+EXAMPLES = {
+    "clients/interpolated.py", "strategies/decayed.py", "fedpriv/privacy/votes.py",
+    "scenarios/hello/__init__.py", "scenarios/hello/tiny.toml",
+}  # fmt: skip
+"""Files that CONTRIBUTING.md tells the reader to make."""
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_named_in_code_type_exist(page: str) -> None:
+    pattern = r"`((?:fedpriv|strategies|clients|scenarios|tests|docs)/[\w./]*)`"
+    for name in set(re.findall(pattern, read(page))):
+        if page == "CONTRIBUTING.md" and name in EXAMPLES:
+            assert not (ROOT / name).exists(), f"{name} is an example of {page} and must not be left in the project"
+        else:
+            assert (ROOT / name).exists(), f"{page} names {name}, which is not there"
+
+
+def test_modules_and_architecture_agree() -> None:
+    listed = re.findall(r"^\| `([\w/]+\.py)` \|", read("docs/architecture.md"), re.MULTILINE)
+    assert len(listed) == len(set(listed)), "a module is listed twice"
+    there = {str(path.relative_to(ROOT)) for path in modules().values()}
+    assert set(listed) - there == set(), "listed in docs/architecture.md, but not there"
+    missing = {name for name in there - set(listed) if not name.endswith("__init__.py")}
+    assert missing == set(), "not listed in docs/architecture.md"
+    folders = {str(Path(name).parent) for name in there}
+    unnamed = {folder for folder in folders if f"`{folder}/`" not in read("docs/architecture.md")}
+    assert unnamed == set(), "packages that docs/architecture.md does not name"
+
+
+def test_invariants_name_tests_that_exist() -> None:
+    named = re.findall(r"`(test_\w+\.py)::(test_\w+)`", read("CONTRIBUTING.md"))
+    assert len(named) >= 10
+    for file, function in named:
+        assert f"def {function}(" in read(f"tests/{file}"), f"CONTRIBUTING.md names {file}::{function}"
+    rows = re.findall(r"^\| (\d+)\. ", read("CONTRIBUTING.md"), re.MULTILINE)
+    assert rows == [str(number) for number in range(1, 11)]
+    assert rows == re.findall(r"^\| (\d+)\. ", read("docs/architecture.md"), re.MULTILINE)
+
+
+# --- arrows ----------------------------------------------------------------------------------------------------------
+
+
+def test_arrows_of_the_page_are_those_of_this_file() -> None:
+    section = read("docs/architecture.md").split("## Which package may import which")[1].split("\n## ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|(.*)\|(.*)\|$", section, re.MULTILINE)
+    stated = {name: tuple(" ".join(re.findall(r"`(\w+)`", cell)) for cell in cells) for name, *cells in rows}
+    assert stated == ARROWS
+
+
+def test_every_import_follows_an_arrow() -> None:
+    wrong = set()
+    for name in modules():
+        mine = package(name)
+        if mine in BASE:
+            now, late = BASE, BASE
+        else:
+            now = BASE | set(ARROWS[mine][0].split())
+            late = now | set(ARROWS[mine][1].split())
+        for target, _, later in imports(name):
+            theirs = package(target)
+            if target.split(".")[0] == "fedpriv" and theirs != mine and theirs not in (late if later else now):
+                wrong.add(f"{name} imports {target}{' late' if later else ''}")
+    assert wrong == set()
+
+
+def test_arrows_that_count_at_import_make_no_circle() -> None:
+    left = {name: set(now.split()) for name, (now, _) in ARROWS.items()}
+    while left:
+        free = {name for name, targets in left.items() if not targets & left.keys()}
+        assert free, f"a circle among {sorted(left)}"
+        left = {name: targets for name, targets in left.items() if name not in free}
+
+
+def test_libraries_are_imported_where_the_page_says() -> None:
+    found: dict[str, set[str]] = defaultdict(set)
+    private = set()
+    for name in modules():
+        for target, _, _ in imports(name):
+            found[target.split(".")[0]].add(package(name))
+            if target.split(".")[0] == "flwr" and target not in PUBLIC_FLOWER:
+                private.add(name)
+    for library, allowed in LIBRARIES.items():
+        assert found[library] <= allowed, library
+    assert private <= PRIVATE_FLOWER
+
+
+# --- public names ----------------------------------------------------------------------------------------------------
+
+
+def test_public_names_exist_and_are_public() -> None:
+    for name in modules():
+        public = exported(name)
+        if public is None:
+            assert name in NO_ALL, f"{name} has no __all__"
+            continue
+        assert len(public) == len(set(public)), f"{name}: a name stands twice in __all__"
+        assert [one for one in public if one.startswith("_")] == [], f"{name} exports private names"
+        loaded = import_module(name)
+        assert [one for one in public if not hasattr(loaded, one)] == [], f"{name} exports names that it does not have"
+
+
+def test_packages_export_what_they_collect() -> None:
+    """What a package's ``__init__`` takes from its own modules is its public interface, no more and no less."""
+    for name, path in modules().items():
+        if path.name != "__init__.py" or name in NO_ALL | {"fedpriv.scenarios"}:
+            continue
+        taken = {what for target, what, _ in imports(name) if target.startswith(f"{name}.")}
+        assert taken == set(exported(name) or ()), name
+
+
+def test_only_public_names_are_imported_elsewhere() -> None:
+    wrong = set()
+    for name in modules():
+        for target, what, _ in imports(name):
+            if what is not None and target in modules() and what not in (exported(target) or ()):
+                wrong.add(f"{name} imports {target}.{what}, which is not in its __all__")
+    assert wrong == set()
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+def test_the_script_of_the_readme_is_the_one_promised() -> None:
+    """test_experiment.py runs it."""
+    assert blocks("README.md", "python") == [SCRIPT]
+
+
+def test_examples_compile_and_are_short() -> None:
+    examples = blocks("CONTRIBUTING.md", "python")
+    assert len(examples) >= 6
+    for example in examples:
+        compile(example, "CONTRIBUTING.md", "exec")
+        assert example.count("\n") <= 40
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
+def test_settings_on_shown_command_lines_exist(page: str) -> None:
+    """Keys that need no example's class are fields of today's classes; commands and options are today's, too."""
+    import fedpriv.clients
+    import fedpriv.strategies
+
+    from fedpriv.config import SECTIONS
+
+    known = {"name"}
+    for package_of in (fedpriv.clients, fedpriv.strategies):
+        for public in package_of.__all__:
+            known |= set(getattr(package_of, public).model_fields)
+    known |= {"epsilon", "delta", "share", "half_life", "hidden", "tasks"}
+    for section, key in re.findall(r"--set (\w+)\.(\w+)=", read(page)):
+        assert section in SECTIONS
+        assert key in known, f"{page}: {section}.{key}"
+    source = modules()["fedpriv.cli"].read_text()
+    for option in set(re.findall(r"fedpriv [a-z][^`#\n]*? (--[a-z-]+)", read(page))):
+        assert option == "--help" or f'"{option}"' in source or f"{option[2:].replace('-', '_')}:" in source, option
+
+
+def test_the_licence_is_the_one_declared() -> None:
+    text = read("LICENSE")
+    assert "Apache License" in text
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+    assert 'license = "Apache-2.0"' in read("pyproject.toml")

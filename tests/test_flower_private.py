@@ -1,0 +1,57 @@
+"""Flower's private names: fails loudly when Flower moves any of them."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedpriv import ComponentFailure
+from fedpriv.runtime import flower_private
+
+ROOT = Path(__file__).parent.parent
+PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation")
+ALLOWED = {
+    "fedpriv/runtime/flower_private.py": {"flwr.supercore.run", "flwr.supercore.task_identity"},
+    # Types and Flower's logger only:
+    "fedpriv/runtime/grid.py": {"flwr.proto.node_pb2", "flwr.supercore.run"},
+    "strategies/base.py": {"flwr.supercore"},
+}
+
+
+def test_private_modules_are_imported_in_one_place_only() -> None:
+    for folder in ("fedpriv", "strategies", "clients", "scenarios"):
+        for path in (ROOT / folder).rglob("*.py"):
+            found = set()
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "flwr":
+                    found.add(node.module)
+            private = {name for name in found if name not in PUBLIC}
+            assert private <= ALLOWED.get(str(path.relative_to(ROOT)), set()), path
+
+
+def test_identity_stamp_and_context() -> None:
+    flower_private.set_identity(run_id=7, node_id=3)
+    try:
+        message = Message(RecordDict(), 5, "train")
+        assert (message.metadata.run_id, message.metadata.src_node_id, TaskIdentity.task_id) == (7, 3, 7)
+        flower_private.stamp(message, "number-1")
+        assert message.metadata.message_id == "number-1"
+        assert Message(RecordDict(), reply_to=message).metadata.reply_to_message_id == "number-1"
+    finally:
+        flower_private.set_identity()
+    context = flower_private.new_context(4, **{"partition-id": 2})
+    assert (context.node_id, context.node_config["partition-id"]) == (4, 2)
+    assert flower_private.local_run().run_id == 1
+
+
+def test_other_versions_are_refused(monkeypatch: Any) -> None:
+    flower_private.check_version()
+    for found in ("1.40.9", "1.42.0", "2.0"):
+        monkeypatch.setattr(flower_private, "version", lambda _, found=found: found)
+        with pytest.raises(ComponentFailure, match=found):
+            flower_private.check_version()
