@@ -135,7 +135,7 @@ def summarize(
             "loss": vars(diagnostics.loss),
             "per_task": _per_task(served.scores, tasks),
         },
-        "local_compute": {"busiest_task_epochs": served.epochs, "local_only_epochs": served.epochs},
+        "local_compute": {"personal": served.work, "local_only": served.local_only_work},
         "tasks_per_second": round(speed, 1),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "grid": run.grid,

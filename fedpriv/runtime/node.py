@@ -168,7 +168,14 @@ class Node:
                 outcome = self._guarded("finish", stage, cohort, self._state(billboard, cohort), Counter())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
         sizes = self.spec.tasks.train.sizes
-        return Reply(diagnostics={"epochs": int(np.ceil(self.store.work / sizes).max())}).to_content()
+        work = self.store.work
+        return Reply(
+            diagnostics={
+                "epochs": int(np.ceil(work / sizes).max()),
+                "work": int(work.sum()),
+                "examples": int(sizes.sum()),
+            }
+        ).to_content()
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""

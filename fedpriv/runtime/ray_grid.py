@@ -188,7 +188,8 @@ class RayGrid(LocalGrid):
 
 def _start(ray: Any, shards: int, address: str | None) -> None:
     """Start Ray quietly, or join a cluster."""
-    logging.getLogger("ray").addHandler(logging.NullHandler())  # its notices would land on stderr otherwise
+    # Its advice about tokens would land on stderr at every start; real errors still come as exceptions.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     where: dict[str, Any] = (

@@ -34,22 +34,21 @@ class Served:
         The last release boundary.
     scores : dict
         Per-task diagnostics of the last evaluation, float64 [m] by name.
-    noise_multiplier : float
-        What was used.
     trained : int
         Tasks trained, counted once per round.
     seconds : dict
         Where the time went.
-    epochs : int
-        Gradient work of the busiest task, in passes over its data.
+    work, local_only_work : int
+        Per-example gradient evaluations of the run, searches and final fits included, and of the local-only
+        reference, where every task gets the epochs of the busiest one.
     """
 
     boundary: Boundary
     scores: dict[str, NDArray[np.float64]]
-    noise_multiplier: float
     trained: int
     seconds: dict[str, float] = field(default_factory=dict)
-    epochs: int = 0
+    work: int = 0
+    local_only_work: int = 0
 
 
 def serve(
@@ -105,8 +104,9 @@ def serve(
     last, everybody = session.boundary.billboards, session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
-    counts = [reply.diagnostics.get("epochs") for reply in replies]
-    epochs = max((count for count in counts if isinstance(count, int)), default=0)
+    epochs = max(_count(reply, "epochs") for reply in replies)
+    work = sum(_count(reply, "work") for reply in replies)
+    alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started
@@ -116,7 +116,12 @@ def serve(
         alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
         scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
         seconds["baseline"] = time.perf_counter() - started
-    return Served(session.boundary, scores, session.noise_multiplier, session.trained, seconds, epochs)
+    return Served(session.boundary, scores, session.trained, seconds, work, alone_work if baseline else 0)
+
+
+def _count(reply: Reply, name: str) -> int:
+    found = reply.diagnostics.get(name)
+    return found if isinstance(found, int) else 0
 
 
 def _checked(replies: Any, stage: str) -> list[Reply]:
