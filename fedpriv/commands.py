@@ -156,6 +156,10 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    spent = result.summary["ledger"]["spent"]
+    if spent is not None:
+        name = result.summary["ledger"]["population"]
+        console.print(f"All runs on {name!r} together: {json.dumps(spent)}.", highlight=False, soft_wrap=True)
     seconds = result.summary["seconds"]
     console.print(
         f"{result.tasks_per_second:,.0f} tasks/s in training, {seconds['total']:.1f} s in all. "

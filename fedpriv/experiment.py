@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +19,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, Learner, LocalSGD, Problem, Tasks, engine_named
+from fedpriv.cohort import ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
 from fedpriv.cohort.problem import Loss
 from fedpriv.errors import InputError
 from fedpriv.models import build_model
@@ -26,7 +28,7 @@ from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.privacy.target import Target, check_delta, default_delta
+from fedpriv.privacy.target import Target, check_delta
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.folder import RunFolder
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
@@ -34,7 +36,6 @@ from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.server import Served, serve
 from fedpriv.settings import Settings
 from fedpriv.strategies.base import TaskStrategy
-from fedpriv.strategies.billboard import Billboard
 from fedpriv.summary import RunResult, summarize
 
 __all__ = ["Experiment", "ModelSettings"]
@@ -119,7 +120,7 @@ class Experiment(Settings):
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         client, strategy = kebab(type(self.client).__name__), kebab(type(self.strategy).__name__)
-        if isinstance(self.strategy, Billboard) != self.client.sends_update:
+        if self.strategy.publishes != self.client.sends_update:
             verb = "sends updates" if self.client.sends_update else "sends nothing"
             other = "billboard" if self.client.sends_update else "silent"
             raise ValueError(
@@ -140,9 +141,7 @@ class Experiment(Settings):
     @property
     def delta(self) -> float:
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
-        if isinstance(self.strategy, Billboard):
-            return self.strategy.report_delta(len(self.tasks))
-        return default_delta(len(self.tasks))
+        return self.strategy.report_delta(len(self.tasks))
 
     def problem(self) -> Problem:
         """Return the model and loss.
@@ -155,7 +154,7 @@ class Experiment(Settings):
         loss: Loss = self.loss or ("squared" if self.tasks.num_classes is None else "cross-entropy")
         dtype = torch.float32 if self.dtype == "float32" else torch.float64
         if isinstance(self.model, nn.Module):
-            return Problem(self.model.to(dtype), loss)
+            return Problem(deepcopy(self.model).to(dtype), loss)
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         targets = self.tasks.train.targets
         outputs = self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
@@ -267,11 +266,16 @@ class Experiment(Settings):
             return same.run(
                 out, reproduce=reproduce, resume=resume, progress=progress, about=about, config=config, on=on
             )
+        if reproduce is not None and self.declared == "protected":
+            raise InputError(
+                "noise that comes from a number protects nobody, and these data are declared protected; leave out "
+                "reproduce, or declare the data a benchmark if they are public."
+            )
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
         check_delta(self.delta, len(self.tasks))
         problem = self.problem()
-        Learner(problem, engine_named(self.engine)).probe(self.tasks)
+        probe(self.client, problem, engine_named(self.engine), self.tasks)
         with ExitStack() as stack:
             folder = None
             if out is not None:
@@ -303,7 +307,8 @@ class Experiment(Settings):
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
         entropy: Entropy = SystemEntropy() if reproduce is None else ReproducibleEntropy(reproduce)
-        strategy = self.strategy.model_copy()
+        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
+        strategy = self.strategy.model_copy(update={"groups": groups})
         start_states: dict[str, Any] = {}
         if folder is not None and resume.snapshot is not None:
             from fedpriv.runs.checkpoint import read_states
@@ -345,6 +350,7 @@ class Experiment(Settings):
             replay=resume.replay,
             on_round=after,
             baseline=self.baseline,
+            population=self.tasks,
         )
         served.seconds.update(start_up=ready - began, checkpoints=saving["seconds"])
         served.seconds["total"] = time.perf_counter() - began
@@ -392,10 +398,10 @@ class Experiment(Settings):
 
     def _check_budget(self, journal: Journal, strategy: TaskStrategy, boundary: Boundary) -> None:
         """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
-        if isinstance(strategy, Billboard):
-            left = strategy.rounds - boundary.round
-            if left > 0:
-                journal.check({strategy.release_for(len(self.tasks)): left})
+        left = strategy.rounds - boundary.round
+        planned = strategy.planned(len(self.tasks), left)
+        if left > 0 and planned:
+            journal.check(planned)
 
 
 @dataclass(frozen=True)
@@ -414,7 +420,7 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal) -> _Resume:
     store = folder.boundaries
     pending = store.pending()
     if pending is not None:
-        if journal.charged(pending.round):
+        if journal.charged(pending):
             store.promote(pending.round)  # charged but not published: read back, never drawn again
         else:
             store.discard_pending()
@@ -435,8 +441,6 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal) -> _Resume:
 
 
 def _cores() -> int:
-    import os
-
     return os.cpu_count() or 1
 
 

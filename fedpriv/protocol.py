@@ -139,15 +139,20 @@ class Reply:
         Per group, the task ids of the rows; empty for sums.
     diagnostics : dict
         Numbers for the experimenter only; never released.
+    note : str
+        The first failure or refusal in words, for the experimenter only.
     """
 
     updates: dict[str, Arrays] = field(default_factory=dict)
     tasks: dict[str, Ids] = field(default_factory=dict)
     diagnostics: Mapping[str, float | int | list[float] | list[int]] = field(default_factory=dict)
+    note: str = ""
 
     def to_content(self) -> RecordDict:
         """Write the reply as the content of a Flower message."""
         content = RecordDict({"diagnostics": MetricRecord(dict(self.diagnostics))})
+        if self.note:
+            content["note"] = ConfigRecord({"text": self.note})
         for group, arrays in self.updates.items():
             content[f"update/{group}"] = _to_record(arrays)
         for group, ids in self.tasks.items():
@@ -161,6 +166,7 @@ class Reply:
             updates=_groups(content, "update/"),
             tasks={group: record["ids"] for group, record in _groups(content, "tasks/").items() if "ids" in record},
             diagnostics=dict(content.metric_records.get("diagnostics", MetricRecord())),
+            note=str(content.config_records.get("note", ConfigRecord()).get("text", "")),
         )
 
 

@@ -114,7 +114,9 @@ def summarize(
 ) -> RunResult:
     """Put together what a run came to; the guarantee is computed from what the ledger holds."""
     counts = journal.ledger.counts(journal.population, journal.run)
-    guarantee = guarantee_for(counts, delta=delta, num_tasks=len(tasks), reproduction=reproduce is not None)
+    guarantee = guarantee_for(
+        counts, delta=delta, num_tasks=len(tasks), relation=strategy.relation, reproduction=reproduce is not None
+    )
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
     seconds = served.seconds
     speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
@@ -128,7 +130,8 @@ def summarize(
         "num_tasks": len(tasks),
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
-        "warnings": check_delta(delta, len(tasks)),
+        "warnings": [*check_delta(delta, len(tasks)), *_problems(served)],
+        "not_released": ["diagnostics", "local_compute", "seconds", "tasks_per_second", "warnings"],
         "diagnostics": {
             "released": False,
             "accuracy": vars(diagnostics.accuracy),
@@ -148,6 +151,7 @@ def summarize(
             "population": journal.population,
             "run": journal.run,
             "declared": tasks.declared,
+            "spent": journal.ledger.describe(journal.population)["spent"],
         },
         "releases": _releases(journal),
     }
@@ -160,6 +164,14 @@ def summarize(
         scores=served.scores,
         privacy_lines=_privacy_curve(counts, delta),
     )
+
+
+def _problems(served: Served) -> list[str]:
+    """Say loudly which updates did not count."""
+    if not served.problems:
+        return []
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(served.problems.items()))
+    return [f"some updates counted as zero ({counts}); the first: {served.note or 'no reason given'}"]
 
 
 def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Tasks) -> Measure:

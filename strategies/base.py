@@ -5,11 +5,13 @@ A node hosts one or many tasks, so the unit of sampling is the task and never Fl
 
 from __future__ import annotations
 
+import logging
 import time
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -21,7 +23,10 @@ from pydantic import Field, PrivateAttr
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.entropy import Entropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling, sampling_from
+from fedpriv.privacy.target import default_delta
+from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import (
     ALL,
     Billboards,
@@ -49,13 +54,13 @@ class Registry:
         Flower node ids, in the order of their tasks.
     starts : ndarray of int64, shape [n + 1]
         Node ``i`` hosts tasks ``starts[i]`` to ``starts[i + 1]``.
-    fingerprint : str
-        Of all task names, as the nodes report them.
+    fingerprints : list of str
+        Of each node's task names, as it reports them.
     """
 
     nodes: list[int]
     starts: Ids
-    fingerprint: str
+    fingerprints: list[str]
 
     @property
     def num_tasks(self) -> int:
@@ -104,8 +109,8 @@ class Registry:
                     "nodes must host disjoint ranges without gaps; check their partition ids."
                 )
             starts.append(tasks.first + tasks.count)
-        joined = "|".join(tasks.fingerprint for tasks, _ in hosts)
-        return cls([node for _, node in hosts], np.array(starts, dtype=np.int64), joined)
+        fingerprints = [tasks.fingerprint for tasks, _ in hosts]
+        return cls([node for _, node in hosts], np.array(starts, dtype=np.int64), fingerprints)
 
 
 @dataclass
@@ -132,6 +137,10 @@ class Session:
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
         The public start, per group.
+    problems : Counter
+        How many updates failed, were not finite, refused or rejected so far (a diagnostic).
+    note : str
+        The first of these in words.
     trained : int
         Tasks asked to train so far, counted once per round.
     training_seconds : float
@@ -147,6 +156,8 @@ class Session:
     sampled: dict[str, Ids] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
+    problems: Counter[str] = field(default_factory=Counter)
+    note: str = ""
     trained: int = 0
     training_seconds: float = 0.0
 
@@ -238,6 +249,21 @@ class TaskStrategy(Settings, Strategy):
         )
         return self._session
 
+    publishes: ClassVar[bool] = False
+
+    def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:  # noqa: ARG002
+        """Return the releases that a number of rounds will make on a population of this size."""
+        return Counter()
+
+    def report_delta(self, num_tasks: int) -> float:
+        """Return the delta at which the guarantee is reported; 1/(100 m) unless a strategy knows better."""
+        return default_delta(num_tasks)
+
+    @property
+    def relation(self) -> Relation:
+        """The neighbouring relation of the headline; both are printed."""
+        return Relation.ADD_REMOVE
+
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
         """Return the public start as the boundary before round 1."""
         return Boundary(0, billboards_from_record(initial_arrays, self._members(num_tasks)))
@@ -307,10 +333,8 @@ class TaskStrategy(Settings, Strategy):
         return MetricRecord({name: value for name, value in means.items() if value is not None})
 
     def summary(self) -> None:
-        """Log the settings in Flower's way."""
-        from flwr.supercore import log  # Flower's logger, so that lines look alike
-
-        log(20, "\t└──> %s", self)
+        """Log the settings where Flower logs."""
+        logging.getLogger("flwr").info("\t└──> %s", self)
 
     def start(
         self,

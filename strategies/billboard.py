@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
-from fedpriv.strategies.base import TaskStrategy
 from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
@@ -18,7 +17,9 @@ from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.target import Target, default_delta
+from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
+from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Billboard"]
 
@@ -47,6 +48,8 @@ class Billboard(TaskStrategy):
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
     """
+
+    publishes: ClassVar[bool] = True
 
     clipping_norm: float = Field(gt=0)
     target: Target | None = None
@@ -89,9 +92,14 @@ class Billboard(TaskStrategy):
         """Return the release that one round makes for one group."""
         return self._release(self.session.noise_multiplier)
 
-    def release_for(self, num_tasks: int) -> Release:
-        """Return the release that one round will make for a population of this size."""
-        return self._release(self.resolve_noise(num_tasks))
+    def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
+        """Return the releases that a number of rounds will make on a population of this size."""
+        return Counter({self._release(self.resolve_noise(num_tasks)): rounds})
+
+    @property
+    def relation(self) -> Relation:
+        """The neighbouring relation of the target."""
+        return Relation.ADD_REMOVE if self.target is None else self.target.relation
 
     def _release(self, noise_multiplier: float) -> Release:
         return Release(
@@ -120,18 +128,26 @@ class Billboard(TaskStrategy):
         session = self.session
         totals = self._zeros(session.boundary.billboards)
         problems: Counter[str] = Counter()
+        waiting = {node for ids in session.sampled.values() for node, _ in session.registry.split(ids)}
         for reply in replies:
             node = reply.metadata.src_node_id
+            if node not in waiting:
+                problems["rejected"] += 1  # not asked, or answered before: a node counts once
+                continue
+            waiting.discard(node)
             if reply.has_error():
                 if session.registry.hosted(node) > 1:
                     raise ComponentFailure(f"node {node} failed in round {server_round}: {reply.error.reason}")
                 problems["failed"] += 1
+                session.note = session.note or f"node {node}: {reply.error.reason}"
                 continue
             answer = Reply.from_content(reply.content)
+            session.note = session.note or answer.note
             problems.update({k: v for k, v in answer.diagnostics.items() if isinstance(v, int)})
             for group, total in totals.items():
-                for name, value in self._contribution(answer, group, node, total).items():
+                for name, value in self._contribution(answer, group, node, total, problems).items():
                     total[name] += value
+        session.problems.update(problems)
         published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
         boundary = Boundary(server_round, published, session.sampled)
         if session.journal is None:
@@ -159,17 +175,21 @@ class Billboard(TaskStrategy):
             for name, value in zip(names, noisy, strict=True)
         }
 
-    def _contribution(self, answer: Reply, group: str, node: int, like: Arrays) -> Arrays:
+    def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
         session = self.session
         expected = dict(session.registry.split(session.sampled[group])).get(node)
         arrays = answer.updates.get(group)
-        if expected is None or arrays is None or set(arrays) != set(like):
+        if expected is None:
+            return {}
+        if arrays is None or set(arrays) != set(like):
+            problems["rejected"] += 1
             return {}
         if self.reply == "rows":
             ids = answer.tasks.get(group, np.empty(0, dtype=np.int64))
             rows, bound, wanted = arrays, self.clipping_norm, len(expected)
             if not np.array_equal(ids, expected):
+                problems["rejected"] += 1
                 return {}
         else:
             # The node clipped each task. Clipping the sum to its largest possible norm changes nothing for an
@@ -177,6 +197,7 @@ class Billboard(TaskStrategy):
             rows = {name: value[None] for name, value in arrays.items()}
             bound, wanted = self.clipping_norm * len(expected), 1
         if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
+            problems["rejected"] += 1
             return {}
         names = list(like)
         return dict(zip(names, clipped_sum([rows[name] for name in names], bound), strict=True))

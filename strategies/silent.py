@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from fedpriv.strategies.base import TaskStrategy
 from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.journal import Boundary
 from fedpriv.protocol import record_from_billboards
+from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Silent"]
 

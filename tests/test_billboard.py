@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
-from fedpriv.strategies import Billboard, Silent
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from helpers import Explosive, toy_problem, toy_tasks, whole
 
 from fedpriv import ComponentFailure, Experiment, InputError, Target, Tasks
+from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import Key, Learner, LoopEngine, Problem, broadcast
 from fedpriv.experiment import ModelSettings
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import NodeSpec
+from fedpriv.strategies import Billboard, Silent
 
 C = 0.3
 
@@ -122,10 +122,10 @@ def one_entry(value: float) -> Any:
     ],
 )
 def test_a_strange_update_counts_as_zero_or_is_clipped(at_work: Any, name: str, change: Any, removes: int) -> None:
-    strategy, _, replies, _ = at_work
+    strategy, _, replies, ledger = at_work
     start = strategy.session.boundary
     honest = aggregate(strategy, replies)
-    strategy.session.boundary = start
+    strategy.session.boundary, strategy.session.journal = start, Journal(ledger, "toy", "another run")
     changed = aggregate(strategy, [tampered(replies[0], change), *replies[1:]])
     assert all(np.isfinite(value).all() for value in changed.values())
     # Two tasks of one node are touched at most: each moves the mean by at most C/m if removed, 2C/m if replaced.
@@ -273,9 +273,8 @@ class Recorder:
     def __init__(self, ledger: Ledger, fail: bool = False) -> None:
         self.ledger, self.events, self.fail = ledger, [], fail
 
-    def stage(self, boundary: Boundary) -> str:
+    def stage(self, boundary: Boundary) -> None:
         self.events.append(("stage", len(self.ledger.entries("toy"))))
-        return "digest"
 
     def promote(self, round: int) -> None:
         self.events.append(("promote", len(self.ledger.entries("toy"))))
@@ -342,3 +341,96 @@ def test_problem_with_batch_norm_is_refused_before_work() -> None:
     with pytest.raises(InputError, match="GroupNorm"):
         experiment(toy_tasks(3), model=model).run()
     assert Problem(torch.nn.Linear(2, 2)).num_parameters == 6
+
+
+def test_a_round_is_drawn_once_even_without_storage(at_work: Any) -> None:
+    """A second draw for a charged round would publish a release that nobody paid for."""
+    strategy, _, replies, ledger = at_work
+    strategy.session.noise_multiplier = 1.0
+    start = strategy.session.boundary
+    aggregate(strategy, replies)
+    strategy.session.boundary, strategy.session.entropy = start, ReproducibleEntropy(1)
+    with pytest.raises(InputError, match="never drawn again"):
+        aggregate(strategy, replies)
+    assert len(ledger.entries("toy")) == 1
+
+
+def test_a_node_counts_once(at_work: Any) -> None:
+    strategy, _, replies, ledger = at_work
+    start = strategy.session.boundary
+    once = aggregate(strategy, replies)
+    strategy.session.boundary, strategy.session.journal = start, Journal(ledger, "toy", "another run")
+    twice = aggregate(strategy, [replies[0], *replies, replies[2]])
+    assert moved(once, twice) == 0
+    assert strategy.session.problems["rejected"] == 2
+
+
+@pytest.mark.parametrize("ids", [[0, 0], [-1, 0], [1, 2], [5]], ids=str)
+def test_a_node_refuses_tasks_named_twice_or_not_its_own(at_work: Any, ids: list[int]) -> None:
+    strategy, grid, _, _ = at_work
+    billboards = strategy.session.boundary.billboards
+    request = Request(2, billboards, {ALL: np.array(ids)}, clipping_norm=C)
+    for kind in ("train", "evaluate", "train.finish"):
+        reply = grid.send_and_receive([Message(request.to_content(), 1, kind)])[0]
+        assert reply.has_error()
+        assert "a request names" in reply.error.reason
+
+
+def test_nothing_unclipped_leaves_a_node(at_work: Any) -> None:
+    _, _, replies, _ = at_work
+    for reply in replies:
+        arrays = Reply.from_content(reply.content).updates[ALL]
+        norms = np.sqrt(sum(np.square(v).reshape(len(v), -1).sum(axis=1) for v in arrays.values()))
+        assert (norms <= C * (1 + 1e-12)).all()
+        assert (norms > 0).all()
+
+
+class Fragile(GlobalModel):
+    """Fails on every real task, whose inputs are not zero, but not on made-up ones."""
+
+    def train(self, learner: Any, billboard: Any, state: Any, cohort: Any, key: Any) -> Any:
+        if cohort.part("train").inputs.abs().max() > 0:
+            raise ValueError("cannot digest this")
+        return super().train(learner, billboard, state, cohort, key)
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_tasks_that_all_fail_count_as_zero_and_are_reported(shards: int) -> None:
+    """Whether a run stops must not depend on the data, even if every task of a cohort fails."""
+    tasks = toy_tasks(4)
+    result = experiment(tasks, client=Fragile(), shards=shards).run(reproduce=0)
+    start = experiment(tasks).problem().initial()
+    assert moved({k: v.numpy() for k, v in start.items()}, result.billboards[ALL]) == 0
+    assert len(result.summary["releases"]) == 1
+    warning = result.summary["warnings"][-1]
+    assert "4 failed" in warning
+    assert "task 'task-0' failed in stage 'train': ValueError: cannot digest this" in warning
+
+
+class Broken(GlobalModel):
+    """Returns an update under another name."""
+
+    def train(self, learner: Any, billboard: Any, state: Any, cohort: Any, key: Any) -> Any:
+        state, update = super().train(learner, billboard, state, cohort, key)
+        return state, {f"my-{name}": value for name, value in update.items()}
+
+
+def test_a_client_that_cannot_work_is_refused_before_private_data_are_touched() -> None:
+    with pytest.raises(InputError, match="update of the billboard's names"):
+        experiment(toy_tasks(3), client=Broken()).run()
+
+
+def test_groups_of_the_tasks_reach_the_strategy() -> None:
+    tasks = replace(toy_tasks(4), groups=(0, 1, 1, 0))
+    assert set(experiment(tasks, strategy=noisy()).run(reproduce=0).billboards) == {"group-0", "group-1"}
+
+
+def test_nodes_that_host_another_population_are_refused() -> None:
+    tasks = toy_tasks(4)
+    other = replace(tasks, names=("a", "b", "c", "d"))
+    right = experiment(tasks)
+    problem = right.problem()
+    for hosted, words in ((other, "other tasks"), (toy_tasks(3), "the nodes host 3 tasks")):
+        grid = InProcessGrid(right.model_copy(update={"tasks": hosted}).specs(problem, 2))
+        with pytest.raises(ComponentFailure, match=words):
+            right.run(on=grid)

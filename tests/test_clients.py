@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fedpriv.clients import FedProx, GlobalModel, LocalOnly, MeanRegularized
 from helpers import toy_problem, toy_tasks, whole
 
 from fedpriv import InputError
+from fedpriv.clients import FedProx, GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Key, Learner, Params, broadcast, unnest
 
 ALL: list[ClientAlgorithm] = [MeanRegularized(), GlobalModel(), FedProx(), LocalOnly()]

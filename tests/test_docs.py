@@ -283,7 +283,6 @@ def test_settings_on_shown_command_lines_exist(page: str) -> None:
     """Keys that need no example's class are fields of today's classes; commands and options are today's, too."""
     import fedpriv.clients
     import fedpriv.strategies
-
     from fedpriv.config import SECTIONS
 
     known = {"name"}

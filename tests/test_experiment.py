@@ -12,16 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fedpriv.clients import MeanRegularized
-from fedpriv.strategies import Billboard
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import BudgetExceeded, Experiment, InputError, Target
+from fedpriv.clients import MeanRegularized
 from fedpriv.cohort import Ragged, Tasks
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL
+from fedpriv.strategies import Billboard
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -114,6 +114,12 @@ def test_protected_data_need_a_population_and_the_right_one(tmp_path: Path) -> N
         protected(tmp_path).model_copy(update={"tasks": other}).run(tmp_path / "two")
 
 
+def test_protected_data_are_never_released_with_known_noise(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="protects nobody"):
+        protected(tmp_path).run(tmp_path / "one", reproduce=1)
+    assert not (tmp_path / "clinic.sqlite").exists()
+
+
 def test_delta_of_one_over_m_is_refused() -> None:
     with pytest.raises(InputError, match="delta"):
         experiment(toy_tasks(7), strategy=noisy(delta=1 / 7)).run()
@@ -141,6 +147,8 @@ def test_nodes_enforce_their_own_policy() -> None:
     short = experiment(tasks, strategy=two).run(reproduce=1)
     for name, value in short.billboards[ALL].items():
         np.testing.assert_array_equal(limited.billboards[ALL][name], value)
+    assert limited.diagnostics.accuracy.personal is None, "scores stay on a node whose policy does not mention them"
+    assert "refused" in limited.summary["warnings"][-1]
     weak = experiment(tasks, strategy=strategy, policy=NodePolicy(min_noise_multiplier=1.0)).run(reproduce=1)
     start = experiment(tasks).model_copy(update={"seed": 1}).problem().initial()
     for name, value in weak.billboards[ALL].items():

@@ -16,10 +16,11 @@ from fedpriv.runtime import flower_private
 ROOT = Path(__file__).parent.parent
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.simulation")
 ALLOWED = {
-    "fedpriv/runtime/flower_private.py": {"flwr.supercore.run", "flwr.supercore.task_identity"},
-    # Types and Flower's logger only:
-    "fedpriv/runtime/grid.py": {"flwr.proto.node_pb2", "flwr.supercore.run"},
-    "strategies/base.py": {"flwr.supercore"},
+    "fedpriv/runtime/flower_private.py": {
+        "flwr.proto.node_pb2",
+        "flwr.supercore.run",
+        "flwr.supercore.task_identity",
+    }
 }
 
 

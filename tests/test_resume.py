@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fedpriv.clients import MeanRegularized
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import Experiment
+from fedpriv.clients import MeanRegularized
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
@@ -57,7 +57,7 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     original = getattr(owner, method)
 
     def crash(self: Any, *arguments: Any) -> Any:
-        number = arguments[0] if isinstance(arguments[0], int) else arguments[0].round
+        number = getattr(arguments[0], "round", arguments[0])
         if number != round:
             return original(self, *arguments)
         if moment == "after promote":

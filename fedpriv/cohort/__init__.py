@@ -5,6 +5,7 @@ from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine, engine_named
 from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.probe import probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import PARTS, Ragged, Tasks
@@ -33,6 +34,7 @@ __all__ = [
     "broadcast",
     "engine_named",
     "nest",
+    "probe",
     "select",
     "subtract",
     "unnest",

@@ -5,18 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpriv.cohort.batches import Schedule
-from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.engine import Engine, VmapEngine
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
-from fedpriv.cohort.tasks import Part, Tasks
+from fedpriv.cohort.tasks import Part
 from fedpriv.cohort.trees import Params
-from fedpriv.errors import InputError
 
 __all__ = ["Learner", "Scores"]
 
@@ -100,31 +98,6 @@ class Learner:
                 target = None if anchor is None else anchor[name]
                 _step(value, gradients[name], resting, learning_rate, target, strength)
         return params
-
-    def probe(self, tasks: Tasks) -> None:
-        """Compute one gradient on zeros in the shape of the tasks' examples: to see that the model fits them.
-
-        It also gets late imports over with, so that they do not count as training.
-
-        Raises
-        ------
-        InputError
-            The engine cannot compute the model on such examples.
-        """
-        inputs = torch.zeros((1, 2, *tasks.input_shape), dtype=self.problem.dtype)
-        like = torch.from_numpy(np.zeros((1, 2, *tasks.train.targets.shape[1:]), dtype=tasks.train.targets.dtype))
-        targets = like.to(self.problem.dtype) if like.is_floating_point() else like.to(torch.int64)
-        batch = Batch(inputs, targets, torch.ones((1, 2), dtype=self.problem.dtype))
-        params = {name: value[None] for name, value in self.problem.initial().items()}
-        try:
-            self.engine.gradients(self.problem, params, batch)
-            self.engine.scores(self.problem, params, batch)
-        except Exception as error:
-            cause = str(error).split(". ")[0]
-            raise InputError(
-                f"the engine {self.engine.name!r} cannot compute {type(self.problem.model).__name__} on examples "
-                f"of shape {tasks.input_shape}: {cause}; change the model, or try run.engine='loop'."
-            ) from error
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""

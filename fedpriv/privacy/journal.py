@@ -6,6 +6,7 @@ never drawn again; one that was not charged was never seen by anybody and is thr
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -37,12 +38,21 @@ class Boundary:
     billboards: dict[str, dict[str, NDArray[Any]]]
     sampled: dict[str, NDArray[np.int64]] = field(default_factory=dict)
 
+    def digest(self) -> str:
+        """Return the SHA-256 of the billboards: the ledger knows by it which draw it was charged for."""
+        found = hashlib.sha256(str(self.round).encode())
+        for group, arrays in sorted(self.billboards.items()):
+            for name, value in sorted(arrays.items()):
+                found.update(f"|{group}|{name}|{value.dtype}|{value.shape}|".encode())
+                found.update(np.ascontiguousarray(value).tobytes())
+        return found.hexdigest()
+
 
 class Storage(Protocol):
     """Where boundaries are kept. ``stage`` must be durable before it returns, ``promote`` atomic."""
 
-    def stage(self, boundary: Boundary) -> str:
-        """Write a boundary under a pending name and return its digest."""
+    def stage(self, boundary: Boundary) -> None:
+        """Write a boundary under a pending name."""
 
     def promote(self, round: int) -> None:
         """Make the pending boundary of a round the newest one."""
@@ -87,16 +97,21 @@ class Journal:
         releases : mapping from group to Release
             What is charged; groups are disjoint, so they compose in parallel. Empty if nothing private is released.
         """
-        digest = self.storage.stage(boundary) if self.storage else ""
-        self.charge(boundary.round, releases, digest)
+        if self.storage:
+            self.storage.stage(boundary)
+        self.charge(boundary, releases)
         if self.storage:
             self.storage.promote(boundary.round)
 
-    def charge(self, round: int, releases: Mapping[str, Release], digest: str) -> None:
-        """Charge the releases of one round together; charging the same round twice counts once."""
-        if releases:
-            self.ledger.charge_many(self.population, self.run, round, dict(releases), digest=digest)
+    def charge(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
+        """Charge the releases of one round together.
 
-    def charged(self, round: int) -> bool:
-        """Tell whether a round of this run was charged already."""
-        return any(entry.round == round for entry in self.ledger.entries(self.population, self.run))
+        Charging the same boundary again counts once; another draw for a round that was charged is refused.
+        """
+        if releases:
+            self.ledger.charge_many(self.population, self.run, boundary.round, dict(releases), digest=boundary.digest())
+
+    def charged(self, boundary: Boundary) -> bool:
+        """Tell whether this very boundary was charged already."""
+        digest = boundary.digest()
+        return any(entry.digest == digest for entry in self.ledger.entries(self.population, self.run))

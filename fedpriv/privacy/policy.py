@@ -36,6 +36,8 @@ class NodePolicy(Settings):
         Largest bound of an update that the node sends.
     relation : Relation
         Neighbouring relation of ``max_epsilon``.
+    diagnostics : bool
+        Whether scores of the tasks may be sent to whoever asks; no release covers them.
     """
 
     max_participations: int | None = Field(default=None, ge=0)
@@ -44,6 +46,7 @@ class NodePolicy(Settings):
     min_noise_multiplier: float | None = Field(default=None, ge=0.0)
     max_clipping_norm: float | None = Field(default=None, gt=0.0)
     relation: Relation = Relation.ADD_REMOVE
+    diagnostics: bool = False
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,6 @@ This folder holds personal states and secret coins: it belongs to the experiment
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,15 +37,13 @@ class BoundaryStore:
         self.directory = directory
         directory.mkdir(parents=True, exist_ok=True)
 
-    def stage(self, boundary: Boundary) -> str:
-        """Write a boundary under its pending name, durably; return the SHA-256 of the file."""
+    def stage(self, boundary: Boundary) -> None:
+        """Write a boundary under its pending name, durably."""
         arrays: dict[str, NDArray[Any]] = {}
         for group, named in boundary.billboards.items():
             arrays.update({f"billboard/{group}/{name}": value for name, value in named.items()})
         arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
-        content = pack(arrays, {"format": _FORMAT, "round": boundary.round})
-        write_bytes(self.directory / _PENDING, content)
-        return hashlib.sha256(content).hexdigest()
+        write_bytes(self.directory / _PENDING, pack(arrays, {"format": _FORMAT, "round": boundary.round}))
 
     def promote(self, round: int) -> None:
         """Rename the pending boundary to its final name."""
@@ -119,8 +116,13 @@ def read_states(directory: Path, round: int) -> dict[str, NDArray[Any]]:
     whole: dict[str, NDArray[Any]] = {}
     for name, like in shapes.items():
         rows = [
-            arrays[name] if name in arrays else np.zeros((len(arrays["present"]), *like.shape[1:]), like.dtype)
+            arrays[name] if name in arrays else _blank((len(arrays["present"]), *like.shape[1:]), like.dtype)
             for arrays, _ in parts
         ]
         whole[name] = np.concatenate(rows)
     return whole
+
+
+def _blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Return what a node holds for a state that none of its tasks has yet."""
+    return np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)

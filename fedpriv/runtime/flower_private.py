@@ -9,12 +9,13 @@ from importlib.metadata import version
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict, UserConfig
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["TESTED", "check_version", "local_run", "new_context", "set_identity", "stamp"]
+__all__ = ["TESTED", "NodeInfo", "Run", "check_version", "local_run", "new_context", "set_identity", "stamp"]
 
 TESTED = ("1.41", "1.42")
 """First version known to work, and first version that is not."""

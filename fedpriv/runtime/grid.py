@@ -9,17 +9,23 @@ from types import TracebackType
 from typing import Any, Self
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
-from fedpriv.runtime.flower_private import check_version, local_run, new_context, set_identity, stamp
+from fedpriv.runtime.flower_private import (
+    NodeInfo,
+    Run,
+    check_version,
+    local_run,
+    new_context,
+    set_identity,
+    stamp,
+)
 from fedpriv.runtime.node import Node, NodeSpec
 
-__all__ = ["InProcessGrid", "LocalGrid", "Worker"]
+__all__ = ["InProcessGrid", "LocalGrid", "Worker", "is_training"]
 
 _FAILED = 1
 

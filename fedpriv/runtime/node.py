@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -23,27 +22,27 @@ from fedpriv.cohort import (
     Key,
     Learner,
     LocalSGD,
-    LoopEngine,
     Params,
     Problem,
     Purpose,
     State,
-    TaskFailure,
     Tasks,
     engine_named,
     nest,
+    probe,
     unnest,
 )
-from fedpriv.privacy.clipping import clipped_sum
+from fedpriv.errors import InputError
+from fedpriv.privacy.clipping import clip_rows, clipped_sum
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.protocol import Arrays, Reply, Request, TaskRange
+from fedpriv.runtime.guard import Outcome, Stage, run_guarded
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
-_Stage = Callable[[Learner, Cohort, State], State]
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
@@ -80,14 +79,6 @@ class NodeSpec:
 
 
 @dataclass
-class _Outcome:
-    """What one stage gave for one chunk: a tree [C, ...] and which tasks count."""
-
-    tree: State
-    counted: NDArray[np.bool_]
-
-
-@dataclass
 class _Totals:
     """Updates of one group as they come in, chunk by chunk."""
 
@@ -97,11 +88,13 @@ class _Totals:
     rows: list[Arrays] = field(default_factory=list)
 
     def add(self, update: Arrays) -> None:
-        if self.kind == "rows":
-            self.rows.append(update)
-            return
+        """Clip a chunk's updates; nothing that was not clipped leaves the node."""
         names = list(update)
-        for name, value in zip(names, clipped_sum([update[n] for n in names], self.clipping_norm), strict=True):
+        values = [update[name] for name in names]
+        if self.kind == "rows":
+            self.rows.append(dict(zip(names, clip_rows(values, self.clipping_norm).rows, strict=True)))
+            return
+        for name, value in zip(names, clipped_sum(values, self.clipping_norm), strict=True):
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
     def result(self) -> Arrays:
@@ -120,7 +113,7 @@ class Node:
 
     def warm_up(self) -> None:
         """Get late imports over with, so that they count as start-up and not as training."""
-        self._learner().probe(self.spec.tasks)
+        probe(self.spec.algorithm, self.spec.problem, self._engine, self.spec.tasks)
 
     # --- messages ----------------------------------------------------------------------------------------------
 
@@ -130,56 +123,55 @@ class Node:
         return TaskRange(tasks.first, len(tasks), tasks.fingerprint).to_content()
 
     def train(self, content: RecordDict) -> RecordDict:
-        """Train the asked tasks on their group's billboard; answer with the clipped sum or with rows."""
-        request, spec = Request.from_content(content), self.spec
+        """Train the asked tasks on their group's billboard; answer with the clipped sum or with clipped rows."""
+        request, algorithm = self._request(content), self.spec.algorithm
+        key = Key(self.spec.seed, request.round, Purpose.TRAIN)
         updates: dict[str, Arrays] = {}
-        problems: Counter[str] = Counter()
+        problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             totals = _Totals(request.reply, request.clipping_norm)
+
+            def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
+                new, update = algorithm.train(learner, public, state, part, key)
+                return {**nest("state", new), **nest("update", update)}
+
             for cohort in self._chunks(ids, billboard):
-                allowed = self._allowed(cohort, request)
-                outcome = self._train_chunk(request, billboard, cohort, problems)
+                allowed, reason = self._allowed(cohort, request)
+                outcome = self._run("train", stage, cohort, billboard)
                 counted = outcome.counted & allowed
-                problems["refused"] += int((~allowed).sum())
+                problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
+                note = note or outcome.note or reason
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
-                if spec.algorithm.sends_update:
-                    update = {name: value.numpy() for name, value in unnest("update", outcome.tree).items()}
-                    for value in update.values():
-                        value[~counted] = 0
-                    totals.add(update)
+                totals.add(_counted_update(unnest("update", outcome.tree), billboard, counted))
             updates[group] = totals.result()
-        sends = spec.algorithm.sends_update
-        tasks = request.tasks if sends and request.reply == "rows" else {}
-        return Reply(updates if sends else {}, tasks, dict(problems)).to_content()
+        if not algorithm.sends_update:
+            return Reply(diagnostics=dict(problems), note=note).to_content()
+        rows = request.tasks if request.reply == "rows" else {}
+        return Reply(updates, rows, dict(problems), note).to_content()
 
     def finish(self, content: RecordDict) -> RecordDict:
-        """Do what remains after the last round; answer with the largest gradient work in epochs."""
-        request = Request.from_content(content)
-        spec, key = self.spec, Key(self.spec.seed, 0, Purpose.FINISH)
+        """Do what remains after the last round; answer with the gradient work so far."""
+        request, algorithm = self._request(content), self.spec.algorithm
+        key, note = Key(self.spec.seed, 0, Purpose.FINISH), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
+
+            def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
+                return nest("state", algorithm.finish(learner, public, state, part, key))
+
             for cohort in self._chunks(ids, billboard):
-
-                def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
-                    return nest("state", spec.algorithm.finish(learner, public, state, part, key))
-
-                outcome = self._guarded("finish", stage, cohort, self._state(billboard, cohort), Counter())
+                outcome = self._run("finish", stage, cohort, billboard)
+                note = note or outcome.note
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
-        sizes = self.spec.tasks.train.sizes
-        work = self.store.work
-        return Reply(
-            diagnostics={
-                "epochs": int(np.ceil(work / sizes).max()),
-                "work": int(work.sum()),
-                "examples": int(sizes.sum()),
-            }
-        ).to_content()
+        work, sizes = self.store.work, self.spec.tasks.train.sizes
+        counts = {"epochs": int(np.ceil(work / sizes).max()), "work": int(work.sum()), "examples": int(sizes.sum())}
+        return Reply(diagnostics=counts, note=note).to_content()
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
-        request = Request.from_content(content)
+        request = self._request(content)
         algorithm = self.spec.algorithm
 
         def score(learner: Learner, public: Params, cohort: Cohort) -> dict[str, Tensor]:
@@ -196,7 +188,7 @@ class Node:
 
     def local_only(self, content: RecordDict) -> RecordDict:
         """Train and score the local-only baseline, with the busiest task's epochs for every task."""
-        request = Request.from_content(content)
+        request = self._request(content)
         if self.spec.baseline is None:
             return Reply(diagnostics={"ids": []}).to_content()
         alone = self.spec.baseline.model_copy(update={"epochs": max(request.epochs, 1), "steps": None})
@@ -213,67 +205,25 @@ class Node:
 
     # --- parts -------------------------------------------------------------------------------------------------
 
-    def _train_chunk(self, request: Request, billboard: Params, cohort: Cohort, problems: Counter[str]) -> _Outcome:
-        algorithm, key = self.spec.algorithm, Key(self.spec.seed, request.round, Purpose.TRAIN)
+    def _request(self, content: RecordDict) -> Request:
+        """Read a request and refuse one that names a task twice, or a task of somebody else."""
+        request = Request.from_content(content)
+        tasks = self.spec.tasks
+        ids = np.concatenate([np.empty(0, dtype=np.int64), *request.tasks.values()])
+        if len(np.unique(ids)) != len(ids):
+            raise InputError("a request names a task twice; each may take part once in a round.")
+        if len(ids) and not (tasks.first <= ids.min() and ids.max() < tasks.first + len(tasks)):
+            raise InputError(
+                f"a request names tasks {ids.min()} to {ids.max()}; this node hosts {tasks.first} to "
+                f"{tasks.first + len(tasks) - 1}."
+            )
+        return request
 
-        def stage(learner: Learner, part: Cohort, state: State) -> State:
-            new, update = algorithm.train(learner, billboard, state, part, key)
-            return {**nest("state", new), **nest("update", update)}
-
-        return self._guarded("train", stage, cohort, self._state(billboard, cohort), problems)
-
-    def _guarded(
-        self,
-        name: str,
-        stage: _Stage,
-        cohort: Cohort,
-        state: State,
-        problems: Counter[str],
-    ) -> _Outcome:
-        """Run a stage so that one task's data cannot decide over the others.
-
-        If the cohort fails as a whole, its tasks run one by one and those that fail count as zero. A task whose
-        result is not finite counts as zero, too. Only if every task fails does the failure get out.
-        """
-        learner = self._learner()
-        try:
-            tree = self._engine.over_tasks(name, partial(stage, learner), cohort, state)
-            failed = np.zeros(len(cohort), dtype=bool)
-        except Exception as error:
-            learner = Learner(self.spec.problem, LoopEngine())
-            tree, failed = self._one_by_one(name, partial(stage, learner), cohort, state, error)
-            problems["failed"] += int(failed.sum())
-        self.store.work[cohort.positions] += [learner.work.get(task, 0) for task in cohort.ids.tolist()]
-        finite = np.ones(len(cohort), dtype=bool)
-        for value in tree.values():
-            if value.is_floating_point():
-                finite &= torch.isfinite(value).reshape(len(cohort), -1).all(dim=1).numpy()
-        problems["not_finite"] += int((~finite & ~failed).sum())
-        return _Outcome(tree, finite & ~failed)
-
-    def _one_by_one(
-        self,
-        name: str,
-        stage: Callable[[Cohort, State], State],
-        cohort: Cohort,
-        state: State,
-        error: Exception,
-    ) -> tuple[State, NDArray[np.bool_]]:
-        trees: list[State | None] = []
-        first: Exception | None = None
-        for position in range(len(cohort)):
-            mine = {key: value[position : position + 1] for key, value in state.items()}
-            try:
-                trees.append(LoopEngine().over_tasks(name, stage, cohort.one(position), mine))
-            except TaskFailure as failure:
-                first = first or failure
-                trees.append(None)
-        done = [tree for tree in trees if tree is not None]
-        if not done:
-            raise first or error
-        empty = {key: torch.zeros_like(value) for key, value in done[0].items()}
-        joined = {key: torch.cat([(tree or empty)[key] for tree in trees]) for key in empty}
-        return joined, np.array([tree is None for tree in trees])
+    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params) -> Outcome:
+        state = self._state(billboard, cohort)
+        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
+        self.store.work[cohort.positions] += outcome.work
+        return outcome
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
@@ -283,6 +233,8 @@ class Node:
     def _scores(self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]) -> RecordDict:
         ids: list[int] = []
         results: dict[str, list[float]] = {}
+        if self.spec.policy is not None and not self.spec.policy.diagnostics:
+            return Reply(diagnostics={"ids": ids}, note="this node keeps its scores to itself.").to_content()
         for group, wanted in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             for cohort in self._chunks(wanted, billboard):
@@ -304,29 +256,37 @@ class Node:
         for start in range(0, len(ids), size):
             yield Cohort(self.spec.tasks, ids[start : start + size] - self.spec.tasks.first, self.spec.problem.dtype)
 
-    def _allowed(self, cohort: Cohort, request: Request) -> NDArray[np.bool_]:
+    def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None:
-            return np.ones(len(cohort), dtype=bool)
+            return np.ones(len(cohort), dtype=bool), ""
         asked = Release(
             noise_multiplier=request.noise_multiplier,
             sampling_name="full",
             rate=1.0,
             clipping_norm=request.clipping_norm,
         )
-        kind = asked.to_json()
-        counts = self.store.grants(kind)
+        counts = self.store.grants(asked.to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
         # Tasks with equal histories get equal answers.
         patterns, which = np.unique(history, axis=0, return_inverse=True)
         answers = [
-            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked).allowed
-            for pattern in patterns
+            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked) for pattern in patterns
         ]
-        allowed = np.array(answers, dtype=bool)[which.reshape(-1)]
+        allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
         counts[cohort.positions] += allowed
-        return allowed
+        return allowed, next((answer.reason for answer in answers if not answer.allowed), "")
+
+
+def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:
+    """Return the updates [C, ...] with zeros for tasks that do not count."""
+    if not update:
+        return {name: np.zeros((len(counted), *value.shape)) for name, value in billboard.items()}
+    arrays = {name: value.numpy() for name, value in update.items()}
+    for value in arrays.values():
+        value[~counted] = 0
+    return arrays
 
 
 def _to_tensors(arrays: Arrays) -> Params:

@@ -101,7 +101,9 @@ class RayGrid(LocalGrid):
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             done, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
             if not done:
-                break  # a late node counts as missing, as in Flower
+                for message in waiting.values():  # late nodes count as missing, as in Flower, but they did train
+                    self._remember(message)
+                break
             message = waiting.pop(done[0])
             node = message.metadata.dst_node_id
             try:
@@ -116,9 +118,12 @@ class RayGrid(LocalGrid):
                 self._rebuild(node)
                 waiting[self._send(message)] = message
                 continue
-            if is_training(message):
-                self._since[node].append(message)
+            self._remember(message)
         return replies
+
+    def _remember(self, message: Message) -> None:
+        if is_training(message):
+            self._since[message.metadata.dst_node_id].append(message)
 
     def snapshot(self, directory: Path, number: int) -> None:
         """Let each shard write its states; replays start from here on."""

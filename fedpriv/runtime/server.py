@@ -12,11 +12,12 @@ from flwr.app import ArrayRecord, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
+from fedpriv.cohort import Tasks
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.protocol import Billboards, Reply
-from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.base import Registry, TaskStrategy
 
 __all__ = ["Served", "serve"]
 
@@ -41,6 +42,10 @@ class Served:
     work, local_only_work : int
         Per-example gradient evaluations of the run, searches and final fits included, and of the local-only
         reference, where every task gets the epochs of the busiest one.
+    problems : dict
+        How many updates did not count, by cause.
+    note : str
+        The first of them in words.
     """
 
     boundary: Boundary
@@ -49,6 +54,8 @@ class Served:
     seconds: dict[str, float] = field(default_factory=dict)
     work: int = 0
     local_only_work: int = 0
+    problems: dict[str, int] = field(default_factory=dict)
+    note: str = ""
 
 
 def serve(
@@ -62,6 +69,7 @@ def serve(
     replay: Sequence[tuple[Boundary, Boundary]] = (),
     on_round: Hook | None = None,
     baseline: bool = True,
+    population: Tasks | None = None,
 ) -> Served:
     """Run a strategy to its end.
 
@@ -86,6 +94,8 @@ def serve(
         Called after each round.
     baseline : bool
         Whether to train and score the local-only reference.
+    population : Tasks or None
+        Whom the ledger was registered for: the nodes must host exactly these tasks.
 
     Raises
     ------
@@ -93,6 +103,8 @@ def serve(
         As the strategy and the nodes raise them; what was published stays in the checkpoints.
     """
     session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, timeout=_TIMEOUT)
+    if population is not None:
+        _same_population(session.registry, population)
     for before, after in replay:
         messages = strategy.messages(MessageType.TRAIN, after.round, before.billboards, after.sampled)
         _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
@@ -116,7 +128,29 @@ def serve(
         alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
         scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
         seconds["baseline"] = time.perf_counter() - started
-    return Served(session.boundary, scores, session.trained, seconds, work, alone_work if baseline else 0)
+    return Served(
+        session.boundary,
+        scores,
+        session.trained,
+        seconds,
+        work,
+        alone_work if baseline else 0,
+        {name: count for name, count in session.problems.items() if count},
+        session.note or next((reply.note for reply in replies if reply.note), ""),
+    )
+
+
+def _same_population(registry: Registry, tasks: Tasks) -> None:
+    """Refuse nodes that host other tasks than those whose budget is spent."""
+    if registry.num_tasks != len(tasks):
+        raise ComponentFailure(f"the nodes host {registry.num_tasks} tasks, the population has {len(tasks)}.")
+    for position, found in enumerate(registry.fingerprints):
+        first, last = int(registry.starts[position]), int(registry.starts[position + 1])
+        if tasks.shard(first, last).fingerprint != found:
+            raise ComponentFailure(
+                f"node {registry.nodes[position]} hosts other tasks than {first} to {last - 1} of this population; "
+                "give all nodes the same configuration and data."
+            )
 
 
 def _count(reply: Reply, name: str) -> int:

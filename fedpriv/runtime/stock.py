@@ -56,11 +56,13 @@ Specs = Callable[[str, str, int], list[NodeSpec]]
 
 
 @lru_cache(maxsize=1)
-def _specs(config: str, data_dir: str, nodes: int) -> list[NodeSpec]:
+def _specs(config: str, data_dir: str, nodes: int, reproduce: int) -> list[NodeSpec]:
     """Build the shards once per process."""
     from fedpriv.config import build_experiment, read_toml
 
     experiment = build_experiment(read_toml(Path(config)), Path(data_dir) if data_dir else None)
+    if reproduce >= 0:  # as Experiment.run does: the number replaces the seed
+        experiment = experiment.model_copy(update={"seed": reproduce})
     return experiment.specs(experiment.problem(), nodes)
 
 
@@ -68,7 +70,7 @@ def _node(context: Context) -> Node:
     """Build the node of this context, with the personal states that the context carries."""
     settings, place = context.run_config, context.node_config
     nodes = int(place["num-partitions"])
-    specs = _specs(str(settings["config"]), str(settings["data-dir"]), nodes)
+    specs = _specs(str(settings["config"]), str(settings["data-dir"]), nodes, int(settings["reproduce"]))
     number = int(place["partition-id"])
     if number >= len(specs):
         raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")

@@ -56,7 +56,9 @@ class StateStore:
         index = torch.from_numpy(positions)
         for name, values in state.items():
             if name not in self._values:
-                self._values[name] = torch.zeros((len(self.present), *values.shape[1:]), dtype=values.dtype)
+                # NaN where a task never got a value: a failed fit must not look like a model of zeros.
+                blank = torch.nan if values.is_floating_point() else 0
+                self._values[name] = torch.full((len(self.present), *values.shape[1:]), blank, dtype=values.dtype)
             self._values[name][index] = values
         self.present[positions] = True
 

@@ -1,0 +1,83 @@
+"""A dry run on made-up tasks, to see that the algorithm works with this model and this engine.
+
+Mistakes in an algorithm must show before any private data are touched. Later a failure is treated as a property of
+one task's data: that task counts as zero, and the run goes on.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fedpriv.cohort.algorithm import ClientAlgorithm
+from fedpriv.cohort.cohort import Cohort
+from fedpriv.cohort.engine import Engine
+from fedpriv.cohort.learner import Learner
+from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.randomness import Key, Purpose
+from fedpriv.cohort.tasks import Ragged, Tasks
+from fedpriv.cohort.trees import Params
+from fedpriv.errors import InputError
+
+__all__ = ["probe"]
+
+_TASKS, _EXAMPLES = 2, 3
+
+
+def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> None:
+    """Run every stage once on two tasks of zeros in the shape of the real examples.
+
+    Parameters
+    ----------
+    algorithm, problem, engine
+        What shall work together.
+    like : Tasks
+        Only shapes and types are taken from it, no value.
+
+    Raises
+    ------
+    InputError
+        A stage fails, or an update does not have the billboard's names and shapes.
+    """
+    tasks = _zeros(like)
+    cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
+    learner, billboard = Learner(problem, engine), problem.initial()
+    stage = "initial_state"
+    try:
+        state = algorithm.initial_state(billboard, cohort)
+        stage = "train"
+        state, update = algorithm.train(learner, billboard, state, cohort, Key(0, 1))
+        if algorithm.sends_update:
+            _check_update(update, billboard, type(algorithm).__name__)
+        stage = "finish"
+        state = algorithm.finish(learner, billboard, state, cohort, Key(0, 0, Purpose.FINISH))
+        stage = "evaluate"
+        algorithm.evaluate(learner, billboard, state, cohort)
+    except InputError:
+        raise
+    except Exception as error:
+        cause = str(error).split(". ")[0]
+        raise InputError(
+            f"{type(algorithm).__name__} with {type(problem.model).__name__} fails in stage {stage!r} on examples of "
+            f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
+            "mend it, or try run.engine='loop'."
+        ) from error
+
+
+def _check_update(update: Params, billboard: Params, name: str) -> None:
+    wanted = {key: (_TASKS, *value.shape) for key, value in billboard.items()}
+    found = {key: tuple(value.shape) for key, value in update.items()}
+    if wanted != found:
+        raise InputError(
+            f"{name}.train must return an update of the billboard's names and shapes with a task axis, {wanted}, "
+            f"got {found}."
+        )
+
+
+def _zeros(like: Tasks) -> Tasks:
+    def part(data: Ragged) -> Ragged:
+        inputs = [np.zeros((_EXAMPLES, *data.inputs.shape[1:]), data.inputs.dtype)] * _TASKS
+        targets = [np.zeros((_EXAMPLES, *data.targets.shape[1:]), data.targets.dtype)] * _TASKS
+        return Ragged.from_lists(inputs, targets)
+
+    names = tuple(f"probe-{number}" for number in range(_TASKS))
+    return Tasks("probe", names, part(like.train), part(like.validation), part(like.test), like.num_classes)

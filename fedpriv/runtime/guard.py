@@ -1,0 +1,88 @@
+"""Running a stage so that one task's data cannot decide over the others.
+
+If a cohort fails as a whole, its tasks run one by one and those that fail count as zero. A task whose result is not
+finite counts as zero, too. Nothing that depends on data stops the run (design, invariant 2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedpriv.cohort import Cohort, Engine, Learner, LoopEngine, Problem, State, TaskFailure
+
+__all__ = ["Outcome", "Stage", "run_guarded"]
+
+Stage = Callable[[Learner, Cohort, State], State]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one stage gave for one cohort.
+
+    Attributes
+    ----------
+    tree : dict
+        Results [C, ...]; empty if every task failed.
+    counted : ndarray of bool, shape [C]
+        Tasks whose result counts.
+    failed, not_finite : int
+        How many do not, and why.
+    note : str
+        The first failure, with the task and the stage.
+    work : ndarray of int64, shape [C]
+        Per-example gradient evaluations.
+    """
+
+    tree: State
+    counted: NDArray[np.bool_]
+    failed: int
+    not_finite: int
+    note: str
+    work: NDArray[np.int64]
+
+
+def run_guarded(engine: Engine, problem: Problem, name: str, stage: Stage, cohort: Cohort, state: State) -> Outcome:
+    """Run one stage of an algorithm on a cohort; see the module for what happens to failures."""
+    learner = Learner(problem, engine)
+    failed, note = np.zeros(len(cohort), dtype=bool), ""
+    try:
+        tree = engine.over_tasks(name, partial(stage, learner), cohort, state)
+    except Exception:
+        learner = Learner(problem, LoopEngine())
+        tree, failed, note = _one_by_one(name, partial(stage, learner), cohort, state)
+    finite = np.ones(len(cohort), dtype=bool)
+    for value in tree.values():
+        if value.is_floating_point():
+            finite &= torch.isfinite(value).reshape(len(cohort), -1).all(dim=1).numpy()
+    strange = ~finite & ~failed
+    if strange.any() and not note:
+        task = cohort.tasks.names[int(cohort.positions[int(np.argmax(strange))])]
+        note = f"task {task!r} gave a result that is not finite in stage {name!r}; lower the learning rate."
+    work = np.array([learner.work.get(task, 0) for task in cohort.ids.tolist()], dtype=np.int64)
+    return Outcome(tree, finite & ~failed, int(failed.sum()), int(strange.sum()), note, work)
+
+
+def _one_by_one(
+    name: str, stage: Callable[[Cohort, State], State], cohort: Cohort, state: State
+) -> tuple[State, NDArray[np.bool_], str]:
+    trees: list[State | None] = []
+    note = ""
+    for position in range(len(cohort)):
+        mine = {key: value[position : position + 1] for key, value in state.items()}
+        try:
+            trees.append(LoopEngine().over_tasks(name, stage, cohort.one(position), mine))
+        except TaskFailure as failure:
+            note = note or str(failure)
+            trees.append(None)
+    done = next((tree for tree in trees if tree is not None), None)
+    failed = np.array([tree is None for tree in trees])
+    if done is None:
+        return {}, failed, note
+    empty = {key: torch.zeros_like(value) for key, value in done.items()}
+    return {key: torch.cat([(tree or empty)[key] for tree in trees]) for key in empty}, failed, note
