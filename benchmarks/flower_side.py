@@ -34,26 +34,36 @@ __all__ = ["Clipping", "run_flower"]
 Clipping = Literal["server", "client", "own"]
 
 
-class _Cohort(FedAvg):
-    """FedAvg over all tasks, but over fewer in the warm-up rounds."""
+@dataclass(frozen=True)
+class _Plan:
+    """Rounds to warm up and to measure, and how many tasks take part in them."""
 
-    def __init__(self, work: Work, warm_up: int, warm_up_tasks: int) -> None:
+    warm_up: int
+    warm_up_tasks: int
+    rounds: int
+    round_tasks: int
+
+
+class _Cohort(FedAvg):
+    """FedAvg over as many tasks as the plan says."""
+
+    def __init__(self, work: Work, plan: _Plan) -> None:
         super().__init__(fraction_train=1e-9, fraction_evaluate=0.0, min_available_nodes=work.tasks)
-        self.sizes = (work.tasks, warm_up, warm_up_tasks)
+        self.plan = plan
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
-        everybody, warm_up, fewer = self.sizes
-        self.min_train_nodes = everybody if server_round > warm_up else fewer
+        plan = self.plan
+        self.min_train_nodes = plan.round_tasks if server_round > plan.warm_up else plan.warm_up_tasks
         return super().configure_train(server_round, arrays, config, grid)
 
 
 class _SumOfClipped(_Cohort):
     """Sum drifts that the clients clipped, add noise, divide by the public number of tasks, step."""
 
-    def __init__(self, work: Work, warm_up: int, warm_up_tasks: int) -> None:
-        super().__init__(work, warm_up, warm_up_tasks)
+    def __init__(self, work: Work, plan: _Plan) -> None:
+        super().__init__(work, plan)
         self.work = work
         self.entropy = SystemEntropy()
         self.model: dict[str, np.ndarray[Any, Any]] = {}
@@ -136,10 +146,10 @@ def _journal(work: Work, directory: Path) -> Journal:
     return Journal(ledger, "benchmark", directory.name)
 
 
-def _strategy(work: Work, clipping: Clipping, warm_up: int, warm_up_tasks: int) -> Strategy:
+def _strategy(work: Work, clipping: Clipping, plan: _Plan) -> Strategy:
     if clipping == "own":
-        return _SumOfClipped(work, warm_up, warm_up_tasks)
-    inner = _Cohort(work, warm_up, warm_up_tasks)
+        return _SumOfClipped(work, plan)
+    inner = _Cohort(work, plan)
     if clipping == "server":
         return DifferentialPrivacyServerSideFixedClipping(inner, work.noise_multiplier, work.clipping_norm, work.tasks)
     return DifferentialPrivacyClientSideFixedClipping(inner, work.noise_multiplier, work.clipping_norm, work.tasks)
@@ -154,13 +164,15 @@ def run_flower(
     warm_up_tasks: int,
     clipping: Clipping,
     num_cpus: float,
+    round_tasks: int | None = None,
 ) -> tuple[Outcome, dict[str, np.ndarray[Any, Any]]]:
     """Run the work on Flower's engine; return the times of the measured rounds and the last global model."""
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it logs a line per client otherwise
     release = Release(
         noise_multiplier=work.noise_multiplier, sampling_name="full", rate=1.0, clipping_norm=work.clipping_norm
     )
-    measured = _Measured(_strategy(work, clipping, warm_up, warm_up_tasks), _journal(work, directory), release)
+    plan = _Plan(warm_up, warm_up_tasks, rounds, round_tasks or work.tasks)
+    measured = _Measured(_strategy(work, clipping, plan), _journal(work, directory), release)
     server, last = ServerApp(), ArrayRecord()
 
     @server.main()
@@ -184,4 +196,4 @@ def run_flower(
         },
     )
     seconds = [measured.seconds[number] for number in range(warm_up + 1, warm_up + rounds + 1)]
-    return Outcome(seconds, work.tasks), {name: value.numpy() for name, value in last.items()}
+    return Outcome(seconds, plan.round_tasks), {name: value.numpy() for name, value in last.items()}
