@@ -33,7 +33,7 @@ bench: $(VENV)/dev
 	$(BIN)/python -m benchmarks.flower_stock
 
 evidence: $(VENV)/dev
-	$(BIN)/python -m scenarios.pmtl.evidence
+	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
