@@ -24,7 +24,6 @@ from flwr.simulation import run_simulation
 from benchmarks.flower_client import CLIENTS
 from benchmarks.work import Outcome, Work
 from fedpriv.privacy.entropy import SystemEntropy
-from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.protocol import ALL
@@ -32,6 +31,7 @@ from fedpriv.protocol import ALL
 __all__ = ["Clipping", "run_flower"]
 
 Clipping = Literal["server", "client", "own"]
+_POPULATION = "benchmark"
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class _Measured(Strategy):
     """Stamps the rounds of another strategy, and charges the ledger before the next round may start."""
 
     inner: Strategy
-    journal: Journal
+    ledger: Ledger
     release: Release
     started: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class _Measured(Strategy):
         arrays, metrics = self.inner.aggregate_train(server_round, replies)
         if arrays is None:
             raise RuntimeError(f"no model came out of round {server_round}")
-        self.journal.charge(server_round, {ALL: self.release}, "")
+        self.ledger.charge(_POPULATION, "flower", server_round, ALL, self.release)
         self.seconds[server_round] = time.perf_counter() - self.started[server_round]
         return arrays, metrics
 
@@ -140,10 +140,10 @@ class _Measured(Strategy):
         """Say nothing."""
 
 
-def _journal(work: Work, directory: Path) -> Journal:
+def _ledger(work: Work, directory: Path) -> Ledger:
     ledger = Ledger(directory / "flower-ledger.sqlite")
-    ledger.register("benchmark", fingerprint="synthetic", num_tasks=work.tasks, declared="benchmark")
-    return Journal(ledger, "benchmark", directory.name)
+    ledger.register(_POPULATION, fingerprint="synthetic", num_tasks=work.tasks, declared="benchmark")
+    return ledger
 
 
 def _strategy(work: Work, clipping: Clipping, plan: _Plan) -> Strategy:
@@ -172,7 +172,7 @@ def run_flower(
         noise_multiplier=work.noise_multiplier, sampling_name="full", rate=1.0, clipping_norm=work.clipping_norm
     )
     plan = _Plan(warm_up, warm_up_tasks, rounds, round_tasks or work.tasks)
-    measured = _Measured(_strategy(work, clipping, plan), _journal(work, directory), release)
+    measured = _Measured(_strategy(work, clipping, plan), _ledger(work, directory), release)
     server, last = ServerApp(), ArrayRecord()
 
     @server.main()

@@ -77,11 +77,11 @@ def _table(protocol: dict[str, Any], results: Results, versions: dict[str, str])
         "# PMTL on digits: does sharing pay under privacy?",
         "",
         f"Made by `make evidence` from [the protocol](../scenarios/pmtl/protocol.toml). {protocol['question']}",
-        f"Mean test accuracy over 100 tasks, mean and 95% interval over {len(protocol['report_seeds'])} fresh seeds; joint DP",
-        "of the personal models against a coalition of all other tasks, add/remove, delta = 1e-5, PLD. Diagnostics, not",
-        "released; public benchmark data, each run accounted alone.",
+        f"Mean test accuracy over 100 tasks, mean and 95% interval over {len(protocol['report_seeds'])} fresh seeds;",
+        "joint DP of the personal models against a coalition of all other tasks, add/remove, delta = 1e-5, PLD.",
+        "Diagnostics, not released; public benchmark data, each run accounted alone.",
         "",
-        "| epsilon | local only | PMTL billboard | PMTL personal | personal - local only | p (Holm) | FedAvg + fine-tuning |",
+        "| epsilon | local only | billboard | personal | personal - local only | p (Holm) | FedAvg + fine-tuning |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     refuted = []
