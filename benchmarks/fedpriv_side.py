@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.work import Data, Outcome, Work
+from benchmarks.work import Data, Outcome, Work, cpu_seconds
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Ragged, Tasks
@@ -54,10 +54,14 @@ def run_fedpriv(
         baseline=False,
     )
     ends: list[float] = []
-    result = experiment.run(
-        directory / "fedpriv-run",
-        progress=lambda done, total: ends.append(time.perf_counter()),  # noqa: ARG005
-    )
+    used: list[float] = []
+
+    def stamp(done: int, total: int) -> None:
+        ends.append(time.perf_counter())
+        if done in (warm_up, total):
+            used.append(cpu_seconds())
+
+    result = experiment.run(directory / "fedpriv-run", progress=stamp)
     # A round lasts from the end of the one before it, so checkpoints and the log count, too.
     seconds = np.diff(ends[warm_up - 1 :]).tolist() if warm_up else []
-    return Outcome(seconds, work.tasks), result.billboards[ALL]
+    return Outcome(seconds, work.tasks, used[-1] - used[0]), result.billboards[ALL]

@@ -22,7 +22,7 @@ from flwr.serverapp.strategy import (
 from flwr.simulation import run_simulation
 
 from benchmarks.flower_client import CLIENTS
-from benchmarks.work import Outcome, Work
+from benchmarks.work import Outcome, Work, cpu_seconds
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
@@ -107,10 +107,12 @@ class _Measured(Strategy):
     release: Release
     started: dict[int, float] = field(default_factory=dict)
     seconds: dict[int, float] = field(default_factory=dict)
+    used: dict[int, float] = field(default_factory=dict)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
+        self.used.setdefault(server_round - 1, cpu_seconds())
         self.started[server_round] = time.perf_counter()
         return self.inner.configure_train(server_round, arrays, config, grid)
 
@@ -122,6 +124,7 @@ class _Measured(Strategy):
             raise RuntimeError(f"no model came out of round {server_round}")
         self.ledger.charge(_POPULATION, "flower", server_round, ALL, self.release)
         self.seconds[server_round] = time.perf_counter() - self.started[server_round]
+        self.used[server_round] = cpu_seconds()
         return arrays, metrics
 
     def configure_evaluate(
@@ -196,4 +199,5 @@ def run_flower(
         },
     )
     seconds = [measured.seconds[number] for number in range(warm_up + 1, warm_up + rounds + 1)]
-    return Outcome(seconds, plan.round_tasks), {name: value.numpy() for name, value in last.items()}
+    used = measured.used[warm_up + rounds] - measured.used[warm_up]
+    return Outcome(seconds, plan.round_tasks, used), {name: value.numpy() for name, value in last.items()}

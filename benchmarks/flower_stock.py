@@ -50,12 +50,19 @@ def measure_pairs(
     """Run both sides in turns; return the rates and the ratio of every pair."""
     found = []
     for number in range(1, pairs + 1):
-        rates = {}
+        rates: dict[str, float] = {}
         for side, settings in (("flower", flower), ("fedpriv", fedpriv)):
             outcome: Outcome = runner.run(side, work, **settings)[0]
             rates[side] = outcome.tasks_per_second
-        found.append({**rates, "ratio": rates["fedpriv"] / rates["flower"]})
-        print(f"{number:4d} {rates['flower']:18.1f} {rates['fedpriv']:19.1f} {found[-1]['ratio']:9.1f}", flush=True)
+            rates[f"{side}_cpu"] = outcome.tasks_per_cpu_second
+        rates["ratio"] = rates["fedpriv"] / rates["flower"]
+        rates["ratio_cpu"] = rates["fedpriv_cpu"] / rates["flower_cpu"]
+        found.append(rates)
+        print(
+            f"{number:4d} {rates['flower']:18.1f} {rates['fedpriv']:19.1f} {rates['ratio']:9.1f} "
+            f"{rates['ratio_cpu']:22.1f}",
+            flush=True,
+        )
     return found
 
 
@@ -74,17 +81,19 @@ def main(arguments: list[str] | None = None) -> int:
 
     load = os.getloadavg()[0]
     print(work.describe())
-    with prepared(replace(work, tasks=200)) as runner:
-        agreement = compare_models(runner, replace(work, tasks=200), chosen.shards)
+    few = replace(work, tasks=50 if chosen.quick else 200)
+    with prepared(few) as runner:
+        agreement = compare_models(runner, few, chosen.shards)
     print(
         "after one round without noise the models differ by "
         f"{agreement['relative_to_model']:.1e} of their size, {agreement['relative_to_step']:.1e} of the step\n"
     )
-    print("pair   Flower [tasks/s]   fedpriv [tasks/s]     ratio", flush=True)
+    print("pair   Flower [tasks/s]   fedpriv [tasks/s]     ratio   ratio per CPU second", flush=True)
     with prepared(work) as runner:
         found = measure_pairs(runner, work, pairs, flower, fedpriv)
     result = {
         "ratio": {"flower": round(median(pair["ratio"] for pair in found), 2)},
+        "ratio_per_cpu_second": {"flower": round(median(pair["ratio_cpu"] for pair in found), 2)},
         "smallest_ratio": round(min(pair["ratio"] for pair in found), 2),
         "pairs": [round(pair["ratio"], 2) for pair in found],
         "tasks_per_second": {side: round(median(pair[side] for pair in found), 1) for side in ("fedpriv", "flower")},
@@ -97,8 +106,10 @@ def main(arguments: list[str] | None = None) -> int:
         write_report(chosen.report, work, found, result, flower, fedpriv)
     print(f"\nmedian ratio {result['ratio']['flower']}, smallest {result['smallest_ratio']}")
     print(json.dumps(result))
-    agreed = agreement["relative_to_step"] < _TOLERANCE
-    return 0 if agreed and result["ratio"]["flower"] >= _TARGET else 1
+    if agreement["relative_to_step"] >= _TOLERANCE:
+        return 1
+    # Few tasks per round leave both sides with their fixed costs, so the target is not judged by them.
+    return 0 if chosen.quick or result["ratio"]["flower"] >= _TARGET else 1
 
 
 if __name__ == "__main__":

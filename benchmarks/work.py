@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedpriv.models import build_model
-
-__all__ = ["Data", "Outcome", "Work"]
+__all__ = ["Data", "Outcome", "Work", "cpu_seconds"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,14 @@ class Work:
 
     def network(self) -> nn.Module:
         """The MLP with its public initial values: both sides start from these very numbers."""
-        return build_model("mlp", (self.features,), self.classes, seed=self.seed, hidden=self.hidden)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return nn.Sequential(
+                nn.Flatten(),
+                nn.Linear(self.features, self.hidden),
+                nn.ReLU(),
+                nn.Linear(self.hidden, self.classes),
+            )
 
     def describe(self) -> str:
         return (
@@ -85,6 +92,23 @@ class Data:
         return cls(np.load(directory / "inputs.npy", mmap_mode="c"), np.load(directory / "targets.npy", mmap_mode="c"))
 
 
+def cpu_seconds() -> float:
+    """CPU time so far of this process and all that descend from it: the driver, Ray and its actors (Linux)."""
+    parents: dict[int, int] = {}
+    ticks: dict[int, int] = {}
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = entry.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it ended meanwhile
+        number = int(entry.parent.name)
+        parents[number], ticks[number] = int(fields[1]), int(fields[11]) + int(fields[12])
+    mine = {os.getpid()}
+    while more := {number for number, parent in parents.items() if parent in mine} - mine:
+        mine |= more
+    return sum(ticks[number] for number in mine) / os.sysconf("SC_CLK_TCK")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What one side measured.
@@ -95,14 +119,21 @@ class Outcome:
         Of each measured round, from asking the tasks to the charged release.
     tasks
         Tasks trained in each measured round.
+    cpu_seconds
+        Of all processes of the side together, over the measured rounds: what a busy machine does not blur.
     """
 
     seconds: list[float]
     tasks: int
+    cpu_seconds: float
 
     @property
     def tasks_per_second(self) -> float:
         return self.tasks * len(self.seconds) / sum(self.seconds)
+
+    @property
+    def tasks_per_cpu_second(self) -> float:
+        return self.tasks * len(self.seconds) / self.cpu_seconds
 
     def write(self, path: Path) -> None:
         path.write_text(json.dumps(asdict(self)))

@@ -102,17 +102,36 @@ class MeanRegularized(LocalSGD):
                 learner, start, cohort, key, epochs=length, anchor=billboard, strength=float(self.strength)
             )
             return model, torch.full_like(chosen, self.strength)
-        if (chosen >= 0).all():
-            return self.fit(learner, start, cohort, key, epochs=length, anchor=billboard, strength=chosen), chosen
-        best_model, best_strength = start, torch.full_like(chosen, _UNDECIDED)
-        best_loss = torch.full_like(chosen, torch.inf)
-        for candidate in self.strength:
-            strength = torch.where(chosen >= 0, chosen, torch.full_like(chosen, candidate))
-            model = self.fit(learner, start, cohort, key, epochs=length, anchor=billboard, strength=strength)
+        # Tasks that chose before train once; only the others pay for the search. Each part is a cohort of its own, so
+        # that neither results nor work depend on who shares a cohort.
+        decided, undecided = torch.nonzero(chosen >= 0).flatten(), torch.nonzero(chosen < 0).flatten()
+        model = {name: value.clone() for name, value in start.items()}
+        if len(decided):
+            mine = {name: value[decided] for name, value in start.items()}
+            part = cohort.subset(decided.numpy())
+            fitted = self.fit(learner, mine, part, key, epochs=length, anchor=billboard, strength=chosen[decided])
+            model = {name: value.index_copy(0, decided, fitted[name]) for name, value in model.items()}
+        if len(undecided):
+            mine = {name: value[undecided] for name, value in start.items()}
+            best, strength = self._search(learner, billboard, mine, cohort.subset(undecided.numpy()), key, length)
+            model = {name: value.index_copy(0, undecided, best[name]) for name, value in model.items()}
+            chosen = chosen.index_copy(0, undecided, strength.to(chosen.dtype))
+        return model, chosen
+
+    def _search(
+        self, learner: Learner, billboard: Params, start: Params, cohort: Cohort, key: Key, length: int | None
+    ) -> tuple[Params, Tensor]:
+        """Train with every candidate; return each task's best model and strength by its own validation loss."""
+        candidates = self.strength if isinstance(self.strength, tuple) else (self.strength,)
+        best_model = start
+        best_strength = torch.full((len(cohort),), _UNDECIDED)
+        best_loss = torch.full((len(cohort),), torch.inf, dtype=next(iter(start.values())).dtype)
+        for candidate in candidates:
+            model = self.fit(learner, start, cohort, key, epochs=length, anchor=billboard, strength=candidate)
             loss = learner.evaluate(model, cohort, "validation").loss
             # A task without validation examples, or whose losses are not finite, takes the first candidate.
             better = (loss < best_loss) | (best_strength < 0)
             best_loss = torch.where(better, loss.nan_to_num(nan=torch.inf), best_loss)
             best_model = select(better, model, best_model)
-            best_strength = torch.where(better, strength, best_strength)
+            best_strength = torch.where(better, torch.full_like(best_strength, candidate), best_strength)
         return best_model, best_strength

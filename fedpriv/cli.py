@@ -196,7 +196,11 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
 def main() -> None:
     """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
     try:
-        app(standalone_mode=False)
+        code = app(standalone_mode=False)
+        if code == 130:  # typer turns an interrupt into this number
+            raise KeyboardInterrupt
+        if isinstance(code, int) and code:
+            sys.exit(code)
     except FedprivError as error:
         sys.stderr.write(f"fedpriv: {error}\n")
         sys.exit(error.exit_code)

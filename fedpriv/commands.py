@@ -52,7 +52,7 @@ def run_scenario(
     label = preset or next(iter(chosen.presets))
     folder = out or _free_folder(Path("runs"), f"{name}-{label}")
     experiment = chosen.build(config, data_dir)
-    about = {"scenario": name, "preset": label}
+    about = {"scenario": name} if resume and preset is None else {"scenario": name, "preset": label}
     resolved = _resolved(config, experiment.describe())
     if experiment.grid == "flower":
         result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
@@ -145,6 +145,8 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     guarantee = result.summary["guarantee"]
     spent = guarantee["epsilon"]
     shown = f"{spent:.3g}" if isinstance(spent, int | float) else "none: no guarantee"
+    if guarantee["reproduction"]:
+        shown = "none: reproduction"
     for label, key in (("personal", "personal"), ("billboard", "billboard"), ("local only", "local_only")):
         table.add_row(
             label,
@@ -206,8 +208,8 @@ def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None
     """Check that a ledger is whole and within its budget."""
     opened, name = _ledger_of(population, ledger)
     opened.verify()
-    left = opened.describe(name).get("left")
-    exceeded = isinstance(left, dict) and any(isinstance(v, float) and v < 0 for v in left.values())
+    left = opened.describe(name)["left"]
+    exceeded = left is not None and float(left["renyi_spent"]) > left["renyi_allowance"] * (1 + 1e-9)
     if as_json:
         sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")
     else:

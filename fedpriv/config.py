@@ -39,7 +39,7 @@ def read_toml(path: Path) -> Config:
         found = tomllib.loads(path.read_text())
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not valid TOML: {error}.") from None
     for section, values in found.items():
         if section not in SECTIONS or not isinstance(values, dict):
@@ -147,9 +147,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     budget = {key: run.pop(f"budget_{key}") for key in ("epsilon", "delta") if f"budget_{key}" in run}
     if budget:
         run["budget"] = Target(**budget)
-    for key in ("ledger",):
-        if key in run:
-            run[key] = Path(run[key])
+    if not isinstance(run.get("ledger", ""), str):
+        raise InputError(f"run.ledger must be the path of a file, got {run['ledger']!r}.")
+    for key in ("seed", "reproduce"):
+        if isinstance(run.get(key, 0), bool) or not isinstance(run.get(key, 0), int):
+            raise InputError(f"run.{key} must be a whole number, got {run[key]!r}.")
     for key in _RUN_ONLY:
         run.pop(key, None)
     declared = run.pop("declared", None)
@@ -159,7 +161,12 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
             raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))
     client_object, strategy_object = client_class(**client), strategy_class(**strategy)
     name = model.pop("name", "mlp")
-    tasks = _tasks(dict(config["data"]), int(run.get("seed", 0)), data_dir)
+    if declared == "protected" and config["data"].get("drop_unusable"):
+        raise InputError(
+            "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
+            "choose the tasks of a protected population beforehand."
+        )
+    tasks = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
     if declared is not None:
         if declared not in ("benchmark", "protected"):
             raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
@@ -182,4 +189,7 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
     loading = {key: data.pop(key) for key in _LOAD_KEYS if key in data}
     dataset = load(data.pop("name"), data_dir, **loading)
-    return dataset.partition(data.pop("partition", "dirichlet"), **{"seed": seed, **data})
+    scheme = data.pop("partition", "dirichlet")
+    if not isinstance(scheme, str) or "scheme" in data:
+        raise InputError(f"data.partition must name a partition scheme, got {data.get('scheme', scheme)!r}.")
+    return dataset.partition(scheme, **{"seed": seed, **data})

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, model_validator
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
+from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
 from fedpriv.cohort.problem import Loss
 from fedpriv.errors import InputError
 from fedpriv.models import build_model
@@ -131,6 +131,11 @@ class Experiment(Settings):
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
             )
         self.tasks.check()
+        for part in PARTS:
+            # What fits into float64 may be infinite in the type that is computed with.
+            with np.errstate(over="ignore"):
+                if not np.isfinite(self.tasks.part(part).inputs.astype(self.dtype, copy=False)).all():
+                    raise InputError(f"an input of the {part} part is too large for {self.dtype}; scale the inputs.")
         return self
 
     @property
@@ -158,9 +163,7 @@ class Experiment(Settings):
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         targets = self.tasks.train.targets
         outputs = self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
-        model = build_model(
-            chosen.name, self.tasks.input_shape, outputs, seed=self.seed, dtype=dtype, **chosen.settings
-        )
+        model = build_model(chosen.name, self.tasks.input_shape, outputs, chosen.settings, seed=self.seed, dtype=dtype)
         return Problem(model, loss)
 
     def describe(self) -> dict[str, Any]:
@@ -274,6 +277,10 @@ class Experiment(Settings):
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
         check_delta(self.delta, len(self.tasks))
+        entropy: Entropy = SystemEntropy() if reproduce is None else ReproducibleEntropy(reproduce)
+        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
+        strategy = self.strategy.model_copy(update={"groups": groups})
+        strategy.check(len(self.tasks))
         problem = self.problem()
         probe(self.client, problem, engine_named(self.engine), self.tasks)
         with ExitStack() as stack:
@@ -285,30 +292,34 @@ class Experiment(Settings):
                 stack.callback(folder.close)
                 if (done := folder.read_summary()) is not None:
                     return RunResult.from_summary(done, folder.path)
-            return self._run(stack, folder, problem, reproduce, progress, about or {}, on)
+                about = folder.keep_about(about or {})
+            return self._run(
+                stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, resuming=resume
+            )
 
     def _run(
         self,
         stack: ExitStack,
         folder: RunFolder | None,
         problem: Problem,
+        strategy: TaskStrategy,
+        entropy: Entropy,
         reproduce: int | None,
         progress: Progress | None,
         about: dict[str, Any],
         on: Grid | None,
+        *,
+        resuming: bool,
     ) -> RunResult:
         began = time.perf_counter()
         if folder is None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpriv-")))
         else:
             scratch = folder.path
-        journal = self._journal(folder, scratch)
-        resume = _where_to_resume(folder, journal)
+        journal = self._journal(folder, scratch, resuming=resuming)
+        resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
-        entropy: Entropy = SystemEntropy() if reproduce is None else ReproducibleEntropy(reproduce)
-        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
-        strategy = self.strategy.model_copy(update={"groups": groups})
         start_states: dict[str, Any] = {}
         if folder is not None and resume.snapshot is not None:
             from fedpriv.runs.checkpoint import read_states
@@ -381,10 +392,13 @@ class Experiment(Settings):
 
         return RayGrid(specs, self.address)
 
-    def _journal(self, folder: RunFolder | None, scratch: Path) -> Journal:
+    def _journal(self, folder: RunFolder | None, scratch: Path, *, resuming: bool) -> Journal:
         """Open the ledger and register the population."""
-        own = self.declared == "benchmark" and self.ledger is None
-        ledger = Ledger(scratch / "ledger.sqlite" if own or self.ledger is None else self.ledger)
+        ledger = Ledger(scratch / "ledger.sqlite" if self.ledger is None else self.ledger)
+        if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
+            raise InputError(
+                f"the ledger {ledger.path} is gone, which holds what this run has released; restore it to go on."
+            )
         population = self.population or self.tasks.dataset
         ledger.register(
             population,
@@ -413,7 +427,20 @@ class _Resume:
     replay: tuple[tuple[Boundary, Boundary], ...] = ()
 
 
-def _where_to_resume(folder: RunFolder | None, journal: Journal) -> _Resume:
+def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
+    """Refuse to go on if the ledger does not hold every release that this run has published."""
+    entries = journal.ledger.entries(journal.population, journal.run)
+    charged = {(entry.round, entry.group) for entry in entries}
+    published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
+    newest = {entry.digest for entry in entries if entry.round == last.round}
+    if not published <= charged or (last.round and newest != {last.digest()}):
+        raise InputError(
+            f"the ledger {journal.ledger.path} does not hold all {last.round} rounds that {folder.path} has published; "
+            "restore the ledger that the run was started with: going on would under-count what was released."
+        )
+
+
+def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> _Resume:
     """Find the last published boundary, the last snapshot, and the rounds between them."""
     if folder is None:
         return _Resume()
@@ -425,6 +452,8 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal) -> _Resume:
         else:
             store.discard_pending()
     rounds, snapshots = store.rounds(), store.snapshots()
+    if publishes and rounds:
+        _check_ledger(folder, journal, store.load(rounds[-1]))
     if not rounds:
         folder.rewind_metrics(0)
         return _Resume()

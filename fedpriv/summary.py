@@ -151,7 +151,7 @@ def summarize(
             "population": journal.population,
             "run": journal.run,
             "declared": tasks.declared,
-            "spent": journal.ledger.describe(journal.population)["spent"],
+            "spent": _spent(journal, tasks, delta),
         },
         "releases": _releases(journal),
     }
@@ -164,6 +164,14 @@ def summarize(
         scores=served.scores,
         privacy_lines=_privacy_curve(counts, delta),
     )
+
+
+def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:
+    """Return what all runs on a protected population have spent, at the delta of this run."""
+    if tasks.declared == "benchmark":
+        return None
+    spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in Relation}
+    return {**spent, "delta": delta}
 
 
 def _problems(served: Served) -> list[str]:

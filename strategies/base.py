@@ -264,6 +264,11 @@ class TaskStrategy(Settings, Strategy):
         """The neighbouring relation of the headline; both are printed."""
         return Relation.ADD_REMOVE
 
+    def check(self, num_tasks: int) -> None:
+        """Refuse, before anything is written, what does not fit a population of this size."""
+        self._members(num_tasks)
+        self.planned(num_tasks, self.rounds)
+
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
         """Return the public start as the boundary before round 1."""
         return Boundary(0, billboards_from_record(initial_arrays, self._members(num_tasks)))

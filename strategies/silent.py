@@ -8,7 +8,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.journal import Boundary
-from fedpriv.protocol import record_from_billboards
+from fedpriv.protocol import Reply, record_from_billboards
 from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Silent"]
@@ -33,6 +33,9 @@ class Silent(TaskStrategy):
                 raise ComponentFailure(
                     f"node {reply.metadata.src_node_id} failed in round {server_round}: {reply.error.reason}"
                 )
+            answer = Reply.from_content(reply.content)
+            session.note = session.note or answer.note
+            session.problems.update({k: v for k, v in answer.diagnostics.items() if isinstance(v, int)})
         session.boundary = Boundary(server_round, session.boundary.billboards, session.sampled)
         if session.journal is not None:
             session.journal.publish(session.boundary, {})

@@ -38,7 +38,7 @@ def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int 
 
 def toy_problem(tasks: Tasks, *, dtype: torch.dtype = torch.float64, model: str = "mlp", seed: int = 0) -> Problem:
     settings = {"hidden": 7} if model == "mlp" else {}
-    return Problem(build_model(model, tasks.input_shape, tasks.num_classes or 1, seed=seed, dtype=dtype, **settings))
+    return Problem(build_model(model, tasks.input_shape, tasks.num_classes or 1, settings, seed=seed, dtype=dtype))
 
 
 def whole(tasks: Tasks, dtype: torch.dtype = torch.float64) -> Cohort:

@@ -21,7 +21,7 @@ from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
 from fedpriv.runtime.grid import InProcessGrid
-from fedpriv.runtime.node import NodeSpec
+from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard, Silent
 
 C = 0.3
@@ -434,3 +434,56 @@ def test_nodes_that_host_another_population_are_refused() -> None:
         grid = InProcessGrid(right.model_copy(update={"tasks": hosted}).specs(problem, 2))
         with pytest.raises(ComponentFailure, match=words):
             right.run(on=grid)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("value", [3e38, 1e300])
+@pytest.mark.parametrize("position", [0, 3])
+@pytest.mark.parametrize("engine", ["vmap", "loop"])
+def test_no_value_of_one_task_reaches_the_update_of_another(
+    dtype: Any, value: float, position: int, engine: Any
+) -> None:
+    """Padding must not carry one task's overflow into the others: all other rows stay bit-identical."""
+    if dtype == "float32" and value > 3.4e38:
+        pytest.skip("refused before work: infinite in float32")
+    tasks = toy_tasks(6, sizes=[4, 12, 3, 5, 60, 2])
+    parts = {}
+    for part in ("train", "validation"):
+        data = tasks.part(part)  # type: ignore[arg-type]
+        inputs = data.inputs.astype(dtype)
+        inputs[data.rows(position)] = value
+        parts[part] = replace(data, inputs=inputs)
+    other = replace(tasks, **parts)
+    client = MeanRegularized(strength=(1.0, 0.0), learning_rate=0.5, epochs=2, batch_size=3)
+    rows = []
+    for population in (tasks, other):
+        node = Node(NodeSpec(population, client, experiment(population, dtype=dtype).problem(), engine=engine))
+        billboards = {ALL: {k: v.numpy() for k, v in node.spec.problem.initial().items()}}
+        request = Request(1, billboards, {ALL: np.arange(6)}, "rows", C)
+        answers = [Reply.from_content(node.train(request.to_content())).updates[ALL] for _ in range(2)]
+        rows.append(answers)
+    mine = np.arange(6) != position
+    for before, after in zip(*rows, strict=True):
+        for name, values in before.items():
+            np.testing.assert_array_equal(values[mine], after[name][mine])
+            assert np.isfinite(after[name]).all()
+
+
+def test_inputs_that_overflow_the_computing_type_are_refused() -> None:
+    tasks = toy_tasks(3)
+    large = replace(tasks, train=replace(tasks.train, inputs=tasks.train.inputs.astype(np.float64) + 1e300))
+    with pytest.raises(InputError, match="too large for float32"):
+        experiment(large, dtype="float32")
+
+
+def test_a_search_for_strength_does_not_depend_on_who_shares_a_cohort() -> None:
+    tasks = toy_tasks(9)
+    client = MeanRegularized(strength=(0.1, 1.0), learning_rate=0.3, final_epochs=2)
+    found = [
+        experiment(tasks, client=client, strategy=noisy(), baseline=True, shards=shards, engine=engine).run(reproduce=4)
+        for shards, engine in ((1, "vmap"), (4, "vmap"), (1, "loop"))
+    ]
+    for other in found[1:]:
+        assert other.summary["local_compute"] == found[0].summary["local_compute"]
+        for name, scores in found[0].scores.items():
+            np.testing.assert_allclose(other.scores[name], scores, rtol=1e-9)

@@ -227,3 +227,23 @@ def test_strongly_convex_runs_converge_linearly_to_a_floor_that_rises_with_the_n
     low = np.mean([gaps(100, 0.002, seed)[0] for seed in range(6)])
     high = np.mean([gaps(100, 0.016, seed)[0] for seed in range(100, 106)])
     assert 64 * 0.24 < high / low < 64 * 4.1
+
+
+def test_one_population_cannot_have_two_budgets(tmp_path: Path) -> None:
+    protected(tmp_path).run(tmp_path / "one")
+    with pytest.raises(InputError, match="would spend it twice"):
+        protected(tmp_path, population="clinic-2").run(tmp_path / "two")
+
+
+def test_default_delta_and_policies_can_be_stored(tmp_path: Path) -> None:
+    policy = NodePolicy(max_participations=3)
+    strategy = Billboard(clipping_norm=0.3, rounds=2, target=Target(epsilon=5.0))
+    experiment(toy_tasks(7), strategy=strategy, policy=policy).run(tmp_path / "run")
+    experiment(toy_tasks(7), strategy=strategy, policy=policy).run(tmp_path / "run", resume=True)
+
+
+def test_wrong_strategies_leave_no_folder(tmp_path: Path) -> None:
+    for strategy in (noisy(groups=(0, 1)), Billboard(clipping_norm=0.3, rounds=2, target=Target(epsilon=2000.0))):
+        with pytest.raises(InputError):
+            experiment(toy_tasks(7), strategy=strategy).run(tmp_path / "run")
+        assert not (tmp_path / "run").exists()

@@ -202,3 +202,34 @@ def test_kill_and_resume(tmp_path: Path) -> None:
 @pytest.mark.parametrize("grid", ["in-process", "ray"])
 def test_twenty_kills(tmp_path: Path, grid: str) -> None:
     killed_and_resumed(tmp_path, kills=20, rounds=600, grid=grid, seed=2)
+
+
+def test_a_run_does_not_go_on_without_the_ledger_that_paid_for_it(tmp_path: Path) -> None:
+    """Going on with a new ledger would print an epsilon for the later rounds only."""
+    from fedpriv import InputError
+
+    personal().run(tmp_path / "run", reproduce=6)
+    (tmp_path / "run/summary.json").unlink()
+    whole = (tmp_path / "run/ledger.sqlite").read_bytes()
+    (tmp_path / "run/ledger.sqlite").unlink()
+    with pytest.raises(InputError, match="is gone"):
+        personal().run(tmp_path / "run", reproduce=6, resume=True)
+    (tmp_path / "run/ledger.sqlite").write_bytes(whole)
+    identity = tmp_path / "run/checkpoints/run-id"
+    name = identity.read_text()
+    identity.unlink()
+    with pytest.raises(InputError, match="does not hold all 9 rounds"):
+        personal().run(tmp_path / "run", reproduce=6, resume=True)
+    identity.write_text(name)
+    personal().run(tmp_path / "run", reproduce=6, resume=True)
+
+
+def test_an_interrupt_is_not_a_success_and_the_run_goes_on(tmp_path: Path) -> None:
+    process = launch(tmp_path / "run", 400, "in-process")
+    while process.poll() is None and _published(tmp_path / "run") < 3:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130, err
+    assert "--resume" in err
+    assert "Traceback" not in err

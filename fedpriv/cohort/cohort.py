@@ -22,7 +22,7 @@ class Batch:
     Attributes
     ----------
     inputs : Tensor, shape [C, n, ...], floating
-        Examples; padding repeats a real example and never counts.
+        Examples; padding is zero, so that nothing of another task can get in.
     targets : Tensor, shape [C, n] (int64 classes) or [C, n, ...] (floating values)
         What to predict.
     mask : Tensor, shape [C, n], floating
@@ -73,6 +73,10 @@ class Cohort:
         """Return the cohort of one task."""
         return Cohort(self.tasks, self.positions[position : position + 1], self.dtype)
 
+    def subset(self, which: NDArray[np.int64]) -> Cohort:
+        """Return the cohort of some of these tasks."""
+        return Cohort(self.tasks, self.positions[which], self.dtype)
+
     def part(self, part: Part) -> Batch:
         """Return all examples of one part, padded to the largest task of the cohort."""
         width = max(int(self.sizes(part).max(initial=0)), 1)
@@ -93,6 +97,11 @@ class Cohort:
         real = index >= 0
         rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
         inputs, targets = _tensors(data, rows, self.dtype)
+        if not real.all():
+            # Row 0 stood in for padding: it belongs to another task, and 0 * inf is NaN, so a mask is not enough.
+            padding = torch.from_numpy(~real)
+            inputs[padding] = 0
+            targets[padding] = 0
         return Batch(inputs, targets, torch.from_numpy(real).to(self.dtype))
 
 

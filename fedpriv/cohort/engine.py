@@ -79,7 +79,7 @@ class LoopEngine(Engine):
         for position in range(len(batch.mask)):
             leaves = {name: value[position].detach().requires_grad_() for name, value in params.items()}
             loss = problem.mean_loss(leaves, batch.inputs[position], batch.targets[position], batch.mask[position])
-            found = torch.autograd.grad(loss, list(leaves.values()))
+            found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
             rows.append(dict(zip(leaves, found, strict=True)))
         return {name: torch.stack([row[name] for row in rows]) for name in params}
 
@@ -106,7 +106,7 @@ class LoopEngine(Engine):
 
 def _average(values: Tensor, mask: Tensor) -> Tensor:
     count = mask.sum(dim=1)
-    mean = (values * mask).sum(dim=1) / count.clamp(min=1.0)
+    mean = torch.where(mask > 0, values, 0.0).sum(dim=1) / count.clamp(min=1.0)
     return torch.where(count > 0, mean, torch.full_like(mean, torch.nan))
 
 

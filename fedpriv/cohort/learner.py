@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -90,19 +91,23 @@ class Learner:
         for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
             self.work[task] = self.work.get(task, 0) + count
         params = {name: value.detach().clone() for name, value in start.items()}
+        pull = {} if anchor is None else {name: torch.empty_like(value) for name, value in params.items()}
         for step in range(schedule.steps):
             batch = cohort.batch(schedule.index[:, step])
             gradients = self.engine.gradients(self.problem, params, batch)
             resting = batch.mask.sum(dim=1) == 0
             for name, value in params.items():
-                target = None if anchor is None else anchor[name]
-                _step(value, gradients[name], resting, learning_rate, target, strength)
+                if anchor is not None:
+                    # Exactly 0 at the anchor: else rounding would break ties between strengths.
+                    torch.sub(value, anchor[name], out=pull[name])
+                _step(value, gradients[name], resting, learning_rate, pull.get(name), strength)
         return params
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""
         loss, accuracy = self.engine.scores(self.problem, params, cohort.part(part))
-        return Scores(loss, accuracy)
+        # A model of NaN still "predicts" class 0: no loss, no accuracy.
+        return Scores(loss, torch.where(loss.isfinite(), accuracy, torch.nan))
 
 
 def _step(
@@ -110,17 +115,17 @@ def _step(
     gradient: Tensor,
     resting: Tensor,
     learning_rate: float,
-    anchor: Tensor | None,
+    pull: Tensor | None,
     strength: float | Tensor,
 ) -> None:
     """One SGD step in place (fresh blocks of this size cost more than the arithmetic); used-up tasks rest."""
     axes = [1] * (value.dim() - 1)
-    if anchor is None:
+    if pull is None:
         pass
     elif isinstance(strength, Tensor):
-        gradient.addcmul_(value - anchor, strength.view(-1, *axes))
+        gradient.addcmul_(pull, strength.view(-1, *axes))
     elif strength:
-        gradient.add_(value, alpha=strength).sub_(anchor, alpha=strength)
+        gradient.add_(pull, alpha=strength)
     if resting.any():
         gradient.masked_fill_(resting.view(-1, *axes), 0.0)
     value.sub_(gradient, alpha=learning_rate)

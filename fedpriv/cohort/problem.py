@@ -66,7 +66,7 @@ class Problem:
     def mean_loss(self, params: Params, inputs: Tensor, targets: Tensor, mask: Tensor) -> Tensor:
         """Return one task's loss averaged over its real examples (a scalar; 0 without examples)."""
         loss, _ = self.losses(params, inputs, targets)
-        return (loss * mask).sum() / mask.sum().clamp(min=1.0)
+        return torch.where(mask > 0, loss, 0.0).sum() / mask.sum().clamp(min=1.0)
 
 
 def _refuse_impure(model: nn.Module) -> None:
@@ -85,6 +85,11 @@ def _refuse_impure(model: nn.Module) -> None:
                 f"layer {name!r} ({kind}) draws from the global generator, so results would depend on "
                 "sharding; remove it."
             )
+    slashed = [name for name, _ in model.named_parameters() if "/" in name]
+    if slashed:
+        raise InputError(
+            f"the parameter {slashed[0]!r} has a slash in its name, which messages cannot carry; rename it."
+        )
     buffers = [name for name, _ in model.named_buffers()]
     if buffers:
         raise InputError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from math import prod
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -94,10 +95,10 @@ def build_model(
     name: str,
     inputs: Shape,
     outputs: int,
+    settings: Mapping[str, Any] | None = None,
     *,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    **settings: object,
 ) -> nn.Module:
     """Build a network with public initial values drawn from ``seed``.
 
@@ -109,6 +110,8 @@ def build_model(
         Shape of one example.
     outputs : int
         Number of classes, or of regression targets.
+    settings : mapping, optional
+        Settings of the model.
     seed : int
         Seed of the initial values; the global generator is left as it was.
     dtype : torch.dtype
@@ -123,4 +126,9 @@ def build_model(
         raise InputError(unknown("model", name, MODELS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MODELS[name](**settings).build(inputs, outputs).to(dtype)
+        chosen = MODELS[name](**(settings or {}))
+        try:
+            return chosen.build(inputs, outputs).to(dtype)
+        except RuntimeError as error:
+            cause = str(error).splitlines()[0]
+            raise InputError(f"the model {name!r} cannot be built with {chosen!r}: {cause}; make it smaller.") from None

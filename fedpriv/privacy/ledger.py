@@ -123,6 +123,15 @@ class Ledger:
             if known is not None:
                 self._same(population, known, wanted)
                 return
+            twin = connection.execute(
+                "SELECT name FROM populations WHERE fingerprint = ? AND declared = 'protected' AND name <> ?",
+                (fingerprint, population),
+            ).fetchone()
+            if twin is not None:
+                raise InputError(
+                    f"ledger: the tasks of {population!r} are those of {twin[0]!r}, which has a budget of its own "
+                    f"here; a second name would spend it twice. Use {twin[0]!r}."
+                )
             stored = budget.model_dump_json() if budget is not None else None
             connection.execute(
                 "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?)",

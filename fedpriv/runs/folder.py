@@ -93,8 +93,25 @@ class RunFolder:
         """Return the summary of a finished run, or None."""
         if not self.summary_path.exists():
             return None
-        loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
+        try:
+            loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
+        except ValueError:
+            raise InputError(f"{self.summary_path} is damaged; delete it and go on with --resume.") from None
         return loaded
+
+    def keep_about(self, about: dict[str, Any]) -> dict[str, Any]:
+        """Return the names that the run was started under; refuse other ones."""
+        path = self.boundaries.directory / "about.json"
+        if not path.exists():
+            write_bytes(path, json.dumps(about).encode())
+            return about
+        stored: dict[str, Any] = json.loads(path.read_text())
+        for key, value in about.items():
+            if stored.get(key, value) != value:
+                raise InputError(
+                    f"{self.path} was started with {key} {stored[key]!r}, got {value!r}; leave it out to go on."
+                )
+        return stored
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
@@ -112,7 +129,7 @@ class RunFolder:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if entry["round"] <= round and entry["kind"] == "evaluation":
+            if entry["round"] <= round and entry["kind"] == "evaluation" and not entry.get("final"):
                 kept.append(line)
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
@@ -145,7 +162,7 @@ def read_config(path: Path) -> dict[str, Any]:
         return tomllib.loads((path / "config.toml").read_text())
     except FileNotFoundError:
         raise InputError(f"{path} is not a run folder: it holds no config.toml; give the --out of a run.") from None
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InputError(f"{path / 'config.toml'} is damaged ({error}); restore it or start a new run.") from None
 
 
@@ -169,7 +186,11 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
 
 def _toml(config: dict[str, Any]) -> dict[str, Any]:
     """Leave out what TOML cannot say (None), keep the rest as plain values."""
-    kept: dict[str, Any] = json.loads(json.dumps(config))
-    return {
-        section: {key: value for key, value in values.items() if value is not None} for section, values in kept.items()
-    }
+    kept: dict[str, Any] = _without_none(json.loads(json.dumps(config)))
+    return kept
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
+    return value

@@ -141,11 +141,13 @@ class Node:
                 outcome = self._run("train", stage, cohort, billboard)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
-                note = note or outcome.note or reason
+                note = note or reason or (outcome.note if self._open else "")
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
                 totals.add(_counted_update(unnest("update", outcome.tree), billboard, counted))
             updates[group] = totals.result()
+        if not self._open:  # a refusal depends on what was asked; the other counts depend on data
+            problems = Counter({"refused": problems["refused"]})
         if not algorithm.sends_update:
             return Reply(diagnostics=dict(problems), note=note).to_content()
         rows = request.tasks if request.reply == "rows" else {}
@@ -154,7 +156,7 @@ class Node:
     def finish(self, content: RecordDict) -> RecordDict:
         """Do what remains after the last round; answer with the gradient work so far."""
         request, algorithm = self._request(content), self.spec.algorithm
-        key, note = Key(self.spec.seed, 0, Purpose.FINISH), ""
+        key, note, failed = Key(self.spec.seed, 0, Purpose.FINISH), "", 0
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
 
@@ -163,10 +165,13 @@ class Node:
 
             for cohort in self._chunks(ids, billboard):
                 outcome = self._run("finish", stage, cohort, billboard)
-                note = note or outcome.note
+                note, failed = note or outcome.note, failed + int((~outcome.counted).sum())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
+        if not self._open:
+            return Reply().to_content()
         work, sizes = self.store.work, self.spec.tasks.train.sizes
         counts = {"epochs": int(np.ceil(work / sizes).max()), "work": int(work.sum()), "examples": int(sizes.sum())}
+        counts["final_fit_failed"] = failed
         return Reply(diagnostics=counts, note=note).to_content()
 
     def evaluate(self, content: RecordDict) -> RecordDict:
@@ -205,6 +210,11 @@ class Node:
 
     # --- parts -------------------------------------------------------------------------------------------------
 
+    @property
+    def _open(self) -> bool:
+        """Whether diagnostics may leave this node."""
+        return self.spec.policy is None or self.spec.policy.diagnostics
+
     def _request(self, content: RecordDict) -> Request:
         """Read a request and refuse one that names a task twice, or a task of somebody else."""
         request = Request.from_content(content)
@@ -233,7 +243,7 @@ class Node:
     def _scores(self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]) -> RecordDict:
         ids: list[int] = []
         results: dict[str, list[float]] = {}
-        if self.spec.policy is not None and not self.spec.policy.diagnostics:
+        if not self._open:
             return Reply(diagnostics={"ids": ids}, note="this node keeps its scores to itself.").to_content()
         for group, wanted in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
@@ -258,7 +268,7 @@ class Node:
 
     def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
-        if self.spec.policy is None:
+        if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
         asked = Release(
             noise_multiplier=request.noise_multiplier,

@@ -116,6 +116,7 @@ def serve(
     last, everybody = session.boundary.billboards, session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
+    session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
     epochs = max(_count(reply, "epochs") for reply in replies)
     work = sum(_count(reply, "work") for reply in replies)
     alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
