@@ -16,6 +16,7 @@ from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import BudgetExceeded, Experiment, InputError, Target
+from fedpriv.cli import main
 from fedpriv.clients import MeanRegularized
 from fedpriv.cohort import Ragged, Tasks
 from fedpriv.privacy.ledger import Ledger
@@ -26,32 +27,23 @@ from fedpriv.strategies import Billboard
 README = Path(__file__).parent.parent / "README.md"
 
 
-def command(*arguments: str, cwd: Path, **options: Any) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "fedpriv", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        **options,
-    )
-
-
 def script() -> str:
     blocks = README.read_text().split("```python\n")[1:]
     return next(block.split("```")[0] for block in blocks if "Experiment(" in block)
 
 
-def test_the_script_of_the_readme_runs_and_equals_the_command_line(tmp_path: Path) -> None:
+def test_the_script_of_the_readme_runs_and_equals_the_command_line(
+    tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     """Design 8: verbatim, and with fixed coins the same numbers as `fedpriv run` with the same settings."""
     ran = subprocess.run([sys.executable, "-c", script()], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
     assert "Joint differential privacy of the personal models" in ran.stdout
     summary = json.loads((tmp_path / "runs/first/summary.json").read_text())
     assert summary["guarantee"]["epsilon"] <= 2.0
+    monkeypatch.chdir(tmp_path)
     fixed = script().replace('.run(out="runs/first")', '.run(out="runs/fixed", reproduce=5)')
-    ran = subprocess.run([sys.executable, "-c", fixed], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
+    exec(fixed.replace("tasks=tasks,", 'tasks=tasks, grid="in-process",'), {})  # the same script, without Ray
     mine = json.loads((tmp_path / "runs/fixed/summary.json").read_text())
     keys = {
         "data.seed": 0, "model.name": "mlp", "client.strength": 0.1, "client.learning_rate": 0.1, "client.epochs": 1,
@@ -60,9 +52,11 @@ def test_the_script_of_the_readme_runs_and_equals_the_command_line(tmp_path: Pat
         "strategy.evaluate_every": 0,
     }  # fmt: skip
     sets = [word for key, value in keys.items() for word in ("--set", f"{key}={value}")]
-    ran = command("run", "pmtl", *sets, "--reproduce", "5", "--out", "cli", "--json", cwd=tmp_path)
-    assert ran.returncode == 0, ran.stderr
-    theirs = json.loads(ran.stdout)
+    words = ["fedpriv", "run", "pmtl", *sets, "--set=run.grid=in-process", "--reproduce=5", "--out=cli", "--json"]
+    monkeypatch.setattr(sys, "argv", words)
+    capsys.readouterr()
+    main()
+    theirs = json.loads(capsys.readouterr().out)
     for measure in ("accuracy", "loss"):
         assert theirs["diagnostics"][measure] == pytest.approx(mine["diagnostics"][measure], rel=1e-9)
     assert theirs["guarantee"] == mine["guarantee"]

@@ -34,9 +34,6 @@ class Worker:
     """One node behind the ClientApp, in whatever process it was put."""
 
     def __init__(self, spec: NodeSpec, node_id: int) -> None:
-        import torch
-
-        torch.set_flush_denormal(True)
         self.node = Node(spec)
         self.context: Context = new_context(node_id)
         self.app = client_app(lambda _: self.node)
@@ -162,14 +159,20 @@ class InProcessGrid(LocalGrid):
         self.workers[0].node.warm_up()
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:  # noqa: ARG002
-        """Handle each message in turn, with one torch thread: more make small batched products slower."""
+        """Handle each message in turn.
+
+        Meanwhile torch uses one thread (more make small batched products slower) and flushes denormals; both belong
+        to the process and are put back.
+        """
         import torch
 
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
         try:
             return [self.workers[message.metadata.dst_node_id - 1].handle(message) for message in messages]
         finally:
+            torch.set_flush_denormal(False)
             torch.set_num_threads(threads)
 
     def snapshot(self, directory: Path, number: int) -> None:

@@ -31,6 +31,7 @@ class _Shard:
         from fedpriv.runtime.flower_private import set_identity
 
         torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
         set_identity(node_id=node_id)
         self.worker = Worker(spec, node_id)
         self.first = spec.tasks.first
