@@ -96,7 +96,8 @@ def _tuning() -> str:
     tried = json.loads(RESULTS.read_text())
     lines = [
         f"From `python -m benchmarks.tune`: {tried['tasks_per_round']} of 1,000 registered tasks per round, two rounds",
-        "after a warm-up, passes in both orders. The machine was shared, so small differences mean little.",
+        "after a warm-up; further passes run in the opposite order. The machine was shared, so small differences mean",
+        f"little. {tried.get('note', '')}".rstrip(),
         "",
         "| who clips | `num_cpus` | tasks/s in each pass | median | per CPU second |",
         "| --- | ---: | --- | ---: | ---: |",

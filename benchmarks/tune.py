@@ -38,6 +38,10 @@ def main(passes: int) -> None:
                     f"clipping={clipping:6} num_cpus={num_cpus:<4} {rates[0]:6.1f} tasks/s {rates[1]:6.1f} tasks/CPU s",
                     flush=True,
                 )
+                _write(found)
+
+
+def _write(found: dict[tuple[str, float], list[tuple[float, float]]]) -> None:
     rows = [
         {
             "clipping": clipping,
@@ -47,6 +51,7 @@ def main(passes: int) -> None:
             "per_cpu_second": round(median(rate for _, rate in rates), 1),
         }
         for (clipping, num_cpus), rates in found.items()
+        if rates
     ]
     RESULTS.write_text(json.dumps({"tasks_per_round": _TASKS, "settings": rows}, indent=1) + "\n")
 

@@ -23,7 +23,7 @@ BUDGET = Target(epsilon=2.0, delta=1e-5)
 
 
 def register(ledger: Ledger, name: str = "people", **changes: object) -> None:
-    values = {"fingerprint": "f1", "num_tasks": 100, "declared": "protected", "budget": BUDGET, **changes}
+    values = {"fingerprint": f"tasks of {name}", "num_tasks": 100, "declared": "protected", "budget": BUDGET, **changes}
     ledger.register(name, **values)
 
 
