@@ -35,7 +35,7 @@ Written by `make bench` (`python -m benchmarks.flower_stock`) on {today}.
 {rows}
 
 The last column divides by the CPU time of all processes of a side (driver, Ray, actors) instead of the clock: other
-jobs on the machine do not blur it. Its median is {ratio_cpu}.
+jobs on the machine blur it less (they still share caches and memory). Its median is {ratio_cpu}.
 
 ## The work
 
@@ -73,7 +73,8 @@ models is {model:.1e} of the largest weight and {step:.1e} of the largest step.
 - A Flower user could put many tasks into one SuperNode and batch them by hand. That is what fedpriv is; the stock
   engine has no notion of a task inside a node, nor of its privacy.
 - The model is small on purpose: with many small tasks, the cost is in moving messages and starting operators. With a
-  large network per task both sides spend their time in the same matrix products and the ratio shrinks towards 1.
+  large network per task both sides would spend their time in the same matrix products, so expect a smaller ratio there
+  (not measured).
 - Flower walks all registered nodes in every poll, so its rate falls with the number of registered tasks.
 - On a busy machine the scheduler shares the cores among processes, and the rival runs more of them than fedpriv (a
   driver that works as hard as its actors, and {actors} actors against {shards} shards). That favours the rival in the

@@ -81,7 +81,8 @@ class Runner:
 
 @contextmanager
 def prepared(work: Work) -> Iterator[Runner]:
-    """Write the data into a temporary folder with a short path and remove it in the end."""
+    """Write the data into a temporary folder with a short path and remove it in the end, also when terminated."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with tempfile.TemporaryDirectory(prefix="fb", dir="/tmp", ignore_cleanup_errors=True) as name:
         directory = Path(name)
         Data.write(work, directory)

@@ -91,6 +91,8 @@ class Learner:
         for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
             self.work[task] = self.work.get(task, 0) + count
         params = {name: value.detach().clone() for name, value in start.items()}
+        if not isinstance(strength, Tensor) and not strength:
+            anchor = None  # FedAvg: nothing to compute for a pull of 0
         pull = {} if anchor is None else {name: torch.empty_like(value) for name, value in params.items()}
         for step in range(schedule.steps):
             batch = cohort.batch(schedule.index[:, step])
