@@ -161,6 +161,13 @@ class Session:
     trained: int = 0
     training_seconds: float = 0.0
 
+    def take_note(self, answer: Reply) -> Counter[str]:
+        """Keep what a reply says about updates that do not count; return its counts."""
+        counts = Counter({name: count for name, count in answer.diagnostics.items() if isinstance(count, int)})
+        self.problems.update(counts)
+        self.note = self.note or answer.note
+        return counts
+
 
 class TaskStrategy(Settings, Strategy):
     """Base of strategies whose participants are tasks.

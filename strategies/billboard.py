@@ -127,7 +127,8 @@ class Billboard(TaskStrategy):
         """
         session = self.session
         totals = self._zeros(session.boundary.billboards)
-        problems: Counter[str] = Counter()
+        problems: Counter[str] = Counter()  # found here
+        reported: Counter[str] = Counter()  # said by the nodes
         waiting = {node for ids in session.sampled.values() for node, _ in session.registry.split(ids)}
         for reply in replies:
             node = reply.metadata.src_node_id
@@ -142,8 +143,7 @@ class Billboard(TaskStrategy):
                 session.note = session.note or f"node {node}: {reply.error.reason}"
                 continue
             answer = Reply.from_content(reply.content)
-            session.note = session.note or answer.note
-            problems.update({k: v for k, v in answer.diagnostics.items() if isinstance(v, int)})
+            reported.update(session.take_note(answer))
             for group, total in totals.items():
                 for name, value in self._contribution(answer, group, node, total, problems).items():
                     total[name] += value
@@ -154,7 +154,7 @@ class Billboard(TaskStrategy):
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
         session.journal.publish(boundary, {group: self.release() for group in published})
         session.boundary = boundary
-        diagnostics = {f"diagnostic.{name}": count for name, count in problems.items()}
+        diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
 
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:

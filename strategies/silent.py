@@ -33,9 +33,7 @@ class Silent(TaskStrategy):
                 raise ComponentFailure(
                     f"node {reply.metadata.src_node_id} failed in round {server_round}: {reply.error.reason}"
                 )
-            answer = Reply.from_content(reply.content)
-            session.note = session.note or answer.note
-            session.problems.update({k: v for k, v in answer.diagnostics.items() if isinstance(v, int)})
+            session.take_note(Reply.from_content(reply.content))
         session.boundary = Boundary(server_round, session.boundary.billboards, session.sampled)
         if session.journal is not None:
             session.journal.publish(session.boundary, {})

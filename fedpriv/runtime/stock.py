@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -51,8 +51,6 @@ about = {about}
 data-dir = {data_dir}
 reproduce = {reproduce}
 """
-
-Specs = Callable[[str, str, int], list[NodeSpec]]
 
 
 @lru_cache(maxsize=1)
