@@ -77,8 +77,9 @@ class Experiment(Settings):
         Fixes what may be public: initial values and mini-batches. Noise and coins come from the operating system.
     dtype : {"float32", "float64"}
         Type of the parameters.
-    engine : {"vmap", "loop"}
-        How the task axis is computed.
+    engine : {"auto", "vmap", "loop"}
+        How the task axis is computed: hand-batched kernels where they cover the model and vmap elsewhere, vmap, or one
+        task after the other.
     grid : {"ray", "in-process", "flower"}
         What carries the messages; ``flower`` is Flower's own engine, which `fedpriv run` starts.
     shards : int or None
@@ -106,7 +107,7 @@ class Experiment(Settings):
     loss: Loss | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     dtype: Literal["float32", "float64"] = "float32"
-    engine: Literal["vmap", "loop"] = "vmap"
+    engine: Literal["auto", "vmap", "loop"] = "auto"
     grid: Literal["ray", "in-process", "flower"] = "ray"
     shards: int | None = Field(default=None, ge=1)
     address: str | None = None

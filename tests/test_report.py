@@ -59,7 +59,7 @@ def make_run(folder: Path, *, rounds: int = 100, tasks: int = 100, **changes: An
         "num_tasks": tasks,
         "versions": {"fedpriv": "0.1.0", "torch": "2.9.0", "flwr": "1.41.0", "ray": "2.51.0"},
         "grid": "ray",
-        "engine": "vmap",
+        "engine": "auto",
         "seed": 0,
         "reproduce": None,
         "guarantee": {

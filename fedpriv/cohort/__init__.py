@@ -3,7 +3,9 @@
 from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
 from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Batch, Cohort
-from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine, engine_named
+from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
+from fedpriv.cohort.engines import engine_named
+from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner, Scores
 from fedpriv.cohort.probe import probe
 from fedpriv.cohort.problem import Problem
@@ -17,6 +19,7 @@ __all__ = [
     "ClientAlgorithm",
     "Cohort",
     "Engine",
+    "KernelEngine",
     "Key",
     "Learner",
     "LocalSGD",

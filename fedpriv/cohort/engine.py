@@ -1,4 +1,4 @@
-"""Two ways to compute over the task axis: vmap, and a plain loop that is reference and debugger."""
+"""What computes over the task axis: vmap for any pure model, and a plain loop that is reference and debugger."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ from torch.func import grad, vmap
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params, State, concatenate, one
-from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.names import unknown
+from fedpriv.errors import ComponentFailure
 
-__all__ = ["ENGINES", "Engine", "LoopEngine", "TaskFailure", "VmapEngine", "engine_named"]
+__all__ = ["Engine", "LoopEngine", "TaskFailure", "VmapEngine", "average"]
 
 Stage = Callable[[Cohort, State], State]
 
@@ -33,9 +32,49 @@ class TaskFailure(ComponentFailure):
 
 
 class Engine(ABC):
-    """Computes gradients and scores for all tasks of a cohort."""
+    """Computes steps, gradients and scores for all tasks of a cohort."""
 
     name: str
+
+    def step(
+        self,
+        problem: Problem,
+        params: Params,
+        batch: Batch,
+        learning_rate: float,
+        anchor: Params | None = None,
+        strength: float | Tensor = 0.0,
+    ) -> None:
+        """Take one step of SGD in place, ``w <- w - learning_rate * (gradient + strength * (w - anchor))``.
+
+        A task without examples in the batch rests.
+
+        Parameters
+        ----------
+        problem : Problem
+            Model and loss.
+        params : Params, each [C, ...]
+            The weights of every task; changed.
+        batch : Batch
+            Its examples.
+        learning_rate : float
+            Step size.
+        anchor : Params, each [...] or [C, ...]
+            What to stay close to; None for no pull.
+        strength : float or Tensor of shape [C]
+            Strength of the pull.
+        """
+        gradients = self.gradients(problem, params, batch)
+        resting = batch.sizes == 0
+        for name, value in params.items():
+            gradient, axes = gradients[name], [1] * (value.dim() - 1)
+            if anchor is not None:
+                # Exactly 0 at the anchor: else rounding would break ties between strengths.
+                pull = torch.sub(value, anchor[name])
+                gradient.addcmul_(pull, torch.as_tensor(strength, dtype=value.dtype).view(-1, *axes))
+            if resting.any():
+                gradient.masked_fill_(resting.view(-1, *axes), 0.0)
+            value.sub_(gradient, alpha=learning_rate)
 
     @abstractmethod
     def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:
@@ -63,7 +102,7 @@ class VmapEngine(Engine):
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.no_grad():
             loss, correct = vmap(problem.losses)(params, batch.inputs, batch.targets)
-        return _average(loss, batch.mask), _average(correct, batch.mask)
+        return average(loss, batch.mask), average(correct, batch.mask)
 
     def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:  # noqa: ARG002, D102
         return function(cohort, state)
@@ -91,7 +130,7 @@ class LoopEngine(Engine):
                 loss, correct = problem.losses(task, batch.inputs[position], batch.targets[position])
                 losses.append(loss)
                 hits.append(correct)
-        return _average(torch.stack(losses), batch.mask), _average(torch.stack(hits), batch.mask)
+        return average(torch.stack(losses), batch.mask), average(torch.stack(hits), batch.mask)
 
     def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:  # noqa: D102
         results = []
@@ -104,23 +143,8 @@ class LoopEngine(Engine):
         return concatenate(results)
 
 
-def _average(values: Tensor, mask: Tensor) -> Tensor:
+def average(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of [C, n] over each task's real examples, [C]; NaN without any."""
     count = mask.sum(dim=1)
     mean = torch.where(mask > 0, values, 0.0).sum(dim=1) / count.clamp(min=1.0)
     return torch.where(count > 0, mean, torch.full_like(mean, torch.nan))
-
-
-ENGINES: dict[str, Callable[[], Engine]] = {"vmap": VmapEngine, "loop": LoopEngine}
-
-
-def engine_named(name: str) -> Engine:
-    """Return an engine by name.
-
-    Raises
-    ------
-    InputError
-        The name is unknown.
-    """
-    if name not in ENGINES:
-        raise InputError(unknown("engine", name, ENGINES))
-    return ENGINES[name]()

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Cohort
-from fedpriv.cohort.engine import Engine, VmapEngine
+from fedpriv.cohort.engine import Engine
+from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part
@@ -43,7 +44,7 @@ class Learner:
     """
 
     problem: Problem
-    engine: Engine = field(default_factory=VmapEngine)
+    engine: Engine = field(default_factory=KernelEngine)
     work: dict[int, int] = field(default_factory=dict)
 
     def sgd(
@@ -90,19 +91,12 @@ class Learner:
         )
         for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
             self.work[task] = self.work.get(task, 0) + count
-        params = {name: value.detach().clone() for name, value in start.items()}
+        params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
-        pull = {} if anchor is None else {name: torch.empty_like(value) for name, value in params.items()}
         for step in range(schedule.steps):
             batch = cohort.batch(schedule.index[:, step])
-            gradients = self.engine.gradients(self.problem, params, batch)
-            resting = batch.mask.sum(dim=1) == 0
-            for name, value in params.items():
-                if anchor is not None:
-                    # Exactly 0 at the anchor: else rounding would break ties between strengths.
-                    torch.sub(value, anchor[name], out=pull[name])
-                _step(value, gradients[name], resting, learning_rate, pull.get(name), strength)
+            self.engine.step(self.problem, params, batch, learning_rate, anchor, strength)
         return params
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
@@ -110,24 +104,3 @@ class Learner:
         loss, accuracy = self.engine.scores(self.problem, params, cohort.part(part))
         # A model of NaN still "predicts" class 0: no loss, no accuracy.
         return Scores(loss, torch.where(loss.isfinite(), accuracy, torch.nan))
-
-
-def _step(
-    value: Tensor,
-    gradient: Tensor,
-    resting: Tensor,
-    learning_rate: float,
-    pull: Tensor | None,
-    strength: float | Tensor,
-) -> None:
-    """One SGD step in place (fresh blocks of this size cost more than the arithmetic); used-up tasks rest."""
-    axes = [1] * (value.dim() - 1)
-    if pull is None:
-        pass
-    elif isinstance(strength, Tensor):
-        gradient.addcmul_(pull, strength.view(-1, *axes))
-    elif strength:
-        gradient.add_(pull, alpha=strength)
-    if resting.any():
-        gradient.masked_fill_(resting.view(-1, *axes), 0.0)
-    value.sub_(gradient, alpha=learning_rate)

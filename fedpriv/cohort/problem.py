@@ -55,7 +55,10 @@ class Problem:
 
     def losses(self, params: Params, inputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         """Return loss and correctness (0 or 1; 0 for regression) of every example, both [n]."""
-        outputs = self.predict(params, inputs)
+        return self.judge(self.predict(params, inputs), targets)
+
+    def judge(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return loss and correctness of outputs [n, ...], both [n]."""
         if self.loss == "cross-entropy":
             loss = nn.functional.cross_entropy(outputs, targets, reduction="none")
             return loss, (outputs.argmax(dim=-1) == targets).to(loss.dtype)
@@ -84,6 +87,13 @@ def _refuse_impure(model: nn.Module) -> None:
             raise InputError(
                 f"layer {name!r} ({kind}) draws from the global generator, so results would depend on "
                 "sharding; remove it."
+            )
+    first: dict[int, str] = {}
+    for name, layer in model.named_modules(remove_duplicate=False):
+        if first.setdefault(id(layer), name) != name:
+            # torch's functional_call leaves the parameters of such a layer changed behind it.
+            raise InputError(
+                f"layer {name!r} is layer {first[id(layer)]!r} again; register it once and call it twice in forward."
             )
     slashed = [name for name, _ in model.named_parameters() if "/" in name]
     if slashed:

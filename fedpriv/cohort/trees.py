@@ -28,8 +28,8 @@ State = dict[str, Tensor]
 
 
 def broadcast(tree: Params, count: int) -> Params:
-    """Give every one of ``count`` tasks its own copy: [...] becomes [count, ...]."""
-    return {name: value.unsqueeze(0).repeat(count, *[1] * value.dim()) for name, value in tree.items()}
+    """Give every one of ``count`` tasks the same values: [...] becomes a view [count, ...], not to be written to."""
+    return {name: value.unsqueeze(0).expand(count, *value.shape) for name, value in tree.items()}
 
 
 def subtract(left: Params, right: Params) -> Params:

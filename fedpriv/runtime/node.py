@@ -73,7 +73,7 @@ class NodeSpec:
     algorithm: ClientAlgorithm
     problem: Problem
     seed: int = 0
-    engine: str = "vmap"
+    engine: str = "auto"
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
 
@@ -237,8 +237,10 @@ class Node:
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
-        index = torch.from_numpy(np.flatnonzero(counted))
-        self.store.write(cohort.positions[counted], {name: value[index] for name, value in state.items()})
+        if not counted.all():
+            index = torch.from_numpy(np.flatnonzero(counted))
+            state = {name: value[index] for name, value in state.items()}
+        self.store.write(cohort.positions[counted], state)
 
     def _scores(self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]) -> RecordDict:
         ids: list[int] = []
