@@ -24,7 +24,7 @@ typecheck: $(VENV)/dev
 	$(BIN)/python tests/typecheck.py
 
 unit: $(VENV)/dev
-	$(BIN)/python -m pytest -m "not soak" -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -q -n auto --maxprocesses 4 --dist worksteal
 
 soak: $(VENV)/dev
 	$(BIN)/python -m pytest -m soak -q
