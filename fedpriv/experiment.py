@@ -21,7 +21,7 @@ from torch import nn
 
 from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
 from fedpriv.cohort.problem import Loss
-from fedpriv.errors import InputError
+from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
@@ -278,7 +278,6 @@ class Experiment(Settings):
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
         check_delta(self.delta, len(self.tasks))
-        entropy: Entropy = SystemEntropy() if reproduce is None else ReproducibleEntropy(reproduce)
         groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
         strategy = self.strategy.model_copy(update={"groups": groups})
         strategy.check(len(self.tasks))
@@ -294,6 +293,11 @@ class Experiment(Settings):
                 if (done := folder.read_summary()) is not None:
                     return RunResult.from_summary(done, folder.path)
                 about = folder.keep_about(about or {})
+            entropy: Entropy
+            if reproduce is not None:
+                entropy = ReproducibleEntropy(reproduce)
+            else:
+                entropy = SystemEntropy(folder.coins() if folder is not None else None)
             return self._run(
                 stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, resuming=resume
             )
@@ -415,8 +419,14 @@ class Experiment(Settings):
         """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
         left = strategy.rounds - boundary.round
         planned = strategy.planned(len(self.tasks), left)
-        if left > 0 and planned:
+        if left <= 0 or not planned:
+            return
+        try:
             journal.check(planned)
+        except BudgetExceeded as error:
+            enough = journal.enough_noise(strategy.sampling, left)
+            advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
+            raise BudgetExceeded(f"{error}{advice}") from None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.privacy.entropy import Entropy, SystemEntropy
+from fedpriv.privacy.entropy import COINS, Entropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling, sampling_from
@@ -308,7 +308,7 @@ class TaskStrategy(Settings, Strategy):
         session = self.session
         self.before_round()
         session.sampled = {
-            group: ids[self.sampling.draw(len(ids), session.entropy.generator("coins", server_round, group))]
+            group: ids[self.sampling.draw(len(ids), session.entropy.generator(COINS, server_round, group))]
             for group, ids in session.groups.items()
         }
         billboards = billboards_from_record(arrays, session.groups)

@@ -97,6 +97,19 @@ def test_a_protected_population_continues_its_ledger_until_the_budget_is_spent(t
     assert ledger.spent("clinic", 1e-5).value <= 3.0
 
 
+def test_a_refused_run_is_told_how_much_noise_would_fit(tmp_path: Path) -> None:
+    """A target equal to the budget needs a little more noise: the budget also holds if later runs react to this one."""
+    equal = noisy(noise_multiplier=None, target=Target(epsilon=3.0, delta=1e-5))
+    for attempt in range(2):  # on a fresh budget, and on what is left of it
+        with pytest.raises(BudgetExceeded, match=r"A noise multiplier of [\d.]+ would fit") as refused:
+            protected(tmp_path, strategy=equal).run(tmp_path / f"refused-{attempt}")
+        enough = float(str(refused.value).split("multiplier of ")[1].split(" would")[0])
+        with pytest.raises(BudgetExceeded):
+            protected(tmp_path, strategy=noisy(noise_multiplier=0.99 * enough)).run(tmp_path / f"less-{attempt}")
+        protected(tmp_path, strategy=noisy(noise_multiplier=1.5 * enough)).run(tmp_path / f"more-{attempt}")
+    protected(tmp_path, strategy=noisy(noise_multiplier=enough * 2)).run(tmp_path / "last")
+
+
 def test_protected_data_need_a_population_and_the_right_one(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"run\.population"):
         protected(tmp_path, population=None)

@@ -17,13 +17,14 @@ import pytest
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
-from fedpriv import Experiment
+from fedpriv import ComponentFailure, Experiment
 from fedpriv.clients import MeanRegularized
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.ray_grid import RayGrid
+from fedpriv.strategies import Billboard
 
 
 class Crash(BaseException):
@@ -78,8 +79,37 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     assert len(ledger.entries(population)) == 9, "a charged release is read back, not charged again"
 
 
+def test_a_round_that_failed_is_drawn_with_the_same_participants(tmp_path: Path, monkeypatch: Any) -> None:
+    """With fresh coins a task that makes rounds fail would be missing from what gets published in the end."""
+    drawn: list[list[int]] = []
+    original = Billboard.aggregate_train
+
+    def note(self: Billboard, number: int, replies: Any) -> Any:
+        if number == 3:
+            drawn.append(self.session.sampled[ALL].tolist())
+            if len(drawn) < 3:
+                raise ComponentFailure("a shard died")
+        return original(self, number, replies)
+
+    monkeypatch.setattr(Billboard, "aggregate_train", note)
+    many = experiment(toy_tasks(40), strategy=noisy(rounds=4, sampling_rate=0.5))
+    for attempt in range(2):
+        with pytest.raises(ComponentFailure):
+            many.run(tmp_path / "run", resume=attempt > 0)
+    many.run(tmp_path / "run", resume=True)
+    assert drawn[0] == drawn[1] == drawn[2], "40 fair coins agree by chance with probability 1e-12"
+    assert (tmp_path / "run/checkpoints/coins.key").stat().st_mode & 0o077 == 0
+    drawn.clear()
+    with pytest.raises(ComponentFailure):
+        many.run(tmp_path / "other")
+    drawn_first = drawn.copy()
+    drawn.clear()
+    with pytest.raises(ComponentFailure):
+        many.run(tmp_path / "third")
+    assert drawn != drawn_first, "another run has coins of its own"
+
+
 def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
-    from fedpriv import ComponentFailure
     from fedpriv.runs import RunFolder
 
     folder = RunFolder(tmp_path / "run", {"run": {}}, resume=False)

@@ -12,6 +12,7 @@ tail ends at 8.57 standard deviations, a total variation of 1e-17 per coordinate
 from __future__ import annotations
 
 import hashlib
+import hmac
 import json
 import math
 import os
@@ -23,7 +24,10 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["Entropy", "ReproducibleEntropy", "SystemEntropy"]
+__all__ = ["COINS", "Entropy", "ReproducibleEntropy", "SystemEntropy"]
+
+COINS = "coins"
+"""The purpose of drawing who takes part."""
 
 _PAIRS = 1 << 16
 """Pairs of normals made at a time: 1 MB of keystream, so that temporaries stay inside the cache."""
@@ -81,12 +85,33 @@ class _KeyedEntropy:
 
 
 class SystemEntropy(_KeyedEntropy):
-    """Randomness of the operating system: every call draws a fresh 256-bit key, whatever its arguments."""
+    """Randomness of the operating system: every call draws a fresh 256-bit key, whatever its arguments.
+
+    Coins are the exception if a run keeps a secret for them: a round that failed before anything was published is then
+    drawn with the same participants when the run goes on. With fresh ones, a task whose data make a round fail would
+    be missing from whatever gets published, which tells that it exists.
+
+    Parameters
+    ----------
+    coins : bytes or None
+        A secret of at least 256 bits, as private as the personal states; None draws coins afresh, too.
+    """
 
     reproducible = False
 
-    def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:  # noqa: ARG002
-        return os.urandom(32)
+    def __init__(self, coins: bytes | None = None) -> None:
+        if coins is not None and len(coins) < 32:
+            raise InputError(f"entropy: the secret of the coins must have at least 32 bytes, got {len(coins)}.")
+        self._coins = coins
+
+    def __repr__(self) -> str:
+        return "SystemEntropy()"
+
+    def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:
+        if self._coins is None or purpose != COINS:
+            return os.urandom(32)
+        parts = json.dumps(["fedpriv coins 1", kind, int(round), group])
+        return hmac.digest(self._coins, parts.encode(), "sha256")
 
 
 class ReproducibleEntropy(_KeyedEntropy):

@@ -14,8 +14,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.sampling import Sampling
 
 __all__ = ["Boundary", "Journal", "Storage"]
 
@@ -86,6 +88,15 @@ class Journal:
             The releases would exceed the budget of the population.
         """
         self.ledger.check(self.population, self.run, releases)
+
+    def enough_noise(self, sampling: Sampling, rounds: int) -> float | None:
+        """Return the smallest noise multiplier with which the budget pays for rounds to come, None if none does.
+
+        A budget that holds over several runs needs a little more noise than a target for one run, because it stays
+        valid when later runs react to earlier ones.
+        """
+        left = self.ledger.left(self.population)
+        return None if left is None or left.allowance <= 0.0 else calibrate_to_filter(left, sampling, rounds)
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
         """Stage a boundary, charge one release per group, and promote it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -214,6 +214,14 @@ class Ledger:
         if known.filter is not None:
             charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
             self._refuse_excess(population, known, charged)
+
+    def left(self, population: str) -> RenyiFilter | None:
+        """Return the filter that is left for releases to come, None without a budget."""
+        known, charged = self._read(population)
+        if known.filter is None:
+            return None
+        spent = divergence(known.filter, charged)
+        return replace(known.filter, allowance=max(0.0, known.filter.allowance - spent))
 
     def charged(self, population: str, run: str, round: int, group: str | None = None) -> bool:
         """Return whether a release of this round (of this group, or of any) was charged."""

@@ -18,10 +18,10 @@ from fedpriv.errors import ComponentFailure
 __all__ = ["pack", "sync_directory", "unpack", "write_bytes"]
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file durably and atomically: after a crash it is the old one or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("wb") as file:
+    with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())

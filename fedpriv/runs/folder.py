@@ -85,6 +85,13 @@ class RunFolder:
         """The file that marks a run as finished."""
         return self.path / "summary.json"
 
+    def coins(self) -> bytes:
+        """Return the secret of this run's coins, made when it is first asked for; as private as the personal states."""
+        path = self.boundaries.directory / "coins.key"
+        if not path.exists():
+            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+        return path.read_bytes()
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished."""
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
@@ -145,7 +152,12 @@ class RunFolder:
         return path.read_text()
 
     def _acquire(self) -> TextIO:
-        handle = (self.path / ".lock").open("w")
+        try:
+            handle = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise InputError(
+                f"the run folder {self.path} cannot be written to ({error.strerror}); choose another --out."
+            ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
