@@ -325,11 +325,6 @@ class Experiment(Settings):
         resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
-        start_states: dict[str, Any] = {}
-        if folder is not None and resume.snapshot is not None:
-            from fedpriv.runs.checkpoint import read_states
-
-            start_states = read_states(folder.boundaries.directory, resume.snapshot)
         boundary = resume.boundary or strategy.first_boundary(initial, len(self.tasks))
         if folder is not None and resume.boundary is None:
             folder.boundaries.stage(boundary)
@@ -338,8 +333,8 @@ class Experiment(Settings):
 
         grid = on or stack.enter_context(self._grid(self.specs(problem, self.shards or _cores())))
         own = grid if isinstance(grid, LocalGrid) else None
-        if own and start_states:
-            own.restore(start_states)
+        if own and folder is not None and resume.snapshot is not None:
+            own.restore(folder.boundaries.directory, resume.snapshot)
         ready = time.perf_counter()
         saving = {"seconds": 0.0}
 

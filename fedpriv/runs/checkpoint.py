@@ -8,7 +8,7 @@ This folder holds personal states and secret coins: it belongs to the experiment
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.privacy.journal import Boundary
-from fedpriv.runs.atomic import pack, sync_directory, unpack, write_bytes
+from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
 
 __all__ = ["BoundaryStore", "read_states", "write_states"]
 
 _FORMAT = 1
+Block = tuple[str, NDArray[np.int64], NDArray[Any]]
 _PENDING = "pending.npz"
 
 
@@ -102,27 +103,44 @@ class BoundaryStore:
         return Boundary(int(header["round"]), billboards, sampled)
 
 
-def write_states(directory: Path, round: int, first: int, arrays: dict[str, NDArray[Any]]) -> None:
-    """Write the personal states of one node's tasks, ids ``first`` on, as they are after a round."""
-    content = pack(arrays, {"format": _FORMAT, "round": round, "first": first})
-    write_bytes(directory / f"states-{round:06d}-{first:09d}.npz", content)
+def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:
+    """Write the personal states of one node's tasks, ids ``first`` on, as they are after a round.
+
+    Parameters
+    ----------
+    directory : Path
+        The checkpoints of a run.
+    round, first : int
+        After which round, and the id of the node's first task.
+    blocks : iterable of (name, positions [k], rows [k, ...])
+        Read one after the other, so that states larger than the memory can be written.
+    """
+
+    def members() -> Iterator[tuple[str, NDArray[Any]]]:
+        for name, positions, rows in blocks:
+            yield f"positions/{name}", positions
+            yield f"rows/{name}", rows
+
+    path = directory / f"states-{round:06d}-{first:09d}.npz"
+    write_members(path, members(), {"format": _FORMAT, "round": round, "first": first})
 
 
-def read_states(directory: Path, round: int) -> dict[str, NDArray[Any]]:
-    """Read the personal states of the whole population [m, ...], however many nodes wrote them."""
-    parts = [unpack(path) for path in sorted(directory.glob(f"states-{round:06d}-*.npz"))]
-    parts.sort(key=lambda part: part[1]["first"])
-    shapes = {name: value for arrays, _ in parts for name, value in arrays.items()}
-    whole: dict[str, NDArray[Any]] = {}
-    for name, like in shapes.items():
-        rows = [
-            arrays[name] if name in arrays else _blank((len(arrays["present"]), *like.shape[1:]), like.dtype)
-            for arrays, _ in parts
-        ]
-        whole[name] = np.concatenate(rows)
-    return whole
+def read_states(directory: Path, round: int, first: int = 0) -> Iterator[Block]:
+    """Read a snapshot of the whole population block by block, whichever nodes wrote it.
 
+    Positions count from the task ``first``; those of tasks before it are negative.
 
-def _blank(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Return what a node holds for a state that none of its tasks has yet."""
-    return np.full(shape, np.nan if dtype.kind == "f" else 0, dtype)
+    Raises
+    ------
+    ComponentFailure
+        A file is missing or damaged.
+    """
+    for path in sorted(directory.glob(f"states-{round:06d}-*.npz")):
+        header, members = read_members(path)
+        positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        for key, values in members:
+            kind, _, name = key.partition("/")
+            if kind == "positions":
+                positions = values + (int(header["first"]) - first)
+            else:
+                yield name, positions, values

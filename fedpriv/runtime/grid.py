@@ -6,11 +6,10 @@ from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
@@ -46,13 +45,17 @@ class Worker:
             text = str(error) if isinstance(error, FedprivError) else f"{type(error).__name__}: {error}"
             return Message(Error(code=_FAILED, reason=text), reply_to=message)
 
-    def export(self) -> dict[str, NDArray[Any]]:
-        """Return the personal states, for a checkpoint."""
-        return self.node.store.arrays()
+    def snapshot(self, directory: Path, number: int) -> None:
+        """Write the personal states as they are after a round."""
+        from fedpriv.runs.checkpoint import write_states
 
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Take over the personal states of a checkpoint."""
-        self.node.store.restore(arrays)
+        write_states(directory, number, self.node.spec.tasks.first, self.node.store.blocks())
+
+    def restore(self, directory: Path, number: int) -> None:
+        """Take over the personal states of a snapshot, whichever nodes wrote it."""
+        from fedpriv.runs.checkpoint import read_states
+
+        self.node.store.restore(read_states(directory, number, self.node.spec.tasks.first))
 
 
 class LocalGrid(Grid):
@@ -91,16 +94,11 @@ class LocalGrid(Grid):
         """Write all personal states as they are after a round."""
 
     @abstractmethod
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Give the nodes the personal states [m, ...] of a snapshot of the whole population."""
+    def restore(self, directory: Path, number: int) -> None:
+        """Give the nodes the personal states of a snapshot of the whole population."""
 
     def close(self) -> None:
         """Stop the nodes."""
-
-    def part_of(self, arrays: dict[str, NDArray[Any]], spec: NodeSpec) -> dict[str, NDArray[Any]]:
-        """Return a node's rows of arrays over the whole population."""
-        tasks = spec.tasks
-        return {name: value[tasks.first : tasks.first + len(tasks)] for name, value in arrays.items()}
 
     # --- Flower's interface ------------------------------------------------------------------------------------
 
@@ -177,15 +175,13 @@ class InProcessGrid(LocalGrid):
 
     def snapshot(self, directory: Path, number: int) -> None:
         """Write all personal states as they are after a round."""
-        from fedpriv.runs.checkpoint import write_states
+        for worker in self.workers:
+            worker.snapshot(directory, number)
 
-        for spec, worker in zip(self.specs, self.workers, strict=True):
-            write_states(directory, number, spec.tasks.first, worker.export())
-
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def restore(self, directory: Path, number: int) -> None:
         """Give the nodes the personal states of a snapshot."""
-        for spec, worker in zip(self.specs, self.workers, strict=True):
-            worker.restore(self.part_of(arrays, spec))
+        for worker in self.workers:
+            worker.restore(directory, number)
 
 
 def is_training(message: Message) -> bool:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from flwr.app import Message
-from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.runtime.grid import LocalGrid, Worker, is_training
@@ -34,18 +33,15 @@ class _Shard:
         torch.set_flush_denormal(True)
         set_identity(node_id=node_id)
         self.worker = Worker(spec, node_id)
-        self.first = spec.tasks.first
 
     def handle(self, message: Message) -> Message:
         return self.worker.handle(message)
 
     def snapshot(self, directory: Path, number: int) -> None:
-        from fedpriv.runs.checkpoint import write_states
+        self.worker.snapshot(directory, number)
 
-        write_states(directory, number, self.first, self.worker.export())
-
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        self.worker.restore(arrays)
+    def restore(self, directory: Path, number: int) -> None:
+        self.worker.restore(directory, number)
 
     def ready(self) -> None:
         self.worker.node.warm_up()
@@ -79,8 +75,7 @@ class RayGrid(LocalGrid):
         if self._owned:
             _start(ray, len(self.specs), address)
         self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0)(_Shard)
-        # What a rebuilt shard needs: the last snapshot's rows, and the training messages answered since then.
-        self._saved: dict[int, dict[str, NDArray[Any]] | Path] = {}
+        # What a rebuilt shard needs: where the last snapshot is, and the training messages answered since then.
         self._since: dict[int, list[Message]] = {number: [] for number in self.get_node_ids()}
         self._snapshot: tuple[Path, int] | None = None
         try:
@@ -130,15 +125,13 @@ class RayGrid(LocalGrid):
         """Let each shard write its states; replays start from here on."""
         self._call_all("snapshot", directory, number)
         self._snapshot = (directory, number)
-        self._saved = {}
         self._since = {node: [] for node in self.get_node_ids()}
 
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
+    def restore(self, directory: Path, number: int) -> None:
         """Give the shards the personal states of a snapshot."""
-        self._saved = {node: self.part_of(arrays, self.specs[node - 1]) for node in self.get_node_ids()}
+        self._snapshot = (directory, number)
         self._since = {node: [] for node in self.get_node_ids()}
-        self._snapshot = None
-        self._ray.get([actor.restore.remote(self._saved[node]) for node, actor in self.actors.items()])
+        self._ray.get([actor.restore.remote(directory, number) for actor in self.actors.values()])
 
     def processes(self) -> dict[int, int]:
         """Return the process id of each shard."""
@@ -180,14 +173,8 @@ class RayGrid(LocalGrid):
         logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last release boundary", node)
         actor = self._build(node)
         self.actors[node] = actor
-        saved = self._saved.get(node)
-        if saved is None and self._snapshot is not None:
-            from fedpriv.runs.checkpoint import read_states
-
-            spec = self.specs[node - 1]
-            saved = self.part_of(read_states(*self._snapshot), spec)
-        if saved is not None:
-            self._ray.get(actor.restore.remote(saved))
+        if self._snapshot is not None:
+            self._ray.get(actor.restore.remote(*self._snapshot))
         for message in self._since[node]:
             self._ray.get(actor.handle.remote(message))
 

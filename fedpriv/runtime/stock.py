@@ -74,14 +74,20 @@ def _node(context: Context) -> Node:
         raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")
     node = Node(specs[number])
     if _STATE in context.state.array_records:
-        record = context.state.array_records[_STATE]
-        node.store.restore({name: value.numpy() for name, value in record.items()})
+        values = {key: value.numpy() for key, value in context.state.array_records[_STATE].items()}
+        keys = [key.split("/", 2) for key in values if key.startswith("rows/")]
+        node.store.restore(
+            (name, values[f"positions/{number}/{name}"], values[f"rows/{number}/{name}"]) for _, number, name in keys
+        )
     return node
 
 
 def _keep(node: Node, context: Context) -> None:
-    arrays = node.store.arrays().items()
-    context.state[_STATE] = ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays})
+    arrays: dict[str, Array] = {}
+    for number, (name, positions, rows) in enumerate(node.store.blocks()):
+        arrays[f"positions/{number}/{name}"] = Array(positions)
+        arrays[f"rows/{number}/{name}"] = Array(np.ascontiguousarray(rows))
+    context.state[_STATE] = ArrayRecord(arrays)
 
 
 client = client_app(_node, after=_keep)

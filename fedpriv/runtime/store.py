@@ -1,22 +1,42 @@
-"""Personal states of the tasks of one node. They never leave it, except into the run's private checkpoints."""
+"""Personal states of the tasks of one node. They never leave it, except into the run's private checkpoints.
+
+Memory follows the tasks that took part, not those that are registered: rows are pages that cost nothing until they are
+written. Past a bound the rows live in a memory-mapped file, whose pages the system may drop, instead of in memory.
+"""
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fedpriv.cohort import State
 
-__all__ = ["StateStore"]
+__all__ = ["Block", "StateStore"]
 
 Positions = NDArray[np.int64]
+Block = tuple[str, Positions, NDArray[Any]]
+"""A name, positions [k], and their rows [k, ...]: how states travel into checkpoints and back."""
+
+_BLOCK_BYTES = 32 * 2**20
+"""Rows of one block of a checkpoint: what is copied into memory at a time."""
 
 
 class StateStore:
-    """Stacked states with a leading axis over the node's tasks, grown when a name first appears.
+    """Stacked states with a leading axis over the node's tasks, made when a name first appears.
+
+    Parameters
+    ----------
+    num_tasks : int
+        Number of the node's tasks, m.
+    memory_bytes : float
+        Bound of the rows in memory; further names get a file in the system's temporary folder (``TMPDIR``), which
+        nobody else can open and which is gone with the process.
 
     Attributes
     ----------
@@ -26,28 +46,34 @@ class StateStore:
         How often each task took part, and its per-example gradient evaluations so far.
     granted : dict
         Per kind of release (as JSON), how often each task granted it, int64 [m]: the node's own privacy account.
+    spilled : list of str
+        Names whose rows live in a file.
     """
 
-    def __init__(self, num_tasks: int) -> None:
+    def __init__(self, num_tasks: int, memory_bytes: float = 4 * 2**30) -> None:
         self.present = np.zeros(num_tasks, dtype=bool)
         self.participations = np.zeros(num_tasks, dtype=np.int64)
         self.work = np.zeros(num_tasks, dtype=np.int64)
         self.granted: dict[str, NDArray[np.int64]] = {}
+        self.spilled: list[str] = []
+        self._left = memory_bytes
         self._values: State = {}
+        self._known: dict[str, NDArray[np.bool_]] = {}
 
     def grants(self, kind: str) -> NDArray[np.int64]:
         """Return how often each task granted one kind of release, shape [m]; writable."""
         return self.granted.setdefault(kind, np.zeros(len(self.present), dtype=np.int64))
 
     def read(self, positions: Positions, fresh: State) -> State:
-        """Return the states of some tasks; those that never took part get theirs from ``fresh`` [C, ...]."""
-        known = torch.from_numpy(self.present[positions])
+        """Return the states of some tasks; what a task never got comes from ``fresh`` [C, ...], or is NaN."""
         index = torch.from_numpy(positions)
         state = dict(fresh)
         for name, values in self._values.items():
-            mine = values[index]
-            if name in fresh and not known.all():
-                mine = torch.where(known.view(-1, *[1] * (mine.dim() - 1)), mine, fresh[name])
+            mine, known = values[index], self._known[name][positions]
+            if not known.all():
+                missing = torch.from_numpy(np.flatnonzero(~known))
+                # A failed fit must not look like a model of zeros.
+                mine[missing] = fresh[name][missing] if name in fresh else _blank(mine)
             state[name] = mine
         return state
 
@@ -56,34 +82,58 @@ class StateStore:
         index = torch.from_numpy(positions)
         for name, values in state.items():
             if name not in self._values:
-                # NaN where a task never got a value: a failed fit must not look like a model of zeros.
-                blank = torch.nan if values.is_floating_point() else 0
-                self._values[name] = torch.full((len(self.present), *values.shape[1:]), blank, dtype=values.dtype)
+                self._make(name, tuple(values.shape[1:]), values.dtype)
             self._values[name][index] = values
+            self._known[name][positions] = True
         self.present[positions] = True
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Return everything as arrays with a leading task axis, for a checkpoint."""
-        counters = {"present": self.present, "participations": self.participations, "work": self.work}
-        granted = {f"granted/{kind}": counts for kind, counts in self.granted.items()}
-        return {
-            **counters,
-            **granted,
-            **{f"state/{name}": value.numpy() for name, value in self._values.items()},
-        }
+    # --- checkpoints -------------------------------------------------------------------------------------------
 
-    def restore(self, arrays: dict[str, NDArray[Any]]) -> None:
-        """Take over what :meth:`arrays` returned."""
-        self.present = arrays["present"].astype(bool)
-        self.participations = arrays["participations"].astype(np.int64)
-        self.work = arrays["work"].astype(np.int64)
-        self.granted = {
-            name.removeprefix("granted/"): value.astype(np.int64)
-            for name, value in arrays.items()
-            if name.startswith("granted/")
-        }
-        self._values = {
-            name.removeprefix("state/"): torch.from_numpy(np.array(value))
-            for name, value in arrays.items()
-            if name.startswith("state/")
-        }
+    def blocks(self) -> Iterator[Block]:
+        """Yield everything in pieces that fit into memory, for a checkpoint."""
+        everybody = np.arange(len(self.present), dtype=np.int64)
+        counters = {"present": self.present, "participations": self.participations, "work": self.work}
+        counters |= {f"granted/{kind}": counts for kind, counts in self.granted.items()}
+        for name, counts in counters.items():
+            yield name, everybody, counts
+        for name, values in self._values.items():
+            positions = np.flatnonzero(self._known[name])
+            step = max(1, _BLOCK_BYTES // max(1, values[:1].nbytes))
+            for start in range(0, len(positions), step):
+                some = positions[start : start + step]
+                yield f"state/{name}", some, values[torch.from_numpy(some)].numpy()
+
+    def restore(self, blocks: Iterable[Block]) -> None:
+        """Take over what :meth:`blocks` gave; positions of other nodes' tasks are left out."""
+        for name, positions, rows in blocks:
+            mine = (positions >= 0) & (positions < len(self.present))
+            if not mine.all():
+                positions, rows = positions[mine], rows[mine]
+            kind, _, rest = name.partition("/")
+            if kind == "state":
+                # The counters tell who took part; a state alone does not.
+                present = self.present.copy()
+                self.write(positions, {rest: torch.from_numpy(np.array(rows))})
+                self.present = present
+            elif kind == "granted":
+                self.grants(rest)[positions] = rows
+            else:
+                getattr(self, name)[positions] = rows
+
+    def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        whole = (len(self.present), *shape)
+        size = int(np.prod(whole, dtype=np.int64)) * kind.itemsize
+        if size <= self._left:
+            self._left -= size
+            # numpy's zeros are pages of the system, untouched until written; torch's would be filled.
+            self._values[name] = torch.from_numpy(np.zeros(whole, dtype=kind))
+        else:
+            self.spilled.append(name)
+            with tempfile.TemporaryFile(prefix="fedpriv-states-") as file:  # has no name: gone with the process
+                self._values[name] = torch.from_numpy(np.memmap(file, dtype=kind, mode="w+", shape=whole))
+        self._known[name] = np.zeros(len(self.present), dtype=bool)
+
+
+def _blank(like: Tensor) -> Tensor:
+    return torch.tensor(torch.nan if like.is_floating_point() else 0, dtype=like.dtype)
