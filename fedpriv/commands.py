@@ -162,9 +162,10 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     if spent is not None:
         name = result.summary["ledger"]["population"]
         console.print(f"All runs on {name!r} together: {json.dumps(spent)}.", highlight=False, soft_wrap=True)
-    seconds = result.summary["seconds"]
+    seconds, fill = result.summary["seconds"], result.summary["fill_ratio"]
+    padding = "" if fill is None else f" (mini-batches {fill:.0%} full)"
     console.print(
-        f"{result.tasks_per_second:,.0f} tasks/s in training, {seconds['total']:.1f} s in all. "
+        f"{result.tasks_per_second:,.0f} tasks/s in training{padding}, {seconds['total']:.1f} s in all. "
         f"Run folder: {folder}; report: {page}",
         highlight=False,
         soft_wrap=True,

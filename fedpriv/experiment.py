@@ -30,6 +30,7 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.folder import RunFolder
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
@@ -90,6 +91,9 @@ class Experiment(Settings):
         Whether to train the local-only reference, too.
     checkpoint_every : int
         Rounds between snapshots of the personal states.
+    state_memory : float
+        GiB of personal states that all shards together keep in memory; more live in files of the system's temporary
+        folder (``TMPDIR``).
     population : str or None
         Whose budget this run spends; needed for protected data.
     ledger : Path or None
@@ -113,6 +117,7 @@ class Experiment(Settings):
     address: str | None = None
     baseline: bool = True
     checkpoint_every: int = Field(default=10, ge=1)
+    state_memory: float = Field(default=4.0, ge=0)
     population: str | None = None
     ledger: Path | None = None
     budget: Target | None = None
@@ -208,6 +213,7 @@ class Experiment(Settings):
                 self.engine,
                 self.policy,
                 self.local_baseline(),
+                self.state_memory * 2**30 / count,
             )
             for start, stop in pairwise(cuts)
         ]
@@ -335,20 +341,21 @@ class Experiment(Settings):
         own = grid if isinstance(grid, LocalGrid) else None
         if own and folder is not None and resume.snapshot is not None:
             own.restore(folder.boundaries.directory, resume.snapshot)
+        snapshots = folder.boundaries if folder is not None else None
+        if own and own.replays and snapshots is None:  # else the rounds to replay would pile up in memory
+            snapshots = BoundaryStore(scratch)
         ready = time.perf_counter()
         saving = {"seconds": 0.0}
 
         def after(number: int, _: Any, scores: dict[str, Any]) -> None:
             if progress:
                 progress(number, strategy.rounds)
-            if folder is None:
-                return
-            if scores:
+            if folder is not None and scores:
                 folder.log(_evaluation_line(number, scores))
-            if own and number % self.checkpoint_every == 0 and number < strategy.rounds:
+            if own and snapshots and number % self.checkpoint_every == 0 and number < strategy.rounds:
                 saved = time.perf_counter()
-                own.snapshot(folder.boundaries.directory, number)
-                folder.boundaries.seal(number)
+                own.snapshot(snapshots.directory, number)
+                snapshots.seal(number)
                 saving["seconds"] += time.perf_counter() - saved
 
         served = serve(

@@ -131,7 +131,7 @@ def summarize(
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
         "warnings": [*check_delta(delta, len(tasks)), *_problems(served)],
-        "not_released": ["diagnostics", "local_compute", "seconds", "tasks_per_second", "warnings"],
+        "not_released": ["diagnostics", "local_compute", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
             "released": False,
             "accuracy": vars(diagnostics.accuracy),
@@ -140,6 +140,7 @@ def summarize(
         },
         "local_compute": {"personal": served.work, "local_only": served.local_only_work},
         "tasks_per_second": round(speed, 1),
+        "fill_ratio": None if served.fill is None else round(served.fill, 4),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
         "grid": run.grid,
         "engine": run.engine,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -404,7 +405,7 @@ def test_tasks_that_all_fail_count_as_zero_and_are_reported(shards: int) -> None
     assert len(result.summary["releases"]) == 1
     warning = result.summary["warnings"][-1]
     assert "4 failed" in warning
-    assert "task 'task-0' failed in stage 'train': ValueError: cannot digest this" in warning
+    assert re.search(r"task 'task-\d' failed in stage 'train': ValueError: cannot digest this", warning)
 
 
 class Broken(GlobalModel):

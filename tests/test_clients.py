@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from helpers import toy_problem, toy_tasks, whole
 
-from fedpriv import InputError
+from fedpriv import Experiment, InputError
 from fedpriv.clients import FedProx, GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Key, Learner, Params, broadcast, unnest
+from fedpriv.strategies import Billboard
 
 ALL: list[ClientAlgorithm] = [MeanRegularized(), GlobalModel(), FedProx(), LocalOnly()]
 
@@ -131,3 +134,17 @@ def test_final_fit_moves_towards_own_data_and_counts_as_work() -> None:
 def test_wrong_settings_are_sentences(settings: dict[str, object], words: str) -> None:
     with pytest.raises(InputError, match=words):
         MeanRegularized(**settings)
+
+
+def test_ragged_tasks_meet_tasks_of_their_size(monkeypatch: Any) -> None:
+    """Ten huge tasks among small ones: padded together, most of every mini-batch would be empty."""
+    from fedpriv.runtime import node as module
+
+    sizes = [(4 if k % 5 else 60) for k in range(50)]
+    tasks = toy_tasks(50, sizes=sizes)
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 10 * 8 * sum(v.numel() for v in toy_problem(tasks).initial().values()))
+    run = Experiment(
+        tasks=tasks, model="mlp", client=GlobalModel(batch_size=60, epochs=2), grid="in-process", shards=1,
+        strategy=Billboard(clipping_norm=1.0, noise_multiplier=1.0, rounds=1), dtype="float64",
+    ).run()  # fmt: skip
+    assert run.summary["fill_ratio"] == 1.0

@@ -41,11 +41,14 @@ class Learner:
         How the task axis is computed.
     work : dict
         Per-example gradient evaluations so far, by task id.
+    cells : int
+        Places for an example in all mini-batches so far; work over cells tells how little was padding.
     """
 
     problem: Problem
     engine: Engine = field(default_factory=KernelEngine)
     work: dict[int, int] = field(default_factory=dict)
+    cells: int = 0
 
     def sgd(
         self,
@@ -91,6 +94,7 @@ class Learner:
         )
         for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
             self.work[task] = self.work.get(task, 0) + count
+        self.cells += schedule.index.size
         params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0

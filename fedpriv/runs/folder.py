@@ -178,7 +178,7 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path / 'config.toml'} is damaged ({error}); restore it or start a new run.") from None
 
 
-_FREE = {"grid", "shards", "engine", "checkpoint_every", "address"}
+_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory"}
 """Settings of [run] that change only speed: a run may go on under other ones."""
 
 

@@ -75,6 +75,9 @@ class LocalGrid(Grid):
         self._replies: dict[str, Message] = {}
         self._count = 0
 
+    replays = False
+    """Whether the grid keeps training messages since the last snapshot, to rebuild nodes that die."""
+
     # --- what a grid of ours adds ------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:

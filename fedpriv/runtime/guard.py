@@ -37,6 +37,8 @@ class Outcome:
         The first failure, with the task and the stage.
     work : ndarray of int64, shape [C]
         Per-example gradient evaluations.
+    cells : int
+        Places for an example in all mini-batches, padding included.
     """
 
     tree: State
@@ -45,6 +47,7 @@ class Outcome:
     not_finite: int
     note: str
     work: NDArray[np.int64]
+    cells: int
 
 
 def run_guarded(engine: Engine, problem: Problem, name: str, stage: Stage, cohort: Cohort, state: State) -> Outcome:
@@ -65,7 +68,7 @@ def run_guarded(engine: Engine, problem: Problem, name: str, stage: Stage, cohor
         task = cohort.tasks.names[int(cohort.positions[int(np.argmax(strange))])]
         note = f"task {task!r} gave a result that is not finite in stage {name!r}; lower the learning rate."
     work = np.array([learner.work.get(task, 0) for task in cohort.ids.tolist()], dtype=np.int64)
-    return Outcome(tree, finite & ~failed, int(failed.sum()), int(strange.sum()), note, work)
+    return Outcome(tree, finite & ~failed, int(failed.sum()), int(strange.sum()), note, work, learner.cells)
 
 
 def _finite_rows(value: torch.Tensor) -> NDArray[np.bool_]:

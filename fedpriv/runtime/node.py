@@ -67,6 +67,8 @@ class NodeSpec:
         What the node allows; None allows everything, for simulations.
     baseline : LocalSGD or None
         The local-only reference that is scored beside the run; None leaves it out.
+    memory_bytes : float
+        Personal states beyond this live in a file.
     """
 
     tasks: Tasks
@@ -76,6 +78,7 @@ class NodeSpec:
     engine: str = "auto"
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
+    memory_bytes: float = 4 * 2**30
 
 
 @dataclass
@@ -86,20 +89,24 @@ class _Totals:
     clipping_norm: float
     arrays: Arrays = field(default_factory=dict)
     rows: list[Arrays] = field(default_factory=list)
+    ids: list[Ids] = field(default_factory=list)
 
-    def add(self, update: Arrays) -> None:
+    def add(self, ids: Ids, update: Arrays) -> None:
         """Clip a chunk's updates; nothing that was not clipped leaves the node."""
         names = list(update)
         values = [update[name] for name in names]
         if self.kind == "rows":
             self.rows.append(dict(zip(names, clip_rows(values, self.clipping_norm).rows, strict=True)))
+            self.ids.append(ids)
             return
         for name, value in zip(names, clipped_sum(values, self.clipping_norm), strict=True):
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
-    def result(self) -> Arrays:
+    def result(self, asked: Ids) -> Arrays:
+        """Return the sum, or the rows in the order in which the tasks were asked."""
         if self.kind == "rows" and self.rows:
-            return {name: np.concatenate([row[name] for row in self.rows]) for name in self.rows[0]}
+            came = np.argsort(np.concatenate(self.ids))[np.argsort(np.argsort(asked))]
+            return {name: np.concatenate([row[name] for row in self.rows])[came] for name in self.rows[0]}
         return self.arrays
 
 
@@ -108,7 +115,8 @@ class Node:
 
     def __init__(self, spec: NodeSpec) -> None:
         self.spec = spec
-        self.store = StateStore(len(spec.tasks))
+        self.store = StateStore(len(spec.tasks), spec.memory_bytes)
+        self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
 
     def warm_up(self) -> None:
@@ -144,8 +152,8 @@ class Node:
                 note = note or reason or (outcome.note if self._open else "")
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
-                totals.add(_counted_update(unnest("update", outcome.tree), billboard, counted))
-            updates[group] = totals.result()
+                totals.add(cohort.ids, _counted_update(unnest("update", outcome.tree), billboard, counted))
+            updates[group] = totals.result(ids)
         if not self._open:  # a refusal depends on what was asked; the other counts depend on data
             problems = Counter({"refused": problems["refused"]})
         if not algorithm.sends_update:
@@ -172,6 +180,7 @@ class Node:
         work, sizes = self.store.work, self.spec.tasks.train.sizes
         counts = {"epochs": int(np.ceil(work / sizes).max()), "work": int(work.sum()), "examples": int(sizes.sum())}
         counts["final_fit_failed"] = failed
+        counts["cells_with_example"], counts["cells"] = self._cells.tolist()
         return Reply(diagnostics=counts, note=note).to_content()
 
     def evaluate(self, content: RecordDict) -> RecordDict:
@@ -233,6 +242,7 @@ class Node:
         state = self._state(billboard, cohort)
         outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
         self.store.work[cohort.positions] += outcome.work
+        self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
@@ -262,11 +272,13 @@ class Node:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
 
     def _chunks(self, ids: Ids, billboard: Params) -> Iterator[Cohort]:
-        """Cut tasks into cohorts whose weights fit the cache."""
+        """Cut tasks into cohorts of similar size, for little padding, whose weights fit the cache."""
         bytes_per_task = sum(value.numel() * value.element_size() for value in billboard.values())
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
+        positions = ids - self.spec.tasks.first
+        positions = positions[np.argsort(self.spec.tasks.train.sizes[positions], kind="stable")]
         for start in range(0, len(ids), size):
-            yield Cohort(self.spec.tasks, ids[start : start + size] - self.spec.tasks.first, self.spec.problem.dtype)
+            yield Cohort(self.spec.tasks, positions[start : start + size], self.spec.problem.dtype)
 
     def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""

@@ -66,6 +66,8 @@ class RayGrid(LocalGrid):
         Ray does not start, or a shard cannot be built.
     """
 
+    replays = True
+
     def __init__(self, specs: Sequence[NodeSpec], address: str | None = None) -> None:
         super().__init__(specs)
         import ray

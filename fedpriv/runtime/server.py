@@ -42,6 +42,8 @@ class Served:
     work, local_only_work : int
         Per-example gradient evaluations of the run, searches and final fits included, and of the local-only
         reference, where every task gets the epochs of the busiest one.
+    fill : float or None
+        Share of the padded mini-batches that were examples: below a half, padding costs more than the work.
     problems : dict
         How many updates did not count, by cause.
     note : str
@@ -54,6 +56,7 @@ class Served:
     seconds: dict[str, float] = field(default_factory=dict)
     work: int = 0
     local_only_work: int = 0
+    fill: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
     note: str = ""
 
@@ -119,6 +122,8 @@ def serve(
     session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
     epochs = max(_count(reply, "epochs") for reply in replies)
     work = sum(_count(reply, "work") for reply in replies)
+    cells = sum(_count(reply, "cells") for reply in replies)
+    fill = sum(_count(reply, "cells_with_example") for reply in replies) / cells if cells else None
     alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
@@ -136,6 +141,7 @@ def serve(
         seconds,
         work,
         alone_work if baseline else 0,
+        fill,
         {name: count for name, count in session.problems.items() if count},
         session.note or next((reply.note for reply in replies if reply.note), ""),
     )
