@@ -20,7 +20,7 @@ from fedpriv.errors import InputError
 __all__ = ["ClippedRows", "check_clipping_norm", "clip_rows", "clipped_sum", "update_norms"]
 
 _BLOCK = 1 << 18
-"""Entries converted to float64 at a time (2 MB): the float64 copy of everything is never built."""
+"""Entries worked on at a time in float64 (2 MB), or one row: the float64 copy of everything is never built."""
 
 _SAFE = (1e-280, 1e300)
 """Sums of squares in this range are exact to rounding; other rows are measured again after rescaling."""
@@ -106,8 +106,8 @@ def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64
     """Sum the clipped updates of ``k`` tasks.
 
     Adding or removing one task moves the sum by at most the clipping norm, replacing one by at most twice
-    that. Two passes over blocks of rows, one for the norms and one for the sum weighted by the clipping
-    factors.
+    that. Rows are converted to float64 a few at a time, so that both their norms and their part of the sum are
+    computed while they are in the cache.
 
     Parameters
     ----------
@@ -128,21 +128,25 @@ def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64
     """
     check_clipping_norm(clipping_norm)
     flat = _flatten(arrays)
-    norms, extreme = _measure(flat)
-    factors = _factors(norms, clipping_norm)
-    factors[extreme] = 0.0
-    bad = ~np.isfinite(norms)
     totals = [np.zeros(array.shape[1], dtype=np.float64) for array in flat]
-    for source, total in zip(flat, totals, strict=True):
-        for rows, columns in _blocks(source):
-            block = source[rows, columns].astype(np.float64)
-            if bad[rows].any():
-                block[bad[rows]] = 0.0  # A factor of 0 would not do: 0 * NaN is NaN.
-            total[columns] += factors[rows] @ block
-    for k in extreme:
-        for part, total in zip(_clip_extreme(flat, int(k), clipping_norm), totals, strict=True):
-            total += part
+    high = max(1, _BLOCK // max(1, sum(array.shape[1] for array in flat)))
+    for start in range(0, len(flat[0]), high):
+        _add_clipped([array[start : start + high].astype(np.float64) for array in flat], clipping_norm, totals)
     return [total.reshape(np.shape(array)[1:]) for total, array in zip(totals, arrays, strict=True)]
+
+
+def _add_clipped(rows: list[NDArray[np.float64]], clipping_norm: float, totals: list[NDArray[np.float64]]) -> None:
+    """Clip some rows [k, d] and add them to the totals [d]; the rows may be changed."""
+    norms, extreme = _measure(rows)
+    factors = _factors(norms, clipping_norm)
+    for k in extreme:
+        for part, total in zip(_clip_extreme(rows, int(k), clipping_norm), totals, strict=True):
+            total += part
+    # A factor of 0 would not do for rows that are not finite: 0 * NaN is NaN.
+    out = np.union1d(np.flatnonzero(~np.isfinite(norms)), extreme).astype(np.intp)
+    for block, total in zip(rows, totals, strict=True):
+        block[out] = 0.0
+        total += factors @ block
 
 
 def _flatten(arrays: Arrays) -> list[NDArray[Any]]:
@@ -184,9 +188,9 @@ def _measure(flat: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         for array in flat:
             for rows, columns in _blocks(array):
-                block = array[rows, columns].astype(np.float64)
-                # numpy sums along the contiguous axis pairwise: the error stays near 1e-16 for any width.
-                squares[rows] += np.square(block, out=block).sum(axis=1)
+                block = array[rows, columns].astype(np.float64, copy=False)
+                # One pass without a temporary; the error of a block's sum stays below 3e-11 of it, typically 1e-14.
+                squares[rows] += np.einsum("ij,ij->i", block, block)
         norms = np.sqrt(squares)
     norms[np.isnan(norms)] = math.inf
     extreme = []
