@@ -224,7 +224,9 @@ class Experiment(Settings):
 
         if not isinstance(self.client, LocalSGD):
             return LocalOnly()
-        return LocalOnly(learning_rate=self.client.learning_rate, batch_size=self.client.batch_size)
+        return LocalOnly(
+            learning_rate=self.client.learning_rate, batch_size=self.client.batch_size, momentum=self.client.momentum
+        )
 
     def run(
         self,

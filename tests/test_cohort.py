@@ -179,3 +179,26 @@ def test_tasks_with_no_one_or_one_class_of_examples_are_refused() -> None:
     bad.train.inputs[0, 0] = np.nan
     with pytest.raises(InputError, match=r"'task-0' holds a NaN"):
         bad.check()
+
+
+def test_momentum_is_that_of_torch() -> None:
+    tasks = toy_tasks(1, sizes=[8])
+    problem = toy_problem(tasks)
+    model, start = problem.model, broadcast(problem.initial(), 1)
+    key, batch = Key(2, 1), 4
+    ours = Learner(problem).sgd(
+        start, whole(tasks), key, learning_rate=0.1, batch_size=batch, epochs=3, momentum=0.9,
+        anchor=problem.initial(), strength=0.01,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    index = Schedule.draw(np.array([8]), np.array([0]), key, batch_size=batch, epochs=3).index[0]
+    anchor = [value.detach().clone() for value in model.parameters()]
+    for rows in index:
+        optimizer.zero_grad()
+        inputs = torch.from_numpy(tasks.train.inputs[rows]).double()
+        loss = nn.functional.cross_entropy(model(inputs), torch.from_numpy(tasks.train.targets[rows]))
+        pull = sum(((w - a) ** 2).sum() for w, a in zip(model.parameters(), anchor, strict=True))
+        (loss + 0.005 * pull).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(ours[name][0], value.detach(), rtol=1e-10, atol=1e-12)

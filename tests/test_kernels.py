@@ -48,12 +48,13 @@ def batch(count: int, size: int, loss: Loss, dtype: torch.dtype, *, flatten: boo
     flatten=st.booleans(),
     holes=st.lists(st.integers(0, 5), max_size=4),
     pull=st.sampled_from(["none", "zero", "number", "per task", "own anchor"]),
+    momentum=st.sampled_from([0.0, 0.9]),
     seed=st.integers(0, 9),
 )
 @settings(max_examples=150, deadline=None)
 def test_kernels_step_and_score_as_the_loop(
     depth: int, count: int, size: int, steps: int, loss: Loss, double: bool, bias: bool, flatten: bool,
-    holes: list[int], pull: str, seed: int,
+    holes: list[int], pull: str, momentum: float, seed: int,
 ) -> None:  # fmt: skip
     dtype = torch.float64 if double else torch.float32
     problem = Problem(network(depth, bias=bias, flatten=flatten, dtype=dtype, seed=seed), loss)
@@ -66,9 +67,10 @@ def test_kernels_step_and_score_as_the_loop(
     for engine in (LoopEngine(), KernelEngine()):
         torch.manual_seed(seed)
         params = {name: value.clone() for name, value in start.items()}
+        speed = {name: torch.zeros_like(value) for name, value in start.items()} if momentum else None
         for _ in range(steps):
             examples = batch(count, size, loss, dtype, flatten=flatten, holes=holes)
-            engine.step(problem, params, examples, 0.1, None if pull == "none" else anchor, strength)
+            engine.step(problem, params, examples, 0.1, None if pull == "none" else anchor, strength, speed, momentum)
         results.append([*params.values(), *engine.scores(problem, params, examples)])
     tolerance = 1e-10 if double else 2e-5
     for one, two in zip(*results, strict=True):

@@ -64,6 +64,7 @@ class LocalSGD(ClientAlgorithm):
     epochs: int = Field(default=1, ge=1, description="passes over a task's data in each round")
     steps: int | None = Field(default=None, ge=1, description="mini-batches in each round, instead of epochs")
     batch_size: int = Field(default=10, ge=1, description="largest mini-batch")
+    momentum: float = Field(default=0.0, ge=0, lt=1, description="momentum of local SGD, from rest in every round")
 
     def fit(
         self,
@@ -88,4 +89,5 @@ class LocalSGD(ClientAlgorithm):
             steps=self.steps if use_steps else None,
             anchor=anchor,
             strength=strength,
+            momentum=self.momentum,
         )

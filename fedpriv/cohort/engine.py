@@ -44,10 +44,13 @@ class Engine(ABC):
         learning_rate: float,
         anchor: Params | None = None,
         strength: float | Tensor = 0.0,
+        velocity: Params | None = None,
+        momentum: float = 0.0,
     ) -> None:
-        """Take one step of SGD in place, ``w <- w - learning_rate * (gradient + strength * (w - anchor))``.
+        """Take one step of SGD in place: ``w <- w - learning_rate * v``.
 
-        A task without examples in the batch rests.
+        Here ``v <- momentum * v + gradient + strength * (w - anchor)``, as in ``torch.optim.SGD``. A task without
+        examples in the batch rests.
 
         Parameters
         ----------
@@ -63,6 +66,10 @@ class Engine(ABC):
             What to stay close to; None for no pull.
         strength : float or Tensor of shape [C]
             Strength of the pull.
+        velocity : Params, each [C, ...]
+            Where the velocity ``v`` is kept between steps; changed. None without momentum.
+        momentum : float
+            Share of the velocity that stays.
         """
         gradients = self.gradients(problem, params, batch)
         resting = batch.sizes == 0
@@ -72,6 +79,8 @@ class Engine(ABC):
                 # Exactly 0 at the anchor: else rounding would break ties between strengths.
                 pull = torch.sub(value, anchor[name])
                 gradient.addcmul_(pull, torch.as_tensor(strength, dtype=value.dtype).view(-1, *axes))
+            if velocity is not None:
+                gradient = velocity[name].mul_(momentum).add_(gradient)
             if resting.any():
                 gradient.masked_fill_(resting.view(-1, *axes), 0.0)
             value.sub_(gradient, alpha=learning_rate)

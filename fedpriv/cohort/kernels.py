@@ -51,28 +51,37 @@ class KernelEngine(VmapEngine):
         learning_rate: float,
         anchor: Params | None = None,
         strength: float | Tensor = 0.0,
+        velocity: Params | None = None,
+        momentum: float = 0.0,
     ) -> None:
         layers = self._layers(problem, batch)
         if layers is None:
-            super().step(problem, params, batch, learning_rate, anchor, strength)
+            super().step(problem, params, batch, learning_rate, anchor, strength, velocity, momentum)
             return
+        # With momentum the weights' place is taken by the velocity, which then moves the weights.
+        moved, rate = (params, -learning_rate) if velocity is None else (velocity, 1.0)
         inputs = _forward(layers, params, batch.inputs)
         delta = _output_gradient(problem, inputs.pop(), batch)
-        pull = None if anchor is None else _pull_rate(batch, learning_rate, strength)
+        awake = (batch.sizes > 0).to(batch.mask.dtype)
         for position in range(len(layers) - 1, -1, -1):
             layer, before = layers[position], inputs[position]
-            weight = params[f"{layer.name}.weight"]
+            name = f"{layer.name}.weight"
             # The way back needs the weights as they were in the forward pass: before anything is added to them.
-            below = torch.bmm(delta, weight).mul_(before > 0) if position else delta
-            if anchor is not None and pull is not None:
-                _towards(weight, anchor[f"{layer.name}.weight"], pull)
-            weight.baddbmm_(delta.mT, before, alpha=-learning_rate)
+            below = torch.bmm(delta, params[name]).mul_(before > 0) if position else delta
+            for key in (name, f"{layer.name}.bias")[: 1 + layer.bias]:
+                if velocity is not None:
+                    velocity[key].mul_(momentum)
+                if anchor is not None and velocity is None:
+                    _towards(params[key], anchor[key], learning_rate * strength * awake)
+                elif anchor is not None and velocity is not None:
+                    velocity[key].addcmul_(params[key] - anchor[key], _per_task(strength * awake, params[key]))
+            moved[name].baddbmm_(delta.mT, before, alpha=rate)
             if layer.bias:
-                bias = params[f"{layer.name}.bias"]
-                if anchor is not None and pull is not None:
-                    _towards(bias, anchor[f"{layer.name}.bias"], pull)
-                bias.sub_(delta.sum(dim=1), alpha=learning_rate)
+                moved[f"{layer.name}.bias"].add_(delta.sum(dim=1), alpha=rate)
             delta = below
+        if velocity is not None:
+            for name, value in params.items():
+                value.addcmul_(velocity[name], _per_task(-learning_rate * awake, value))
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch)
@@ -136,11 +145,11 @@ def _output_gradient(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:
     return delta.mul_(share.unsqueeze(2))
 
 
-def _pull_rate(batch: Batch, learning_rate: float, strength: float | Tensor) -> Tensor:
-    """Return how far every task moves towards its anchor, [C]; a task without examples rests."""
-    return learning_rate * strength * (batch.sizes > 0).to(batch.mask.dtype)
-
-
 def _towards(value: Tensor, anchor: Tensor, rate: Tensor) -> None:
-    """Move in place by ``rate * (anchor - value)``; exactly nowhere at the anchor."""
-    value.lerp_(anchor.expand_as(value), rate.view(-1, *[1] * (value.dim() - 1)))
+    """Move in place by ``rate * (anchor - value)``, [C]; exactly nowhere at the anchor."""
+    value.lerp_(anchor.expand_as(value), _per_task(rate, value))
+
+
+def _per_task(values: Tensor, like: Tensor) -> Tensor:
+    """Return one number per task [C] in a shape that multiplies [C, ...]."""
+    return values.view(-1, *[1] * (like.dim() - 1))

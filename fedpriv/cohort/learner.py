@@ -62,6 +62,7 @@ class Learner:
         steps: int | None = None,
         anchor: Params | None = None,
         strength: float | Tensor = 0.0,
+        momentum: float = 0.0,
     ) -> Params:
         """Run mini-batch SGD on every task of a cohort.
 
@@ -84,6 +85,8 @@ class Learner:
             What to stay close to; None for no regulariser.
         strength : float or Tensor of shape [C]
             Strength of the regulariser (lambda), relative to the loss averaged over examples.
+        momentum : float
+            Momentum as in ``torch.optim.SGD``; every call starts from rest.
 
         Returns
         -------
@@ -98,9 +101,10 @@ class Learner:
         params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
+        velocity = {name: torch.zeros_like(value) for name, value in params.items()} if momentum else None
         for step in range(schedule.steps):
             batch = cohort.batch(schedule.index[:, step])
-            self.engine.step(self.problem, params, batch, learning_rate, anchor, strength)
+            self.engine.step(self.problem, params, batch, learning_rate, anchor, strength, velocity, momentum)
         return params
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
