@@ -17,6 +17,9 @@ from fedpriv.runtime.node import NodeSpec
 
 __all__ = ["RayGrid"]
 
+_PATIENCE = 180
+"""Seconds for a shard to start; on a cluster without a free core it would wait for ever."""
+
 _REBUILDS = 3
 """How often a shard may die in one round before the run gives up."""
 
@@ -76,13 +79,20 @@ class RayGrid(LocalGrid):
         self._owned = not ray.is_initialized()
         if self._owned:
             _start(ray, len(self.specs), address)
-        self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0)(_Shard)
+        # Spread over the nodes of a cluster, not packed onto the first.
+        self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Shard)
         # What a rebuilt shard needs: where the last snapshot is, and the training messages answered since then.
         self._since: dict[int, list[Message]] = {number: [] for number in self.get_node_ids()}
         self._snapshot: tuple[Path, int] | None = None
         try:
             self.actors = {number: self._build(number) for number in self.get_node_ids()}
-            ray.get([actor.ready.remote() for actor in self.actors.values()])
+            ray.get([actor.ready.remote() for actor in self.actors.values()], timeout=_PATIENCE)
+        except ray.exceptions.GetTimeoutError:
+            self.close()
+            raise ComponentFailure(
+                f"{len(self.specs)} shards did not start within {_PATIENCE} s: Ray has no free core for each; "
+                "use fewer shards."
+            ) from None
         except Exception as error:
             self.close()
             raise ComponentFailure(
@@ -175,10 +185,21 @@ class RayGrid(LocalGrid):
         logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last release boundary", node)
         actor = self._build(node)
         self.actors[node] = actor
-        if self._snapshot is not None:
-            self._ray.get(actor.restore.remote(*self._snapshot))
-        for message in self._since[node]:
-            self._ray.get(actor.handle.remote(message))
+        try:
+            self._ray.get(actor.process.remote(), timeout=_PATIENCE)
+            if self._snapshot is not None:
+                self._ray.get(actor.restore.remote(*self._snapshot))
+            for message in self._since[node]:
+                self._ray.get(actor.handle.remote(message))
+        except self._ray.exceptions.GetTimeoutError:
+            raise ComponentFailure(
+                f"shard {node} was lost and Ray has no free core to build it again; use fewer shards than cores, then "
+                "go on with --resume."
+            ) from None
+        except self._ray.exceptions.RayActorError as error:
+            raise ComponentFailure(
+                f"shard {node} died again while it was rebuilt ({error}); give it more memory, then go on with --resume."
+            ) from error
 
 
 def _start(ray: Any, shards: int, address: str | None) -> None:
