@@ -198,7 +198,7 @@ class RayGrid(LocalGrid):
             ) from None
         except self._ray.exceptions.RayActorError as error:
             raise ComponentFailure(
-                f"shard {node} died again while it was rebuilt ({error}); give it more memory, then go on with --resume."
+                f"shard {node} died again while it was rebuilt ({error}); give it memory, then go on with --resume."
             ) from error
 
 
