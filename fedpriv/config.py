@@ -22,7 +22,6 @@ __all__ = ["SECTIONS", "Config", "apply", "build_experiment", "parse_assignments
 
 Config = dict[str, dict[str, Any]]
 SECTIONS = ("data", "model", "client", "strategy", "run")
-_LOAD_KEYS = ("size", "part")
 _RUN_ONLY = ("reproduce",)
 _TARGET = ("epsilon", "delta", "relation")
 
@@ -74,7 +73,8 @@ def _value(text: str) -> Any:
 def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
     """Return the configuration with dotted keys replaced.
 
-    A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows.
+    A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows; a new
+    ``data.partition``, too.
 
     Raises
     ------
@@ -87,6 +87,9 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if section not in SECTIONS or not dot or not name:
             known = [f"{section}." for section in SECTIONS]
             raise InputError(unknown("key", key, known) if not dot else unknown("section", section, SECTIONS))
+        if key == "data.partition":
+            options = _data_options(result["data"].get("name"), value)
+            result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
         if name == "name" and value != result[section].get("name") and section in ("client", "strategy", "model"):
             allowed = _known_settings(section, str(value))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
@@ -108,6 +111,15 @@ def _known_settings(section: str, name: str) -> set[str]:
     module = fedpriv.clients if section == "client" else fedpriv.strategies
     fields = set(_class_named(module, section, name).model_fields)
     return fields | (set(_TARGET) if "target" in fields else set())
+
+
+def _data_options(name: Any, partition: Any) -> set[str]:
+    from fedpriv.data.dataset import Partition
+    from fedpriv.data.loading import load_options
+    from fedpriv.data.schemes import scheme_options
+
+    common = {"name", "partition"} | set(Partition.model_fields)
+    return common | load_options(str(name)) | scheme_options(str(partition))
 
 
 def _class_named(module: ModuleType, kind: str, name: Any) -> Any:
@@ -184,10 +196,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
     from fedpriv.data import load
+    from fedpriv.data.loading import load_options
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
-    loading = {key: data.pop(key) for key in _LOAD_KEYS if key in data}
+    loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     dataset = load(data.pop("name"), data_dir, **loading)
     scheme = data.pop("partition", "dirichlet")
     if not isinstance(scheme, str) or "scheme" in data:

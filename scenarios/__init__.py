@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from pkgutil import iter_modules
+from types import ModuleType
 from typing import Any
 
 from fedpriv.config import Config, build_experiment, read_toml
@@ -55,16 +56,28 @@ def scenarios() -> dict[str, Scenario]:
     for module in iter_modules(__path__):
         if not module.ispkg:
             continue
-        package = import_module(f"{__name__}.{module.name}")
-        folder = Path(str(package.__file__)).parent
         name = module.name.replace("_", "-")
-        found[name] = Scenario(
-            name,
-            (package.__doc__ or "").strip().splitlines()[0],
-            {preset: folder / f"{preset}.toml" for preset in package.PRESETS},
-            getattr(package, "build", build_experiment),
-        )
+        found[name] = _read(name, import_module(f"{__name__}.{module.name}"))
     return found
+
+
+def _read(name: str, package: ModuleType) -> Scenario:
+    """Read what a scenario's package says about itself."""
+    folder = Path(str(package.__file__)).parent
+    presets = getattr(package, "PRESETS", None)
+    if not isinstance(presets, tuple) or not presets:
+        raise InputError(f"the scenario {name!r} must name its presets, PRESETS = ('small',), got {presets!r}.")
+    paths = {preset: folder / f"{preset}.toml" for preset in presets}
+    for path in paths.values():
+        if not path.exists():
+            raise InputError(
+                f"the scenario {name!r} names the preset {path.stem!r}, but {path} is not there; write it."
+            )
+    if not (package.__doc__ or "").strip():
+        raise InputError(f"the scenario {name!r} needs a docstring; its first line is what `fedpriv list` shows.")
+    return Scenario(
+        name, (package.__doc__ or "").strip().splitlines()[0], paths, getattr(package, "build", build_experiment)
+    )
 
 
 def scenario(name: str) -> Scenario:

@@ -149,6 +149,7 @@ class Billboard(TaskStrategy):
                     total[name] += value
         session.problems.update(problems)
         published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
+        self._check_published(published)
         boundary = Boundary(server_round, published, session.sampled)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
@@ -156,6 +157,24 @@ class Billboard(TaskStrategy):
         session.boundary = boundary
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
+
+    def _check_published(self, published: Billboards) -> None:
+        """Refuse, before anything is charged, a billboard that nodes could not read."""
+
+        def shapes(billboards: Billboards) -> dict[str, tuple[tuple[int, ...], str]]:
+            return {
+                f"{group}/{name}": (value.shape, str(value.dtype))
+                for group, arrays in billboards.items()
+                for name, value in arrays.items()
+            }
+
+        wanted, found = shapes(self.session.boundary.billboards), shapes(published)
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise ComponentFailure(
+                    f"{type(self).__name__} must publish {name!r} as {wanted.get(name)}, as in the round before, got "
+                    f"{found.get(name)}; nothing was charged."
+                )
 
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
         session = self.session

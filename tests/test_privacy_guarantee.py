@@ -61,7 +61,7 @@ def test_every_cell_is_claimed_or_refused_with_a_sentence(cell: tuple[Output, Ob
             assert text.endswith(".")
             assert ";" in text  # the next step
     if cell in ALLOWED:
-        with pytest.raises(NoGuarantee, match="fixed-size cohort"):
+        with pytest.raises(NoGuarantee, match="fixed-size"):
             claim(*cell, "fixed-size")
 
 

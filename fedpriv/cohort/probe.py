@@ -7,6 +7,7 @@ one task's data: that task counts as zero, and the run goes on.
 from __future__ import annotations
 
 import numpy as np
+from torch import Tensor
 
 from fedpriv.cohort.algorithm import ClientAlgorithm
 from fedpriv.cohort.cohort import Cohort
@@ -15,7 +16,7 @@ from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import Ragged, Tasks
-from fedpriv.cohort.trees import Params
+from fedpriv.cohort.trees import Params, State
 from fedpriv.errors import InputError
 
 __all__ = ["probe"]
@@ -44,12 +45,15 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
     stage = "initial_state"
     try:
         state = algorithm.initial_state(billboard, cohort)
+        _check_state(state, f"{type(algorithm).__name__}.{stage}")
         stage = "train"
         state, update = algorithm.train(learner, billboard, state, cohort, Key(0, 1))
+        _check_state(state, f"{type(algorithm).__name__}.{stage}")
         if algorithm.sends_update:
             _check_update(update, billboard, type(algorithm).__name__)
         stage = "finish"
         state = algorithm.finish(learner, billboard, state, cohort, Key(0, 0, Purpose.FINISH))
+        _check_state(state, f"{type(algorithm).__name__}.{stage}")
         stage = "evaluate"
         algorithm.evaluate(learner, billboard, state, cohort)
     except InputError:
@@ -61,6 +65,16 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
             f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
             "mend it, or try run.engine='loop'."
         ) from error
+
+
+def _check_state(state: State, name: str) -> None:
+    for key, value in state.items():
+        if not isinstance(value, Tensor) or value.dim() < 1 or len(value) != _TASKS:
+            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(
+                f"{name} must return a state of tensors with a task axis [{_TASKS}, ...], got {got} for {key!r}; use "
+                "nest() for trees in trees."
+            )
 
 
 def _check_update(update: Params, billboard: Params, name: str) -> None:

@@ -178,12 +178,17 @@ class Tasks:
             )
 
     def _check_trainable(self) -> None:
-        sizes = self.train.sizes
-        for position, name in enumerate(self.names):
-            size = int(sizes[position])
+        sizes, tests = self.train.sizes, self.test.sizes
+        suspicious = (sizes < 2) | (tests == 0)
+        if self.num_classes is not None and not suspicious.any():
+            starts = self.train.offsets[:-1]
+            lowest, highest = (np.ufunc.reduceat(f, self.train.targets, starts) for f in (np.minimum, np.maximum))
+            suspicious = lowest == highest
+        for position in np.flatnonzero(suspicious).tolist():
+            name, size = self.names[position], int(sizes[position])
             if size == 0:
                 raise InputError(f"task {name!r} has no training examples; drop it or give it data.")
-            if not self.test.sizes[position]:
+            if not tests[position]:
                 raise InputError(f"task {name!r} has no test examples, so it cannot be scored; give it more data.")
             if size == 1:
                 raise InputError(f"task {name!r} has one training example; a task needs at least 2.")

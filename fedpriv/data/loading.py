@@ -19,7 +19,12 @@ from fedpriv.errors import InputError
 from fedpriv.names import kebab
 from fedpriv.settings import Settings
 
-__all__ = ["Digits", "Fashion", "Femnist", "Mnist", "load", "read_digits"]
+__all__ = ["Digits", "Fashion", "Femnist", "Mnist", "load", "load_options", "read_digits"]
+
+
+def load_options(name: str) -> set[str]:
+    """Return the names of a data set's options; empty for an unknown set."""
+    return set(_READERS[name].model_fields) if name in _READERS else set()
 
 
 def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:

@@ -14,7 +14,7 @@ from fedpriv.data.scheme import Assignment, Pool, Scheme, shuffled
 from fedpriv.errors import InputError
 from fedpriv.names import kebab, unknown
 
-__all__ = ["Dirichlet", "Iid", "Natural", "Shards", "make_scheme", "scheme_names"]
+__all__ = ["Dirichlet", "Iid", "Natural", "Shards", "make_scheme", "scheme_names", "scheme_options"]
 
 
 class Dirichlet(Scheme):
@@ -184,6 +184,11 @@ _SCHEMES: dict[str, type[Scheme]] = {kebab(kind.__name__): kind for kind in (Dir
 def scheme_names() -> list[str]:
     """Return the names of all schemes."""
     return sorted(_SCHEMES)
+
+
+def scheme_options(name: str) -> set[str]:
+    """Return the names of a scheme's options; empty for an unknown scheme."""
+    return set(_SCHEMES[name].model_fields) if name in _SCHEMES else set()
 
 
 def make_scheme(name: str, options: dict[str, Any]) -> Scheme:

@@ -123,7 +123,7 @@ def _events(releases: Releases) -> tuple[Event, ...]:
     """Merge releases that cost the same; sorted, so that it can be the key of a cache."""
     merged: Counter[tuple[float, float]] = Counter()
     for release, count in count_releases(releases).items():
-        merged[release.noise_multiplier, release.rate] += count
+        merged[release.gaussian] += count
     return tuple(sorted((z, rate, count) for (z, rate), count in merged.items()))
 
 

@@ -124,9 +124,8 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
             if name in row.samplings:
                 return row
             raise NoGuarantee(
-                f"no guarantee for sampling {name!r}: only {' and '.join(row.samplings)} are accounted; "
-                "count the participations of a fixed-size cohort as full participation, without "
-                "amplification."
+                f"no guarantee for sampling {name!r}: only {' and '.join(row.samplings)} are accounted; let every "
+                "task flip its own coin (strategy.sampling_rate), or all of them take part."
             )
     raise NoGuarantee(
         f"no guarantee for {output.value} seen by the {observer.value}: {_instead(output, observer, noise_at)}"

@@ -249,9 +249,8 @@ def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
 
 def _sampling(counts: dict[Release, int]) -> str:
     kinds = sorted({(release.sampling_name, release.rate) for release in counts})
-    if not kinds:
-        return "no sampling"
-    return " and ".join("full participation" if name == "full" else f"Poisson, rate {rate:g}" for name, rate in kinds)
+    words = {"full": "full participation", "poisson": "Poisson, rate {rate:g}"}
+    return " and ".join(words[name].format(rate=rate) for name, rate in kinds) or "no sampling"
 
 
 def _only(values: set[float]) -> float | None:

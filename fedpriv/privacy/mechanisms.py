@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
@@ -57,6 +57,24 @@ class Release(Settings):
     def sampling(self) -> Sampling:
         """The sampling as an object that can draw."""
         return FullParticipation() if self.sampling_name == "full" else PoissonSampling(self.rate)
+
+    @property
+    def gaussian(self) -> tuple[float, float]:
+        """Noise multiplier and sampling rate: all that a sampled Gaussian costs.
+
+        Every formula of this package asks here, so that a new kind of release is refused until it has one of its own.
+
+        Raises
+        ------
+        NoGuarantee
+            The release is not Gaussian noise on a Poisson sample or on everybody.
+        """
+        if (self.mechanism, self.sampling_name) not in (("gaussian", "poisson"), ("gaussian", "full")):
+            raise NoGuarantee(
+                f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
+                "sampling; use Gaussian noise with Poisson sampling or full participation."
+            )
+        return self.noise_multiplier, self.rate
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""

@@ -45,7 +45,7 @@ def renyi(release: Release, order: float, relation: Relation = Relation.ADD_REMO
     """
     if not 1.0 < order < math.inf:
         raise InputError(f"privacy: the Renyi 'order' must be greater than 1 and finite, got {order!r}.")
-    return renyi_many(release.noise_multiplier, release.rate, (float(order),), relation)[0]
+    return renyi_many(*release.gaussian, (float(order),), relation)[0]
 
 
 @functools.lru_cache(maxsize=1024)

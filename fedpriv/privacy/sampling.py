@@ -1,8 +1,8 @@
 """Which tasks take part in a round: the sampling that runs is the sampling that is accounted.
 
-Fixed-size cohorts do not exist here: against a coalition of the other tasks they are not amplified at all,
-and the formula of Poisson sampling does not hold for them. Count such participations as
-:class:`FullParticipation`.
+Fixed-size cohorts do not exist here: against a coalition of the other tasks they are not amplified at all, the formula
+of Poisson sampling does not hold for them, and where a task is removed another one takes its place, so that the sum
+moves by up to twice the clipping norm: not even add/remove without amplification describes them.
 """
 
 from __future__ import annotations

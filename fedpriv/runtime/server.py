@@ -129,7 +129,13 @@ def serve(
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started
 
-    if baseline:
+    if baseline and not epochs:
+        session.problems["local_only_left_out"] += 1
+        session.note = session.note or (
+            "the client counted no gradient work, so a local-only reference of equal work is untrained; add it to "
+            "learner.work."
+        )
+    elif baseline:
         started = time.perf_counter()
         alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
         scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))

@@ -1,0 +1,148 @@
+"""What people add to fedpriv: mistakes show before data are touched, and old formulas do not account for new things."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from helpers import toy_tasks
+from test_billboard import experiment
+
+from fedpriv import ComponentFailure, InputError, NoGuarantee, scenarios
+from fedpriv.clients import GlobalModel
+from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast
+from fedpriv.config import apply
+from fedpriv.privacy import Release, RenyiFilter, epsilon
+from fedpriv.privacy.entropy import ReproducibleEntropy
+from fedpriv.privacy.journal import Journal
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.protocol import Arrays
+from fedpriv.strategies import Billboard
+
+
+class Wider(Release):
+    """What a newcomer does first: widen the type."""
+
+    mechanism: Literal["gaussian", "laplace"] = "gaussian"  # type: ignore[assignment]
+    sampling_name: Literal["poisson", "full", "fixed-size"]  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("changes", [{"mechanism": "laplace"}, {"sampling_name": "fixed-size"}], ids=str)
+def test_a_new_kind_of_release_is_refused_until_it_has_formulas(changes: dict[str, Any]) -> None:
+    values = {"noise_multiplier": 1.0, "sampling_name": "poisson", "rate": 0.1, "clipping_norm": 1.0}
+    release = Wider(**{**values, **changes})
+    with pytest.raises(NoGuarantee, match="no formula"):
+        epsilon([release], 1e-5)
+    with pytest.raises(NoGuarantee, match="no formula"):
+        RenyiFilter.for_budget(1.0, 1e-5).cost({release: 1})
+
+
+class Odd(ClientAlgorithm):
+    """Sends nothing new; its state is wrong in one of several ways."""
+
+    kind: str = "fine"
+
+    def initial_state(self, billboard: Params, cohort: Cohort) -> State:
+        wrong: dict[str, Any] = {"nested": {"a": {"b": torch.zeros(1)}}, "flat": {"a": torch.zeros(7)}}
+        return wrong.get(self.kind, {})
+
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        return state, {name: value - value for name, value in broadcast(billboard, len(cohort)).items()}
+
+
+@pytest.mark.parametrize("kind", ["nested", "flat"])
+def test_a_wrong_state_is_refused_before_data_are_touched(kind: str) -> None:
+    with pytest.raises(InputError, match=r"Odd\.initial_state must return a state of tensors with a task axis"):
+        experiment(toy_tasks(5), client=Odd(kind=kind)).run()
+
+
+def test_no_reference_is_shown_where_no_work_was_counted() -> None:
+    """Untrained, it would make any client look good."""
+    result = experiment(toy_tasks(5), client=Odd(), baseline=True).run(reproduce=0)
+    assert result.diagnostics.accuracy.local_only is None
+    assert "counted no gradient work" in result.summary["warnings"][-1]
+    counted = experiment(toy_tasks(5), client=GlobalModel(), baseline=True).run(reproduce=0)
+    assert counted.diagnostics.accuracy.local_only is not None
+
+
+class Sloppy(Billboard):
+    """Publishes something that nodes cannot read."""
+
+    how: str = "dtype"
+
+    def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
+        arrays = super()._publish(number, group, total)
+        name = next(iter(arrays))
+        if self.how == "missing":
+            return {key: value for key, value in arrays.items() if key != name}
+        changed = arrays[name].astype(np.float16) if self.how == "dtype" else arrays[name][..., :1]
+        return {**arrays, name: changed}
+
+
+@pytest.mark.parametrize("how", ["missing", "dtype", "shape"])
+def test_a_billboard_that_nodes_cannot_read_is_not_charged(tmp_path: Path, how: str) -> None:
+    with pytest.raises(ComponentFailure, match="nothing was charged"):
+        experiment(
+            toy_tasks(5), strategy=Sloppy(clipping_norm=1.0, noise_multiplier=1.0, rounds=2, how=how)
+        ).run(tmp_path / "run")  # fmt: skip
+    ledger = Ledger(tmp_path / "run/ledger.sqlite")
+    assert ledger.entries(ledger.populations()[0]) == []
+
+
+def test_the_mechanism_of_the_contributing_page_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    code = next(block for block in page.split("```python\n")[1:] if block.startswith('"""How many tasks vote'))
+    module = ModuleType("votes")
+    sys.modules["votes"] = module
+    exec(code.split("```")[0], module.__dict__)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.register("people", fingerprint="f", num_tasks=10, declared="benchmark", budget=None)
+    journal = Journal(ledger, "people", "run")
+    noisy_votes = module.noisy_votes(np.eye(10, 3), 2.0, ReproducibleEntropy(1), journal, 1)
+    assert noisy_votes.shape == (3,)
+    assert len(ledger.entries("people")) == 1
+
+
+def package(**attributes: Any) -> ModuleType:
+    module = ModuleType("fedpriv.scenarios.ward", attributes.pop("doc", "A ward."))
+    module.__file__ = "/nowhere/ward/__init__.py"
+    vars(module).update(attributes)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({}, "must name its presets"),
+        ({"PRESETS": ()}, "must name its presets"),
+        ({"PRESETS": "small"}, "must name its presets"),
+        ({"PRESETS": ("small",)}, r"small\.toml is not there"),
+    ],
+    ids=str,
+)
+def test_a_faulty_scenario_is_a_sentence(attributes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        scenarios._read("ward", package(**attributes))
+
+
+def test_another_partition_keeps_only_what_it_knows() -> None:
+    """The presets' alpha belongs to Dirichlet; no other scheme could be chosen on the command line."""
+    config = scenarios.scenario("pmtl").preset("fashion")
+    changed = apply(config, {"data.partition": "iid", "data.tasks": 50})
+    assert changed["data"] == {"name": "fashion", "size": 14, "partition": "iid", "tasks": 50}
+
+
+def test_a_million_tasks_are_checked_at_once() -> None:
+    """Python would need minutes; what is wrong with one of them is still named."""
+    tasks = toy_tasks(2000, sizes=[4] * 2000)
+    tasks.check()
+    tasks.train.targets[tasks.train.rows(1234)] = 1
+    with pytest.raises(InputError, match=r"'task-1234' has examples of one class only \(1\)"):
+        tasks.check()
