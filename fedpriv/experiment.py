@@ -358,6 +358,8 @@ class Experiment(Settings):
                 saved = time.perf_counter()
                 own.snapshot(snapshots.directory, number)
                 snapshots.seal(number)
+                if folder is not None:
+                    folder.forget_coins(number)
                 saving["seconds"] += time.perf_counter() - saved
 
         served = serve(

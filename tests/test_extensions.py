@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -13,15 +14,16 @@ import torch
 from helpers import toy_tasks
 from test_billboard import experiment
 
-from fedpriv import ComponentFailure, InputError, NoGuarantee, scenarios
+from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, scenarios
 from fedpriv.clients import GlobalModel
-from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast
+from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Ragged, State, broadcast
 from fedpriv.config import apply
 from fedpriv.privacy import Release, RenyiFilter, epsilon
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.protocol import Arrays
+from fedpriv.protocol import ALL, Arrays, Reply, Request
+from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard
 
 
@@ -55,6 +57,73 @@ class Odd(ClientAlgorithm):
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
         return state, {name: value - value for name, value in broadcast(billboard, len(cohort)).items()}
+
+
+class Scribbler(Odd):
+    """Writes into what all tasks start from."""
+
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        next(iter(billboard.values())).add_(1.0)
+        return super().train(learner, billboard, state, cohort, key)
+
+
+def test_writing_into_the_billboard_is_refused() -> None:
+    with pytest.raises(InputError, match="must not write into the billboard"):
+        experiment(toy_tasks(5), client=Scribbler()).run()
+
+
+class Frozen(GlobalModel):
+    """Sends a view that repeats one row for its first layer; task 2 is never finite."""
+
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        state, update = super().train(learner, billboard, state, cohort, key)
+        first, *others = update
+        bad = torch.from_numpy(cohort.ids == 2)
+        for name in others:
+            update[name] = update[name].masked_fill(bad.view(-1, *[1] * (update[name].dim() - 1)), torch.nan)
+        return state, {**update, first: broadcast({first: billboard[first] + 1}, len(cohort))[first]}
+
+
+def test_a_task_that_does_not_count_leaves_the_others_alone() -> None:
+    tasks = toy_tasks(5)
+    node = Node(NodeSpec(tasks, Frozen(), experiment(tasks).problem()))
+    billboard = {name: value.numpy() for name, value in node.spec.problem.initial().items()}
+    request = Request(1, {ALL: billboard}, {ALL: np.arange(5)}, reply="rows", clipping_norm=1e6)
+    rows = Reply.from_content(node.train(request.to_content())).updates[ALL]
+    first = next(iter(rows))
+    assert [bool(np.abs(row).max() > 0.5) for row in rows[first]] == [True, True, False, True, True]
+
+
+def shortened(tasks: Tasks, task: int, size: int) -> Tasks:
+    """Leave one task only so many training examples."""
+    data = tasks.train
+    kept = [data.rows(k) for k in range(len(tasks))]
+    kept[task] = slice(kept[task].start, kept[task].start + size)
+    return replace(tasks, train=Ragged.from_lists([data.inputs[r] for r in kept], [data.targets[r] for r in kept]))
+
+
+@pytest.mark.parametrize("engine", ["auto", "vmap"])
+def test_not_a_bit_of_an_update_depends_on_the_size_of_another_task(engine: str) -> None:
+    """Rounding that follows the padding would be amplified by unstable training beyond the sensitivity."""
+    whole = toy_tasks(6, sizes=[23, 23, 33, 23, 9, 9])
+    rows = []
+    for size in (33, 13, 3):
+        tasks = shortened(whole, 2, size)
+        client = GlobalModel(learning_rate=5.0, batch_size=32, epochs=30)
+        node = Node(NodeSpec(tasks, client, experiment(tasks, dtype="float32").problem(), engine=engine))
+        billboard = {name: value.numpy() for name, value in node.spec.problem.initial().items()}
+        request = Request(1, {ALL: billboard}, {ALL: np.arange(6)}, reply="rows", clipping_norm=1e6)
+        answer = Reply.from_content(node.train(request.to_content())).updates[ALL]
+        rows.append(np.concatenate([value.reshape(6, -1) for value in answer.values()], axis=1))
+    others = [0, 1, 3, 4, 5]
+    assert np.abs(rows[0][others]).max() > 1
+    for found in rows[1:]:
+        np.testing.assert_array_equal(found[others], rows[0][others])
+        assert (found[2] != rows[0][2]).any()
 
 
 @pytest.mark.parametrize("kind", ["nested", "flat"])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedpriv import InputError
-from fedpriv.cohort import Batch, KernelEngine, LoopEngine, Problem, VmapEngine
+from fedpriv.cohort import Batch, Engine, KernelEngine, LoopEngine, Problem, VmapEngine
 from fedpriv.cohort.problem import Loss
 
 SHAPE = (2, 3)
@@ -150,3 +150,68 @@ def test_images_without_flatten_are_not_mistaken_for_vectors() -> None:
     VmapEngine().step(problem, other, wide, 0.1)
     for name, value in params.items():
         assert torch.equal(value, other[name])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("engine", [KernelEngine(), VmapEngine(), LoopEngine()], ids=lambda one: one.name)
+def test_padding_that_overflows_does_not_count(engine: Engine, momentum: float) -> None:
+    """Zero times infinity is NaN: on padding, a task's own large weights would decide whether the task counts."""
+    problem = Problem(network(1, bias=True, flatten=False, dtype=torch.float32, seed=0), "squared")
+    params = {name: torch.full((2, *value.shape), 1e30) for name, value in problem.initial().items()}
+    speed = {name: torch.zeros_like(value) for name, value in params.items()} if momentum else None
+    before = {name: value.clone() for name, value in params.items()}
+    examples = batch(2, 4, "squared", torch.float32, flatten=False, holes=[4, 4])
+    engine.step(problem, params, examples, 0.1, before, 0.5, speed, momentum)
+    for name, value in params.items():
+        assert torch.equal(value, before[name])
+
+
+def test_a_strength_of_another_type_and_a_shared_activation() -> None:
+    shared = nn.ReLU()
+    model = nn.Sequential(nn.Linear(3, 4), shared, nn.Linear(4, 4), shared, nn.Linear(4, 3))
+    problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[1])
+    strength = torch.tensor([0.2, 0.4], dtype=torch.float64)
+    anchor = {name: value + 1 for name, value in problem.initial().items()}
+    results = []
+    for engine in (LoopEngine(), KernelEngine()):
+        params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
+        engine.step(problem, params, examples, 0.1, anchor, strength)
+        results.append(params)
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-6)
+
+
+class Summed(nn.Module):
+    """Two parameters whose gradients are one tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.ones(3, 3))
+        self.b = nn.Parameter(torch.zeros(3, 3))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs @ (self.a + self.b)
+
+
+def test_parameters_that_share_a_gradient_are_pulled_apart() -> None:
+    problem, examples = Problem(Summed()), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
+    anchor = {"a": torch.full((3, 3), 5.0), "b": torch.full((3, 3), -5.0)}
+    results = []
+    for engine in (LoopEngine(), VmapEngine()):
+        params = {name: value.unsqueeze(0).repeat(2, 1, 1) for name, value in problem.initial().items()}
+        engine.step(problem, params, examples, 0.1, anchor, 0.5)
+        results.append(params)
+    for name, value in results[0].items():
+        torch.testing.assert_close(results[1][name], value)
+
+
+def test_a_layer_with_a_forward_of_its_own_falls_back_to_vmap() -> None:
+    model = nn.Sequential(nn.Linear(3, 3))
+    model[0].forward = lambda inputs: 2 * nn.functional.linear(inputs, model[0].weight, model[0].bias)
+    problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
+    results = []
+    for engine in (VmapEngine(), KernelEngine()):
+        params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
+        engine.step(problem, params, examples, 0.1)
+        results.append(params)
+    assert torch.equal(results[0]["0.weight"], results[1]["0.weight"])

@@ -96,9 +96,10 @@ def test_a_round_that_failed_is_drawn_with_the_same_participants(tmp_path: Path,
     for attempt in range(2):
         with pytest.raises(ComponentFailure):
             many.run(tmp_path / "run", resume=attempt > 0)
+        assert (tmp_path / "run/checkpoints/coins.key").stat().st_mode & 0o077 == 0
     many.run(tmp_path / "run", resume=True)
     assert drawn[0] == drawn[1] == drawn[2], "40 fair coins agree by chance with probability 1e-12"
-    assert (tmp_path / "run/checkpoints/coins.key").stat().st_mode & 0o077 == 0
+    assert not (tmp_path / "run/checkpoints/coins.key").exists(), "a finished run forgets its coins"
     drawn.clear()
     with pytest.raises(ComponentFailure):
         many.run(tmp_path / "other")

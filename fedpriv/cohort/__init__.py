@@ -2,7 +2,7 @@
 
 from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
 from fedpriv.cohort.batches import Schedule
-from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.cohort import Batch, Cohort, padded_width
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
 from fedpriv.cohort.kernels import KernelEngine
@@ -37,6 +37,7 @@ __all__ = [
     "broadcast",
     "engine_named",
     "nest",
+    "padded_width",
     "probe",
     "select",
     "subtract",

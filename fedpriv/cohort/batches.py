@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.cohort.cohort import padded_width
 from fedpriv.cohort.randomness import Key
 from fedpriv.errors import InputError
 
@@ -74,7 +75,7 @@ class Schedule:
             counts = np.where(sizes > 0, steps, 0)
         else:
             counts = per_epoch * np.asarray(epochs, dtype=np.int64)
-        width = int(min(batch_size, sizes.max(initial=1)))
+        width = min(batch_size, int(padded_width(sizes).max(initial=1)))
         index = np.full((len(sizes), int(counts.max(initial=0)), width), -1, dtype=np.int64)
         for position, (size, task) in enumerate(zip(sizes.tolist(), ids.tolist(), strict=True)):
             done, wanted = 0, int(counts[position])

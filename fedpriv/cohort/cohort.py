@@ -12,7 +12,13 @@ from torch import Tensor
 
 from fedpriv.cohort.tasks import Part, Ragged, Tasks
 
-__all__ = ["Batch", "Cohort"]
+__all__ = ["Batch", "Cohort", "padded_width"]
+
+
+def padded_width(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the number of places that tasks of these sizes are padded to: the next power of two, at least 1."""
+    found: NDArray[np.int64] = 1 << np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
+    return found
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,8 @@ class Cohort:
         return Cohort(self.tasks, self.positions[which], self.dtype)
 
     def part(self, part: Part) -> Batch:
-        """Return all examples of one part, padded to the largest task of the cohort."""
-        width = max(int(self.sizes(part).max(initial=0)), 1)
+        """Return all examples of one part, padded to the width of the largest task of the cohort."""
+        width = int(padded_width(self.sizes(part)).max(initial=1))
         index = np.broadcast_to(np.arange(width), (len(self), width))
         return self.batch(np.where(index < self.sizes(part)[:, None], index, -1), part)
 

@@ -78,11 +78,12 @@ class Engine(ABC):
             if anchor is not None:
                 # Exactly 0 at the anchor: else rounding would break ties between strengths.
                 pull = torch.sub(value, anchor[name])
-                gradient.addcmul_(pull, torch.as_tensor(strength, dtype=value.dtype).view(-1, *axes))
+                # A new tensor: two parameters may share one gradient (x @ (a + b)).
+                gradient = torch.addcmul(gradient, pull, torch.as_tensor(strength, dtype=value.dtype).view(-1, *axes))
             if velocity is not None:
                 gradient = velocity[name].mul_(momentum).add_(gradient)
             if resting.any():
-                gradient.masked_fill_(resting.view(-1, *axes), 0.0)
+                gradient = gradient.masked_fill(resting.view(-1, *axes), 0.0)
             value.sub_(gradient, alpha=learning_rate)
 
     @abstractmethod

@@ -19,6 +19,9 @@ from fedpriv.cohort.trees import Params
 __all__ = ["KernelEngine"]
 
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
 @dataclass(frozen=True)
 class _Layer:
     """One linear layer of a chain, and whether a ReLU follows."""
@@ -58,30 +61,44 @@ class KernelEngine(VmapEngine):
         if layers is None:
             super().step(problem, params, batch, learning_rate, anchor, strength, velocity, momentum)
             return
-        # With momentum the weights' place is taken by the velocity, which then moves the weights.
-        moved, rate = (params, -learning_rate) if velocity is None else (velocity, 1.0)
+        strength = torch.as_tensor(strength, dtype=batch.mask.dtype)
+        padding = batch.mask == 0
+        padded = bool(padding.any())
+        awake = batch.sizes > 0
+        resting = None if bool(awake.all()) else ~awake
         inputs = _forward(layers, params, batch.inputs)
         delta = _output_gradient(problem, inputs.pop(), batch)
-        awake = (batch.sizes > 0).to(batch.mask.dtype)
+        if padded:
+            # Zero times infinity is NaN: padding has to be set to zero, or a task's own overflow on made-up examples
+            # would decide whether it counts, depending on who else is in the cohort.
+            for values in (delta, *inputs[1:]):
+                values.masked_fill_(padding.unsqueeze(2), 0.0)
+        # With momentum the weights' place is taken by the velocity, which then moves the weights.
+        moved, rate = (params, -learning_rate) if velocity is None else (velocity, 1.0)
         for position in range(len(layers) - 1, -1, -1):
             layer, before = layers[position], inputs[position]
             name = f"{layer.name}.weight"
             # The way back needs the weights as they were in the forward pass: before anything is added to them.
             below = torch.bmm(delta, params[name]).mul_(before > 0) if position else delta
+            if padded and position:
+                below.masked_fill_(padding.unsqueeze(2), 0.0)
             for key in (name, f"{layer.name}.bias")[: 1 + layer.bias]:
                 if velocity is not None:
                     velocity[key].mul_(momentum)
                 if anchor is not None and velocity is None:
-                    _towards(params[key], anchor[key], learning_rate * strength * awake)
+                    _towards(params[key], anchor[key], learning_rate * strength, resting)
                 elif anchor is not None and velocity is not None:
-                    velocity[key].addcmul_(params[key] - anchor[key], _per_task(strength * awake, params[key]))
+                    velocity[key].addcmul_(params[key] - anchor[key], _per_task(strength, params[key]))
             moved[name].baddbmm_(delta.mT, before, alpha=rate)
             if layer.bias:
                 moved[f"{layer.name}.bias"].add_(delta.sum(dim=1), alpha=rate)
             delta = below
         if velocity is not None:
             for name, value in params.items():
-                value.addcmul_(velocity[name], _per_task(-learning_rate * awake, value))
+                change = velocity[name]
+                if resting is not None:
+                    change = change.masked_fill(_per_task(resting, value), 0.0)
+                value.sub_(change, alpha=learning_rate)
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch)
@@ -115,9 +132,9 @@ def _chain(model: nn.Module, axes: int) -> list[_Layer] | None:
     if not flat or not found or found[-1].relu or not all(layer.relu for layer in found[:-1]):
         return None
     expected = [f"{layer.name}.{kind}" for layer in found for kind in ("weight", "bias")[: 1 + layer.bias]]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
     # Weights that two layers share would be missing here: autograd adds up their gradients, these kernels do not.
-    return None if hooked or {name for name, _ in model.named_parameters()} != set(expected) else found
+    return None if changed or {name for name, _ in model.named_parameters()} != set(expected) else found
 
 
 def _forward(layers: list[_Layer], params: Params, examples: Tensor) -> list[Tensor]:
@@ -145,9 +162,13 @@ def _output_gradient(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:
     return delta.mul_(share.unsqueeze(2))
 
 
-def _towards(value: Tensor, anchor: Tensor, rate: Tensor) -> None:
-    """Move in place by ``rate * (anchor - value)``, [C]; exactly nowhere at the anchor."""
-    value.lerp_(anchor.expand_as(value), _per_task(rate, value))
+def _towards(value: Tensor, anchor: Tensor, rate: Tensor, resting: Tensor | None) -> None:
+    """Move in place by ``rate * (anchor - value)``, [C] or one for all; exactly nowhere at the anchor or at rest."""
+    rate = _per_task(rate, value)
+    if resting is None:
+        value.lerp_(anchor.expand_as(value), rate)
+    else:
+        value.copy_(torch.where(_per_task(resting, value), value, value.lerp(anchor.expand_as(value), rate)))
 
 
 def _per_task(values: Tensor, like: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ one task's data: that task counts as zero, and the run goes on.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedpriv.cohort.algorithm import ClientAlgorithm
@@ -47,7 +48,9 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
         state = algorithm.initial_state(billboard, cohort)
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
         stage = "train"
+        public = {name: value.clone() for name, value in billboard.items()}
         state, update = algorithm.train(learner, billboard, state, cohort, Key(0, 1))
+        _check_untouched(billboard, public, f"{type(algorithm).__name__}.{stage}")
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
         if algorithm.sends_update:
             _check_update(update, billboard, type(algorithm).__name__)
@@ -65,6 +68,12 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
             f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
             "mend it, or try run.engine='loop'."
         ) from error
+
+
+def _check_untouched(billboard: Params, before: Params, name: str) -> None:
+    for key, value in before.items():
+        if not torch.equal(billboard[key], value):
+            raise InputError(f"{name} must not write into the billboard, which other tasks start from; clone {key!r}.")
 
 
 def _check_state(state: State, name: str) -> None:

@@ -90,7 +90,7 @@ def _refuse_impure(model: nn.Module) -> None:
             )
     first: dict[int, str] = {}
     for name, layer in model.named_modules(remove_duplicate=False):
-        if first.setdefault(id(layer), name) != name:
+        if first.setdefault(id(layer), name) != name and any(True for _ in layer.parameters()):
             # torch's functional_call leaves the parameters of such a layer changed behind it.
             raise InputError(
                 f"layer {name!r} is layer {first[id(layer)]!r} again; register it once and call it twice in forward."

@@ -162,8 +162,8 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
     # smaller one only where the grid of the distribution gives up (extreme noise, counts or delta).
     found = Epsilon(pld_epsilon(events, delta, relation), "pld")
-    if math.isinf(found.value) and relation is Relation.ADD_REMOVE:
-        found = Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
+    if relation is Relation.ADD_REMOVE and (math.isinf(found.value) or delta < 1e-12):
+        found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
     return min(found, plain, key=lambda one: one.value)
 
 

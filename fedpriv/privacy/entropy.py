@@ -17,6 +17,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["COINS", "Entropy", "ReproducibleEntropy", "SystemEntropy"]
+__all__ = ["COINS", "Entropy", "ReproducibleEntropy", "RoundSecret", "SystemEntropy"]
 
 COINS = "coins"
 """The purpose of drawing who takes part."""
@@ -84,6 +85,37 @@ class _KeyedEntropy:
         return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed, pool_size=8)))
 
 
+@dataclass(frozen=True)
+class RoundSecret:
+    """A secret that leads to those of later rounds and never back to those of earlier ones.
+
+    Attributes
+    ----------
+    round : int
+        The first round it is good for.
+    secret : bytes
+        256 bits.
+    """
+
+    round: int
+    secret: bytes = field(repr=False)
+
+    def at(self, round: int) -> RoundSecret:
+        """Return the secret of a later round.
+
+        Raises
+        ------
+        InputError
+            The round is over: its secret was forgotten.
+        """
+        if round < self.round:
+            raise InputError(f"entropy: the coins of round {round} are forgotten; those from {self.round} on are left.")
+        secret = self.secret
+        for _ in range(round - self.round):
+            secret = hmac.digest(secret, b"fedpriv next round", "sha256")
+        return RoundSecret(round, secret)
+
+
 class SystemEntropy(_KeyedEntropy):
     """Randomness of the operating system: every call draws a fresh 256-bit key, whatever its arguments.
 
@@ -93,15 +125,13 @@ class SystemEntropy(_KeyedEntropy):
 
     Parameters
     ----------
-    coins : bytes or None
-        A secret of at least 256 bits, as private as the personal states; None draws coins afresh, too.
+    coins : RoundSecret or None
+        A secret as private as the personal states; None draws coins afresh, too.
     """
 
     reproducible = False
 
-    def __init__(self, coins: bytes | None = None) -> None:
-        if coins is not None and len(coins) < 32:
-            raise InputError(f"entropy: the secret of the coins must have at least 32 bytes, got {len(coins)}.")
+    def __init__(self, coins: RoundSecret | None = None) -> None:
         self._coins = coins
 
     def __repr__(self) -> str:
@@ -111,7 +141,7 @@ class SystemEntropy(_KeyedEntropy):
         if self._coins is None or purpose != COINS:
             return os.urandom(32)
         parts = json.dumps(["fedpriv coins 1", kind, int(round), group])
-        return hmac.digest(self._coins, parts.encode(), "sha256")
+        return hmac.digest(self._coins.at(round).secret, parts.encode(), "sha256")
 
 
 class ReproducibleEntropy(_KeyedEntropy):

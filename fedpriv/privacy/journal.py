@@ -7,6 +7,7 @@ never drawn again; one that was not charged was never seen by anybody and is thr
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -96,7 +97,13 @@ class Journal:
         valid when later runs react to earlier ones.
         """
         left = self.ledger.left(self.population)
-        return None if left is None or left.allowance <= 0.0 else calibrate_to_filter(left, sampling, rounds)
+        if left is None or left.allowance <= 1e-4:  # the search gets long where hardly anything is left
+            return None
+        exact = calibrate_to_filter(left, sampling, rounds)
+        digit = 10.0 ** (math.floor(math.log10(exact)) - 4)
+        rounded = math.ceil(exact * (1.0 + 1e-9) / digit) * digit  # up: what is advised must fit
+        release = Release(noise_multiplier=rounded, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0)
+        return rounded if left.admits(left.cost({release: rounds})) else None
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
         """Stage a boundary, charge one release per group, and promote it.

@@ -340,6 +340,6 @@ class Ledger:
             raise BudgetExceeded(
                 f"population {population!r} may spend epsilon {known.budget.epsilon:g} at delta "
                 f"{known.delta:.3g} ({known.budget.relation.value}), and this would take "
-                f"{cost / known.filter.allowance:.4g} times its budget; use more noise or fewer rounds. "
+                f"{cost / known.filter.allowance:.6g} times its budget; use more noise or fewer rounds. "
                 "Nothing was charged."
             )

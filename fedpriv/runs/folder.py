@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import tomli_w
 
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
 
@@ -85,16 +86,41 @@ class RunFolder:
         """The file that marks a run as finished."""
         return self.path / "summary.json"
 
-    def coins(self) -> bytes:
-        """Return the secret of this run's coins, made when it is first asked for; as private as the personal states."""
-        path = self.boundaries.directory / "coins.key"
-        if not path.exists():
-            write_bytes(path, secrets.token_bytes(32), mode=0o600)
-        return path.read_bytes()
+    def coins(self) -> RoundSecret:
+        """Return the secret of this run's coins, made when the run starts; as private as the personal states.
+
+        Two copies of a folder that both go on draw the same coins: they are one run twice, not two runs.
+        """
+        if not self._coins_path.exists():
+            if any(self.boundaries.rounds()):
+                raise InputError(
+                    f"{self._coins_path} is gone, which holds the coins of the rounds to come; restore it to go on."
+                )
+            self._keep_coins(RoundSecret(1, secrets.token_bytes(32)))
+        content = self._coins_path.read_bytes()
+        if len(content) != 40:
+            raise InputError(
+                f"{self._coins_path} is damaged ({len(content)} bytes where 40 belong); restore it to go on."
+            )
+        return RoundSecret(int.from_bytes(content[:8], "big"), content[8:])
+
+    def forget_coins(self, round: int) -> None:
+        """Make the participants of the rounds up to this one impossible to derive, as their boundaries are dropped."""
+        if self._coins_path.exists():
+            coins = self.coins()
+            self._keep_coins(coins.at(max(coins.round, round + 1)))
+
+    def _keep_coins(self, coins: RoundSecret) -> None:
+        write_bytes(self._coins_path, coins.round.to_bytes(8, "big") + coins.secret, mode=0o600)
+
+    @property
+    def _coins_path(self) -> Path:
+        return self.boundaries.directory / "coins.key"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished."""
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
+        self._coins_path.unlink(missing_ok=True)
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run, or None."""

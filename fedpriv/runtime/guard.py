@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedpriv.cohort import Cohort, Engine, Learner, LoopEngine, Problem, State, TaskFailure
+from fedpriv.cohort import Cohort, Engine, Learner, Problem, State, TaskFailure
 
 __all__ = ["Outcome", "Stage", "run_guarded"]
 
@@ -57,8 +57,9 @@ def run_guarded(engine: Engine, problem: Problem, name: str, stage: Stage, cohor
     try:
         tree = engine.over_tasks(name, partial(stage, learner), cohort, state)
     except Exception:
-        learner = Learner(problem, LoopEngine())
-        tree, failed, note = _one_by_one(name, partial(stage, learner), cohort, state)
+        # By the same engine: another one rounds differently, and then one task's failure would change its neighbours.
+        learner = Learner(problem, engine)
+        tree, failed, note = _one_by_one(engine, name, partial(stage, learner), cohort, state)
     finite = np.ones(len(cohort), dtype=bool)
     for value in tree.values():
         if value.is_floating_point():
@@ -82,15 +83,17 @@ def _finite_rows(value: torch.Tensor) -> NDArray[np.bool_]:
 
 
 def _one_by_one(
-    name: str, stage: Callable[[Cohort, State], State], cohort: Cohort, state: State
+    engine: Engine, name: str, stage: Callable[[Cohort, State], State], cohort: Cohort, state: State
 ) -> tuple[State, NDArray[np.bool_], str]:
     trees: list[State | None] = []
     note = ""
     for position in range(len(cohort)):
         mine = {key: value[position : position + 1] for key, value in state.items()}
         try:
-            trees.append(LoopEngine().over_tasks(name, stage, cohort.one(position), mine))
-        except TaskFailure as failure:
+            trees.append(engine.over_tasks(name, stage, cohort.one(position), mine))
+        except Exception as error:
+            task = cohort.tasks.names[int(cohort.positions[position])]
+            failure = error if isinstance(error, TaskFailure) else TaskFailure(task, name, error)
             note = note or str(failure)
             trees.append(None)
     done = next((tree for tree in trees if tree is not None), None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -29,6 +30,7 @@ from fedpriv.cohort import (
     Tasks,
     engine_named,
     nest,
+    padded_width,
     probe,
     unnest,
 )
@@ -272,13 +274,23 @@ class Node:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
 
     def _chunks(self, ids: Ids, billboard: Params) -> Iterator[Cohort]:
-        """Cut tasks into cohorts of similar size, for little padding, whose weights fit the cache."""
+        """Cut tasks into cohorts of similar size, for little padding, whose weights fit the cache.
+
+        All tasks of a cohort have the same padded widths, which follow from each task's own sizes: else the rounding of
+        a task's update would depend on the data of the tasks beside it.
+        """
         bytes_per_task = sum(value.numel() * value.element_size() for value in billboard.values())
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
         positions = ids - self.spec.tasks.first
-        positions = positions[np.argsort(self.spec.tasks.train.sizes[positions], kind="stable")]
-        for start in range(0, len(ids), size):
-            yield Cohort(self.spec.tasks, positions[start : start + size], self.spec.problem.dtype)
+        tasks = self.spec.tasks
+        train, validation = tasks.train.sizes[positions], tasks.validation.sizes[positions]
+        order = np.lexsort((train, padded_width(validation), padded_width(train)))
+        positions = positions[order]
+        widths = np.stack([padded_width(train), padded_width(validation)])[:, order]
+        edges = [0, *(np.flatnonzero((np.diff(widths) != 0).any(axis=0)) + 1).tolist(), len(positions)]
+        for first, last in pairwise(edges):
+            for start in range(first, last, size):
+                yield Cohort(tasks, positions[start : min(start + size, last)], self.spec.problem.dtype)
 
     def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
@@ -308,9 +320,13 @@ def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_
     if not update:
         return {name: np.zeros((len(counted), *value.shape)) for name, value in billboard.items()}
     arrays = {name: value.numpy() for name, value in update.items()}
-    for value in arrays.values():
+    if counted.all():
+        return arrays
+    # Into a copy: a view that repeats one row would lose everybody's.
+    kept = {name: np.array(value) for name, value in arrays.items()}
+    for value in kept.values():
         value[~counted] = 0
-    return arrays
+    return kept
 
 
 def _to_tensors(arrays: Arrays) -> Params:
