@@ -24,14 +24,15 @@ class Data:
     Attributes
     ----------
     inputs
-        float32, [m, n, ...] in the shape that the network takes; test examples stand behind the training examples.
+        Stored as float32; [m, n, ...] in the shape that the network takes. Test examples stand behind those for
+        training.
     targets
         int64 [m, n].
     order
         int64 [rounds, m, steps, batch]: example numbers within each task.
     """
 
-    inputs: NDArray[np.float32]
+    inputs: NDArray[np.float32] | NDArray[np.float64]
     targets: NDArray[np.int64]
     order: NDArray[np.int64]
 
@@ -53,6 +54,7 @@ class Data:
     def open(cls, work: Work, directory: Path) -> Data:
         """Map the files: all processes then share one copy in the page cache, already warm from writing."""
         inputs, targets, order = (np.load(directory / name, mmap_mode="c") for name in FILES)
+        inputs = inputs.astype(work.dtype, copy=False)
         return cls(inputs.reshape(*inputs.shape[:2], *work.shape), targets, order)
 
     def batches(self, number: int) -> NDArray[np.int64]:

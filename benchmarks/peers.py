@@ -43,10 +43,12 @@ class Peer:
     def measured(self, work: Work, *, quick: bool = False) -> dict[str, Any]:
         """Everything that a measured run of this side is told."""
         told = {"rounds": self.rounds, "warm_up": 1, **self.options(work.model)}
+        if quick:
+            told["rounds"] = max(1, self.rounds // 2)
         if self.side == "flower":
             told["warm_up_tasks"] = work.tasks // 5
             if quick:  # all tasks stay registered, fewer take part
-                told |= {"rounds": 1, "warm_up_tasks": work.tasks // 20, "round_tasks": work.tasks // 5}
+                told |= {"warm_up_tasks": work.tasks // 20, "round_tasks": work.tasks // 5}
         return told
 
     def unmeasured(self, model: Model) -> dict[str, Any]:

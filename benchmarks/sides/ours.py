@@ -52,6 +52,7 @@ def run_fedpriv(
             clipping_norm=work.clipping_norm, noise_multiplier=work.noise_multiplier, rounds=warm_up + rounds
         ),
         seed=work.seed,
+        dtype=work.dtype,
         shards=shards,
         baseline=False,
     )
