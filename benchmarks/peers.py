@@ -44,7 +44,7 @@ class Peer:
         """Everything that a measured run of this side is told."""
         told = {"rounds": self.rounds, "warm_up": 1, **self.options(work.model)}
         if quick:
-            told["rounds"] = max(1, self.rounds // 2)
+            told["rounds"] = max(1, told["rounds"] // 2)
         if self.side == "flower":
             told["warm_up_tasks"] = work.tasks // 5
             if quick:  # all tasks stay registered, fewer take part
@@ -57,7 +57,7 @@ class Peer:
         return {**told, "warm_up_tasks": 0} if self.side == "flower" else told
 
 
-OURS = Peer("fedpriv", "fedpriv, Ray grid, 2 shards", "fedpriv", 10, {"shards": 2})
+OURS = Peer("fedpriv", "fedpriv, Ray grid, 2 shards", "fedpriv", 10, {"shards": 2}, {"cnn": {"rounds": 3}})
 
 PEERS = (
     Peer("flower", "Flower, stock Ray engine", "flower", 2, {"clipping": "own", "num_cpus": 0.5}),
@@ -70,7 +70,7 @@ PEERS = (
         "local",
         3,
         {"module": "vmap", "processes": 2},
-        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2}},
+        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2, "rounds": 2}},
     ),
     Peer(
         "limit",
@@ -78,7 +78,7 @@ PEERS = (
         "local",
         10,
         {"module": "bare", "processes": 2},
-        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2}},
+        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2, "rounds": 3}},
     ),
 )
 
