@@ -45,8 +45,8 @@ fedpriv's. The largest difference of a weight, divided by the largest step of a 
 {agreement}
 
 pfl takes the difference of two models in float32 whatever they are, hence its larger numbers. In float32, which the
-speed is measured with, single tasks agree to 1e-5, except where the input of a ReLU is zero up to rounding: its gradient
-jumps there, and that task's update differs by a few percent (seen in 1 of 40 tasks of the MLP).
+speed is measured with, single tasks agree to 1e-5, except where the input of a ReLU is zero up to rounding: its
+gradient jumps there, and that task's update differs by a few percent (seen in 1 of 40 tasks of the MLP).
 
 ## How it was measured
 
