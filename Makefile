@@ -7,7 +7,7 @@ DEMO_OUT ?= runs/demo
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
 
-.PHONY: demo test lint typecheck unit soak evidence bench clean
+.PHONY: demo test lint typecheck unit soak evidence bench bench-quick clean
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_OUT)
@@ -29,8 +29,12 @@ unit: $(VENV)/dev
 soak: $(VENV)/dev
 	$(BIN)/python -m pytest -m soak -q
 
+# Both make pfl-research's environment, .venv-pfl, when they need it: pfl and Flower exclude each other.
 bench: $(VENV)/dev
-	$(BIN)/python -m benchmarks.flower_stock
+	$(BIN)/python -m benchmarks
+
+bench-quick: $(VENV)/dev
+	$(BIN)/python -m benchmarks --quick
 
 evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
@@ -47,4 +51,4 @@ $(VENV)/dev: $(VENV)/installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-pfl build dist *.egg-info

@@ -17,7 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.work import Data, Outcome, Work
+from benchmarks.data import FILES, Data
+from benchmarks.envs import pfl_python
+from benchmarks.outcome import Outcome
+from benchmarks.work import Work
 
 __all__ = ["Runner", "prepared"]
 
@@ -43,17 +46,17 @@ class Runner:
         self._count += 1
         place = self.directory / str(self._count)
         place.mkdir()
-        for name in ("inputs.npy", "targets.npy"):
+        for name in FILES:
             (place / name).hardlink_to(self.directory / name)
         (place / "spec.json").write_text(json.dumps({"side": side, "work": asdict(work), **settings}))
-        self._call(place)
+        self._call(place, _interpreter(side, settings))
         with np.load(place / "model.npz") as arrays:
             model = dict(arrays)
         outcome = Outcome.read(place / "outcome.json")
         shutil.rmtree(place)
         return outcome, model
 
-    def _call(self, place: Path) -> None:
+    def _call(self, place: Path, interpreter: list[str]) -> None:
         environment = {
             **os.environ,
             "FLWR_HOME": str(place / "flwr"),
@@ -62,7 +65,7 @@ class Runner:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TMPDIR": str(place),
         }
-        command = [sys.executable, "-m", "benchmarks.side", str(place / "spec.json")]
+        command = [*interpreter, "-m", "benchmarks.side", str(place / "spec.json")]
         with (place / "log").open("w") as log:
             process = subprocess.Popen(
                 command, cwd=_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
@@ -77,6 +80,15 @@ class Runner:
         if code or not (place / "outcome.json").exists():
             tail = "\n".join((place / "log").read_text().splitlines()[-30:])
             raise RuntimeError(f"the side in {place.name} failed with code {code}:\n{tail}")
+
+
+def _interpreter(side: str, settings: dict[str, Any]) -> list[str]:
+    """What starts the side's module: pfl lives in an environment of its own and may be several processes."""
+    if side != "pfl":
+        return [sys.executable]
+    processes = settings["processes"]
+    distributed = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    return [str(pfl_python()), *(distributed if processes > 1 else [])]
 
 
 @contextmanager

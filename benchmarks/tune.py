@@ -1,60 +1,127 @@
-"""Which settings make Flower's stock engine fastest here? `python -m benchmarks.tune` writes ``tuning.json``."""
+"""Which settings make every peer fastest here? `python -m benchmarks.tune` writes ``tuning.json``.
+
+``python -m benchmarks.tune --peers limit vmap --models cnn --passes 1`` tries a part and leaves the other entries.
+What is found is put into ``benchmarks/peers.py`` by hand.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
+from typing import Any
 
+from benchmarks.outcome import Outcome
 from benchmarks.runner import prepared
-from benchmarks.work import Work
+from benchmarks.work import MODELS, TASKS, Work
+
+__all__ = ["RESULTS"]
 
 RESULTS = Path(__file__).with_name("tuning.json")
-SETTINGS = [("own", 1.0), ("own", 0.5), ("own", 0.25), ("client", 0.5), ("server", 0.5), ("own", 2.0)]
-_TASKS = 300
+_FLOWER = {"rounds": 2, "warm_up": 1, "warm_up_tasks": 100, "round_tasks": 300}
+_MEGABYTES = (1, 2, 4, 8, 16)
+
+_TRIED: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
+    # peer: (side, settings that stay, settings that are tried)
+    "flower": (
+        "flower",
+        _FLOWER,
+        [
+            *({"clipping": "own", "num_cpus": share} for share in (1.0, 0.5, 0.25)),
+            {"clipping": "client", "num_cpus": 0.5},
+            {"clipping": "server", "num_cpus": 0.5},
+            {"clipping": "own", "num_cpus": 2.0},
+        ],
+    ),
+    "pfl": (
+        "pfl",
+        {"rounds": 1, "warm_up": 1},
+        [
+            {"processes": 1},
+            {"processes": 1, "threads": 2},
+            {"processes": 1, "cached": False},
+            {"processes": 1, "optimizer": "foreach"},
+            {"processes": 1, "optimizer": "fused"},
+            {"processes": 2},
+            {"processes": 2, "optimizer": "fused"},
+            {"processes": 4},
+        ],
+    ),
+    "plain": (
+        "local",
+        {"module": "plain", "processes": 1, "rounds": 1, "warm_up": 1},
+        [{"optimizer": "default"}, {"optimizer": "foreach"}, {"optimizer": "fused"}],
+    ),
+    "vmap": (
+        "local",
+        {"module": "vmap", "processes": 2, "rounds": 2, "warm_up": 1},
+        [{"megabytes": size} for size in _MEGABYTES],
+    ),
+    "limit": (
+        "local",
+        {"module": "bare", "processes": 2, "rounds": 5, "warm_up": 1},
+        [{"megabytes": size} for size in _MEGABYTES],
+    ),
+}
 
 
-def main(passes: int) -> None:
-    """Try every setting, one after the other, as often as asked; all 1,000 tasks stay registered."""
-    work = Work()
-    found: dict[tuple[str, float], list[tuple[float, float]]] = {setting: [] for setting in SETTINGS}
+def main(arguments: list[str] | None = None) -> None:
+    """Try every setting of the chosen peers, one after the other, as often as asked."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description=__doc__.split("\n")[0])
+    parser.add_argument("--peers", nargs="+", choices=tuple(_TRIED), default=tuple(_TRIED))
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=("mlp", "cnn"))
+    parser.add_argument("--passes", type=int, default=2)
+    parser.add_argument("--tasks", type=int, default=None, help="tasks per round (1000, or 200 for the CNN)")
+    chosen = parser.parse_args(arguments)
+    for model in chosen.models:
+        work = Work(model=model, tasks=chosen.tasks or TASKS[model])
+        for peer in chosen.peers:
+            _save(peer, work, _try(peer, work, chosen.passes))
+
+
+def _try(peer: str, work: Work, passes: int) -> list[dict[str, Any]]:
+    side, fixed, settings = _TRIED[peer]
+    if side == "flower":
+        fixed = {**fixed, "round_tasks": min(work.tasks, fixed["round_tasks"])}
+    found: list[list[Outcome]] = [[] for _ in settings]
     with prepared(work) as runner:
-        for number in range(passes):
-            for clipping, num_cpus in SETTINGS[:: -1 if number % 2 else 1]:
-                outcome, _ = runner.run(
-                    "flower",
-                    work,
-                    rounds=2,
-                    warm_up=1,
-                    warm_up_tasks=100,
-                    clipping=clipping,
-                    num_cpus=num_cpus,
-                    round_tasks=_TASKS,
-                )
-                rates = outcome.tasks_per_second, outcome.tasks_per_cpu_second
-                found[clipping, num_cpus].append(rates)
+        for turn in range(passes):
+            for position in _there_and_back(len(settings), turn):
+                outcome, _ = runner.run(side, work, **fixed, **settings[position])
+                found[position].append(outcome)
                 print(
-                    f"clipping={clipping:6} num_cpus={num_cpus:<4} {rates[0]:6.1f} tasks/s {rates[1]:6.1f} tasks/CPU s",
+                    f"{work.model:6} {peer:6} {_words(settings[position]):40} {outcome.tasks_per_second:8.1f} tasks/s "
+                    f"{outcome.tasks_per_cpu_second:8.1f} tasks/CPU s",
                     flush=True,
                 )
-                _write(found)
-
-
-def _write(found: dict[tuple[str, float], list[tuple[float, float]]]) -> None:
-    rows = [
+    return [
         {
-            "clipping": clipping,
-            "num_cpus": num_cpus,
-            "tasks_per_second": [round(rate, 1) for rate, _ in rates],
-            "median": round(median(rate for rate, _ in rates), 1),
-            "per_cpu_second": round(median(rate for _, rate in rates), 1),
+            "setting": setting,
+            "tasks_per_second": [round(one.tasks_per_second, 1) for one in outcomes],
+            "median": round(median(one.tasks_per_second for one in outcomes), 1),
+            "per_cpu_second": round(median(one.tasks_per_cpu_second for one in outcomes), 1),
         }
-        for (clipping, num_cpus), rates in found.items()
-        if rates
+        for setting, outcomes in zip(settings, found, strict=True)
     ]
-    RESULTS.write_text(json.dumps({"tasks_per_round": _TASKS, "settings": rows}, indent=1) + "\n")
+
+
+def _there_and_back(count: int, turn: int) -> Iterator[int]:
+    return iter(range(count)) if turn % 2 == 0 else reversed(range(count))
+
+
+def _words(setting: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items())
+
+
+def _save(peer: str, work: Work, rows: list[dict[str, Any]]) -> None:
+    """Replace this peer's entry for this network."""
+    known = json.loads(RESULTS.read_text()) if RESULTS.exists() else []
+    mine = {"peer": peer, "model": work.model, "tasks": work.tasks}
+    kept = [entry for entry in known if (entry["peer"], entry["model"]) != (peer, work.model)]
+    RESULTS.write_text(json.dumps([*kept, {**mine, "settings": rows}], indent=1) + "\n")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    main()

@@ -1,18 +1,21 @@
-"""The work that both sides do, and its data, which both sides read from the same files."""
+"""The work that all sides do."""
 
 from __future__ import annotations
 
-import json
-import os
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Literal, get_args
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-__all__ = ["Data", "Outcome", "Work", "cpu_seconds"]
+__all__ = ["MODELS", "TASKS", "Model", "Work"]
+
+Model = Literal["mlp", "linear", "cnn"]
+MODELS: tuple[Model, ...] = get_args(Model)
+TASKS: dict[Model, int] = {"mlp": 1000, "linear": 1000, "cnn": 200}
+"""In a round. The convolutions are slower on all sides, and a run must end."""
+
+_SIDE = 28
 
 
 @dataclass(frozen=True)
@@ -21,35 +24,69 @@ class Work:
 
     Attributes
     ----------
+    model
+        The network: an MLP with one hidden layer, one linear layer, or two strided convolutions and a linear layer.
     tasks, examples, test_examples
         Population, training examples per task, and test examples per task (scored outside the measured time).
-    features, hidden, classes
-        The network: an MLP with one hidden layer.
+    hidden
+        Width of the MLP.
     steps, batch_size, learning_rate
         Local SGD.
     clipping_norm, noise_multiplier
         The Gaussian mechanism: whole update clipped in l2, noise on the sum, public denominator ``tasks``.
     seed
         Of data, initial values and mini-batches.
+    dtype
+        Of parameters and inputs. Speed is measured with float32, sides are compared with float64.
     """
 
+    model: Model = "mlp"
     tasks: int = 1000
     examples: int = 100
     test_examples: int = 2
-    features: int = 784
     hidden: int = 64
-    classes: int = 10
     steps: int = 10
     batch_size: int = 10
     learning_rate: float = 0.1
     clipping_norm: float = 0.5
     noise_multiplier: float = 1.0
     seed: int = 0
+    dtype: Literal["float32", "float64"] = "float32"
 
-    def network(self) -> nn.Module:
-        """The MLP with its public initial values: both sides start from these very numbers."""
+    @property
+    def features(self) -> int:
+        return _SIDE * _SIDE
+
+    @property
+    def classes(self) -> int:
+        return 10
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example, as the network takes it."""
+        return (1, _SIDE, _SIDE) if self.model == "cnn" else (self.features,)
+
+    def network(self) -> nn.Sequential:
+        """The network with its public initial values: all sides start from these very numbers."""
+        return self._network().to(getattr(torch, self.dtype))
+
+    def _network(self) -> nn.Sequential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
+            if self.model == "cnn":
+                return nn.Sequential(
+                    nn.Conv2d(1, 16, kernel_size=3, stride=2, padding=1),
+                    nn.ReLU(),
+                    nn.Conv2d(16, 32, kernel_size=3, stride=2, padding=1),
+                    nn.ReLU(),
+                    nn.Flatten(),
+                    nn.Linear(32 * 7 * 7, self.classes),
+                )
+            if self.model == "linear":
+                layer = nn.Linear(self.features, self.classes)
+                nn.init.zeros_(layer.weight)
+                nn.init.zeros_(layer.bias)
+                return nn.Sequential(nn.Flatten(), layer)
             return nn.Sequential(
                 nn.Flatten(),
                 nn.Linear(self.features, self.hidden),
@@ -57,87 +94,18 @@ class Work:
                 nn.Linear(self.hidden, self.classes),
             )
 
+    @property
+    def architecture(self) -> str:
+        return {
+            "mlp": f"MLP {self.features}-{self.hidden}-{self.classes}",
+            "linear": f"linear {self.features}-{self.classes}, from zero",
+            "cnn": "CNN: 3x3 convolutions with stride 2 to 16 and 32 channels, ReLU, linear",
+        }[self.model]
+
     def describe(self) -> str:
+        size = sum(value.numel() for value in self.network().parameters())
         return (
-            f"MLP {self.features}-{self.hidden}-{self.classes}, {self.tasks} tasks, {self.examples} examples per "
-            f"task, {self.steps} SGD steps of {self.batch_size}, learning rate {self.learning_rate}, clipping norm "
+            f"{self.architecture} ({size:,} parameters), {self.tasks} tasks, {self.examples} examples per task, "
+            f"{self.steps} SGD steps of {self.batch_size}, learning rate {self.learning_rate}, clipping norm "
             f"{self.clipping_norm}, noise multiplier {self.noise_multiplier}"
         )
-
-
-@dataclass(frozen=True)
-class Data:
-    """Synthetic examples: float32 [m, n, features] around ten class centres, labels int64 [m, n]."""
-
-    inputs: NDArray[np.float32]
-    targets: NDArray[np.int64]
-
-    @staticmethod
-    def write(work: Work, directory: Path) -> None:
-        rng = np.random.default_rng(work.seed)
-        rows = work.examples + work.test_examples
-        targets = rng.integers(work.classes, size=(work.tasks, rows))
-        targets[:, :2] = [0, 1]  # a task with a single class would be refused
-        centres = rng.standard_normal((work.classes, work.features), dtype=np.float32)
-        inputs = rng.standard_normal((work.tasks, rows, work.features), dtype=np.float32)
-        for block, labels in zip(inputs, targets, strict=True):
-            block *= 0.5
-            block += 0.3 * centres[labels]
-        np.save(directory / "inputs.npy", inputs)
-        np.save(directory / "targets.npy", targets)
-
-    @classmethod
-    def open(cls, directory: Path) -> Data:
-        """Map the files: all processes then share one copy in the page cache, already warm from writing."""
-        return cls(np.load(directory / "inputs.npy", mmap_mode="c"), np.load(directory / "targets.npy", mmap_mode="c"))
-
-
-def cpu_seconds() -> float:
-    """CPU time so far of this process and all that descend from it: the driver, Ray and its actors (Linux)."""
-    parents: dict[int, int] = {}
-    ticks: dict[int, int] = {}
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = entry.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        number = int(entry.parent.name)
-        parents[number], ticks[number] = int(fields[1]), int(fields[11]) + int(fields[12])
-    mine = {os.getpid()}
-    while more := {number for number, parent in parents.items() if parent in mine} - mine:
-        mine |= more
-    return sum(ticks[number] for number in mine) / os.sysconf("SC_CLK_TCK")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one side measured.
-
-    Attributes
-    ----------
-    seconds
-        Of each measured round, from asking the tasks to the charged release.
-    tasks
-        Tasks trained in each measured round.
-    cpu_seconds
-        Of all processes of the side together, over the measured rounds: what a busy machine does not blur.
-    """
-
-    seconds: list[float]
-    tasks: int
-    cpu_seconds: float
-
-    @property
-    def tasks_per_second(self) -> float:
-        return self.tasks * len(self.seconds) / sum(self.seconds)
-
-    @property
-    def tasks_per_cpu_second(self) -> float:
-        return self.tasks * len(self.seconds) / self.cpu_seconds
-
-    def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)))
-
-    @classmethod
-    def read(cls, path: Path) -> Outcome:
-        return cls(**json.loads(path.read_text()))

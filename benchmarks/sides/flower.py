@@ -21,8 +21,9 @@ from flwr.serverapp.strategy import (
 )
 from flwr.simulation import run_simulation
 
-from benchmarks.flower_client import CLIENTS
-from benchmarks.work import Outcome, Work, cpu_seconds
+from benchmarks.outcome import Outcome, cpu_seconds
+from benchmarks.sides.flower_client import CLIENTS
+from benchmarks.work import Work
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum

@@ -1,7 +1,7 @@
 """The rival's ClientApp, as a Flower user writes it: one task per SuperNode and a plain PyTorch loop.
 
 Generous to Flower: an actor keeps the mapped data and the network between messages, and uses one torch thread (two
-made it slower). The mini-batches are fedpriv's own, so that both sides do provably the same arithmetic.
+made it slower). The mini-batches come from the file that all sides read.
 """
 
 from __future__ import annotations
@@ -10,15 +10,14 @@ import json
 from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import fixedclipping_mod
 from torch import Tensor, nn
 
-from benchmarks.work import Data, Work
-from fedpriv.cohort import Key, Purpose, Schedule
+from benchmarks.data import Data
+from benchmarks.work import Work
 
 __all__ = ["CLIENTS"]
 
@@ -28,7 +27,7 @@ def _prepared(directory: str, settings: str) -> tuple[Work, Data, nn.Module]:
     """What an actor process builds once."""
     torch.set_num_threads(1)
     work = Work(**json.loads(settings))
-    return work, Data.open(Path(directory)), work.network()
+    return work, Data.open(work, Path(directory)), work.network()
 
 
 def _train(message: Message, context: Context) -> tuple[dict[str, Tensor], dict[str, Tensor], Work]:
@@ -39,15 +38,9 @@ def _train(message: Message, context: Context) -> tuple[dict[str, Tensor], dict[
     start = message.content.array_records["arrays"].to_torch_state_dict()
     model.load_state_dict(start)
     inputs, targets = torch.from_numpy(data.inputs[task]), torch.from_numpy(data.targets[task])
-    schedule = Schedule.draw(
-        np.array([work.examples]),
-        np.array([task]),
-        Key(work.seed, int(config["server-round"]), Purpose.TRAIN),  # type: ignore[arg-type]
-        batch_size=work.batch_size,
-        steps=work.steps,
-    )
+    order = data.batches(int(config["server-round"]))[task]  # type: ignore[arg-type]
     optimizer = torch.optim.SGD(model.parameters(), lr=work.learning_rate)
-    for rows in torch.from_numpy(schedule.index[0]):
+    for rows in torch.from_numpy(order):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(inputs[rows]), targets[rows]).backward()
         optimizer.step()

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.work import Data, Outcome, Work, cpu_seconds
+from benchmarks.data import Data
+from benchmarks.outcome import Outcome, cpu_seconds
+from benchmarks.work import Work
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Ragged, Tasks
@@ -19,10 +21,10 @@ __all__ = ["run_fedpriv"]
 
 
 def _tasks(work: Work, directory: Path) -> Tasks:
-    data = Data.open(directory)
+    data = Data.open(work, directory)
 
     def part(start: int, stop: int) -> Ragged:
-        inputs = np.ascontiguousarray(data.inputs[:, start:stop]).reshape(-1, work.features)
+        inputs = np.ascontiguousarray(data.inputs[:, start:stop]).reshape(-1, *work.shape)
         targets = np.ascontiguousarray(data.targets[:, start:stop]).reshape(-1)
         return Ragged(inputs, targets, np.arange(work.tasks + 1, dtype=np.int64) * (stop - start))
 
@@ -50,6 +52,7 @@ def run_fedpriv(
             clipping_norm=work.clipping_norm, noise_multiplier=work.noise_multiplier, rounds=warm_up + rounds
         ),
         seed=work.seed,
+        dtype=work.dtype,
         shards=shards,
         baseline=False,
     )
