@@ -150,6 +150,11 @@ class Experiment(Settings):
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
         return self.strategy.report_delta(len(self.tasks))
 
+    @property
+    def num_shards(self) -> int:
+        """Nodes of the simulation: as many as asked for, or one per core, but no more than tasks."""
+        return min(self.shards or os.cpu_count() or 1, len(self.tasks))
+
     def problem(self) -> Problem:
         """Return the model and loss.
 
@@ -362,7 +367,7 @@ class Experiment(Settings):
             folder.boundaries.promote(0)
         self._check_budget(journal, strategy, boundary)
 
-        grid = on or stack.enter_context(self._grid(self.specs(problem, self.shards or _cores()), pool))
+        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards), pool))
         own = grid if isinstance(grid, LocalGrid) else None
         if own and start_states:
             own.restore(start_states)
@@ -504,10 +509,6 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
         raise InputError(f"{folder.path} lost the checkpoint of round {missing[0]}; start a new run.")
     replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
     return _Resume(boundaries[last], snapshot, replay)
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _means(served: Served) -> dict[str, Any]:

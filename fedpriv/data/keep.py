@@ -18,6 +18,9 @@ def keep_data() -> Iterator[None]:
 
     One of each is enough for experiments that come seed by seed, and no more memory than one run needs is held.
     """
+    if _KEPT.get() is not None:  # inside another one: use that
+        yield
+        return
     token = _KEPT.set({})
     try:
         yield

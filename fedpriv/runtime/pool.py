@@ -26,6 +26,8 @@ class _Shard:
     def __init__(self) -> None:
         import torch
 
+        import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
+
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
 
@@ -108,6 +110,17 @@ class ShardPool:
             _start(ray, shards, address)
         self._ray, self._address, self._owned, self._room = ray, address, owned, shards
 
+    def warm(self, shards: int, address: str | None = None) -> None:
+        """Let so many shards start in the background, while the caller gets the first run ready.
+
+        Raises
+        ------
+        ComponentFailure
+            Ray does not start.
+        """
+        self.connect(shards, address)
+        self._idle += [self._new() for _ in range(shards - len(self._idle))]
+
     def take(self, specs: Sequence[NodeSpec]) -> dict[int, Any]:
         """Return a shard per spec by node number, from 1; idle ones first, and new ones where there are too few.
 
@@ -174,6 +187,7 @@ def _start(ray: Any, shards: int, address: str | None) -> None:
         {"address": address}
         if address
         else {
+            "address": "local",  # never a cluster that somebody else has started here
             "num_cpus": shards,
             "num_gpus": 0,
             "include_dashboard": False,

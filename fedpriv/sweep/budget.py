@@ -45,6 +45,11 @@ class Spending:
     def __exit__(self, *_: Any) -> None:
         self._scratch.cleanup()
 
+    @property
+    def needed(self) -> bool:
+        """Whether any run spends a common budget."""
+        return bool(self._accounts)
+
     def add(self, job: Job, experiment: Experiment) -> None:
         """Count a run; benchmark data have a ledger per run and no common budget.
 
@@ -66,7 +71,7 @@ class Spending:
         if account.fingerprint != fingerprint:
             raise InputError(
                 f"the population {experiment.population!r} must have the same tasks in all runs, and they change "
-                "with the grid or the seed; leave data.* out of the grid."
+                "with the grid or the seed; leave data.* out of the grid and fix the partition with --set data.seed=0."
             )
         account.ledger.register(
             experiment.population,

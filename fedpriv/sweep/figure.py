@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "write_figure"]
+__all__ = ["draw", "save_svg", "write_figure"]
 
 # Okabe and Ito's colours, as in the report of a run; marks and dashes tell the models apart without colour.
 _STYLES: dict[str, dict[str, Any]] = {
@@ -58,23 +60,27 @@ def draw(results: Results) -> Figure:
 
 
 def write_figure(results: Results, out: Path) -> Path:
-    """Write ``figures/sweep.svg``; the same results give the same bytes."""
-    import io
+    """Write ``figures/sweep.svg``."""
+    return save_svg(draw(results), out / "figures" / "sweep.svg")
 
+
+def save_svg(figure: Figure, file: Path) -> Path:
+    """Write a figure; the same figure gives the same bytes."""
     import matplotlib as mpl
 
-    file = out / "figures" / "sweep.svg"
-    file.parent.mkdir(exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     with mpl.rc_context({"svg.hashsalt": "fedpriv"}):
-        draw(results).savefig(buffer, format="svg", metadata={"Date": None})
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
     write_bytes(file, buffer.getvalue())
     return file
 
 
 def _panel(axes: Axes, key: str, cells: Sequence[CellResult], measure: str) -> None:
+    places, logarithmic = _places([cell.values[key] for cell in cells])
+    order = sorted(range(len(cells)), key=lambda at: places[at])  # lines go from left to right
+    cells, places = [cells[at] for at in order], [places[at] for at in order]
     values = [cell.values[key] for cell in cells]
-    places, logarithmic = _places(values)
     span = max(places) - min(places) or 1.0
     for shift, name in enumerate(MODELS):
         points = [
@@ -111,8 +117,6 @@ def _places(values: Sequence[Any]) -> tuple[list[float], bool]:
     Numbers stand where they belong, on a logarithmic axis if they are positive and span a factor of 8 or more;
     anything else is a category.
     """
-    import math
-
     if any(isinstance(value, bool) or not isinstance(value, int | float) for value in values):
         return [float(place) for place in range(len(values))], False
     if min(values) > 0 and len(values) > 2 and max(values) >= 8 * min(values):

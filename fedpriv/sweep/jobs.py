@@ -13,6 +13,7 @@ from fedpriv.progress import Progress
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
+    from fedpriv.runtime.pool import ShardPool
 
 __all__ = ["Build", "Job", "check_jobs", "run_jobs"]
 
@@ -57,8 +58,19 @@ class Job:
         return (self.folder / "summary.json").exists()
 
 
-def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None) -> None:
+def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, pool: ShardPool | None = None) -> None:
     """Build every run once and refuse, before any of them starts, what is wrong with one of them.
+
+    Parameters
+    ----------
+    jobs : sequence of Job
+        All runs.
+    build : callable
+        From a configuration to an experiment.
+    data_dir : Path or None
+        Where data sets lie.
+    pool : ShardPool or None
+        Shards that start in the background while noise is calibrated, if a run that is left needs them.
 
     Raises
     ------
@@ -70,22 +82,44 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None) 
     from fedpriv.data import keep_data
     from fedpriv.sweep.budget import Spending
 
-    spending = Spending()
-    probed: list[dict[str, Any]] = []
-    with keep_data(), spending:
+    shards, address = 0, None
+    with keep_data():
         for job in jobs:
             experiment: Experiment = build(job.config, data_dir)
-            if job.values not in probed:  # what a seed changes was checked by building
-                experiment.check(reproduced=job.reproduce is not None)
-                probed.append(job.values)
-            spending.add(job, experiment)
-        spending.check()
+            if experiment.grid == "ray" and not job.finished:
+                shards, address = max(shards, experiment.num_shards), experiment.address
+        if pool and shards:
+            pool.warm(shards, address)
+        checked: list[dict[str, Any]] = []
+        with Spending() as spending:
+            for job in jobs:
+                if job.values in checked and not spending.needed:
+                    continue
+                experiment = build(job.config, data_dir)
+                if job.values not in checked:  # what a seed changes was checked by building
+                    experiment.check(reproduced=job.reproduce is not None)
+                    checked.append(job.values)
+                spending.add(job, experiment)
+            spending.check()
 
 
 def run_jobs(
-    jobs: Sequence[Job], build: Build, data_dir: Path | None = None, *, progress: Progress | None = None
+    jobs: Sequence[Job],
+    build: Build,
+    data_dir: Path | None = None,
+    pool: ShardPool | None = None,
+    progress: Progress | None = None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Run what is missing; yield each job with the summary of its run, in order.
+
+    Parameters
+    ----------
+    jobs, build, data_dir
+        As :func:`check_jobs` takes them.
+    pool : ShardPool or None
+        Where runs get their shards from; None starts and stops Ray for each.
+    progress : Progress or None
+        Told about runs and rounds.
 
     Raises
     ------
@@ -93,9 +127,8 @@ def run_jobs(
         A run stopped; what is finished stays finished.
     """
     from fedpriv.data import keep_data
-    from fedpriv.runtime.pool import ShardPool
 
-    with keep_data(), ShardPool() as pool:
+    with keep_data():
         for number, job in enumerate(jobs, start=1):
             if progress:
                 progress.begin(f"{job.folder.parent.name} {job.folder.name}")

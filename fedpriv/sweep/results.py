@@ -135,7 +135,7 @@ class Results:
 
     def table(self) -> list[list[str]]:
         """Return the table of cells as text, its heading first."""
-        heading = [*self.plan.grid, "epsilon", *(MODELS[name] for name in MODELS), "tasks/s"]
+        heading = [*self.plan.grid, "spent epsilon", *(MODELS[name] for name in MODELS), "tasks/s"]
         lines = [
             [
                 *(as_text(value) for value in cell.values.values()),
