@@ -58,7 +58,7 @@ def test_every_committed_protocol_can_be_read() -> None:
 )
 def test_wrong_protocols(tmp_path: Path, old: str, new: str, sentence: str) -> None:
     assert old in TEXT
-    with pytest.raises(InputError, match="protocol.toml") as caught:
+    with pytest.raises(InputError, match=r"protocol\.toml") as caught:
         read_protocol(write(tmp_path, TEXT.replace(old, new)), own=("strengths",))
     assert sentence in str(caught.value)
 

@@ -180,10 +180,10 @@ def test_protected_data_are_refused_up_front_or_all_paid(fedpriv: Any, tmp_path:
 
 
 def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any) -> None:
-    rounds = 60
+    rounds = 40
     words = [
         *["sweep", "pmtl", *TINY, f"--set=strategy.rounds={rounds}", "--set=run.checkpoint_every=25"],
-        *["--grid", "client.strength=0.5,1,2", "--seeds", "2", "--out", "sweep"],
+        *["--grid", "client.strength=0.5,1", "--seeds", "2", "--out", "sweep"],
     ]
     folder = tmp_path / "sweep"
     process = subprocess.Popen(
@@ -212,7 +212,7 @@ def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any) -> 
     assert not (folder / "sweep.json").exists()
     code, out, err = fedpriv("sweep", "pmtl", "--resume", "--out", "sweep", "--json")
     assert code == 0, err
-    assert len(json.loads(out)["runs"]) == 6
+    assert len(json.loads(out)["runs"]) == 4
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished runs were not repeated"
     kept = {path.name: path.read_bytes() for path in (cut / "checkpoints").glob("round-*.npz")}
     assert all(kept.get(name, content) == content for name, content in published.items()), "nothing was drawn again"
@@ -272,7 +272,8 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
             found = _last_billboard(job.folder)[name]
             np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-12)
         assert summary["guarantee"] == alone.summary["guarantee"]
-        assert summary["diagnostics"] == pytest.approx(alone.summary["diagnostics"], rel=1e-9)
+        for measure in ("accuracy", "loss"):
+            assert summary["diagnostics"][measure] == pytest.approx(alone.summary["diagnostics"][measure], rel=1e-9)
 
 
 def _last_billboard(folder: Path) -> Any:
@@ -289,7 +290,7 @@ def summary(accuracy: float | None) -> dict[str, Any]:
     models = {"personal": accuracy, "billboard": accuracy, "local_only": None}
     return {
         "guarantee": {"epsilon": 1.0, "delta": 1e-5},
-        "diagnostics": {"accuracy": models, "loss": {name: 0.5 for name in models}},
+        "diagnostics": {"accuracy": models, "loss": dict.fromkeys(models, 0.5)},
         "tasks_per_second": 10.0,
         "seconds": {"rounds": 1.0, "finish": 0.5},
         "ledger": {"declared": "benchmark"},
@@ -308,7 +309,7 @@ def test_figures_have_panels_categories_and_losses(tmp_path: Path) -> None:
     assert [label.get_text() for label in one.get_xticklabels()] == ["1", "2", "8"]
     assert one.get_xscale() == "log"
     assert two.get_title() == "client.strength = [0.1, 1]"
-    assert results.seconds == {"training": 9 * 2.0, "total": 2.0} or results.seconds["training"] == 12 * 1.5
+    assert results.seconds == {"training": 12 * 1.5, "total": 2.0}
     figure, results = drawn({"model.name": ["linear", "mlp"], "run.engine": ["auto", "loop"]}, None, tmp_path)
     assert results.measure == "loss"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["linear", "mlp"]
