@@ -69,7 +69,8 @@ def run_sweep(
     jobs = plan.jobs(folder)
     with keep_data(), ShardPool() as pool:
         check_jobs(jobs, chosen.build, data_dir, pool)
-        plan.store(folder)
+        if stored is None:
+            plan.store(folder)
         with Progress(quiet=as_json, runs=len(jobs)) as progress:
             done = list(run_jobs(jobs, chosen.build, data_dir, pool, progress))
     results = collect(plan, folder, done, time.perf_counter() - began)
@@ -112,7 +113,8 @@ def _print(results: Results, folder: Path) -> None:
     console.print(results.caption, highlight=False, soft_wrap=True, markup=False)
     seconds = results.seconds
     console.print(
-        f"{len(results.rows)} runs, {seconds['training']:.1f} s of training, {seconds['total']:.1f} s in all. "
+        f"{len(results.rows)} runs with {seconds['training']:.1f} s of training; this call took "
+        f"{seconds['total']:.1f} s. "
         f"Sweep folder: {folder}; table: sweep.csv; figure: figures/sweep.svg",
         highlight=False,
         soft_wrap=True,

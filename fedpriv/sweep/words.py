@@ -85,7 +85,7 @@ def parse_seeds(text: str) -> list[int]:
 
 def as_text(value: Any) -> str:
     """Write a value as it would be typed."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, default=str)
 
 
 def _split(text: str) -> list[str]:
