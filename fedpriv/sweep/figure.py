@@ -65,7 +65,7 @@ def write_figure(results: Results, out: Path) -> Path:
 
 
 def save_svg(figure: Figure, file: Path) -> Path:
-    """Write a figure; the same figure gives the same bytes."""
+    """Write a figure, whole or not at all, without a date."""
     import matplotlib as mpl
 
     file.parent.mkdir(parents=True, exist_ok=True)
