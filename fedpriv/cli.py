@@ -71,6 +71,42 @@ def run(
 
 
 @app.command(
+    epilog="Example: fedpriv sweep pmtl --grid strategy.epsilon=1,2,4 --grid client.strength=1,[0.1,1] --seeds 8",
+    help="Run a grid of settings with several seeds: one table and one figure. Every run is checked before any starts.",
+)
+def sweep(
+    scenario: Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")],
+    preset: Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")] = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, for all runs.")] = None,
+    grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given.")] = None,
+    reproduce: Annotated[
+        bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too: no guarantee.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out; finished runs stay.")
+    ] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.sweep.command import run_sweep
+
+    run_sweep(
+        scenario,
+        preset=preset,
+        assignments=assignments or [],
+        grid=grid or [],
+        seeds=seeds,
+        data_dir=data_dir,
+        out=out,
+        reproduce=reproduce,
+        resume=resume,
+        as_json=as_json,
+    )
+
+
+@app.command(
     "list",
     epilog="Example: fedpriv list presets",
     help="Show the scenarios, their presets, or the data sets.",

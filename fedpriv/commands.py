@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.config import Config, apply, parse_assignments, read_toml
+from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.progress import Progress
 from fedpriv.summary import RunResult
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def run_scenario(
 ) -> None:
     """Resolve the configuration, run the experiment, print and draw what came out."""
     from fedpriv.report import write_report
+    from fedpriv.runs import free_folder
     from fedpriv.scenarios import scenario
 
     if seed is not None and reproduce is not None:
@@ -50,14 +52,14 @@ def run_scenario(
     fixed = config["run"].pop("reproduce", None)
     reproduce = fixed if reproduce is None else reproduce
     label = preset or next(iter(chosen.presets))
-    folder = out or _free_folder(Path("runs"), f"{name}-{label}")
+    folder = out or free_folder(Path("runs"), f"{name}-{label}")
     experiment = chosen.build(config, data_dir)
     about = {"scenario": name} if resume and preset is None else {"scenario": name, "preset": label}
-    resolved = _resolved(config, experiment.describe())
+    resolved = completed(config, experiment.describe())
     if experiment.grid == "flower":
         result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
     else:
-        with _Progress(quiet=as_json) as progress:
+        with Progress(quiet=as_json) as progress:
             result = experiment.run(
                 folder, reproduce=reproduce, resume=resume, progress=progress, about=about, config=resolved
             )
@@ -97,24 +99,10 @@ def _under_flower(
     return RunResult.from_summary(json.loads((folder / "summary.json").read_text()), folder)
 
 
-def _resolved(config: Config, described: dict[str, Any]) -> Config:
-    """Complete the configuration with every default, so that the folder says all that was used."""
-    merged = {section: dict(values) for section, values in config.items()}
-    for section in ("model", "client", "strategy", "run"):
-        known = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
-        merged[section] = {**known, **merged[section]}
-    return {section: {k: v for k, v in values.items() if v is not None} for section, values in merged.items()}
-
-
 def _stored(folder: Path) -> Config:
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} holds no run to resume; leave out --resume to start one.")
     return read_toml(folder / "config.toml")
-
-
-def _free_folder(parent: Path, name: str) -> Path:
-    candidates = [parent / name, *(parent / f"{name}-{number}" for number in range(2, 10_000))]
-    return next(folder for folder in candidates if not folder.exists())
 
 
 def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
@@ -217,33 +205,3 @@ def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None
         sys.stdout.write(f"{name}: the ledger is whole{'' if exceeded else ' and within its budget'}.\n")
     if exceeded:
         raise BudgetExceeded(f"{name} has spent more than its budget; make no further releases.")
-
-
-class _Progress:
-    """A progress bar on stderr; quiet when that is not a terminal."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-        console = Console(stderr=True)
-        self._bar = Progress(
-            TextColumn("training"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("rounds"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=quiet or not console.is_terminal,
-        )
-        self._task = self._bar.add_task("training", total=None)
-
-    def __enter__(self) -> _Progress:
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def __call__(self, done: int, total: int) -> None:
-        self._bar.update(self._task, completed=done, total=total)

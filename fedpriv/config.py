@@ -18,7 +18,16 @@ from fedpriv.names import kebab, unknown
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
 
-__all__ = ["SECTIONS", "Config", "apply", "build_experiment", "parse_assignments", "read_toml"]
+__all__ = [
+    "SECTIONS",
+    "Config",
+    "apply",
+    "build_experiment",
+    "completed",
+    "parse_assignments",
+    "parse_value",
+    "read_toml",
+]
 
 Config = dict[str, dict[str, Any]]
 SECTIONS = ("data", "model", "client", "strategy", "run")
@@ -59,11 +68,12 @@ def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals:
             raise InputError(f"--set needs key=value, got {text!r}; for example --set strategy.epsilon=2.")
-        parsed[key.strip()] = _value(value.strip())
+        parsed[key.strip()] = parse_value(value.strip())
     return parsed
 
 
-def _value(text: str) -> Any:
+def parse_value(text: str) -> Any:
+    """Read a value as TOML, or else as plain text."""
     try:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
@@ -99,6 +109,23 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "strategy.epsilon":
             result[section].pop("noise_multiplier", None)
     return result
+
+
+def completed(config: Config, described: Mapping[str, Any]) -> Config:
+    """Complete a configuration with every default, so that a run folder says all that was used.
+
+    Parameters
+    ----------
+    config : dict
+        As the experiment was built from.
+    described : dict
+        What :meth:`fedpriv.Experiment.describe` says about it.
+    """
+    merged = {section: dict(values) for section, values in config.items()}
+    for section in ("model", "client", "strategy", "run"):
+        known = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
+        merged[section] = {**known, **merged[section]}
+    return {section: {k: v for k, v in values.items() if v is not None} for section, values in merged.items()}
 
 
 def _known_settings(section: str, name: str) -> set[str]:
@@ -195,14 +222,20 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
-    from fedpriv.data import load
+    from fedpriv.data import kept, load
     from fedpriv.data.loading import load_options
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
-    dataset = load(data.pop("name"), data_dir, **loading)
+    name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")
     if not isinstance(scheme, str) or "scheme" in data:
         raise InputError(f"data.partition must name a partition scheme, got {data.get('scheme', scheme)!r}.")
-    return dataset.partition(scheme, **{"seed": seed, **data})
+    place = str(data_dir.resolve()) if data_dir else None
+    source = ("data set", name, place, loading)
+    settings = {"seed": seed, **data}
+    return kept(
+        ("tasks", *source[1:], scheme, settings),
+        lambda: kept(source, lambda: load(name, data_dir, **loading)).partition(scheme, **settings),
+    )

@@ -34,6 +34,7 @@ from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.folder import RunFolder
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.server import Served, serve
 from fedpriv.settings import Settings
 from fedpriv.strategies.base import TaskStrategy
@@ -154,6 +155,11 @@ class Experiment(Settings):
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
         return self.strategy.report_delta(len(self.tasks))
 
+    @property
+    def num_shards(self) -> int:
+        """Nodes of the simulation: as many as asked for, or one per core, but no more than tasks."""
+        return min(self.shards or os.cpu_count() or 1, len(self.tasks))
+
     def problem(self) -> Problem:
         """Return the model and loss.
 
@@ -238,6 +244,7 @@ class Experiment(Settings):
         about: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         on: Grid | None = None,
+        pool: ShardPool | None = None,
     ) -> RunResult:
         """Train, score, account, and write the run folder.
 
@@ -259,6 +266,8 @@ class Experiment(Settings):
         on : Grid or None
             A grid that runs already (Flower's own engine, real nodes) instead of one started here. Its nodes keep
             their personal states themselves, so such a run cannot be resumed.
+        pool : ShardPool or None
+            Where a Ray grid gets its shards from; several runs with one pool start Ray and its processes once.
 
         Returns
         -------
@@ -276,21 +285,11 @@ class Experiment(Settings):
         if reproduce is not None and reproduce != self.seed:
             same = self.model_copy(update={"seed": reproduce})
             return same.run(
-                out, reproduce=reproduce, resume=resume, progress=progress, about=about, config=config, on=on
-            )
-        if reproduce is not None and self.declared == "protected":
-            raise InputError(
-                "noise that comes from a number protects nobody, and these data are declared protected; leave out "
-                "reproduce, or declare the data a benchmark if they are public."
+                out, reproduce=reproduce, resume=resume, progress=progress, about=about, config=config, on=on, pool=pool
             )
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
-        check_delta(self.delta, len(self.tasks))
-        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
-        strategy = self.strategy.model_copy(update={"groups": groups})
-        strategy.check(len(self.tasks))
-        problem = self.problem()
-        probe(self.client, problem, engine_named(self.engine), self.tasks)
+        strategy, problem = self.check(reproduced=reproduce is not None)
         with ExitStack() as stack:
             folder = None
             if out is not None:
@@ -307,8 +306,39 @@ class Experiment(Settings):
             else:
                 entropy = SystemEntropy(folder.coins() if folder is not None else None)
             return self._run(
-                stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, resuming=resume
+                stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )
+
+    def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:
+        """Do all of a run that needs no private data: fit the strategy to the population, calibrate, a dry run.
+
+        Parameters
+        ----------
+        reproduced : bool
+            Whether noise and coins shall come from a number.
+
+        Returns
+        -------
+        TaskStrategy, Problem
+            As a run uses them.
+
+        Raises
+        ------
+        InputError
+            Something does not fit; nothing was written.
+        """
+        if reproduced and self.declared == "protected":
+            raise InputError(
+                "noise that comes from a number protects nobody, and these data are declared protected; leave out "
+                "reproduce, or declare the data a benchmark if they are public."
+            )
+        check_delta(self.delta, len(self.tasks))
+        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
+        strategy = self.strategy.model_copy(update={"groups": groups})
+        strategy.check(len(self.tasks))
+        problem = self.problem()
+        probe(self.client, problem, engine_named(self.engine), self.tasks)
+        return strategy, problem
 
     def _run(
         self,
@@ -321,6 +351,7 @@ class Experiment(Settings):
         progress: Progress | None,
         about: dict[str, Any],
         on: Grid | None,
+        pool: ShardPool | None,
         *,
         resuming: bool,
     ) -> RunResult:
@@ -339,7 +370,7 @@ class Experiment(Settings):
             folder.boundaries.promote(0)
         self._check_budget(journal, strategy, boundary)
 
-        grid = on or stack.enter_context(self._grid(self.specs(problem, self.shards or _cores())))
+        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards), pool))
         own = grid if isinstance(grid, LocalGrid) else None
         if own and folder is not None and resume.snapshot is not None:
             own.restore(folder.boundaries.directory, resume.snapshot)
@@ -394,14 +425,14 @@ class Experiment(Settings):
             result.folder = folder.path
         return result
 
-    def _grid(self, specs: list[NodeSpec]) -> LocalGrid:
+    def _grid(self, specs: list[NodeSpec], pool: ShardPool | None) -> LocalGrid:
         if self.grid == "in-process":
             return InProcessGrid(specs)
         if self.grid == "flower":
             raise InputError("Flower's own engine is started by `fedpriv run --set run.grid=flower`; here use 'ray'.")
         from fedpriv.runtime.ray_grid import RayGrid
 
-        return RayGrid(specs, self.address)
+        return RayGrid(specs, self.address, pool)
 
     def _journal(self, folder: RunFolder | None, scratch: Path, *, resuming: bool) -> Journal:
         """Open the ledger and register the population."""
@@ -484,10 +515,6 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
         raise InputError(f"{folder.path} lost the checkpoint of round {missing[0]}; start a new run.")
     replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
     return _Resume(boundaries[last], snapshot, replay)
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
 
 
 def _means(served: Served) -> dict[str, Any]:

@@ -50,11 +50,15 @@ ARROWS: dict[str, tuple[str, str]] = {
     "strategies": ("privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
+    "statistics": ("", ""),
+    "progress": ("", ""),
     "experiment": ("cohort models privacy protocol runs runtime strategies summary", "clients"),
     "config": ("", "clients data experiment models privacy strategies"),
-    "scenarios": ("config", ""),
-    "commands": ("config summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "commands data report scenarios"),
+    "sweep": ("config privacy progress runs statistics", "data experiment runtime scenarios"),
+    "evidence": ("config progress sweep", "data runtime"),
+    "scenarios": ("config evidence statistics", "sweep"),
+    "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
+    "cli": ("", "commands data report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},

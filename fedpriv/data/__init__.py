@@ -13,6 +13,7 @@
 ``flower``              the partitioners of flwr-datasets
 ``split``               train, validation and test within a task
 ``regression``          synthetic linear-regression tasks with known optima
+``keep``                what was loaded or divided last, for the next experiment
 ``checks``              ``check``: are the files here, and the right ones?
 ======================  ==========================================================
 
@@ -24,6 +25,7 @@ from __future__ import annotations
 from fedpriv.data.catalog import SourceFile, SourceInfo, sources
 from fedpriv.data.checks import CheckResult, check
 from fedpriv.data.dataset import Dataset
+from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
@@ -34,6 +36,8 @@ __all__ = [
     "SourceFile",
     "SourceInfo",
     "check",
+    "keep_data",
+    "kept",
     "load",
     "regression_optima",
     "regression_tasks",

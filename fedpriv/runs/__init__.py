@@ -1,6 +1,6 @@
 """Run folders: metrics, checkpoints, resume."""
 
 from fedpriv.runs.checkpoint import BoundaryStore, read_states, write_states
-from fedpriv.runs.folder import RunFolder, plain, read_config
+from fedpriv.runs.folder import RunFolder, free_folder, plain, read_config
 
-__all__ = ["BoundaryStore", "RunFolder", "plain", "read_config", "read_states", "write_states"]
+__all__ = ["BoundaryStore", "RunFolder", "free_folder", "plain", "read_config", "read_states", "write_states"]

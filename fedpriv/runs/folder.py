@@ -17,7 +17,7 @@ from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
 
-__all__ = ["RunFolder", "plain", "read_config"]
+__all__ = ["RunFolder", "free_folder", "plain", "read_config"]
 
 
 def plain(value: Any) -> Any:
@@ -29,6 +29,12 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
     return value
+
+
+def free_folder(parent: Path, name: str) -> Path:
+    """Return the first of ``name``, ``name-2``, ``name-3`` that is not there yet."""
+    candidates = [parent / name, *(parent / f"{name}-{number}" for number in range(2, 10_000))]
+    return next(folder for folder in candidates if not folder.exists())
 
 
 class RunFolder:

@@ -3,54 +3,23 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 from flwr.app import Message
 
 from fedpriv.errors import ComponentFailure
-from fedpriv.runtime.grid import LocalGrid, Worker, is_training
+from fedpriv.runtime.grid import LocalGrid, is_training
 from fedpriv.runtime.node import NodeSpec
+from fedpriv.runtime.pool import PATIENCE, ShardPool
 
 __all__ = ["RayGrid"]
 
-_PATIENCE = 180
-"""Seconds for a shard to start; on a cluster without a free core it would wait for ever."""
-
 _REBUILDS = 3
 """How often a shard may die in one round before the run gives up."""
-
-
-class _Shard:
-    """The actor: a worker with one torch thread, since a second one made plain loops slower."""
-
-    def __init__(self, spec: NodeSpec, node_id: int) -> None:
-        import torch
-
-        from fedpriv.runtime.flower_private import set_identity
-
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-        set_identity(node_id=node_id)
-        self.worker = Worker(spec, node_id)
-
-    def handle(self, message: Message) -> Message:
-        return self.worker.handle(message)
-
-    def snapshot(self, directory: Path, number: int) -> None:
-        self.worker.snapshot(directory, number)
-
-    def restore(self, directory: Path, number: int) -> None:
-        self.worker.restore(directory, number)
-
-    def ready(self) -> None:
-        self.worker.node.warm_up()
-
-    def process(self) -> int:
-        return os.getpid()
 
 
 class RayGrid(LocalGrid):
@@ -61,7 +30,9 @@ class RayGrid(LocalGrid):
     specs : sequence of NodeSpec
         One per shard.
     address : str or None
-        A running Ray cluster; None starts one on this machine for the life of the grid.
+        A running Ray cluster; None starts one on this machine.
+    pool : ShardPool or None
+        Where shards come from and go back to; None keeps a pool for the life of the grid.
 
     Raises
     ------
@@ -71,33 +42,29 @@ class RayGrid(LocalGrid):
 
     replays = True
 
-    def __init__(self, specs: Sequence[NodeSpec], address: str | None = None) -> None:
+    def __init__(self, specs: Sequence[NodeSpec], address: str | None = None, pool: ShardPool | None = None) -> None:
         super().__init__(specs)
-        import ray
-
-        self._ray = ray
-        self._owned = not ray.is_initialized()
-        if self._owned:
-            _start(ray, len(self.specs), address)
-        # Spread over the nodes of a cluster, not packed onto the first.
-        self._actor_class: Any = ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Shard)
+        self._pool = pool or ShardPool()
+        self._owned = pool is None
+        self._pool.connect(len(self.specs), address)
+        self._ray = self._pool.ray
         # What a rebuilt shard needs: where the last snapshot is, and the training messages answered since then.
         self._since: dict[int, list[Message]] = {number: [] for number in self.get_node_ids()}
         self._snapshot: tuple[Path, int] | None = None
+        self.actors: dict[int, Any] = {}
         try:
-            self.actors = {number: self._build(number) for number in self.get_node_ids()}
-            ray.get([actor.ready.remote() for actor in self.actors.values()], timeout=_PATIENCE)
-        except ray.exceptions.GetTimeoutError:
+            self.actors = self._pool.take(self.specs)
+        except ComponentFailure:
             self.close()
-            raise ComponentFailure(
-                f"{len(self.specs)} shards did not start within {_PATIENCE} s: Ray has no free core for each; "
-                "use fewer shards."
-            ) from None
-        except Exception as error:
-            self.close()
-            raise ComponentFailure(
-                f"a shard did not start on Ray: {error}; use fewer shards or --set run.grid=in-process."
-            ) from error
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:  # the shards may be in the middle of something: nobody else shall get them
+            self._pool.stop(self.actors.values())
+            self.actors = {}
+        self.close()
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         """Send one message to each actor at once; rebuild and ask again those that die meanwhile."""
@@ -151,12 +118,11 @@ class RayGrid(LocalGrid):
         return dict(zip(self.actors, found, strict=True))
 
     def close(self) -> None:
-        """Stop the actors, and Ray if this grid started it."""
-        for actor in getattr(self, "actors", {}).values():
-            self._ray.kill(actor)
+        """Give the shards back to their pool; stop them, and Ray, if the pool is the grid's own."""
+        self._pool.give_back(list(self.actors.values()))
         self.actors = {}
         if self._owned:
-            self._ray.shutdown()
+            self._pool.close()
 
     def _send(self, message: Message) -> Any:
         return self.actors[message.metadata.dst_node_id].handle.remote(message)
@@ -177,16 +143,13 @@ class RayGrid(LocalGrid):
                 self._rebuild(node)
         raise ComponentFailure(f"shards {failed} keep dying in {method}; give them memory, then go on with --resume.")
 
-    def _build(self, node: int) -> Any:
-        return self._actor_class.remote(self.specs[node - 1], node)
-
     def _rebuild(self, node: int) -> None:
         """Start a dead shard again: last snapshot, then the rounds since, whose billboards are known."""
         logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last release boundary", node)
-        actor = self._build(node)
+        actor = self._pool.start(self.specs[node - 1], node)
         self.actors[node] = actor
         try:
-            self._ray.get(actor.process.remote(), timeout=_PATIENCE)
+            self._ray.get(actor.process.remote(), timeout=PATIENCE)
             if self._snapshot is not None:
                 self._ray.get(actor.restore.remote(*self._snapshot))
             for message in self._since[node]:
@@ -200,27 +163,3 @@ class RayGrid(LocalGrid):
             raise ComponentFailure(
                 f"shard {node} died again while it was rebuilt ({error}); give it memory, then go on with --resume."
             ) from error
-
-
-def _start(ray: Any, shards: int, address: str | None) -> None:
-    """Start Ray quietly, or join a cluster."""
-    # Its advice about tokens would land on stderr at every start; real errors still come as exceptions.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-    where: dict[str, Any] = (
-        {"address": address}
-        if address
-        else {
-            "num_cpus": shards,
-            "num_gpus": 0,
-            "include_dashboard": False,
-            "_metrics_export_port": 0,
-        }
-    )
-    try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
-    except Exception as error:
-        raise ComponentFailure(
-            f"Ray did not start ({error}); check memory and /dev/shm, or use --set run.grid=in-process."
-        ) from error

@@ -1,0 +1,208 @@
+"""Shard processes that stay warm between runs: Ray and the libraries start once, tasks come and go."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from fedpriv.errors import ComponentFailure
+
+if TYPE_CHECKING:
+    from flwr.app import Message
+
+    from fedpriv.runtime.node import NodeSpec
+
+__all__ = ["PATIENCE", "ShardPool"]
+
+PATIENCE = 180
+"""Seconds for a shard to start; on a cluster without a free core it would wait for ever."""
+
+
+class _Shard:
+    """The actor: a worker with one torch thread, since a second one made plain loops slower."""
+
+    def __init__(self) -> None:
+        import torch
+
+        import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
+
+        torch.set_num_threads(1)
+        torch.set_flush_denormal(True)
+
+    def host(self, spec: NodeSpec, node_id: int) -> None:
+        """Become a node; what was hosted before is forgotten as a whole, so nothing passes from run to run."""
+        from fedpriv.runtime.flower_private import set_identity
+        from fedpriv.runtime.grid import Worker
+
+        set_identity(node_id=node_id)
+        self.worker = Worker(spec, node_id)
+        self.worker.node.warm_up()
+
+    def release(self) -> None:
+        """Forget tasks and personal states."""
+        del self.worker
+
+    def handle(self, message: Message) -> Message:
+        return self.worker.handle(message)
+
+    def snapshot(self, directory: Path, number: int) -> None:
+        self.worker.snapshot(directory, number)
+
+    def restore(self, directory: Path, number: int) -> None:
+        self.worker.restore(directory, number)
+
+    def process(self) -> int:
+        return os.getpid()
+
+
+class ShardPool:
+    """One Ray and its idle shards, for several grids one after the other.
+
+    Nothing starts before a grid asks. A context manager: leaving it stops the shards, and Ray if the pool started it.
+
+    Examples
+    --------
+    >>> with ShardPool() as pool:  # doctest: +SKIP
+    ...     for experiment in experiments:
+    ...         experiment.run(pool=pool)
+    """
+
+    def __init__(self) -> None:
+        self._ray: Any = None
+        self._address: str | None = None
+        self._owned = False
+        self._room = 0
+        self._idle: list[Any] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def ray(self) -> Any:
+        """The Ray module, once :meth:`connect` was called."""
+        return self._ray
+
+    def connect(self, shards: int, address: str | None = None) -> None:
+        """Start Ray with room for so many shards, or join a cluster; keep what runs already if it will do.
+
+        Raises
+        ------
+        ComponentFailure
+            Ray does not start.
+        """
+        import ray
+
+        if self._ray is not None:
+            if address == self._address and (not self._owned or shards <= self._room):
+                return
+            self.close()
+        owned = not ray.is_initialized()
+        if owned:
+            _start(ray, shards, address)
+        self._ray, self._address, self._owned, self._room = ray, address, owned, shards
+
+    def warm(self, shards: int, address: str | None = None) -> None:
+        """Let so many shards start in the background, while the caller gets the first run ready.
+
+        Raises
+        ------
+        ComponentFailure
+            Ray does not start.
+        """
+        self.connect(shards, address)
+        self._idle += [self._new() for _ in range(shards - len(self._idle))]
+
+    def take(self, specs: Sequence[NodeSpec]) -> dict[int, Any]:
+        """Return a shard per spec by node number, from 1; idle ones first, and new ones where there are too few.
+
+        Raises
+        ------
+        ComponentFailure
+            A shard cannot be built.
+        """
+        wanted = dict(enumerate(specs, start=1))
+        taken = {number: self._idle.pop() if self._idle else self._new() for number in wanted}
+        try:
+            asked = {number: taken[number].host.remote(spec, number) for number, spec in wanted.items()}
+            for number, answer in asked.items():
+                try:
+                    self._ray.get(answer, timeout=PATIENCE)
+                except self._ray.exceptions.RayActorError:  # it died while it was idle, or could not start
+                    taken[number] = self._new()
+                    self._ray.get(taken[number].host.remote(wanted[number], number), timeout=PATIENCE)
+        except self._ray.exceptions.GetTimeoutError:
+            self.stop(taken.values())
+            raise ComponentFailure(
+                f"{len(specs)} shards did not start within {PATIENCE} s: Ray has no free core for each; use fewer."
+            ) from None
+        except Exception as error:
+            self.stop(taken.values())
+            raise ComponentFailure(
+                f"a shard did not start on Ray: {error}; use fewer shards or --set run.grid=in-process."
+            ) from error
+        return taken
+
+    def start(self, spec: NodeSpec, number: int) -> Any:
+        """Return a new shard for a node, whose process is still starting."""
+        shard = self._new()
+        shard.host.remote(spec, number)
+        return shard
+
+    def give_back(self, shards: Sequence[Any]) -> None:
+        """Take shards back that nobody waits for; they forget their tasks and wait for new ones."""
+        for shard in shards:
+            shard.release.remote()
+        self._idle += shards
+
+    def stop(self, shards: Any) -> None:
+        """Stop shards that may still be at work, or that nobody needs."""
+        for shard in shards:
+            self._ray.kill(shard)
+
+    def close(self) -> None:
+        """Stop the idle shards, and Ray if this pool started it."""
+        if self._ray is None:
+            return
+        self.stop(self._idle)
+        self._idle = []
+        if self._owned:
+            self._ray.shutdown()
+        self._ray = None
+
+    def _new(self) -> Any:
+        # Spread over the nodes of a cluster, not packed onto the first.
+        return self._ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Shard).remote()
+
+
+def _start(ray: Any, shards: int, address: str | None) -> None:
+    """Start Ray quietly, or join a cluster."""
+    # Its advice about tokens would land on stderr at every start; real errors still come as exceptions.
+    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    where: dict[str, Any] = (
+        {"address": address}
+        if address
+        else {
+            "address": "local",  # never a cluster that somebody else has started here
+            "num_cpus": shards,
+            "num_gpus": 0,
+            "include_dashboard": False,
+            "_metrics_export_port": 0,
+        }
+    )
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
+    except Exception as error:
+        raise ComponentFailure(
+            f"Ray did not start ({error}); check memory and /dev/shm, or use --set run.grid=in-process."
+        ) from error

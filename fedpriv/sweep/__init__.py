@@ -1,0 +1,8 @@
+"""Sweeps: a grid of settings with several seeds, one ordinary run folder for each, one table and one figure."""
+
+from __future__ import annotations
+
+from fedpriv.sweep.jobs import Build, Job, check_jobs, run_jobs
+from fedpriv.sweep.plan import Cell, Plan, read_plan
+
+__all__ = ["Build", "Cell", "Job", "Plan", "check_jobs", "read_plan", "run_jobs"]

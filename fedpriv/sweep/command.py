@@ -1,0 +1,122 @@
+"""What ``fedpriv sweep`` does: plan, check, run what is missing, show what came out."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+from fedpriv.config import apply, parse_assignments
+from fedpriv.errors import InputError
+from fedpriv.progress import Progress
+from fedpriv.runs import free_folder, plain
+from fedpriv.sweep.figure import write_figure
+from fedpriv.sweep.jobs import check_jobs, run_jobs
+from fedpriv.sweep.plan import Plan, read_plan
+from fedpriv.sweep.results import Results, collect
+from fedpriv.sweep.words import parse_grid, parse_seeds
+
+__all__ = ["run_sweep"]
+
+
+def run_sweep(
+    name: str,
+    *,
+    preset: str | None,
+    assignments: list[str],
+    grid: list[str],
+    seeds: str | None,
+    data_dir: Path | None,
+    out: Path | None,
+    reproduce: bool,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Run every cell with every seed, then write and print one table and one figure."""
+    from fedpriv.data import keep_data
+    from fedpriv.runtime.pool import ShardPool
+    from fedpriv.scenarios import scenario
+
+    began = time.perf_counter()
+    if resume and out is None:
+        raise InputError("--resume needs --out: the folder of the sweep to go on with.")
+    chosen = scenario(name)
+    stored = read_plan(out) if resume and out is not None else None
+    if seeds is not None:
+        numbers = parse_seeds(seeds)
+    elif stored is not None:
+        numbers = stored.seeds
+    else:
+        raise InputError("--seeds is required: 8 for 0 to 7, a list such as 3,5,9, or a range such as 2001-2008.")
+    if stored is not None and not assignments and preset is None:
+        config = stored.config
+    else:
+        config = apply(chosen.preset(preset or (stored.preset if stored else None)), parse_assignments(assignments))
+    plan = Plan(
+        scenario=name,
+        preset=preset or (stored.preset if stored else next(iter(chosen.presets))),
+        config=config,
+        grid=parse_grid(grid) if grid or stored is None else stored.grid,
+        seeds=numbers,
+        reproduce=reproduce or (stored is not None and stored.reproduce),
+    )
+    folder = out or free_folder(Path("runs/sweeps"), f"{name}-{plan.preset}")
+    if stored is not None:
+        plan.must_match(stored, folder)
+    elif folder.exists() and any(folder.iterdir()):
+        raise InputError(f"{folder} is not empty; choose another --out, or go on with --resume.")
+    jobs = plan.jobs(folder)
+    with keep_data(), ShardPool() as pool:
+        check_jobs(jobs, chosen.build, data_dir, pool)
+        if stored is None:
+            plan.store(folder)
+        with Progress(quiet=as_json, runs=len(jobs)) as progress:
+            done = list(run_jobs(jobs, chosen.build, data_dir, pool, progress))
+    results = collect(plan, folder, done, time.perf_counter() - began)
+    results.write(folder)
+    write_figure(results, folder)
+    _write_page(results, folder)
+    if as_json:
+        sys.stdout.write(json.dumps(plain({**results.to_json(), "sweep": str(folder)}), indent=2) + "\n")
+    else:
+        _print(results, folder)
+
+
+def _write_page(results: Results, folder: Path) -> None:
+    """Write ``sweep.md``: table, figure, and what the numbers are."""
+    heading, *lines = results.table()
+    rows = [heading, ["---"] * len(heading), *lines]
+    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+    title = f"# Sweep of {results.plan.scenario} ({results.plan.preset})"
+    text = f"{title}\n\n{results.caption}\n\n{table}\n\n![{results.measure}](figures/sweep.svg)\n"
+    (folder / "sweep.md").write_text(text, encoding="utf-8")
+
+
+def _print(results: Results, folder: Path) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    heading, *lines = [row[:-1] for row in results.table()]  # speed stands in the files; here it would not fit
+    keys = len(results.plan.grid)
+    table = Table(title=f"Test {results.measure}, mean over tasks (diagnostic, not released)")
+    for number, column in enumerate(heading):
+        # The section of a key is left out where the rest says it.
+        rest = column.partition(".")[2]
+        short = rest if number < keys and sum(key.endswith(f".{rest}") for key in heading) == 1 else column
+        table.add_column(escape(short), justify="left" if number < keys else "right", no_wrap=number >= keys)
+    for line in lines:
+        table.add_row(*map(escape, line))
+    console = Console()
+    console.print(table)
+    console.print(results.caption, highlight=False, soft_wrap=True, markup=False)
+    seconds = results.seconds
+    console.print(
+        f"{len(results.rows)} runs with {seconds['training']:.1f} s of training; this call took "
+        f"{seconds['total']:.1f} s. "
+        f"Sweep folder: {folder}; table: sweep.csv; figure: figures/sweep.svg",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
+    )

@@ -1,0 +1,316 @@
+"""Sweeps: what is asked for, what is refused before anything runs, resume after kill -9, warm shards, the outcome."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpriv import InputError
+from fedpriv.cli import main
+from fedpriv.config import apply, build_experiment, parse_assignments
+from fedpriv.protocol import ALL
+from fedpriv.runtime.pool import ShardPool
+from fedpriv.scenarios import scenario
+from fedpriv.statistics import interval
+from fedpriv.sweep import Job, Plan, run_jobs
+from fedpriv.sweep.figure import draw
+from fedpriv.sweep.results import collect
+from fedpriv.sweep.words import parse_grid, parse_seeds
+
+SETTINGS = [
+    *["run.grid=in-process", "data.tasks=20", "strategy.rounds=2", "strategy.noise_multiplier=3.0"],
+    *["client.epochs=1", "client.final_epochs=1", "strategy.evaluate_every=0"],
+]
+TINY = [f"--set={item}" for item in SETTINGS]
+CLINIC = [
+    *["--set=run.declared=protected", "--set=run.population=clinic", "--set=run.ledger=clinic.sqlite"],
+    *["--set=run.budget_epsilon=2.0", "--set=run.budget_delta=1e-5", "--set=data.seed=0"],
+]
+
+
+@pytest.fixture
+def fedpriv(monkeypatch: Any, capsys: Any, tmp_path: Path) -> Any:
+    """Call the command in this process, from an empty folder; return exit code, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["fedpriv", *words])
+        try:
+            main()
+            code = 0
+        except SystemExit as leave:
+            code = int(leave.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+# --- words -----------------------------------------------------------------------------------------------------------
+
+
+def test_grids_are_lists_of_toml_values() -> None:
+    found = parse_grid(
+        ["client.strength=0.5,[0.1, 1]", "model.name=mlp,linear", 'data.partition="a,b",c', "data.x={a=1}"]
+    )
+    assert found == {
+        "client.strength": [0.5, [0.1, 1]],
+        "model.name": ["mlp", "linear"],
+        "data.partition": ["a,b", "c"],
+        "data.x": [{"a": 1}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "seeds"),
+    [("3", [0, 1, 2]), ("3,5,9", [3, 5, 9]), ("2001-2003", [2001, 2002, 2003]), ("7,", [7]), ("1-2, 8", [1, 2, 8])],
+)
+def test_seeds(text: str, seeds: list[int]) -> None:
+    assert parse_seeds(text) == seeds
+
+
+@pytest.mark.parametrize("text", ["", "0", "x", "3-1", "1,1", "1-3,2", "-1", "1.5", "0-10000", ","])
+def test_wrong_seeds(text: str) -> None:
+    with pytest.raises(InputError, match="--seeds"):
+        parse_seeds(text)
+
+
+SEEDS = ["--seeds", "2"]
+GRID = ["--grid", "client.strength=0.5,1"]
+WRONG = [
+    (GRID, "--seeds is required"),
+    (SEEDS, "at least one --grid"),
+    ([*SEEDS, "--grid", "client.strength"], "key=v1,v2"),
+    ([*SEEDS, "--grid", "client.strength="], "without empty values"),
+    ([*SEEDS, "--grid", "client.strength=1,,2"], "without empty values"),
+    ([*SEEDS, "--grid", "client.strength=1,1.0"], "client.strength the value 1.0 twice"),
+    ([*SEEDS, *GRID, *GRID], "names client.strength twice"),
+    ([*SEEDS, "--grid", "strength=1,2"], "dotted key"),
+    ([*SEEDS, "--grid", "client.strenght=1,2"], "did you mean 'strength'"),
+    ([*SEEDS, "--grid", "client.strength=1,-2"], "-2"),
+    ([*SEEDS, "--grid", "strategy.delta=1e-5,0.1", "--set", "strategy.epsilon=1"], "below 1/m"),
+    ([*SEEDS, "--grid", "strategy.epsilon=1,2000"], "at most 1000"),
+    ([*SEEDS, "--grid", "run.seed=1,2"], "use --seeds"),
+    ([*SEEDS, *GRID, "--set", "run.seed=1"], "use --seeds"),
+    ([*SEEDS, "--grid", "run.grid=ray,flower"], "Flower's own engine"),
+    ([*SEEDS, "--grid", "strategy.epsilon=1,2", "--grid", "strategy.noise_multiplier=1,2"], "same run"),
+    ([*SEEDS, *GRID, "--resume"], "--resume needs --out"),
+    ([*SEEDS, *GRID, "--resume", "--out", "nowhere"], "no sweep to resume"),
+    ([*SEEDS, *GRID, "--reproduce", *CLINIC], "protects nobody"),
+    ([*SEEDS, "--grid", "data.tasks=20,30", *CLINIC], "same tasks in all runs"),
+]
+
+
+@pytest.mark.parametrize(("words", "sentence"), WRONG, ids=[" ".join(words) for words, _ in WRONG])
+def test_wrong_sweeps_are_one_sentence_and_start_nothing(
+    fedpriv: Any, tmp_path: Path, words: Any, sentence: str
+) -> None:
+    code, out, err = fedpriv("sweep", "pmtl", *TINY, *words)
+    assert code == 2, err
+    assert sentence in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- outcome ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_is_ordinary_runs_with_a_table_and_a_figure(fedpriv: Any, tmp_path: Path) -> None:
+    words = ["sweep", "pmtl", *TINY, "--grid", "client.strength=1,[0.1,1]", "--grid", "strategy.noise_multiplier=2,4"]
+    code, out, err = fedpriv(*words, "--seeds", "3,4")
+    assert code == 0, err
+    assert "not released" in out
+    assert "each run is accounted alone" in out
+    folder = tmp_path / "runs/sweeps/pmtl-digits"
+    found = json.loads((folder / "sweep.json").read_text())
+    assert found["released"] is False
+    assert [cell["values"] for cell in found["cells"]][1] == {"client.strength": 1, "strategy.noise_multiplier": 4}
+    rows = list(csv.DictReader((folder / "sweep.csv").read_text().splitlines()))
+    assert len(rows) == len(found["runs"]) == 8
+    for row in rows:
+        summary = json.loads((folder / row["run"] / "summary.json").read_text())
+        assert float(row["personal_accuracy"]) == summary["diagnostics"]["accuracy"]["personal"]
+        assert float(row["billboard_loss"]) == summary["diagnostics"]["loss"]["billboard"]
+        assert float(row["epsilon"]) == summary["guarantee"]["epsilon"]
+        assert summary["seed"] == int(row["seed"])
+    cell = found["cells"][0]
+    mine = [float(row["personal_accuracy"]) for row in rows if row["run"].startswith("1-")]
+    assert cell["accuracy"]["personal"] == vars(interval(mine))
+    assert (folder / "figures/sweep.svg").stat().st_size > 5000
+    assert "![accuracy](figures/sweep.svg)" in (folder / "sweep.md").read_text()
+    first = folder / rows[0]["run"]
+    assert fedpriv("report", str(first))[0] == 0, "every run can be reported on"
+    assert fedpriv("ledger", "check", str(first))[0] == 0
+    code, out, _ = fedpriv(*words, "--seeds", "5,", "--json")
+    assert json.loads(out)["sweep"] == "runs/sweeps/pmtl-digits-2", "a sweep never overwrites another"
+    assert code == 0
+    code, _, err = fedpriv(*words, "--seeds", "5,", "--out", "runs/sweeps/pmtl-digits-2")
+    assert code == 2
+    assert "not empty" in err
+    code, _, err = fedpriv(*words, "--seeds", "6,", "--out", "runs/sweeps/pmtl-digits-2", "--resume")
+    assert code == 2
+    assert "another seeds: [5] then, [6] now" in err
+
+
+def test_protected_data_are_refused_up_front_or_all_paid(fedpriv: Any, tmp_path: Path) -> None:
+    words = ["sweep", "pmtl", *TINY, *CLINIC, "--grid", "client.strength=0.5,1", "--out", "sweep"]
+    code, _, err = fedpriv(*words, "--seeds", "40")
+    assert code == 3, err
+    assert "80 runs together" in err
+    assert list(tmp_path.iterdir()) == [], "nothing was started, no ledger written"
+    code, out, err = fedpriv(*words, "--seeds", "1", "--json")
+    assert code == 0, err
+    assert "spend one budget" in json.loads(out)["note"]
+    code, out, _ = fedpriv("ledger", "show", "clinic", "--ledger", "clinic.sqlite", "--json")
+    assert len(json.loads(out)["runs"]) == 2
+    words[-1] = "more"
+    code, _, err = fedpriv(*words, "--seeds", "40")
+    assert code == 3
+    assert not (tmp_path / "more").exists()
+
+
+def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any) -> None:
+    rounds = 40
+    words = [
+        *["sweep", "pmtl", *TINY, f"--set=strategy.rounds={rounds}", "--set=run.checkpoint_every=25"],
+        *["--grid", "client.strength=0.5,1", "--seeds", "2", "--out", "sweep"],
+    ]
+    folder = tmp_path / "sweep"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedpriv", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=tmp_path,
+        text=True,
+    )
+    deadline = time.monotonic() + 120
+
+    def half_done() -> list[Path]:
+        started = [path.parent for path in folder.glob("*/seed-*/checkpoints") if any(path.glob("round-00000[2-9]*"))]
+        return [path for path in started if not (path / "summary.json").exists()]
+
+    while not (list(folder.glob("*/seed-*/summary.json")) and half_done()):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-*/summary.json")}
+    (cut,) = half_done()
+    published = {path.name: path.read_bytes() for path in (cut / "checkpoints").glob("round-*.npz")}
+    assert finished
+    assert not (folder / "sweep.json").exists()
+    code, out, err = fedpriv("sweep", "pmtl", "--resume", "--out", "sweep", "--json")
+    assert code == 0, err
+    assert len(json.loads(out)["runs"]) == 4
+    assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished runs were not repeated"
+    kept = {path.name: path.read_bytes() for path in (cut / "checkpoints").glob("round-*.npz")}
+    assert all(kept.get(name, content) == content for name, content in published.items()), "nothing was drawn again"
+    assert len(json.loads((cut / "summary.json").read_text())["releases"]) == rounds
+    before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-*/summary.json")}
+    assert fedpriv(*words, "--resume")[0] == 0, "a finished sweep is read, with the same words, too"
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_run_that_fails_is_named(tmp_path: Path, fedpriv: Any, monkeypatch: Any) -> None:
+    from fedpriv.errors import ComponentFailure
+    from fedpriv.experiment import Experiment
+
+    original = Experiment.run
+    count = iter(range(9))
+
+    def run(self: Experiment, *words: Any, **more: Any) -> Any:
+        if next(count) == 1:
+            raise ComponentFailure("the disk is full.")
+        return original(self, *words, **more)
+
+    monkeypatch.setattr(Experiment, "run", run)
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, *GRID, "--seeds", "1", "--out", "sweep")
+    assert code == 4
+    assert "run sweep/2-strength-1/seed-0: the disk is full. Finished runs are kept; go on with --resume." in err
+    assert fedpriv("sweep", "pmtl", "--out", "sweep", "--resume")[0] == 0
+
+
+# --- warm shards -----------------------------------------------------------------------------------------------------
+
+
+def jobs(out: Path) -> list[Job]:
+    chosen = scenario("pmtl")
+    sets = [*SETTINGS, "run.grid=ray", "run.dtype=float64", "run.shards=2"]
+    config = apply(chosen.preset(), parse_assignments(sets))
+    return Plan("pmtl", "digits", config, {"model.name": ["linear", "mlp"]}, [3, 4], reproduce=True).jobs(out)
+
+
+def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
+    """Also: the processes are the same for all runs, and one that dies while it is idle is replaced."""
+    seen: list[set[int]] = []
+    results = []
+    with ShardPool() as pool:
+        for job, summary in run_jobs(jobs(tmp_path), build_experiment, pool=pool):
+            idle = pool._idle
+            processes = pool.ray.get([shard.process.remote() for shard in idle])
+            seen.append(set(processes))
+            results.append((job, summary))
+            if len(seen) == 3:
+                os.kill(processes[0], signal.SIGKILL)
+    assert seen[0] == seen[1] == seen[2]
+    assert len(seen[3] & seen[2]) == 1, "one shard was replaced, the other kept"
+    assert len(seen[3]) == 2
+    for job, summary in results:
+        alone = build_experiment(apply(job.config, {"run.grid": "in-process"})).run(reproduce=job.reproduce)
+        for name, value in alone.billboards[ALL].items():
+            found = _last_billboard(job.folder)[name]
+            np.testing.assert_allclose(found, value, rtol=1e-9, atol=1e-12)
+        assert summary["guarantee"] == alone.summary["guarantee"]
+        for measure in ("accuracy", "loss"):
+            assert summary["diagnostics"][measure] == pytest.approx(alone.summary["diagnostics"][measure], rel=1e-9)
+
+
+def _last_billboard(folder: Path) -> Any:
+    from fedpriv.runs import BoundaryStore
+
+    store = BoundaryStore(folder / "checkpoints")
+    return store.load(store.rounds()[-1]).billboards[ALL]
+
+
+# --- figure ----------------------------------------------------------------------------------------------------------
+
+
+def summary(accuracy: float | None) -> dict[str, Any]:
+    models = {"personal": accuracy, "billboard": accuracy, "local_only": None}
+    return {
+        "guarantee": {"epsilon": 1.0, "delta": 1e-5},
+        "diagnostics": {"accuracy": models, "loss": dict.fromkeys(models, 0.5)},
+        "tasks_per_second": 10.0,
+        "seconds": {"rounds": 1.0, "finish": 0.5},
+        "ledger": {"declared": "benchmark"},
+    }
+
+
+def drawn(grid: dict[str, list[Any]], accuracy: float | None, out: Path) -> Any:
+    plan = Plan("pmtl", "digits", scenario("pmtl").preset(), grid, [0, 1])
+    done = [(job, summary(accuracy)) for job in plan.jobs(out)]
+    return draw(collect(plan, out, done, 2.0)), collect(plan, out, done, 2.0)
+
+
+def test_figures_have_panels_categories_and_losses(tmp_path: Path) -> None:
+    figure, results = drawn({"strategy.epsilon": [8, 1, 2], "client.strength": [1, [0.1, 1]]}, 0.5, tmp_path)
+    one, two = figure.axes
+    assert [label.get_text() for label in one.get_xticklabels()] == ["1", "2", "8"]
+    assert one.get_xscale() == "log"
+    assert two.get_title() == "client.strength = [0.1, 1]"
+    assert results.seconds == {"training": 12 * 1.5, "total": 2.0}
+    figure, results = drawn({"model.name": ["linear", "mlp"], "run.engine": ["auto", "loop"]}, None, tmp_path)
+    assert results.measure == "loss"
+    assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["linear", "mlp"]
+    assert "Diagnostics, not released" in figure._supxlabel.get_text()
