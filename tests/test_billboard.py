@@ -485,6 +485,6 @@ def test_a_search_for_strength_does_not_depend_on_who_shares_a_cohort() -> None:
         for shards, engine in ((1, "vmap"), (4, "vmap"), (1, "loop"))
     ]
     for other in found[1:]:
-        assert other.summary["local_compute"] == found[0].summary["local_compute"]
+        assert other.summary["diagnostics"]["local_compute"] == found[0].summary["diagnostics"]["local_compute"]
         for name, scores in found[0].scores.items():
             np.testing.assert_allclose(other.scores[name], scores, rtol=1e-9)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from fedpriv.cli import main
+from fedpriv.report.words import number
 
 QUICK = [
     "--set=run.grid=in-process",
@@ -49,6 +50,10 @@ def test_run_then_ledger_then_report(fedpriv: Any, tmp_path: Path) -> None:
     for name in ("config.toml", "summary.json", "metrics.jsonl", "report.html", "ledger.sqlite"):
         assert (folder / name).exists(), name
     assert list((folder / "figures").glob("*.svg"))
+    page = (folder / "report.html").read_text()
+    work = json.loads((folder / "summary.json").read_text())["diagnostics"]["local_compute"]
+    for model in ("personal", "local_only"):
+        assert f">{number(work[model])}</td>" in page, "what equal local compute came to"
     before = (folder / "ledger.sqlite").read_bytes()
     code, out, _ = fedpriv("ledger", "show", str(folder), "--json")
     shown = json.loads(out)

@@ -171,7 +171,8 @@ def _course(run: Run) -> str:
         rounds, values = run.curve("loss", model)
         if rounds:
             parts.append(
-                f"{words} loss {number(values[0])} at round {rounds[0]}, {number(values[-1])} at round {rounds[-1]}"
+                f"{words} loss {number(values[0])} at round {rounds[0]}"
+                + (f", {number(values[-1])} at round {rounds[-1]}" if rounds[-1] != rounds[0] else "")
             )
     rounds, values = run.epsilon_curve()
     if rounds:
