@@ -6,6 +6,9 @@ DEMO_OUT ?= runs/demo
 
 export FLWR_TELEMETRY_ENABLED := 0
 export RAY_USAGE_STATS_ENABLED := 0
+# Packages are compiled when they are first imported and kept so; where this is switched off, every process would compile
+# torch and the others again: 20 seconds each.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo test lint typecheck unit soak evidence bench bench-quick clean
 
