@@ -25,6 +25,8 @@ ledger_app = typer.Typer(help="The privacy account of a population.", no_args_is
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 
+ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
+PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
     Path | None,
@@ -45,8 +47,8 @@ class Kind(StrEnum):
     help="Run a scenario: train, score, account, write the run folder.",
 )
 def run(
-    scenario: Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")],
-    preset: Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")] = None,
+    scenario: ScenarioName,
+    preset: PresetName = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
     data_dir: DataDir = None,
     out: Annotated[Path | None, typer.Option(help="Run folder; runs/SCENARIO-PRESET[-N] unless given.")] = None,
@@ -75,8 +77,8 @@ def run(
     help="Run a grid of settings with several seeds: one table and one figure. Every run is checked before any starts.",
 )
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")],
-    preset: Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")] = None,
+    scenario: ScenarioName,
+    preset: PresetName = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, for all runs.")] = None,
     grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
     seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,

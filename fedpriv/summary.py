@@ -130,7 +130,7 @@ def summarize(
         "num_tasks": len(tasks),
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
-        "warnings": [*check_delta(delta, len(tasks)), *_problems(served)],
+        "warnings": [*check_delta(delta, len(tasks)), *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
             "released": False,

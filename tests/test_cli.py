@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fedpriv.cli import main
 from fedpriv.report.words import number
 
 QUICK = [
@@ -20,24 +18,6 @@ QUICK = [
     "--set=client.epochs=1",
     "--set=client.final_epochs=1",
 ]
-
-
-@pytest.fixture
-def fedpriv(monkeypatch: Any, capsys: Any, tmp_path: Path) -> Any:
-    """Call the command in this process, from an empty folder; return exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpriv", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 def test_run_then_ledger_then_report(fedpriv: Any, tmp_path: Path) -> None:

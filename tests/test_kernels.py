@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedpriv import InputError
-from fedpriv.cohort import Batch, Engine, KernelEngine, LoopEngine, Problem, VmapEngine
+from fedpriv.cohort import Batch, Engine, KernelEngine, LoopEngine, Params, Problem, VmapEngine
 from fedpriv.cohort.problem import Loss
 
 SHAPE = (2, 3)
@@ -35,6 +35,13 @@ def batch(count: int, size: int, loss: Loss, dtype: torch.dtype, *, flatten: boo
         mask[task % count, max(size - hole, 0) :] = 0  # a hole as long as the batch: the task rests
         inputs[task % count, max(size - hole, 0) :] = 0
     return Batch(inputs, targets, mask)
+
+
+def a_step(engine: Engine, problem: Problem, examples: Batch, *how: Any) -> Params:
+    """Return the weights of two tasks after one step from the public start."""
+    params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
+    engine.step(problem, params, examples, 0.1, *how)
+    return params
 
 
 @given(
@@ -123,11 +130,7 @@ def tied_chain() -> nn.Sequential:
 )
 def test_other_models_fall_back_to_vmap(model: nn.Module) -> None:
     problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
-    results = []
-    for engine in (VmapEngine(), KernelEngine()):
-        params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
-        engine.step(problem, params, examples, 0.1)
-        results.append(params)
+    results = [a_step(engine, problem, examples) for engine in (VmapEngine(), KernelEngine())]
     for name, value in results[0].items():
         assert torch.equal(value, results[1][name])
 
@@ -143,11 +146,8 @@ def test_images_without_flatten_are_not_mistaken_for_vectors() -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     examples = batch(2, 4, "squared", torch.float32, flatten=True, holes=[])
     problem = Problem(model, "squared")
-    params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
     wide = Batch(examples.inputs, torch.randn(2, 4, *SHAPE), examples.mask)
-    other = {name: value.clone() for name, value in params.items()}
-    KernelEngine().step(problem, params, wide, 0.1)
-    VmapEngine().step(problem, other, wide, 0.1)
+    params, other = (a_step(engine, problem, wide) for engine in (KernelEngine(), VmapEngine()))
     for name, value in params.items():
         assert torch.equal(value, other[name])
 
@@ -172,11 +172,7 @@ def test_a_strength_of_another_type_and_a_shared_activation() -> None:
     problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[1])
     strength = torch.tensor([0.2, 0.4], dtype=torch.float64)
     anchor = {name: value + 1 for name, value in problem.initial().items()}
-    results = []
-    for engine in (LoopEngine(), KernelEngine()):
-        params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
-        engine.step(problem, params, examples, 0.1, anchor, strength)
-        results.append(params)
+    results = [a_step(engine, problem, examples, anchor, strength) for engine in (LoopEngine(), KernelEngine())]
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value, rtol=1e-5, atol=1e-6)
 
@@ -196,11 +192,7 @@ class Summed(nn.Module):
 def test_parameters_that_share_a_gradient_are_pulled_apart() -> None:
     problem, examples = Problem(Summed()), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
     anchor = {"a": torch.full((3, 3), 5.0), "b": torch.full((3, 3), -5.0)}
-    results = []
-    for engine in (LoopEngine(), VmapEngine()):
-        params = {name: value.unsqueeze(0).repeat(2, 1, 1) for name, value in problem.initial().items()}
-        engine.step(problem, params, examples, 0.1, anchor, 0.5)
-        results.append(params)
+    results = [a_step(engine, problem, examples, anchor, 0.5) for engine in (LoopEngine(), VmapEngine())]
     for name, value in results[0].items():
         torch.testing.assert_close(results[1][name], value)
 
@@ -209,9 +201,5 @@ def test_a_layer_with_a_forward_of_its_own_falls_back_to_vmap() -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     model[0].forward = lambda inputs: 2 * nn.functional.linear(inputs, model[0].weight, model[0].bias)
     problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
-    results = []
-    for engine in (VmapEngine(), KernelEngine()):
-        params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
-        engine.step(problem, params, examples, 0.1)
-        results.append(params)
+    results = [a_step(engine, problem, examples) for engine in (VmapEngine(), KernelEngine())]
     assert torch.equal(results[0]["0.weight"], results[1]["0.weight"])

@@ -16,7 +16,6 @@ import numpy as np
 import pytest
 
 from fedpriv import InputError
-from fedpriv.cli import main
 from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.protocol import ALL
 from fedpriv.runtime.pool import ShardPool
@@ -36,24 +35,6 @@ CLINIC = [
     *["--set=run.declared=protected", "--set=run.population=clinic", "--set=run.ledger=clinic.sqlite"],
     *["--set=run.budget_epsilon=2.0", "--set=run.budget_delta=1e-5", "--set=data.seed=0"],
 ]
-
-
-@pytest.fixture
-def fedpriv(monkeypatch: Any, capsys: Any, tmp_path: Path) -> Any:
-    """Call the command in this process, from an empty folder; return exit code, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["fedpriv", *words])
-        try:
-            main()
-            code = 0
-        except SystemExit as leave:
-            code = int(leave.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 # --- words -----------------------------------------------------------------------------------------------------------

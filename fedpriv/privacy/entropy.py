@@ -141,7 +141,8 @@ class SystemEntropy(_KeyedEntropy):
         if self._coins is None or purpose != COINS:
             return os.urandom(32)
         parts = json.dumps(["fedpriv coins 1", kind, int(round), group])
-        return hmac.digest(self._coins.at(round).secret, parts.encode(), "sha256")
+        self._coins = self._coins.at(round)  # rounds only go on: one step each, and earlier ones are forgotten here too
+        return hmac.digest(self._coins.secret, parts.encode(), "sha256")
 
 
 class ReproducibleEntropy(_KeyedEntropy):

@@ -20,7 +20,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["FIGURES", "accuracies", "loss_and_epsilon", "per_task", "write_figures"]
+__all__ = [
+    "COLOURS",
+    "FIGURES",
+    "GRID",
+    "MARKERS",
+    "accuracies",
+    "loss_and_epsilon",
+    "per_task",
+    "save_svg",
+    "write_figures",
+]
 
 INK, GRID = "#222222", "#d9d9d9"
 COLOURS = {"personal": "#0072B2", "billboard": "#D55E00", "local_only": "#009E73"}
@@ -171,8 +181,6 @@ def write_figures(run: Run) -> dict[str, Path]:
     dict of str to Path
         The SVG file of every figure that has something to show; a PNG of the same name lies beside it.
     """
-    import matplotlib
-
     folder = run.path / "figures"
     written: dict[str, Path] = {}
     try:
@@ -184,8 +192,7 @@ def write_figures(run: Run) -> dict[str, Path]:
                 for stale in (file, file.with_suffix(".png")):
                     stale.unlink(missing_ok=True)
                 continue
-            with matplotlib.rc_context({"svg.hashsalt": "fedpriv"}):
-                figure.savefig(file, metadata={"Date": None})
+            save_svg(figure, file)
             figure.set_layout_engine("none")  # keeps the positions just found, for half the time
             figure.savefig(file.with_suffix(".png"), dpi=160)
             written[name] = file
@@ -194,6 +201,16 @@ def write_figures(run: Run) -> dict[str, Path]:
             f"the figures cannot be written to {folder} ({error.strerror}): make the run folder writable."
         ) from None
     return written
+
+
+def save_svg(figure: Figure, file: Path) -> None:
+    """Write a figure, whole or not at all, without a date and with the same names inside whenever it is drawn."""
+    import matplotlib
+
+    aside = file.with_name(f".{file.name}.tmp")
+    with matplotlib.rc_context({"svg.hashsalt": "fedpriv"}):
+        figure.savefig(aside, format="svg", metadata={"Date": None})
+    aside.replace(file)
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.report.reader import Run
+from fedpriv.statistics import interval
 
 __all__ = [
     "MODELS",
@@ -85,17 +86,10 @@ def seconds_text(seconds: float | None) -> str:
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None] | None:
     """Return the mean of the values and its 95% interval (Student's t); no interval for a single value."""
-    count = len(values)
-    if count == 0:
+    if not values:
         return None
-    mean = math.fsum(values) / count
-    if count == 1:
-        return mean, None, None
-    from scipy.special import stdtrit
-
-    spread = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (count - 1))
-    half = float(stdtrit(count - 1, 0.975)) * spread / math.sqrt(count)
-    return mean, mean - half, mean + half
+    found = interval(values)
+    return (found.mean, None, None) if found.half is None else (found.mean, found.low, found.high)
 
 
 def gains(run: Run) -> list[float]:

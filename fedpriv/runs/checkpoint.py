@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from fedpriv.privacy.journal import Boundary
 from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
 
-__all__ = ["BoundaryStore", "read_states", "write_states"]
+__all__ = ["Block", "BoundaryStore", "read_states", "write_states"]
 
 _FORMAT = 1
 Block = tuple[str, NDArray[np.int64], NDArray[Any]]
+"""A name, positions [k], and their rows [k, ...]: how states travel into checkpoints and back."""
 _PENDING = "pending.npz"
 
 

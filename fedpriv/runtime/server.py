@@ -48,6 +48,8 @@ class Served:
         How many updates did not count, by cause.
     note : str
         The first of them in words.
+    warnings : list of str
+        What else the experimenter has to know.
     """
 
     boundary: Boundary
@@ -59,6 +61,7 @@ class Served:
     fill: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
     note: str = ""
+    warnings: list[str] = field(default_factory=list)
 
 
 def serve(
@@ -129,11 +132,11 @@ def serve(
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started
 
+    warnings = []
     if baseline and not epochs:
-        session.problems["local_only_left_out"] += 1
-        session.note = session.note or (
-            "the client counted no gradient work, so a local-only reference of equal work is untrained; add it to "
-            "learner.work."
+        warnings.append(
+            "there is no local-only reference: the client counted no gradient work, so one of equal work is untrained; "
+            "add it to learner.work."
         )
     elif baseline:
         started = time.perf_counter()
@@ -150,6 +153,7 @@ def serve(
         fill,
         {name: count for name, count in session.problems.items() if count},
         session.note or next((reply.note for reply in replies if reply.note), ""),
+        warnings,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor
 
 from fedpriv.cohort import State
 
-__all__ = ["Block", "StateStore"]
+if TYPE_CHECKING:
+    from fedpriv.runs.checkpoint import Block
+
+__all__ = ["StateStore"]
 
 Positions = NDArray[np.int64]
-Block = tuple[str, Positions, NDArray[Any]]
-"""A name, positions [k], and their rows [k, ...]: how states travel into checkpoints and back."""
 
 _BLOCK_BYTES = 32 * 2**20
 """Rows of one block of a checkpoint: what is copied into memory at a time."""
@@ -79,12 +80,8 @@ class StateStore:
 
     def write(self, positions: Positions, state: State) -> None:
         """Keep the states [C, ...] of some tasks."""
-        index = torch.from_numpy(positions)
         for name, values in state.items():
-            if name not in self._values:
-                self._make(name, tuple(values.shape[1:]), values.dtype)
-            self._values[name][index] = values
-            self._known[name][positions] = True
+            self._put(name, positions, values)
         self.present[positions] = True
 
     # --- checkpoints -------------------------------------------------------------------------------------------
@@ -111,14 +108,17 @@ class StateStore:
                 positions, rows = positions[mine], rows[mine]
             kind, _, rest = name.partition("/")
             if kind == "state":
-                # The counters tell who took part; a state alone does not.
-                present = self.present.copy()
-                self.write(positions, {rest: torch.from_numpy(np.array(rows))})
-                self.present = present
+                self._put(rest, positions, torch.from_numpy(np.array(rows)))
             elif kind == "granted":
                 self.grants(rest)[positions] = rows
             else:
                 getattr(self, name)[positions] = rows
+
+    def _put(self, name: str, positions: Positions, rows: Tensor) -> None:
+        if name not in self._values:
+            self._make(name, tuple(rows.shape[1:]), rows.dtype)
+        self._values[name][torch.from_numpy(positions)] = rows
+        self._known[name][positions] = True
 
     def _make(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         kind = torch.empty(0, dtype=dtype).numpy().dtype

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.runs.atomic import write_bytes
-from fedpriv.sweep.results import MODELS, CellResult, Results
+from fedpriv.report.figures import COLOURS, GRID, MARKERS, save_svg
+from fedpriv.report.words import MODELS
+from fedpriv.sweep.results import CellResult, Results
 from fedpriv.sweep.words import as_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["draw", "save_svg", "write_figure"]
+__all__ = ["draw", "write_figure"]
 
-# Okabe and Ito's colours, as in the report of a run; marks and dashes tell the models apart without colour.
-_STYLES: dict[str, dict[str, Any]] = {
-    "personal": {"color": "#0072B2", "marker": "o", "ls": "-"},
-    "billboard": {"color": "#D55E00", "marker": "s", "ls": "--"},
-    "local_only": {"color": "#009E73", "marker": "^", "ls": ":"},
-}
+_DASHES = {"personal": "-", "billboard": "--", "local_only": ":"}
 _COLUMNS = 3
 _APART = 0.012
 """Shift of the models against each other, as a share of the axis: bars shall not cover one another."""
@@ -61,18 +56,9 @@ def draw(results: Results) -> Figure:
 
 def write_figure(results: Results, out: Path) -> Path:
     """Write ``figures/sweep.svg``."""
-    return save_svg(draw(results), out / "figures" / "sweep.svg")
-
-
-def save_svg(figure: Figure, file: Path) -> Path:
-    """Write a figure, whole or not at all, without a date."""
-    import matplotlib as mpl
-
+    file = out / "figures" / "sweep.svg"
     file.parent.mkdir(parents=True, exist_ok=True)
-    buffer = io.BytesIO()
-    with mpl.rc_context({"svg.hashsalt": "fedpriv"}):
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-    write_bytes(file, buffer.getvalue())
+    save_svg(draw(results), file)
     return file
 
 
@@ -97,7 +83,9 @@ def _panel(axes: Axes, key: str, cells: Sequence[CellResult], measure: str) -> N
                 capsize=2.5,
                 ms=4.5,
                 lw=1.6,
-                **_STYLES[name],
+                color=COLOURS[name],
+                marker=MARKERS[name],
+                ls=_DASHES[name],
             )
     if logarithmic:
         axes.set_xscale("log")
@@ -107,7 +95,7 @@ def _panel(axes: Axes, key: str, cells: Sequence[CellResult], measure: str) -> N
     axes.set_xticks([_back(place, logarithmic) for place in places], labels, rotation=30 if turned else 0)
     axes.tick_params(labelsize=8.5)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color="#d9d9d9", lw=0.7)
+    axes.grid(color=GRID, lw=0.7)
     axes.set_axisbelow(True)
 
 

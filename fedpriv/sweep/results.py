@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpriv.report.words import MODELS
 from fedpriv.runs import plain
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.statistics import Interval, interval
@@ -17,9 +18,8 @@ from fedpriv.sweep.jobs import Job
 from fedpriv.sweep.plan import Plan
 from fedpriv.sweep.words import as_text
 
-__all__ = ["MODELS", "CellResult", "Results", "collect"]
+__all__ = ["CellResult", "Results", "collect"]
 
-MODELS = {"personal": "personal", "billboard": "billboard", "local_only": "local only"}
 _FORMAT = 1
 _TRAINING = ("rounds", "finish", "baseline")
 

@@ -74,16 +74,16 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     import numpy as np
     from matplotlib.figure import Figure
 
-    from fedpriv.sweep.figure import save_svg
+    from fedpriv.report.figures import COLOURS, save_svg
 
     epsilons = np.array(protocol.own["epsilons"])
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     curves = [
-        ("pmtl", "personal", "personal models (PMTL, final fit)", "#0072B2", "o"),
+        ("pmtl", "personal", "personal models (PMTL, final fit)", COLOURS["personal"], "o"),
         ("reference", "personal", "personal models (FedAvg, fine-tuned)", "#CC79A7", "s"),
-        ("pmtl", "billboard", "PMTL billboard for everybody", "#D55E00", "^"),
-        ("pmtl", "local_only", "local only (nothing shared)", "#009E73", "D"),
+        ("pmtl", "billboard", "PMTL billboard for everybody", COLOURS["billboard"], "^"),
+        ("pmtl", "local_only", "local only (nothing shared)", COLOURS["local_only"], "D"),
     ]
     for shift, (arm, model, label, colour, mark) in enumerate(curves):
         points = [interval(evidence.column(arm, _name(epsilon), model)) for epsilon in protocol.own["epsilons"]]
@@ -102,6 +102,7 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     axes.set_ylabel("test accuracy, mean over 100 tasks\n(diagnostic, not released)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 
