@@ -15,7 +15,7 @@ from helpers import toy_tasks
 from test_billboard import experiment
 
 from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, scenarios
-from fedpriv.clients import GlobalModel
+from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Ragged, State, broadcast
 from fedpriv.config import apply
 from fedpriv.privacy import Release, RenyiFilter, epsilon
@@ -106,14 +106,26 @@ def shortened(tasks: Tasks, task: int, size: int) -> Tasks:
     return replace(tasks, train=Ragged.from_lists([data.inputs[r] for r in kept], [data.targets[r] for r in kept]))
 
 
+UNSTABLE = {"learning_rate": 5.0, "batch_size": 32, "epochs": 15}
+
+
 @pytest.mark.parametrize("engine", ["auto", "vmap"])
-def test_not_a_bit_of_an_update_depends_on_the_size_of_another_task(engine: str) -> None:
+@pytest.mark.parametrize(
+    "client",
+    [
+        GlobalModel(**UNSTABLE),
+        GlobalModel(**UNSTABLE, momentum=0.5),
+        MeanRegularized(**UNSTABLE, strength=0.01),
+        MeanRegularized(**UNSTABLE, strength=(0.01, 0.02), momentum=0.5),
+    ],
+    ids=["plain", "momentum", "pulled", "searched"],
+)
+def test_not_a_bit_of_an_update_depends_on_the_size_of_another_task(engine: str, client: ClientAlgorithm) -> None:
     """Rounding that follows the padding would be amplified by unstable training beyond the sensitivity."""
     whole = toy_tasks(6, sizes=[23, 23, 33, 23, 9, 9])
     rows = []
     for size in (33, 13, 3):
         tasks = shortened(whole, 2, size)
-        client = GlobalModel(learning_rate=5.0, batch_size=32, epochs=30)
         node = Node(NodeSpec(tasks, client, experiment(tasks, dtype="float32").problem(), engine=engine))
         billboard = {name: value.numpy() for name, value in node.spec.problem.initial().items()}
         request = Request(1, {ALL: billboard}, {ALL: np.arange(6)}, reply="rows", clipping_norm=1e6)
