@@ -307,7 +307,9 @@ class Experiment(Settings):
             if reproduce is not None:
                 entropy = ReproducibleEntropy(reproduce)
             else:
-                entropy = SystemEntropy(folder.coins() if folder is not None else None)
+                begun = max(folder.boundaries.rounds(), default=0) if folder is not None else 0
+                coins = folder.coins() if folder is not None and begun < strategy.rounds else None
+                entropy = SystemEntropy(coins)
             return self._run(
                 stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )

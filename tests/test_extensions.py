@@ -59,6 +59,15 @@ class Odd(ClientAlgorithm):
         return state, {name: value - value for name, value in broadcast(billboard, len(cohort)).items()}
 
 
+@pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
+def test_a_model_with_too_few_outputs_is_refused_before_it_is_paid_for(tmp_path: Path, engine: str) -> None:
+    """Every task's training would fail and count as zero, and every round would be charged."""
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(5, 2))
+    with pytest.raises(InputError, match="the model must give 3 outputs for every example, one per class"):
+        experiment(toy_tasks(5), model=model, engine=engine).run(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 class Scribbler(Odd):
     """Writes into what all tasks start from."""
 

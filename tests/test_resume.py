@@ -17,7 +17,7 @@ import pytest
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
-from fedpriv import ComponentFailure, Experiment
+from fedpriv import ComponentFailure, Experiment, InputError
 from fedpriv.clients import MeanRegularized
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
@@ -108,6 +108,46 @@ def test_a_round_that_failed_is_drawn_with_the_same_participants(tmp_path: Path,
     with pytest.raises(ComponentFailure):
         many.run(tmp_path / "third")
     assert drawn != drawn_first, "another run has coins of its own"
+
+
+def test_a_damaged_summary_is_written_again_without_the_coins(tmp_path: Path) -> None:
+    """They were deleted when the run was finished, and no round is left that needs them."""
+    many = experiment(toy_tasks(9), strategy=noisy(rounds=3, sampling_rate=0.5))
+    first = many.run(tmp_path / "run")
+    (tmp_path / "run/summary.json").write_text("{")
+    with pytest.raises(InputError, match=r"delete it and go on with --resume"):
+        many.run(tmp_path / "run", resume=True)
+    (tmp_path / "run/summary.json").unlink()
+    again = many.run(tmp_path / "run", resume=True)
+    same(first, again)
+    assert again.summary["guarantee"] == first.summary["guarantee"]
+    key = tmp_path / "run/checkpoints/coins.key"
+    key.write_bytes(bytes(40))  # as a kill between the summary and the deletion leaves it
+    many.run(tmp_path / "run", resume=True)
+    assert not key.exists()
+
+
+def test_a_run_in_progress_does_not_go_on_without_its_coins(tmp_path: Path, monkeypatch: Any) -> None:
+    many = experiment(toy_tasks(9), strategy=noisy(rounds=3, sampling_rate=0.5))
+    original = Journal.charge
+
+    def crash(self: Journal, boundary: Any, releases: Any) -> None:
+        if boundary.round == 2:
+            raise Crash
+        original(self, boundary, releases)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "charge", crash)
+        with pytest.raises(Crash):
+            many.run(tmp_path / "run")
+    key = tmp_path / "run/checkpoints/coins.key"
+    whole = key.read_bytes()
+    for content, message in ((None, "is gone"), (b"x", r"is damaged \(1 bytes where 40 belong\)")):
+        key.unlink() if content is None else key.write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            many.run(tmp_path / "run", resume=True)
+    key.write_bytes(whole)
+    many.run(tmp_path / "run", resume=True)
 
 
 def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
@@ -237,8 +277,6 @@ def test_twenty_kills(tmp_path: Path, grid: str) -> None:
 
 def test_a_run_does_not_go_on_without_the_ledger_that_paid_for_it(tmp_path: Path) -> None:
     """Going on with a new ledger would print an epsilon for the later rounds only."""
-    from fedpriv import InputError
-
     personal().run(tmp_path / "run", reproduce=6)
     (tmp_path / "run/summary.json").unlink()
     whole = (tmp_path / "run/ledger.sqlite").read_bytes()

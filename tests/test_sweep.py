@@ -295,3 +295,45 @@ def test_figures_have_panels_categories_and_losses(tmp_path: Path) -> None:
     assert results.measure == "loss"
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["linear", "mlp"]
     assert "Diagnostics, not released" in figure._supxlabel.get_text()
+
+
+@pytest.mark.parametrize(
+    ("grid", "message"),
+    [
+        ("run.ledger=x.db,y.db", "run.ledger cannot stand in --grid; use --set run.ledger"),
+        ("run.population=a,b", "run.population cannot stand in --grid"),
+        ("run.declared=protected,benchmark", "run.declared cannot stand in --grid"),
+        ("run.budget_epsilon=1,2", "run.budget_epsilon cannot stand in --grid"),
+    ],
+)
+def test_the_same_people_cannot_pay_from_two_budgets(fedpriv: Any, tmp_path: Path, grid: str, message: str) -> None:
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, *CLINIC, "--grid", grid, "--seeds", "1")
+    assert code == 2
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cell_says_what_its_run_used(fedpriv: Any) -> None:
+    both = ["--grid=strategy.epsilon=1", "--grid=strategy.noise_multiplier=1,2"]
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, *both, "--seeds", "1")
+    assert code == 2
+    assert "would run without strategy.epsilon" in err
+
+
+def test_a_reproduction_claims_no_epsilon(fedpriv: Any, tmp_path: Path) -> None:
+    words = ["--grid=client.learning_rate=0.1", "--seeds", "1", "--reproduce", "--out", "same"]
+    assert fedpriv("sweep", "pmtl", *TINY, *words)[0] == 0
+    (row,) = csv.DictReader((tmp_path / "same/sweep.csv").read_text().splitlines())
+    assert row["epsilon"] == ""
+    assert float(row["epsilon_if_secret"]) > 0
+    found = json.loads((tmp_path / "same/sweep.json").read_text())
+    assert found["cells"][0]["epsilon"] is None
+    assert found["runs"][0]["epsilon"] is None
+
+
+def test_an_out_that_is_a_file_is_a_sentence(fedpriv: Any, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("")
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, "--grid=client.learning_rate=0.1", "--seeds=1", "--out=afile")
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "not a folder" in err

@@ -6,6 +6,8 @@ one task's data: that task counts as zero, and the run goes on.
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -43,8 +45,10 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
     tasks = _zeros(like)
     cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
     learner, billboard = Learner(problem, engine), problem.initial()
-    stage = "initial_state"
+    stage = "the model itself"
     try:
+        _check_outputs(problem, billboard, cohort)
+        stage = "initial_state"
         state = algorithm.initial_state(billboard, cohort)
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
         stage = "train"
@@ -68,6 +72,25 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
             f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
             "mend it, or try run.engine='loop'."
         ) from error
+
+
+def _check_outputs(problem: Problem, billboard: Params, cohort: Cohort) -> None:
+    """Compare what the model gives with what shall be predicted; training would fail for every task."""
+    batch, classes = cohort.one(0).part("train"), cohort.tasks.num_classes
+    with torch.no_grad():
+        found = tuple(problem.predict(billboard, batch.inputs[0]).shape)
+    examples, *values = batch.targets[0].shape
+    if problem.loss == "cross-entropy":
+        if classes is not None and (len(found) != 2 or found[1] < classes):
+            raise InputError(
+                f"the model must give {classes} outputs for every example, one per class, got shape {found} for "
+                f"{examples} examples; change its last layer."
+            )
+    elif found[0] != examples or prod(found[1:]) != prod(values):
+        raise InputError(
+            f"the model must give outputs of shape {tuple(values)} for every example, got shape {found} for {examples} "
+            "examples; change its last layer."
+        )
 
 
 def _check_untouched(billboard: Params, before: Params, name: str) -> None:

@@ -136,6 +136,7 @@ class RunFolder:
             loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
         except ValueError:
             raise InputError(f"{self.summary_path} is damaged; delete it and go on with --resume.") from None
+        self._coins_path.unlink(missing_ok=True)  # a kill may have come between the summary and this
         return loaded
 
     def keep_about(self, about: dict[str, Any]) -> dict[str, Any]:

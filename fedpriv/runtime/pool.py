@@ -7,9 +7,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fedpriv.errors import ComponentFailure
+from fedpriv.errors import ComponentFailure, InputError
 
 if TYPE_CHECKING:
     from flwr.app import Message
@@ -71,6 +71,9 @@ class ShardPool:
     ...         experiment.run(pool=pool)
     """
 
+    _owner: ClassVar[ShardPool | None] = None
+    """The pool that started this process's Ray."""
+
     def __init__(self) -> None:
         self._ray: Any = None
         self._address: str | None = None
@@ -106,8 +109,11 @@ class ShardPool:
                 return
             self.close()
         owned = not ray.is_initialized()
+        if not owned and ShardPool._owner is not None:
+            raise InputError("a ShardPool holds all cores of this process's Ray; hand it over with run(pool=...).")
         if owned:
             _start(ray, shards, address)
+            ShardPool._owner = self
         self._ray, self._address, self._owned, self._room = ray, address, owned, shards
 
     def warm(self, shards: int, address: str | None = None) -> None:
@@ -176,6 +182,7 @@ class ShardPool:
         self._idle = []
         if self._owned:
             self._ray.shutdown()
+            ShardPool._owner = None
         self._ray = None
 
     def _new(self) -> Any:

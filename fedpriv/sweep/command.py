@@ -64,8 +64,8 @@ def run_sweep(
     folder = out or free_folder(Path("runs/sweeps"), f"{name}-{plan.preset}")
     if stored is not None:
         plan.must_match(stored, folder)
-    elif folder.exists() and any(folder.iterdir()):
-        raise InputError(f"{folder} is not empty; choose another --out, or go on with --resume.")
+    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"{folder} is not empty or not a folder; choose another --out, or go on with --resume.")
     jobs = plan.jobs(folder)
     with keep_data(), ShardPool() as pool:
         check_jobs(jobs, chosen.build, data_dir, pool)

@@ -83,7 +83,7 @@ class Plan:
         Raises
         ------
         InputError
-            An unknown section, or two points with the same configuration.
+            An unknown section, two points with the same configuration, or a point that would not use one of its values.
         """
         found: list[Cell] = []
         combinations = list(product(*self.grid.values()))
@@ -91,7 +91,7 @@ class Plan:
         for number, combination in enumerate(combinations, start=1):
             values = dict(zip(self.grid, combination, strict=True))
             # A new class drops settings that it does not know, so names come before the settings of the grid.
-            ordered = sorted(values, key=lambda key: not key.endswith(".name"))
+            ordered = sorted(values, key=lambda key: not (key.endswith(".name") or key == "data.partition"))
             config = apply(self.config, {key: values[key] for key in ordered})
             for other in found:
                 if other.config == config:
@@ -99,6 +99,14 @@ class Plan:
                         f"the cells {_label(other.values)} and {_label(values)} are the same run; leave one key out."
                     )
             found.append(Cell(values, f"{number:0{digits}d}-{_folder_name(values)}", config))
+        for cell in found:
+            for key in cell.values:
+                section, _, name = key.partition(".")
+                if name not in cell.config[section]:
+                    raise InputError(
+                        f"the cell {_label(cell.values)} would run without {key}, which another key replaces; leave "
+                        "one out."
+                    )
         return found
 
     def jobs(self, out: Path) -> list[Job]:

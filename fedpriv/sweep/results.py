@@ -33,7 +33,8 @@ class CellResult:
     values : dict
         Value by key.
     epsilon : float, str or None
-        The largest of its runs: equal for all of them unless coins or data decide.
+        The largest of its runs: equal for all of them unless coins or data decide. None for reproductions, whose rows
+        say what it would have been.
     measures : dict
         By measure ("accuracy", "loss") and model; None where it does not exist.
     tasks_per_second : float
@@ -139,7 +140,7 @@ class Results:
         lines = [
             [
                 *(as_text(value) for value in cell.values.values()),
-                "none" if cell.epsilon is None or self.plan.reproduce else f"{float(cell.epsilon):.3g}",
+                "none" if cell.epsilon is None else f"{float(cell.epsilon):.3g}",
                 *(str(cell.measures[self.measure][name] or "-") for name in MODELS),
                 f"{cell.tasks_per_second:,.0f}",
             ]
@@ -157,7 +158,8 @@ def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]]
             {
                 "values": job.values,
                 "seed": job.seed,
-                "epsilon": guarantee["epsilon"],
+                "epsilon": None if plan.reproduce else guarantee["epsilon"],
+                "epsilon_if_secret": guarantee["epsilon"],
                 "delta": guarantee["delta"],
                 "accuracy": dict(found["accuracy"]),
                 "loss": dict(found["loss"]),
@@ -194,6 +196,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         **{key: as_text(value) for key, value in row["values"].items()},
         "seed": row["seed"],
         "epsilon": row["epsilon"],
+        "epsilon_if_secret": row["epsilon_if_secret"],
         "delta": row["delta"],
         **{f"{name}_{measure}": row[measure][name] for measure in ("accuracy", "loss") for name in MODELS},
         "tasks_per_second": row["tasks_per_second"],

@@ -14,6 +14,9 @@ __all__ = ["as_text", "parse_grid", "parse_seeds"]
 
 _MOST_SEEDS = 10_000
 _OWN = {"run.seed": "--seeds", "run.reproduce": "--reproduce"}
+# Who is protected and whose budget is spent: one and the same for a sweep, or the same people would pay from two.
+_OWN |= {f"run.{name}": f"--set run.{name}" for name in ("ledger", "population", "declared")}
+_OWN |= {f"run.budget_{name}": f"--set run.budget_{name}" for name in ("epsilon", "delta")}
 
 
 def parse_grid(words: Iterable[str]) -> dict[str, list[Any]]:
