@@ -244,6 +244,8 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
             results.append((job, summary))
             if len(seen) == 3:
                 os.kill(processes[0], signal.SIGKILL)
+        with pytest.raises(InputError, match=r"hand it over with run\(pool=\.\.\.\)"):
+            ShardPool().connect(1)  # it would wait for cores that the idle shards hold
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[3] & seen[2]) == 1, "one shard was replaced, the other kept"
     assert len(seen[3]) == 2
