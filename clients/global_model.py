@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, subtract, unnest
+from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, unnest
 
 __all__ = ["FedProx", "GlobalModel"]
 
@@ -33,7 +33,7 @@ class GlobalModel(LocalSGD):
         """Train from the billboard; keep nothing."""
         start = broadcast(billboard, len(cohort))
         model = self.fit(learner, start, cohort, key, anchor=billboard, strength=self.pull)
-        return state, subtract(model, billboard)
+        return state, {name: value.sub_(billboard[name]) for name, value in model.items()}  # nobody else has the model
 
     @property
     def pull(self) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedpriv import InputError
-from fedpriv.cohort import Batch, Engine, KernelEngine, LoopEngine, Params, Problem, VmapEngine
+from fedpriv.cohort import Batch, Descent, Engine, KernelEngine, LoopEngine, Marks, Params, Problem, VmapEngine
 from fedpriv.cohort.problem import Loss
 
 SHAPE = (2, 3)
@@ -34,13 +34,13 @@ def batch(count: int, size: int, loss: Loss, dtype: torch.dtype, *, flatten: boo
     for task, hole in enumerate(holes):
         mask[task % count, max(size - hole, 0) :] = 0  # a hole as long as the batch: the task rests
         inputs[task % count, max(size - hole, 0) :] = 0
-    return Batch(inputs, targets, mask)
+    return Batch(inputs, targets, Marks(mask))
 
 
 def a_step(engine: Engine, problem: Problem, examples: Batch, *how: Any) -> Params:
     """Return the weights of two tasks after one step from the public start."""
     params = {name: value.unsqueeze(0).repeat(2, *[1] * value.dim()) for name, value in problem.initial().items()}
-    engine.step(problem, params, examples, 0.1, *how)
+    engine.descend(problem, params, [examples], Descent(0.1, *how))
     return params
 
 
@@ -74,11 +74,10 @@ def test_kernels_step_and_score_as_the_loop(
     for engine in (LoopEngine(), KernelEngine()):
         torch.manual_seed(seed)
         params = {name: value.clone() for name, value in start.items()}
-        speed = {name: torch.zeros_like(value) for name, value in start.items()} if momentum else None
-        for _ in range(steps):
-            examples = batch(count, size, loss, dtype, flatten=flatten, holes=holes)
-            engine.step(problem, params, examples, 0.1, None if pull == "none" else anchor, strength, speed, momentum)
-        results.append([*params.values(), *engine.scores(problem, params, examples)])
+        batches = [batch(count, size, loss, dtype, flatten=flatten, holes=holes) for _ in range(steps)]
+        descent = Descent(0.1, None if pull == "none" else anchor, strength, momentum)
+        engine.descend(problem, params, batches, descent)
+        results.append([*params.values(), *engine.scores(problem, params, batches[-1])])
     tolerance = 1e-10 if double else 2e-5
     for one, two in zip(*results, strict=True):
         torch.testing.assert_close(two, one, rtol=tolerance, atol=tolerance, equal_nan=True)
@@ -89,9 +88,9 @@ def test_the_kernels_do_not_move_a_task_that_rests_or_stands_at_its_anchor() -> 
     params = {name: torch.randn(3, *value.shape) for name, value in problem.initial().items()}
     before = {name: value.clone() for name, value in params.items()}
     examples = batch(3, 4, "cross-entropy", torch.float32, flatten=True, holes=[4, 4, 4])
-    KernelEngine().step(problem, params, examples, 0.1, before, 0.7)
+    KernelEngine().descend(problem, params, [examples], Descent(0.1, before, 0.7))
     away = {name: value + 1.0 for name, value in before.items()}
-    KernelEngine().step(problem, params, examples, 0.1, away, 0.7)
+    KernelEngine().descend(problem, params, [examples], Descent(0.1, away, 0.7))
     for name, value in params.items():
         assert torch.equal(value, before[name])
 
@@ -146,7 +145,7 @@ def test_images_without_flatten_are_not_mistaken_for_vectors() -> None:
     model = nn.Sequential(nn.Linear(3, 3))
     examples = batch(2, 4, "squared", torch.float32, flatten=True, holes=[])
     problem = Problem(model, "squared")
-    wide = Batch(examples.inputs, torch.randn(2, 4, *SHAPE), examples.mask)
+    wide = Batch(examples.inputs, torch.randn(2, 4, *SHAPE), examples.marks)
     params, other = (a_step(engine, problem, wide) for engine in (KernelEngine(), VmapEngine()))
     for name, value in params.items():
         assert torch.equal(value, other[name])
@@ -158,10 +157,9 @@ def test_padding_that_overflows_does_not_count(engine: Engine, momentum: float) 
     """Zero times infinity is NaN: on padding, a task's own large weights would decide whether the task counts."""
     problem = Problem(network(1, bias=True, flatten=False, dtype=torch.float32, seed=0), "squared")
     params = {name: torch.full((2, *value.shape), 1e30) for name, value in problem.initial().items()}
-    speed = {name: torch.zeros_like(value) for name, value in params.items()} if momentum else None
     before = {name: value.clone() for name, value in params.items()}
     examples = batch(2, 4, "squared", torch.float32, flatten=False, holes=[4, 4])
-    engine.step(problem, params, examples, 0.1, before, 0.5, speed, momentum)
+    engine.descend(problem, params, [examples], Descent(0.1, before, 0.5, momentum))
     for name, value in params.items():
         assert torch.equal(value, before[name])
 

@@ -2,7 +2,8 @@
 
 from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
 from fedpriv.cohort.batches import Schedule
-from fedpriv.cohort.cohort import Batch, Cohort, padded_width
+from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
+from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
 from fedpriv.cohort.kernels import KernelEngine
@@ -18,12 +19,14 @@ __all__ = [
     "Batch",
     "ClientAlgorithm",
     "Cohort",
+    "Descent",
     "Engine",
     "KernelEngine",
     "Key",
     "Learner",
     "LocalSGD",
     "LoopEngine",
+    "Marks",
     "Params",
     "Problem",
     "Purpose",

@@ -77,13 +77,11 @@ class Schedule:
             counts = per_epoch * np.asarray(epochs, dtype=np.int64)
         width = min(batch_size, int(padded_width(sizes).max(initial=1)))
         index = np.full((len(sizes), int(counts.max(initial=0)), width), -1, dtype=np.int64)
-        for position, (size, task) in enumerate(zip(sizes.tolist(), ids.tolist(), strict=True)):
-            done, wanted = 0, int(counts[position])
-            generator = key.generator(task)
-            while done < wanted:
-                order = np.full(int(per_epoch[position]) * batch_size, -1, dtype=np.int64)
-                order[:size] = generator.permutation(size)
-                batches = order.reshape(-1, batch_size)[: wanted - done, :width]
-                index[position, done : done + len(batches)] = batches
-                done += len(batches)
+        places = index.reshape(len(sizes), -1)
+        rows = zip(places, sizes.tolist(), per_epoch.tolist(), counts.tolist(), strict=True)
+        for (row, size, batches, wanted), generator in zip(rows, key.generators(ids.tolist()), strict=True):
+            for first in range(0, wanted, max(batches, 1)):
+                # An epoch ends with its last, smaller batch; the run may end within an epoch.
+                taken = min(size, (wanted - first) * width)
+                row[first * width : first * width + taken] = generator.permutation(size)[:taken]
         return cls(index)

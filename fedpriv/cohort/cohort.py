@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -12,13 +13,55 @@ from torch import Tensor
 
 from fedpriv.cohort.tasks import Part, Ragged, Tasks
 
-__all__ = ["Batch", "Cohort", "padded_width"]
+__all__ = ["Batch", "Cohort", "Marks", "padded_width"]
 
 
 def padded_width(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return the number of places that tasks of these sizes are padded to: the next power of two, at least 1."""
     found: NDArray[np.int64] = 1 << np.ceil(np.log2(np.maximum(sizes, 1))).astype(np.int64)
     return found
+
+
+@dataclass(frozen=True)
+class Marks:
+    """Which places of a batch hold an example; what follows from it is computed once for all batches alike.
+
+    Attributes
+    ----------
+    mask : Tensor, shape [C, n], floating
+        1 for a real example, 0 for padding.
+    full : bool
+        Whether it is known that there is no padding; False if not known.
+    """
+
+    mask: Tensor
+    full: bool = False
+
+    @cached_property
+    def sizes(self) -> Tensor:
+        """Real examples of every task, shape [C], floating."""
+        return self.mask.sum(dim=1)
+
+    @cached_property
+    def share(self) -> Tensor:
+        """Weight of every example in its task's mean, shape [C, n]; 0 for padding."""
+        return self.mask / self.sizes.clamp(min=1.0).unsqueeze(1)
+
+    @cached_property
+    def padding(self) -> Tensor | None:
+        """True for padding, shape [C, n]; None if there is none."""
+        if self.full:
+            return None
+        padding = self.mask == 0
+        return padding if bool(padding.any()) else None
+
+    @cached_property
+    def resting(self) -> Tensor | None:
+        """True for tasks without an example, shape [C]; None if there are none."""
+        if self.full:
+            return None
+        resting = self.sizes == 0
+        return resting if bool(resting.any()) else None
 
 
 @dataclass(frozen=True)
@@ -31,18 +74,23 @@ class Batch:
         Examples; padding is zero, so that nothing of another task can get in.
     targets : Tensor, shape [C, n] (int64 classes) or [C, n, ...] (floating values)
         What to predict.
-    mask : Tensor, shape [C, n], floating
-        1 for a real example, 0 for padding.
+    marks : Marks
+        Which places hold an example.
     """
 
     inputs: Tensor
     targets: Tensor
-    mask: Tensor
+    marks: Marks
+
+    @property
+    def mask(self) -> Tensor:
+        """1 for a real example, 0 for padding, shape [C, n], floating."""
+        return self.marks.mask
 
     @property
     def sizes(self) -> Tensor:
         """Real examples of every task, shape [C], floating."""
-        return self.mask.sum(dim=1)
+        return self.marks.sizes
 
 
 @dataclass(frozen=True)
@@ -87,28 +135,35 @@ class Cohort:
         """Return all examples of one part, padded to the width of the largest task of the cohort."""
         width = int(padded_width(self.sizes(part)).max(initial=1))
         index = np.broadcast_to(np.arange(width), (len(self), width))
-        return self.batch(np.where(index < self.sizes(part)[:, None], index, -1), part)
+        index = np.where(index < self.sizes(part)[:, None], index, -1)
+        return next(self.batches(index[:, None], part))
 
-    def batch(self, index: NDArray[np.int64], part: Part = "train") -> Batch:
-        """Gather examples by their number within each task.
+    def batches(self, index: NDArray[np.int64], part: Part = "train") -> Iterator[Batch]:
+        """Gather examples by their number within each task, one mini-batch after the other.
 
         Parameters
         ----------
-        index : ndarray of int64, shape [C, b]
-            Example numbers; -1 is padding.
+        index : ndarray of int64, shape [C, S, b]
+            Example numbers of S mini-batches; -1 is padding.
         part : {"train", "validation", "test"}
             Where to gather from.
         """
         data = self.tasks.part(part)
+        index = np.ascontiguousarray(index.swapaxes(0, 1))  # [S, C, b]
         real = index >= 0
+        full = real.all(axis=(1, 2))
         rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
-        inputs, targets = _tensors(data, rows, self.dtype)
-        if not real.all():
+        everywhere = Marks(torch.ones(index.shape[1:], dtype=self.dtype), full=True)
+        for step in range(len(index)):
+            inputs, targets = _tensors(data, rows[step], self.dtype)
+            if full[step]:
+                yield Batch(inputs, targets, everywhere)
+                continue
             # Row 0 stood in for padding: it belongs to another task, and 0 * inf is NaN, so a mask is not enough.
-            padding = torch.from_numpy(~real)
-            inputs[padding] = 0
-            targets[padding] = 0
-        return Batch(inputs, targets, torch.from_numpy(real).to(self.dtype))
+            here = torch.from_numpy(real[step])
+            inputs[~here] = 0
+            targets[~here] = 0
+            yield Batch(inputs, targets, Marks(here.to(self.dtype)))
 
 
 def _tensors(data: Ragged, rows: NDArray[np.int64], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -116,6 +171,10 @@ def _tensors(data: Ragged, rows: NDArray[np.int64], dtype: torch.dtype) -> tuple
         inputs = torch.zeros((*rows.shape, *data.inputs.shape[1:]), dtype=dtype)
         floating = np.issubdtype(data.targets.dtype, np.floating)
         return inputs, torch.zeros((*rows.shape, *data.targets.shape[1:]), dtype=dtype if floating else torch.int64)
-    inputs = torch.from_numpy(data.inputs[rows]).to(dtype)
-    targets = torch.from_numpy(data.targets[rows])
-    return inputs, targets.to(dtype) if targets.is_floating_point() else targets.to(torch.int64)
+    inputs = torch.from_numpy(data.inputs.take(rows, axis=0))
+    targets = torch.from_numpy(data.targets.take(rows, axis=0))
+    return _as(inputs, dtype), _as(targets, dtype if targets.is_floating_point() else torch.int64)
+
+
+def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values if values.dtype == dtype else values.to(dtype)  # asking is cheaper than a call that does nothing

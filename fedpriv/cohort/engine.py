@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import grad, vmap
 
 from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.descent import Descent, per_task
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.trees import Params, State, concatenate, one
+from fedpriv.cohort.trees import Params, State, concatenate, one, zeros_like
 from fedpriv.errors import ComponentFailure
 
 __all__ = ["Engine", "LoopEngine", "TaskFailure", "VmapEngine", "average"]
@@ -36,21 +39,8 @@ class Engine(ABC):
 
     name: str
 
-    def step(
-        self,
-        problem: Problem,
-        params: Params,
-        batch: Batch,
-        learning_rate: float,
-        anchor: Params | None = None,
-        strength: float | Tensor = 0.0,
-        velocity: Params | None = None,
-        momentum: float = 0.0,
-    ) -> None:
-        """Take one step of SGD in place: ``w <- w - learning_rate * v``.
-
-        Here ``v <- momentum * v + gradient + strength * (w - anchor)``, as in ``torch.optim.SGD``. A task without
-        examples in the batch rests.
+    def sgd(self, problem: Problem, params: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent) -> None:
+        """Take one step of SGD in place for each mini-batch.
 
         Parameters
         ----------
@@ -58,33 +48,34 @@ class Engine(ABC):
             Model and loss.
         params : Params, each [C, ...]
             The weights of every task; changed.
-        batch : Batch
-            Its examples.
-        learning_rate : float
-            Step size.
-        anchor : Params, each [...] or [C, ...]
-            What to stay close to; None for no pull.
-        strength : float or Tensor of shape [C]
-            Strength of the pull.
-        velocity : Params, each [C, ...]
-            Where the velocity ``v`` is kept between steps; changed. None without momentum.
-        momentum : float
-            Share of the velocity that stays.
+        cohort : Cohort
+            The tasks.
+        index : ndarray of int64, shape [C, S, b]
+            Example numbers of S mini-batches; -1 is padding. A task without examples in a batch rests.
+        descent : Descent
+            Step size, pull and momentum.
         """
-        gradients = self.gradients(problem, params, batch)
-        resting = batch.sizes == 0
-        for name, value in params.items():
-            gradient, axes = gradients[name], [1] * (value.dim() - 1)
-            if anchor is not None:
-                # Exactly 0 at the anchor: else rounding would break ties between strengths.
-                pull = torch.sub(value, anchor[name])
-                # A new tensor: two parameters may share one gradient (x @ (a + b)).
-                gradient = torch.addcmul(gradient, pull, torch.as_tensor(strength, dtype=value.dtype).view(-1, *axes))
-            if velocity is not None:
-                gradient = velocity[name].mul_(momentum).add_(gradient)
-            if resting.any():
-                gradient = gradient.masked_fill(resting.view(-1, *axes), 0.0)
-            value.sub_(gradient, alpha=learning_rate)
+        self.descend(problem, params, cohort.batches(index), descent)
+
+    def descend(self, problem: Problem, params: Params, batches: Iterable[Batch], descent: Descent) -> None:
+        """Take one step of SGD in place, from rest, for each batch."""
+        velocity = zeros_like(params) if descent.momentum else None
+        anchor = descent.anchor
+        for batch in batches:
+            gradients = self.gradients(problem, params, batch)
+            for name, value in params.items():
+                gradient = gradients[name]
+                if anchor is not None:
+                    # Exactly 0 at the anchor: else rounding would break ties between strengths.
+                    pull = torch.sub(value, anchor[name])
+                    strength = torch.as_tensor(descent.strength, dtype=value.dtype)
+                    # A new tensor: two parameters may share one gradient (x @ (a + b)).
+                    gradient = torch.addcmul(gradient, pull, per_task(strength, value))
+                if velocity is not None:
+                    gradient = velocity[name].mul_(descent.momentum).add_(gradient)
+                if batch.marks.resting is not None:
+                    gradient = gradient.masked_fill(per_task(batch.marks.resting, value), 0.0)
+                value.sub_(gradient, alpha=descent.learning_rate)
 
     @abstractmethod
     def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:

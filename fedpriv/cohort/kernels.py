@@ -6,18 +6,27 @@ products over the task axis, and the gradient is added to the weights in the pro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedpriv.cohort.cohort import Batch
+from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.descent import Descent, per_task
 from fedpriv.cohort.engine import VmapEngine, average
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.trees import Params
+from fedpriv.cohort.tiles import Tiles
+from fedpriv.cohort.trees import Params, zeros_like
 
 __all__ = ["KernelEngine"]
 
+
+_threshold_backward = torch.ops.aten.threshold_backward
+"""The gradient behind a ReLU, as autograd takes it: one pass, where a comparison and a product are two."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -26,9 +35,14 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 class _Layer:
     """One linear layer of a chain, and whether a ReLU follows."""
 
-    name: str
-    bias: bool
+    weight: str
+    bias: str | None
     relu: bool
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of its parameters."""
+        return (self.weight,) if self.bias is None else (self.weight, self.bias)
 
 
 class KernelEngine(VmapEngine):
@@ -37,75 +51,48 @@ class KernelEngine(VmapEngine):
     name = "auto"
 
     def __init__(self) -> None:
-        # Walking over a model costs as much as a step of a small chunk; a node has one model.
+        # Walking over a model costs as much as a step of a small tile; a node has one model.
         self._known: tuple[nn.Module, int, list[_Layer] | None] | None = None
+        self.tiles = Tiles()
 
-    def _layers(self, problem: Problem, batch: Batch) -> list[_Layer] | None:
-        model, axes = problem.model, batch.inputs.dim()
+    def _layers(self, problem: Problem, axes: int) -> list[_Layer] | None:
+        model = problem.model
         if self._known is None or self._known[0] is not model or self._known[1] != axes:
             self._known = (model, axes, _chain(model, axes))
         return self._known[2]
 
-    def step(  # noqa: D102
-        self,
-        problem: Problem,
-        params: Params,
-        batch: Batch,
-        learning_rate: float,
-        anchor: Params | None = None,
-        strength: float | Tensor = 0.0,
-        velocity: Params | None = None,
-        momentum: float = 0.0,
+    def sgd(  # noqa: D102
+        self, problem: Problem, params: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
     ) -> None:
-        layers = self._layers(problem, batch)
-        if layers is None:
-            super().step(problem, params, batch, learning_rate, anchor, strength, velocity, momentum)
+        axes = 2 + len(cohort.tasks.input_shape)
+        if self._layers(problem, axes) is None:
+            super().sgd(problem, params, cohort, index, descent)
             return
-        strength = torch.as_tensor(strength, dtype=batch.mask.dtype)
-        padding = batch.mask == 0
-        padded = bool(padding.any())
-        awake = batch.sizes > 0
-        resting = None if bool(awake.all()) else ~awake
-        inputs = _forward(layers, params, batch.inputs)
-        delta = _output_gradient(problem, inputs.pop(), batch)
-        if padded:
-            # Zero times infinity is NaN: padding has to be set to zero, or a task's own overflow on made-up examples
-            # would decide whether it counts, depending on who else is in the cohort.
-            for values in (delta, *inputs[1:]):
-                values.masked_fill_(padding.unsqueeze(2), 0.0)
-        # With momentum the weights' place is taken by the velocity, which then moves the weights.
-        moved, rate = (params, -learning_rate) if velocity is None else (velocity, 1.0)
-        for position in range(len(layers) - 1, -1, -1):
-            layer, before = layers[position], inputs[position]
-            name = f"{layer.name}.weight"
-            # The way back needs the weights as they were in the forward pass: before anything is added to them.
-            below = torch.bmm(delta, params[name]).mul_(before > 0) if position else delta
-            if padded and position:
-                below.masked_fill_(padding.unsqueeze(2), 0.0)
-            for key in (name, f"{layer.name}.bias")[: 1 + layer.bias]:
-                if velocity is not None:
-                    velocity[key].mul_(momentum)
-                if anchor is not None and velocity is None:
-                    _towards(params[key], anchor[key], learning_rate * strength, resting)
-                elif anchor is not None and velocity is not None:
-                    velocity[key].addcmul_(params[key] - anchor[key], _per_task(strength, params[key]))
-            moved[name].baddbmm_(delta.mT, before, alpha=rate)
-            if layer.bias:
-                moved[f"{layer.name}.bias"].add_(delta.sum(dim=1), alpha=rate)
-            delta = below
-        if velocity is not None:
-            for name, value in params.items():
-                change = velocity[name]
-                if resting is not None:
-                    change = change.masked_fill(_per_task(resting, value), 0.0)
-                value.sub_(change, alpha=learning_rate)
+        # All steps of a few tasks, whose weights stay in the cache meanwhile, before the next few.
+        everybody, each = np.arange(len(cohort)), sum(value[:1].nbytes for value in params.values())
+        for here in self.tiles.cut(len(cohort), each, index.shape[1] * index.shape[2]):
+            tile = {name: value[here] for name, value in params.items()}
+            batches = cohort.subset(everybody[here]).batches(index[here])
+            self.descend(problem, tile, batches, descent.part(here, params))
+
+    def descend(self, problem: Problem, params: Params, batches: Iterable[Batch], descent: Descent) -> None:  # noqa: D102
+        chain: _Chain | None = None
+        batches = iter(batches)
+        for batch in batches:
+            if chain is None:
+                layers = self._layers(problem, batch.inputs.dim())
+                if layers is None:
+                    super().descend(problem, params, itertools.chain([batch], batches), descent)
+                    return
+                chain = _Chain(layers, problem, params, descent, batch)
+            chain.step(batch)
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
-        layers = self._layers(problem, batch)
+        layers = self._layers(problem, batch.inputs.dim())
         if layers is None:
             return super().scores(problem, params, batch)
         with torch.no_grad():
-            outputs = _forward(layers, params, batch.inputs)[-1]
+            outputs = _forward(_views(layers, params), batch.inputs)[-1]
             loss, correct = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
         shape = batch.mask.shape
         return average(loss.view(shape), batch.mask), average(correct.view(shape), batch.mask)
@@ -122,55 +109,132 @@ def _chain(model: nn.Module, axes: int) -> list[_Layer] | None:
     flat = axes == 3
     for name, module in model._modules.items():  # named_children would skip a module that occurs twice
         if type(module) is nn.Linear:
-            found.append(_Layer(name, module.bias is not None, relu=False))
+            bias = None if module.bias is None else f"{name}.bias"
+            found.append(_Layer(f"{name}.weight", bias, relu=False))
         elif type(module) is nn.ReLU and found and not found[-1].relu:
-            found[-1] = _Layer(name=found[-1].name, bias=found[-1].bias, relu=True)
+            found[-1] = replace(found[-1], relu=True)
         elif type(module) is nn.Flatten and not found and (module.start_dim, module.end_dim) == (1, -1):
             flat = axes >= 3
         else:
             return None
     if not flat or not found or found[-1].relu or not all(layer.relu for layer in found[:-1]):
         return None
-    expected = [f"{layer.name}.{kind}" for layer in found for kind in ("weight", "bias")[: 1 + layer.bias]]
+    expected = {name for layer in found for name in layer.names}
     changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
     # Weights that two layers share would be missing here: autograd adds up their gradients, these kernels do not.
-    return None if changed or {name for name, _ in model.named_parameters()} != set(expected) else found
+    return None if changed or {name for name, _ in model.named_parameters()} != expected else found
 
 
-def _forward(layers: list[_Layer], params: Params, examples: Tensor) -> list[Tensor]:
+@dataclass(frozen=True)
+class _View:
+    """What one layer is computed with, for a tile of C tasks: making a view costs as much as a small product."""
+
+    weight: Tensor  # [C, out, in]
+    transposed: Tensor  # [C, in, out]
+    bias: Tensor | None  # [C, 1, out]
+    relu: bool
+
+
+def _views(layers: list[_Layer], params: Params) -> list[_View]:
+    return [
+        _View(
+            params[layer.weight],
+            params[layer.weight].mT,
+            None if layer.bias is None else params[layer.bias].unsqueeze(1),
+            layer.relu,
+        )
+        for layer in layers
+    ]
+
+
+def _forward(views: list[_View], examples: Tensor) -> list[Tensor]:
     """Return the input of every layer and the outputs [C, n, K]."""
     values = [examples.flatten(2)]
-    for layer in layers:
-        weight = params[f"{layer.name}.weight"].mT
-        if layer.bias:
-            made = torch.baddbmm(params[f"{layer.name}.bias"].unsqueeze(1), values[-1], weight)
+    for view in views:
+        if view.bias is None:
+            made = torch.bmm(values[-1], view.transposed)
         else:
-            made = torch.bmm(values[-1], weight)
-        values.append(made.relu_() if layer.relu else made)
+            made = torch.baddbmm(view.bias, values[-1], view.transposed)
+        values.append(made.relu_() if view.relu else made)
     return values
 
 
-def _output_gradient(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:
-    """Return the gradient of every task's mean loss by its outputs, [C, n, K]."""
-    if problem.loss == "cross-entropy":
-        delta = torch.softmax(outputs, dim=2)
-        classes = batch.targets.unsqueeze(2)
-        delta.scatter_add_(2, classes, delta.new_full((), -1.0).expand(classes.shape))
-    else:
-        delta = outputs - batch.targets.reshape(outputs.shape)
-    share = batch.mask / batch.sizes.clamp(min=1.0).unsqueeze(1)
-    return delta.mul_(share.unsqueeze(2))
+class _Chain:
+    """One tile of tasks on its way down; ``like`` is a batch in the shape of all."""
+
+    def __init__(self, layers: list[_Layer], problem: Problem, params: Params, descent: Descent, like: Batch) -> None:
+        self.problem, self.params, self.descent = problem, params, descent
+        self.views = _views(layers, params)
+        count, places = like.mask.shape
+        self.ones = like.mask.new_ones(count, 1, places)
+        self.minus = like.mask.new_full((), -1.0).expand(count, places, 1)
+        self.strength = torch.as_tensor(descent.strength, dtype=like.mask.dtype)
+        self.velocity = zeros_like(params) if descent.momentum else None
+        # With momentum the weights' place is taken by the velocity, which then moves the weights.
+        self.moved = self.views if self.velocity is None else _views(layers, self.velocity)
+        self.rate = -descent.learning_rate if self.velocity is None else 1.0
+
+    def step(self, batch: Batch) -> None:
+        """Take one step of SGD in place."""
+        marks = batch.marks
+        padding = None if marks.padding is None else marks.padding.unsqueeze(2)
+        inputs = _forward(self.views, batch.inputs)
+        deltas = self._backward(inputs, self._output_gradient(inputs[-1], batch), padding)
+        if self.descent.anchor is not None:
+            self._pull(self.descent.anchor, marks.resting)
+        elif self.velocity is not None:
+            for value in self.velocity.values():
+                value.mul_(self.descent.momentum)
+        for moved, before, delta in zip(self.moved, inputs, deltas, strict=False):
+            moved.weight.baddbmm_(delta.mT, before, alpha=self.rate)
+            if moved.bias is not None:
+                moved.bias.baddbmm_(self.ones, delta, alpha=self.rate)  # the sum over examples, in one call
+        if self.velocity is not None:
+            self._move(self.velocity, marks.resting)
+
+    def _output_gradient(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """Return the gradient of every task's mean loss by its outputs, [C, n, K]."""
+        if self.problem.loss == "cross-entropy":
+            delta = torch.softmax(outputs, dim=2).scatter_add_(2, batch.targets.unsqueeze(2), self.minus)
+        else:
+            delta = outputs - batch.targets.reshape(outputs.shape)
+        return delta.mul_(batch.marks.share.unsqueeze(2))
+
+    def _backward(self, inputs: list[Tensor], delta: Tensor, padding: Tensor | None) -> list[Tensor]:
+        """Return the gradient by every layer's outputs, from the weights as they were in the forward pass."""
+        if padding is not None:
+            # Zero times infinity is NaN: padding has to be set to zero, or a task's own overflow on made-up examples
+            # would decide whether it counts, depending on who else is in the cohort.
+            for values in (delta, *inputs[1:-1]):
+                values.masked_fill_(padding, 0.0)
+        deltas = [delta]
+        for position in range(len(self.views) - 1, 0, -1):
+            delta = _threshold_backward(torch.bmm(delta, self.views[position].weight), inputs[position], 0)
+            if padding is not None:
+                delta.masked_fill_(padding, 0.0)
+            deltas.insert(0, delta)
+        return deltas
+
+    def _pull(self, anchor: Params, resting: Tensor | None) -> None:
+        for name, value in self.params.items():
+            if self.velocity is None:
+                _towards(value, anchor[name], self.descent.learning_rate * self.strength, resting)
+            else:
+                velocity = self.velocity[name].mul_(self.descent.momentum)
+                velocity.addcmul_(value - anchor[name], per_task(self.strength, value))
+
+    def _move(self, velocity: Params, resting: Tensor | None) -> None:
+        for name, value in self.params.items():
+            change = velocity[name]
+            if resting is not None:
+                change = change.masked_fill(per_task(resting, value), 0.0)
+            value.sub_(change, alpha=self.descent.learning_rate)
 
 
 def _towards(value: Tensor, anchor: Tensor, rate: Tensor, resting: Tensor | None) -> None:
     """Move in place by ``rate * (anchor - value)``, [C] or one for all; exactly nowhere at the anchor or at rest."""
-    rate = _per_task(rate, value)
+    rate = per_task(rate, value)
     if resting is None:
         value.lerp_(anchor.expand_as(value), rate)
     else:
-        value.copy_(torch.where(_per_task(resting, value), value, value.lerp(anchor.expand_as(value), rate)))
-
-
-def _per_task(values: Tensor, like: Tensor) -> Tensor:
-    """Return one number per task [C] in a shape that multiplies [C, ...]."""
-    return values.view(-1, *[1] * (like.dim() - 1))
+        value.copy_(torch.where(per_task(resting, value), value, value.lerp(anchor.expand_as(value), rate)))

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Cohort
+from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine
 from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
@@ -101,10 +102,8 @@ class Learner:
         params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
-        velocity = {name: torch.zeros_like(value) for name, value in params.items()} if momentum else None
-        for step in range(schedule.steps):
-            batch = cohort.batch(schedule.index[:, step])
-            self.engine.step(self.problem, params, batch, learning_rate, anchor, strength, velocity, momentum)
+        descent = Descent(learning_rate, anchor, strength, momentum)
+        self.engine.sgd(self.problem, params, cohort, schedule.index, descent)
         return params
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:

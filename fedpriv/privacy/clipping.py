@@ -19,8 +19,8 @@ from fedpriv.errors import InputError
 
 __all__ = ["ClippedRows", "check_clipping_norm", "clip_rows", "clipped_sum", "update_norms"]
 
-_BLOCK = 1 << 18
-"""Entries worked on at a time in float64 (2 MB), or one row: the float64 copy of everything is never built."""
+_BLOCK = 1 << 16
+"""Entries worked on at a time in float64 (512 KB), or one row: a float64 copy that stays in the cache."""
 
 _SAFE = (1e-280, 1e300)
 """Sums of squares in this range are exact to rounding; other rows are measured again after rescaling."""
@@ -128,25 +128,34 @@ def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64
     """
     check_clipping_norm(clipping_norm)
     flat = _flatten(arrays)
-    totals = [np.zeros(array.shape[1], dtype=np.float64) for array in flat]
-    high = max(1, _BLOCK // max(1, sum(array.shape[1] for array in flat)))
+    ends = np.cumsum([0, *(array.shape[1] for array in flat)]).tolist()
+    total = np.zeros(ends[-1], dtype=np.float64)
+    high = max(1, _BLOCK // max(1, ends[-1]))
+    buffer = np.empty((min(high, len(flat[0])), ends[-1]), dtype=np.float64)
     for start in range(0, len(flat[0]), high):
-        _add_clipped([array[start : start + high].astype(np.float64) for array in flat], clipping_norm, totals)
-    return [total.reshape(np.shape(array)[1:]) for total, array in zip(totals, arrays, strict=True)]
+        rows = buffer[: len(flat[0]) - start]
+        for array, first, last in zip(flat, ends, ends[1:], strict=False):
+            rows[:, first:last] = array[start : start + high]
+        _add_clipped(rows, clipping_norm, total)
+    pieces = zip(arrays, ends, ends[1:], strict=False)
+    return [total[first:last].reshape(np.shape(array)[1:]) for array, first, last in pieces]
 
 
-def _add_clipped(rows: list[NDArray[np.float64]], clipping_norm: float, totals: list[NDArray[np.float64]]) -> None:
-    """Clip some rows [k, d] and add them to the totals [d]; the rows may be changed."""
-    norms, extreme = _measure(rows)
-    factors = _factors(norms, clipping_norm)
+def _add_clipped(rows: NDArray[np.float64], clipping_norm: float, total: NDArray[np.float64]) -> None:
+    """Clip some rows [k, d], which are used up, and add them to the total [d].
+
+    Row after row, so that the rounding of a sum follows neither from blocks nor from chunks.
+    """
+    norms, extreme = _measure([rows])
     for k in extreme:
-        for part, total in zip(_clip_extreme(rows, int(k), clipping_norm), totals, strict=True):
-            total += part
+        (rows[k],) = _clip_extreme([rows], int(k), clipping_norm)
+    factors = _factors(norms, clipping_norm)
+    factors[extreme] = 1.0
     # A factor of 0 would not do for rows that are not finite: 0 * NaN is NaN.
-    out = np.union1d(np.flatnonzero(~np.isfinite(norms)), extreme).astype(np.intp)
-    for block, total in zip(rows, totals, strict=True):
-        block[out] = 0.0
-        total += factors @ block
+    rows[np.isinf(norms)] = 0.0
+    rows *= factors[:, None]
+    for row in rows:
+        total += row
 
 
 def _flatten(arrays: Arrays) -> list[NDArray[Any]]:
@@ -190,7 +199,7 @@ def _measure(flat: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
             for rows, columns in _blocks(array):
                 block = array[rows, columns].astype(np.float64, copy=False)
                 # One pass without a temporary; the error of a block's sum stays below 3e-11 of it, typically 1e-14.
-                squares[rows] += np.einsum("ij,ij->i", block, block)
+                squares[rows] += np.vecdot(block, block)
         norms = np.sqrt(squares)
     norms[np.isnan(norms)] = math.inf
     extreme = []
