@@ -151,7 +151,7 @@ class Cohort:
         data = self.tasks.part(part)
         index = np.ascontiguousarray(index.swapaxes(0, 1))  # [S, C, b]
         real = index >= 0
-        full = real.all(axis=(1, 2))
+        full: NDArray[np.bool_] = np.all(real, axis=(1, 2))
         rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
         everywhere = Marks(torch.ones(index.shape[1:], dtype=self.dtype), full=True)
         for step in range(len(index)):
