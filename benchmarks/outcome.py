@@ -7,11 +7,11 @@ import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-__all__ = ["Outcome", "cpu_seconds"]
+__all__ = ["Outcome", "cpu_seconds", "descendants"]
 
 
-def cpu_seconds(root: int | None = None) -> float:
-    """CPU time so far of a process (this one) and all that descend from it: the driver, Ray and its actors (Linux)."""
+def descendants(root: int | None = None) -> dict[int, int]:
+    """Return the clock ticks of a process (this one) and of all that descend from it, by process id (Linux)."""
     parents: dict[int, int] = {}
     ticks: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
@@ -24,7 +24,12 @@ def cpu_seconds(root: int | None = None) -> float:
     mine = {os.getpid() if root is None else root}
     while more := {number for number, parent in parents.items() if parent in mine} - mine:
         mine |= more
-    return sum(ticks[number] for number in mine) / os.sysconf("SC_CLK_TCK")
+    return {number: ticks[number] for number in mine}
+
+
+def cpu_seconds(root: int | None = None) -> float:
+    """CPU time so far of a process (this one) and all that descend from it: the driver, Ray and its actors (Linux)."""
+    return sum(descendants(root).values()) / os.sysconf("SC_CLK_TCK")
 
 
 @dataclass(frozen=True)

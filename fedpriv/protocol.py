@@ -23,6 +23,7 @@ __all__ = [
     "TaskRange",
     "billboards_from_record",
     "record_from_billboards",
+    "records_from_billboards",
 ]
 
 Arrays = dict[str, NDArray[Any]]
@@ -39,6 +40,11 @@ def _to_record(arrays: Arrays) -> ArrayRecord:
 
 def _to_arrays(record: ArrayRecord) -> Arrays:
     return {name: value.numpy() for name, value in record.items()}
+
+
+def records_from_billboards(billboards: Billboards) -> dict[str, ArrayRecord]:
+    """Return one record per group, for messages that share them."""
+    return {group: _to_record(arrays) for group, arrays in billboards.items()}
 
 
 def record_from_billboards(billboards: Billboards) -> ArrayRecord:
@@ -88,8 +94,14 @@ class Request:
     noise_multiplier: float = 0.0
     epochs: int = 0
 
-    def to_content(self) -> RecordDict:
-        """Write the request as the content of a Flower message."""
+    def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
+        """Write the request as the content of a Flower message.
+
+        Parameters
+        ----------
+        records : mapping or None
+            Per group, its billboard as a record already: messages to many nodes then share it.
+        """
         settings: dict[str, Any] = {
             "round": self.round,
             "reply": self.reply,
@@ -100,7 +112,7 @@ class Request:
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
             content[f"tasks/{group}"] = _to_record({"ids": ids})
-            content[f"billboard/{group}"] = _to_record(self.billboards[group])
+            content[f"billboard/{group}"] = records[group] if records else _to_record(self.billboards[group])
         return content
 
     @classmethod

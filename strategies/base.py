@@ -35,6 +35,7 @@ from fedpriv.protocol import (
     TaskRange,
     billboards_from_record,
     record_from_billboards,
+    records_from_billboards,
 )
 from fedpriv.settings import Settings
 
@@ -421,6 +422,7 @@ class TaskStrategy(Settings, Strategy):
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
                 per_node.setdefault(node, {})[group] = mine
+        records = records_from_billboards(billboards)
         return [
             Message(
                 Request(
@@ -431,7 +433,7 @@ class TaskStrategy(Settings, Strategy):
                     clipping_norm=self.declared_clipping_norm,
                     noise_multiplier=self.session.noise_multiplier,
                     epochs=epochs,
-                ).to_content(),
+                ).to_content(records),
                 node,
                 kind,
                 group_id=str(number),

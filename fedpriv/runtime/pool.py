@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from fedpriv.errors import ComponentFailure, InputError
 
 if TYPE_CHECKING:
-    from flwr.app import Message
-
     from fedpriv.runtime.node import NodeSpec
 
 __all__ = ["PATIENCE", "ShardPool"]
@@ -46,8 +44,10 @@ class _Shard:
         """Forget tasks and personal states."""
         del self.worker
 
-    def handle(self, message: Message) -> Message:
-        return self.worker.handle(message)
+    def handle(self, message: bytes, names: Sequence[str], *records: bytes) -> bytes:
+        from fedpriv.runtime.wire import pack, unpack
+
+        return pack(self.worker.handle(unpack(message, dict(zip(names, records, strict=True)))))
 
     def snapshot(self, directory: Path, number: int) -> None:
         self.worker.snapshot(directory, number)

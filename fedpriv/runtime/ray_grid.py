@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +15,7 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.runtime.grid import LocalGrid, is_training
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import PATIENCE, ShardPool
+from fedpriv.runtime.wire import pack, shared_records, unpack
 
 __all__ = ["RayGrid"]
 
@@ -68,7 +69,12 @@ class RayGrid(LocalGrid):
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         """Send one message to each actor at once; rebuild and ask again those that die meanwhile."""
-        waiting = {self._send(message): message for message in messages}
+        names: dict[int, str] = {}
+        references: dict[str, Any] = {}
+        for key, record in shared_records(messages).items():
+            names[key] = f"record-{len(names)}"
+            references[names[key]] = self._ray.put(pack(record))
+        waiting = {self._send(message, names, references): message for message in messages}
         deadline = None if timeout is None else time.monotonic() + timeout
         deaths: dict[int, int] = {}
         replies: list[Message] = []
@@ -82,7 +88,7 @@ class RayGrid(LocalGrid):
             message = waiting.pop(done[0])
             node = message.metadata.dst_node_id
             try:
-                replies.append(self._ray.get(done[0]))
+                replies.append(unpack(self._ray.get(done[0])))
             except self._ray.exceptions.RayActorError as error:
                 deaths[node] = deaths.get(node, 0) + 1
                 if deaths[node] > _REBUILDS:
@@ -91,7 +97,7 @@ class RayGrid(LocalGrid):
                         "give it more memory or use more shards, then go on with --resume."
                     ) from error
                 self._rebuild(node)
-                waiting[self._send(message)] = message
+                waiting[self._send(message, names, references)] = message
                 continue
             self._remember(message)
         return replies
@@ -124,8 +130,9 @@ class RayGrid(LocalGrid):
         if self._owned:
             self._pool.close()
 
-    def _send(self, message: Message) -> Any:
-        return self.actors[message.metadata.dst_node_id].handle.remote(message)
+    def _send(self, message: Message, names: Mapping[int, str], references: Mapping[str, Any]) -> Any:
+        actor = self.actors[message.metadata.dst_node_id]
+        return actor.handle.remote(pack(message, names), list(references), *references.values())
 
     def _call_all(self, method: str, *arguments: Any) -> None:
         """Call a method on every shard, rebuilding those that die."""
@@ -153,7 +160,7 @@ class RayGrid(LocalGrid):
             if self._snapshot is not None:
                 self._ray.get(actor.restore.remote(*self._snapshot))
             for message in self._since[node]:
-                self._ray.get(actor.handle.remote(message))
+                self._ray.get(actor.handle.remote(pack(message), []))
         except self._ray.exceptions.GetTimeoutError:
             raise ComponentFailure(
                 f"shard {node} was lost and Ray has no free core to build it again; use fewer shards than cores, then "

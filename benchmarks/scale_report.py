@@ -1,0 +1,114 @@
+"""Writes ``docs/scale.md`` and its figure from what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from benchmarks.machine import describe_machine
+from fedpriv.report.figures import COLOURS, GRID, save_svg
+
+__all__ = ["write_report"]
+
+_TEXT = """\
+# How the simulation grows
+
+Written by `python -m benchmarks.scale` on {today}; {machine}. Two shards on the Ray grid unless said otherwise, with
+clipping, noise, a run folder and a ledger. Memory is what cannot be given back: anonymous pages of all processes and
+shared memory once, without pages of files.
+
+## Registered tasks
+
+A round without work: 100 sampled tasks send zeros (the model has 30 parameters). What is left is sampling, messages,
+the durable checkpoint and the durable charge. 200 rounds each.
+
+{overhead}
+
+## Sampled tasks
+
+An MLP 100-32-2, 20 examples per task, 10 SGD steps of 5, 100,000 registered tasks.
+
+![Time per round against sampled tasks](images/scale.svg)
+
+{curve}
+
+## Rounds
+
+1,000 rounds of mean-regularised learning with personal models (1,000 tasks of which 100 are sampled). Memory after
+every hundredth round, in GiB: {growth}.
+
+## Personal states
+
+{states}
+"""
+
+
+def write_report(results: dict[str, Any], path: Path) -> None:
+    """Write the page; parts that were never measured are left out in words."""
+    missing = "Not measured yet."
+    overhead, curve, growth, states = (results.get(name, []) for name in ("overhead", "curve", "growth", "states"))
+    if curve:
+        _figure(curve, path.parent / "images" / "scale.svg")
+    path.write_text(
+        _TEXT.format(
+            today=date.today().isoformat(),
+            machine=describe_machine(),
+            overhead=_table(
+                ("grid", "registered tasks", "ms per round, median", "smallest"),
+                [(one["grid"], f"{one['tasks']:,}", _ms(one["seconds"]), _ms(one["smallest"])) for one in overhead],
+            )
+            if overhead
+            else missing,
+            curve=_table(
+                ("sampled tasks", "seconds per round, median", "microseconds per task"),
+                [
+                    (f"{one['sampled']:,}", f"{one['seconds']:.3f}", f"{one['seconds'] / one['sampled'] * 1e6:.0f}")
+                    for one in curve
+                ],
+            )
+            if curve
+            else missing,
+            growth=", ".join(f"{value:.2f}" for value in growth[0]["memory"]) if growth else missing,
+            states=_states(states[0]) if states else missing,
+        )
+    )
+
+
+def _states(one: dict[str, Any]) -> str:
+    return (
+        f"{one['tasks']:,} tasks that each keep an MLP 784-64-10: {one['bytes'] / 1e9:.1f} GB of personal states, of "
+        f"which `run.state_memory` keeps 1 GiB in memory and the rest in memory-mapped files. Two rounds in which all "
+        f"tasks take part, the final evaluation included, took {one['total_seconds']:.0f} s. The memory that cannot be "
+        f"given back reached {one['peak_memory']:.2f} GiB."
+    )
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f}"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _figure(curve: Sequence[dict[str, Any]], path: Path) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.2, 3.6), layout="constrained", facecolor="white")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    sampled, seconds = [one["sampled"] for one in curve], [one["seconds"] for one in curve]
+    axes.loglog(sampled, seconds, "o-", color=COLOURS["personal"], lw=2, label="measured")
+    ideal = [seconds[-1] * count / sampled[-1] for count in sampled]
+    axes.loglog(sampled, ideal, "--", color=COLOURS["billboard"], lw=1.5, label="proportional to the largest")
+    axes.set_xlabel("sampled tasks in a round (100,000 registered)")
+    axes.set_ylabel("seconds per round")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(color=GRID, lw=0.7)
+    axes.legend(frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_svg(figure, path)
