@@ -11,6 +11,7 @@ from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.accounting import Accountant, Releases, count_releases, epsilon
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -44,11 +45,11 @@ class Guarantee:
     accountant : str
         Which accountant found epsilon.
     epsilon_replace_one : float
-        The epsilon under replace-one, printed beside add/remove.
+        The epsilon under replace-one, printed beside add/remove; both are the same where only replace-one holds.
     sampling : str
         How tasks were chosen, in words.
     sampling_names : tuple of str
-        Names of the samplings that ran ("poisson", "full").
+        Names of the samplings that ran, as releases name them.
     rounds : int
         Number of releases.
     noise_multiplier, clipping_norm : float or None
@@ -206,8 +207,11 @@ def guarantee_for(
     rows = [claim(output, observer, noise_at, name) for name in names or ("full",)]
     row = rows[0]
     warnings = check_delta(delta, num_tasks)
-    relation = row.relations[0] if relation is None else Relation(relation)
-    accountant: Accountant = "auto" if row.amplified else "gaussian"
+    shared = [one for one in row.relations if all(one in other.relations for other in rows)]
+    relation = shared[0] if relation is None else Relation(relation)
+    amplified = any(one.amplified for one in rows)
+    # "auto" looks at each release; without amplification all are plain Gaussians, whatever their rate.
+    accountant: Accountant = "auto" if amplified else "gaussian"
     found = epsilon(counts, delta, relation, accountant)
     replaced = epsilon(counts, delta, Relation.REPLACE_ONE, accountant)
     return Guarantee(
@@ -228,20 +232,23 @@ def guarantee_for(
         clipping_norm=_only({release.clipping_norm for release in counts}),
         num_tasks=num_tasks,
         public="the number of tasks, the initial model, all settings, and the billboards",
-        assumptions=(*_assumptions(row, names), *assumptions),
+        assumptions=(*_assumptions(row, names, amplified=amplified), *assumptions),
         reproduction=reproduction,
         warnings=tuple(warnings),
     )
 
 
-def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
+def _assumptions(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:
     out = []
     if row.noise_at is NoiseAt.SERVER:
         out.append("the server is trusted with the updates and adds its noise")
     else:
         out.append("every node runs its own noise; sampling hides nothing from the server")
-    if row.amplified and "poisson" in names:
+    if amplified and "poisson" in names:
         out.append("the sampling coins stay secret")
+    if FIXED_SIZE in names:
+        out.append("who is drawn stays secret from everybody, from the other tasks too")
+        out.append("what a task sends depends on the billboard and its own data, not on rounds before")
     if row.notion is Notion.JOINT_DP:
         out.append("a task's personal model depends on the billboards and its own data only")
     return out
@@ -249,7 +256,12 @@ def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
 
 def _sampling(counts: dict[Release, int]) -> str:
     kinds = sorted({(release.sampling_name, release.rate) for release in counts})
-    words = {"full": "full participation", "poisson": "Poisson, rate {rate:g}"}
+    words = {
+        "full": "full participation",
+        "poisson": "Poisson, rate {rate:g}",
+        FIXED_SIZE: "cohorts of fixed size, rate {rate:g}",
+        COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
+    }
     return " and ".join(words[name].format(rate=rate) for name, rate in kinds) or "no sampling"
 
 

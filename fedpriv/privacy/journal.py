@@ -102,7 +102,7 @@ class Journal:
         exact = calibrate_to_filter(left, sampling, rounds)
         digit = 10.0 ** (math.floor(math.log10(exact)) - 4)
         rounded = math.ceil(exact * (1.0 + 1e-9) / digit) * digit  # up: what is advised must fit
-        release = Release(noise_multiplier=rounded, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0)
+        release = Release.of(sampling, rounded)
         return rounded if left.admits(left.cost({release: rounds})) else None
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:

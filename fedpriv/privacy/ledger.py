@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
-from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon
+from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.mechanisms import Release
@@ -262,13 +262,14 @@ class Ledger:
         """Return the releases that a single task may have seen, of one run or of all; the worst task's.
 
         Groups of one run compose in parallel, runs one after the other. If groups were charged differently,
-        the worst is the one with the largest epsilon (add/remove, at the population's delta).
+        the worst is the one with the largest epsilon (at the population's delta; add/remove if all releases have it).
         """
         known, charged = self._read(population, run)
         several = histories(charged)
         if len(several) == 1:
             return several[0]
-        return max(several, key=lambda one: epsilon(one, known.delta).value)
+        relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
+        return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
     def spent(
         self,

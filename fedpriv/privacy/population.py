@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.accounting import epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
@@ -104,8 +104,9 @@ def divergence(budget: RenyiFilter, charged: Charged) -> float:
 def describe_population(name: str, population: Population, charged: Charged) -> dict[str, Any]:
     """Return budget, spending and what is left, ready for JSON.
 
-    Runs on a benchmark are accounted alone, so "spent" is None for it. "left" is None without a budget;
-    otherwise it is the state of the filter, whose share of 1 is the budget.
+    Runs on a benchmark are accounted alone, so "spent" is None for it. An epsilon is None under a relation for which a
+    release has no formula (cohorts of fixed size under add/remove). "left" is None without a budget; otherwise it is
+    the state of the filter, whose share of 1 is the budget.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
@@ -139,9 +140,14 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
     return out
 
 
-def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str]:
+def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str | None]:
+    """Return epsilon per relation; None where a release has no formula under it."""
+    valid = [relation for relation in Relation if all(relation in relations_for(one) for one in several)]
     return {
-        relation.value: _number(max(epsilon(one, delta, relation).value for one in several)) for relation in Relation
+        relation.value: _number(max(epsilon(one, delta, relation).value for one in several))
+        if relation in valid
+        else None
+        for relation in Relation
     }
 
 
