@@ -173,8 +173,8 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
     if rows and name == FIXED_SIZE:
         raise NoGuarantee(
             f"no guarantee for {output.value} seen by the {observer.value} with {FIXED_SIZE!r} sampling, which is "
-            f"amplified only towards those who cannot tell who takes part; count every round in full ({COUNTED!r}), or let every "
-            "task flip its own coin ('poisson')."
+            f"amplified only towards those who cannot tell who takes part; count every round in full ({COUNTED!r}), or "
+            "let every task flip its own coin ('poisson')."
         )
     if rows:
         known = [one for row in rows for one in row.samplings]

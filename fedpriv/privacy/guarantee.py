@@ -15,13 +15,14 @@ from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
-__all__ = ["Guarantee", "guarantee_for"]
+__all__ = ["AGAINST", "Guarantee", "assumptions_for", "guarantee_for"]
 
-_AGAINST = {
+AGAINST = {
     Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
     Observer.COALITION: "a coalition of all other tasks",
     Observer.SERVER: "the server",
 }
+"""Whom a guarantee holds against, in words."""
 
 _ENUMS = {"notion": Notion, "relation": Relation, "observer": Observer, "output": Output, "noise_at": NoiseAt}
 
@@ -108,7 +109,7 @@ class Guarantee:
         if self.rounds == 0:
             text = (
                 f"Nothing was released: epsilon 0 ({self.notion.value}, unit {self.unit}, "
-                f"{self.relation.value}) against {_AGAINST[self.observer]}."
+                f"{self.relation.value}) against {AGAINST[self.observer]}."
             )
         elif math.isinf(self.epsilon):
             text = (
@@ -128,7 +129,7 @@ class Guarantee:
         replace = f" (replace-one: epsilon = {self.epsilon_replace_one:.4g})"
         return (
             f"{self.notion.value[0].upper()}{self.notion.value[1:]} of the {self.output.value} against "
-            f"{_AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
+            f"{AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
             f"epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g}, accountant {self.accountant}"
             f"{replace if self.relation is Relation.ADD_REMOVE else ''}. "
             f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
@@ -232,13 +233,14 @@ def guarantee_for(
         clipping_norm=_only({release.clipping_norm for release in counts}),
         num_tasks=num_tasks,
         public="the number of tasks, the initial model, all settings, and the billboards",
-        assumptions=(*_assumptions(row, names, amplified=amplified), *assumptions),
+        assumptions=(*assumptions_for(row, names, amplified=amplified), *assumptions),
         reproduction=reproduction,
         warnings=tuple(warnings),
     )
 
 
-def _assumptions(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:
+def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:
+    """Return what must hold besides: for a line of the table, the samplings that ran, and whether any amplifies."""
     out = []
     if row.noise_at is NoiseAt.SERVER:
         out.append("the server is trusted with the updates and adds its noise")
