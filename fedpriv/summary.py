@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import Tasks
 from fedpriv.names import kebab
-from fedpriv.privacy.accounting import epsilon, relations_for
+from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
@@ -178,9 +178,7 @@ def _guarantees(
     counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
 ) -> tuple[Guarantee, Guarantee]:
     """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
-    counted: Counter[Release] = Counter()
-    for release, count in counts.items():
-        counted[release.counted()] += count
+    counted = counted_in_full(counts)
     personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
     if Relation.ADD_REMOVE in relations_for(counts):
         return personal, personal

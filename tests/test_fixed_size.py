@@ -23,11 +23,12 @@ from scipy import stats
 from scipy.special import ndtr
 from test_billboard import C, experiment
 
-from fedpriv import InputError, NoGuarantee, Target
+from fedpriv import BudgetExceeded, InputError, NoGuarantee, Target
 from fedpriv.clients import FedProx, GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Key, Learner, LoopEngine, Params, State, nest
 from fedpriv.privacy import (
     FixedSizeSampling,
+    FullParticipation,
     NodePolicy,
     Notion,
     Observer,
@@ -48,6 +49,7 @@ from fedpriv.privacy import (
     guarantee_for,
 )
 from fedpriv.privacy.gaussian import gaussian_deltas
+from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.terms import NoiseAt
 from fedpriv.privacy.without_replacement import wor_deltas
@@ -438,6 +440,16 @@ def test_amplified_only_if_nothing_tells_who_was_drawn(tmp_path: Path, client: A
     assert run.guarantee.relation is run.personal_guarantee.relation is REPLACE
 
 
+def test_a_node_hears_that_cohorts_have_a_fixed_size() -> None:
+    policy = NodePolicy(max_epsilon=1e6)  # generous, but under add/remove
+    drawn = experiment(toy_tasks(7), policy=policy, strategy=strategy(rounds=1)).run()
+    assert any("set 'relation' to replace-one" in said for said in drawn.summary["warnings"])
+    for agreed in (policy, NodePolicy(max_epsilon=1e6, relation=REPLACE)):
+        sampling = "poisson" if agreed is policy else "fixed-size"
+        drawn = experiment(toy_tasks(7), policy=agreed, strategy=strategy(rounds=1, sampling=sampling)).run()
+        assert drawn.summary["warnings"] == []
+
+
 def test_groups_have_cohorts_of_their_own() -> None:
     tasks = toy_tasks(9)
     bound = strategy(groups=(0, 0, 0, 0, 0, 0, 1, 1, 1), sampling_rate=0.4, noise_multiplier=None,
@@ -461,6 +473,32 @@ def test_the_denominator_is_the_size_of_the_cohort() -> None:
         ).run(reproduce=3)
         steps.append(run.billboards[ALL])
     assert all(np.array_equal(steps[0][name], steps[1][name]) for name in steps[0])
+
+
+def test_a_budget_holds_against_the_other_tasks(tmp_path: Path) -> None:
+    """They know who took part, so a population pays in full for what is amplified towards the public only."""
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    budget = Target(epsilon=2.0, delta=DELTA, relation=REPLACE)
+    ledger.register("p", fingerprint="f", num_tasks=100, declared="protected", budget=budget)
+    drawn, everybody = release(20.0, 0.1), release(20.0, 1.0, "full")
+    enough = Journal(ledger, "p", "run").enough_noise(FixedSizeSampling(10, 100), 20)
+    assert enough == Journal(ledger, "p", "run").enough_noise(FullParticipation(), 20)
+    assert enough is not None
+    ledger.check("p", "run", {release(enough, 0.1): 20})
+    refused = []
+    for one in (drawn, everybody):
+        rounds = 1
+        while True:
+            try:
+                ledger.check("p", "run", {one: rounds})
+            except BudgetExceeded:
+                break
+            rounds += 1
+        refused.append(rounds)
+    assert refused[0] == refused[1] > 1
+    ledger.charge("p", "run", 1, "", drawn)
+    assert ledger.spent("p", DELTA, REPLACE) == epsilon([everybody], DELTA, REPLACE)
+    assert ledger.describe("p")["spent"]["replace-one"] == epsilon([everybody], DELTA, REPLACE).value
 
 
 def test_wrong_combinations_of_a_run(tmp_path: Path) -> None:

@@ -28,7 +28,17 @@ from fedpriv.privacy.mechanisms import Cost, Release
 from fedpriv.privacy.pld import Event, pld_deltas, pld_epsilon
 from fedpriv.privacy.terms import Relation, refuse_add_remove
 
-__all__ = ["Accountant", "Epsilon", "Releases", "count_releases", "delta_for", "deltas_for", "epsilon", "relations_for"]
+__all__ = [
+    "Accountant",
+    "Epsilon",
+    "Releases",
+    "count_releases",
+    "counted_in_full",
+    "delta_for",
+    "deltas_for",
+    "epsilon",
+    "relations_for",
+]
 
 Accountant = Literal["auto", "pld", "rdp", "gaussian", "opacus-rdp"]
 Releases = Mapping[Release, int] | Iterable[Release]
@@ -128,6 +138,14 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
     finite = [one for one in epsilons if math.isfinite(one)]
     found = dict(zip(finite, pld_deltas(events, finite, relation), strict=True))
     return [min(bound, found.get(one, 0.0)) for one, bound in zip(epsilons, plain, strict=True)]
+
+
+def counted_in_full(releases: Releases) -> Counter[Release]:
+    """Return a history as those see it who know who takes part: no cohort of fixed size is amplified."""
+    counts: Counter[Release] = Counter()
+    for release, count in count_releases(releases).items():
+        counts[release.counted()] += count
+    return counts
 
 
 def relations_for(releases: Releases) -> tuple[Relation, ...]:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
-from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon, relations_for
+from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.mechanisms import Release
@@ -281,11 +281,12 @@ class Ledger:
     ) -> Epsilon:
         """Return the epsilon of one run or of all runs together, for the worst task.
 
-        For runs that did not react to each other; what a protected population may still spend is decided by
+        For runs that did not react to each other, against the public and the other tasks (so that cohorts of fixed size
+        count in full); what a protected population may still spend is decided by
         its filter (:meth:`describe`).
         """
         several = histories(self._read(population, run)[1])
-        found = (epsilon(one, delta, relation, accountant) for one in several)
+        found = (epsilon(counted_in_full(one), delta, relation, accountant) for one in several)
         return max(found, key=lambda one: one.value)
 
     def verify(self) -> None:

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.privacy.accounting import epsilon, relations_for
+from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
@@ -97,16 +97,20 @@ def release_from(text: str) -> Release:
 
 
 def divergence(budget: RenyiFilter, charged: Charged) -> float:
-    """Return the divergence of all runs for the worst task: per run the most expensive group."""
-    return math.fsum(max(budget.cost(one) for one in of_run(groups)) for groups in charged.values())
+    """Return the divergence of all runs for the worst task: per run the most expensive group.
+
+    A budget is a promise against the other tasks, too, so cohorts of fixed size count in full.
+    """
+    return math.fsum(max(budget.cost(counted_in_full(one)) for one in of_run(groups)) for groups in charged.values())
 
 
 def describe_population(name: str, population: Population, charged: Charged) -> dict[str, Any]:
     """Return budget, spending and what is left, ready for JSON.
 
     Runs on a benchmark are accounted alone, so "spent" is None for it. An epsilon is None under a relation for which a
-    release has no formula (cohorts of fixed size under add/remove). "left" is None without a budget; otherwise it is
-    the state of the filter, whose share of 1 is the budget.
+    release has no formula (cohorts of fixed size under add/remove); what is stated holds against the other tasks, so
+    such cohorts count in full here, and the guarantee of a run may state less towards the public. "left" is None without
+    a budget; otherwise it is the state of the filter, whose share of 1 is the budget.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
@@ -141,7 +145,8 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
 
 
 def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str | None]:
-    """Return epsilon per relation; None where a release has no formula under it."""
+    """Return epsilon per relation, also against the other tasks; None where a release has no formula under it."""
+    several = [counted_in_full(one) for one in several]
     valid = [relation for relation in Relation if all(relation in relations_for(one) for one in several)]
     return {
         relation.value: _number(max(epsilon(one, delta, relation).value for one in several))
