@@ -52,6 +52,7 @@ def test_the_reference_numbers_through_the_command_line() -> None:
     assert found["epsilon_rdp"] == pytest.approx(20.99, abs=0.03)
     assert (found["relation"], found["cohort"], found["accountant"]) == ("replace-one", 100, "pld")
     assert list(found["relations"]) == ["replace-one"]
+    assert "against a coalition of them epsilon is 2268.8" in found["warnings"][0]
 
 
 def test_the_words_and_the_figure(fedpriv: Any, tmp_path: Path) -> None:

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from fedpriv.account.account import Account, Unknown
 from fedpriv.errors import InputError
-from fedpriv.privacy.accounting import Epsilon, epsilon
+from fedpriv.privacy.accounting import Epsilon, counted_in_full, epsilon
 from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FixedSizeSampling, Sampling
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
 
@@ -89,10 +89,17 @@ class Answer:
 
     @property
     def warnings(self) -> list[str]:
-        """What should be changed although it is allowed."""
+        """What should be known besides, or changed although it is allowed."""
+        said = []
+        if self.question.sampling == FIXED_SIZE:
+            known = epsilon(counted_in_full(self.history), self.delta, Relation.REPLACE_ONE).value
+            said.append(
+                f"the other tasks know who takes part: against a coalition of them epsilon is {known:.5g} "
+                f"(--observer coalition --sampling {COUNTED})."
+            )
         if self.population is None:
-            return ["delta must be far below 1/number of tasks; give --population to have it checked."]
-        return check_delta(self.delta, self.population)
+            return [*said, "delta must be far below 1/number of tasks; give --population to have it checked."]
+        return [*said, *check_delta(self.delta, self.population)]
 
 
 def solve(question: Account) -> Answer:

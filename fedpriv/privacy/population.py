@@ -109,11 +109,14 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
 
     Runs on a benchmark are accounted alone, so "spent" is None for it. An epsilon is None under a relation for which a
     release has no formula (cohorts of fixed size under add/remove); what is stated holds against the other tasks, so
-    such cohorts count in full here, and the guarantee of a run may state less towards the public. "left" is None without
-    a budget; otherwise it is the state of the filter, whose share of 1 is the budget.
+    such cohorts count in full here, and the guarantee of a run may state less towards the public. "left" is None
+    without a budget; otherwise it is the state of the filter, whose share of 1 is the budget.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
+    note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
+    if any(Relation.ADD_REMOVE not in relations_for(one) for one in histories(charged)):
+        note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
     out: dict[str, Any] = {
         "population": name,
         "tasks": population.num_tasks,
@@ -122,7 +125,7 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
         "delta": population.delta,
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
         "spent": None if alone else _spent(histories(charged), population.delta),
-        "note": "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other",
+        "note": note,
         "runs": {
             run: {
                 "releases": sum(counts.total() for counts in groups.values()),
