@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, unnest
@@ -23,6 +25,8 @@ class GlobalModel(LocalSGD):
     ----------
     McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, Algorithm 1.
     """
+
+    updates_use_state: ClassVar[bool] = False
 
     final_epochs: int = Field(default=0, ge=0)
     final_strength: float = Field(default=0.0, ge=0)

@@ -42,6 +42,38 @@ class Kind(StrEnum):
     DATASETS = "datasets"
 
 
+class SamplingKind(StrEnum):
+    """How `fedpriv account` may choose tasks."""
+
+    POISSON = "poisson"
+    FIXED_SIZE = "fixed-size"
+    COUNTED = "fixed-size-counted"
+    FULL = "full"
+
+
+class RelationKind(StrEnum):
+    """Neighbouring relations, as words of the command line."""
+
+    ADD_REMOVE = "add-remove"
+    REPLACE_ONE = "replace-one"
+
+
+class ObserverKind(StrEnum):
+    """Who looks."""
+
+    PUBLIC = "public"
+    COALITION = "coalition"
+    SERVER = "server"
+    EXPERIMENTER = "experimenter"
+
+
+class NoisePlace(StrEnum):
+    """Where noise is added."""
+
+    SERVER = "server"
+    NODE = "node"
+
+
 @app.command(
     epilog="Example: fedpriv run pmtl --set strategy.epsilon=4 --out runs/first",
     help="Run a scenario: train, score, account, write the run folder.",
@@ -135,6 +167,50 @@ def list_(
                 for name, path in item.presets.items()
             ]
     _table(rows, as_json)
+
+
+@app.command(
+    epilog="Example: fedpriv account --noise-multiplier 1 --sampling-rate 0.01 --rounds 1000 --delta 1e-5",
+    help="Solve for epsilon, the noise multiplier, rounds, the sampling rate or the number of tasks: leave one out.",
+)
+def account(
+    epsilon: Annotated[float | None, typer.Option(help="What all rounds together may cost.")] = None,
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise, in clipping norms.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of releases.")] = None,
+    sampling_rate: Annotated[float | None, typer.Option(help="How likely a task takes part in a round.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Participants of a round, instead of a rate.")] = None,
+    population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
+    sampling: Annotated[
+        SamplingKind, typer.Option(help="How tasks are chosen; 'counted': every round counts in full.")
+    ] = SamplingKind.POISSON,
+    relation: Annotated[
+        RelationKind | None, typer.Option(help="Under which epsilon holds; add-remove where it can.")
+    ] = None,
+    observer: Annotated[
+        ObserverKind, typer.Option(help="Who looks: at billboards, at personal models, at rows of updates.")
+    ] = ObserverKind.PUBLIC,
+    noise_at: Annotated[NoisePlace, typer.Option(help="Where the noise is added.")] = NoisePlace.SERVER,
+    figure: Annotated[Path | None, typer.Option(help="Draw epsilon over the rounds (.svg or .png).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.account.command import account as answer
+
+    answer(
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        rounds=rounds,
+        sampling_rate=sampling_rate,
+        cohort=cohort,
+        population=population,
+        delta=delta,
+        sampling=sampling.value,
+        relation=None if relation is None else relation.value,
+        observer=observer.value,
+        noise_at=noise_at.value,
+        figure=figure,
+        json_output=as_json,
+    )
 
 
 @data_app.command("list", epilog="Example: fedpriv data list", help="Sources, licences and files of the data sets.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from fedpriv.summary import RunResult
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
+    from fedpriv.privacy.guarantee import Guarantee
     from fedpriv.privacy.ledger import Ledger
 
 __all__ = ["check_ledger", "run_scenario", "show_ledger"]
@@ -113,6 +115,7 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "preset": summary.get("preset"),
         "diagnostics": diagnostics,
         "guarantee": summary["guarantee"],
+        "personal_guarantee": summary["personal_guarantee"],
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -130,20 +133,18 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     table = Table(title="Mean over tasks, on their test parts (diagnostic, not released)")
     for column in ("model", "accuracy", "loss", "epsilon (others see)"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    guarantee = result.summary["guarantee"]
-    spent = guarantee["epsilon"]
-    shown = f"{spent:.3g}" if isinstance(spent, int | float) else "none: no guarantee"
-    if guarantee["reproduction"]:
-        shown = "none: reproduction"
+    shown = {"personal": _shown(result.personal_guarantee), "billboard": _shown(result.guarantee), "local_only": "0"}
     for label, key in (("personal", "personal"), ("billboard", "billboard"), ("local only", "local_only")):
         table.add_row(
             label,
             _number(getattr(accuracy, key)),
             _number(getattr(loss, key)),
-            "0" if key == "local_only" else shown,
+            shown[key],
         )
     console.print(table)
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
+    if result.personal_guarantee != result.guarantee:
+        console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
@@ -158,6 +159,12 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _shown(guarantee: Guarantee) -> str:
+    if guarantee.reproduction:
+        return "none: reproduction"
+    return f"{guarantee.epsilon:.3g}" if math.isfinite(guarantee.epsilon) else "none: no guarantee"
 
 
 def _number(value: float | None) -> str:

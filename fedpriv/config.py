@@ -183,7 +183,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
     if "epsilon" in strategy:
         strategy["target"] = Target(**{key: strategy.pop(key) for key in _TARGET if key in strategy})
-    budget = {key: run.pop(f"budget_{key}") for key in ("epsilon", "delta") if f"budget_{key}" in run}
+    budget = {key: run.pop(f"budget_{key}") for key in _TARGET if f"budget_{key}" in run}
     if budget:
         run["budget"] = Target(**budget)
     if not isinstance(run.get("ledger", ""), str):

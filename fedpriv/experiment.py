@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from flwr.serverapp import Grid
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
 from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
@@ -29,6 +29,7 @@ from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target, check_delta
+from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.folder import RunFolder
@@ -71,6 +72,8 @@ class Experiment(Settings):
         The network that is shared and personalised.
     client : ClientAlgorithm
         What tasks do.
+    policy : NodePolicy or None
+        What each node allows for its own tasks.
     strategy : TaskStrategy
         What the server publishes.
     loss : {"cross-entropy", "squared"} or None
@@ -101,14 +104,13 @@ class Experiment(Settings):
         The ledger of that population; a benchmark run keeps its own in its folder.
     budget : Target or None
         What the population may spend over all runs; fixed when it is first registered.
-    policy : NodePolicy or None
-        What each node allows for its own tasks.
     """
 
     tasks: Tasks
     model: str | ModelSettings | nn.Module = "mlp"
     client: ClientAlgorithm
-    strategy: TaskStrategy
+    policy: NodePolicy | None = None
+    strategy: TaskStrategy  # after client and policy, which decide whether updates depend on rounds before
     loss: Loss | None = None
     seed: int = Field(default=0, ge=0, lt=2**63)
     dtype: Literal["float32", "float64"] = "float32"
@@ -122,7 +124,14 @@ class Experiment(Settings):
     population: str | None = None
     ledger: Path | None = None
     budget: Target | None = None
-    policy: NodePolicy | None = None
+
+    @field_validator("strategy")
+    @classmethod
+    def _knows_its_updates(cls, strategy: TaskStrategy, info: ValidationInfo) -> TaskStrategy:
+        client, policy = info.data.get("client"), info.data.get("policy")  # missing if they were refused themselves
+        # A node that stops after some participations sends what depends on the rounds before, too.
+        limited = policy is not None and policy.counts
+        return strategy.for_updates(use_state=client is None or client.updates_use_state or limited)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
@@ -136,6 +145,11 @@ class Experiment(Settings):
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
+            )
+        if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is Relation.ADD_REMOVE:
+            raise ValueError(
+                "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
+                "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."
             )
         self.tasks.check()
         for part in PARTS:
@@ -466,7 +480,7 @@ class Experiment(Settings):
         try:
             journal.check(planned)
         except BudgetExceeded as error:
-            enough = journal.enough_noise(strategy.sampling, left)
+            enough = journal.enough_noise(strategy.costliest_sampling(len(self.tasks)), left)
             advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
             raise BudgetExceeded(f"{error}{advice}") from None
 

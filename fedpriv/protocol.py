@@ -84,6 +84,8 @@ class Request:
         What the server declares about its mechanism: nodes clip by the first and check both by their policy.
     epochs : int
         Length of the local-only baseline; 0 elsewhere.
+    fixed_size : bool
+        Whether the server draws cohorts of fixed size, for which add/remove does not hold.
     """
 
     round: int
@@ -93,6 +95,7 @@ class Request:
     clipping_norm: float = 1.0
     noise_multiplier: float = 0.0
     epochs: int = 0
+    fixed_size: bool = False
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
         """Write the request as the content of a Flower message.
@@ -108,6 +111,7 @@ class Request:
             "clipping_norm": self.clipping_norm,
             "noise_multiplier": self.noise_multiplier,
             "epochs": self.epochs,
+            "fixed_size": self.fixed_size,
         }
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
@@ -128,6 +132,7 @@ class Request:
             clipping_norm=float(settings["clipping_norm"]),
             noise_multiplier=float(settings["noise_multiplier"]),
             epochs=int(settings["epochs"]),
+            fixed_size=bool(settings.get("fixed_size", False)),
         )
 
 

@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import Tasks
 from fedpriv.names import kebab
-from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import check_delta
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.terms import Observer, Output, Relation
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
 
@@ -58,7 +58,10 @@ class RunResult:
     Attributes
     ----------
     guarantee : Guarantee
-        What was promised to whom; ``print`` it.
+        What was promised to whom; ``print`` it. That of the personal models, or with cohorts of fixed size that of the
+        billboards.
+    personal_guarantee : Guarantee
+        What holds for the personal models; the same object unless cohorts had a fixed size.
     diagnostics : Diagnostics
         Mean test scores; not released.
     tasks_per_second : float
@@ -74,6 +77,7 @@ class RunResult:
     """
 
     guarantee: Guarantee
+    personal_guarantee: Guarantee
     diagnostics: Diagnostics
     tasks_per_second: float
     summary: dict[str, Any]
@@ -90,8 +94,11 @@ class RunResult:
         store = BoundaryStore(folder / "checkpoints")
         rounds = store.rounds()
         found = summary["diagnostics"]
+        guarantee = Guarantee.from_json(summary["guarantee"])
+        personal = summary.get("personal_guarantee")  # a file of an earlier version has one guarantee only
         return cls(
-            guarantee=Guarantee.from_json(summary["guarantee"]),
+            guarantee=guarantee,
+            personal_guarantee=guarantee if personal is None else Guarantee.from_json(personal),
             diagnostics=Diagnostics(Measure(**found["accuracy"]), Measure(**found["loss"])),
             tasks_per_second=summary["tasks_per_second"],
             summary=summary,
@@ -114,9 +121,7 @@ def summarize(
 ) -> RunResult:
     """Put together what a run came to; the guarantee is computed from what the ledger holds."""
     counts = journal.ledger.counts(journal.population, journal.run)
-    guarantee = guarantee_for(
-        counts, delta=delta, num_tasks=len(tasks), relation=strategy.relation, reproduction=reproduce is not None
-    )
+    guarantee, personal = _guarantees(counts, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
     seconds = served.seconds
     speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
@@ -130,6 +135,7 @@ def summarize(
         "num_tasks": len(tasks),
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
+        "personal_guarantee": personal.to_json(),
         "warnings": [*check_delta(delta, len(tasks)), *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
@@ -158,20 +164,42 @@ def summarize(
     }
     return RunResult(
         guarantee=guarantee,
+        personal_guarantee=personal,
         diagnostics=diagnostics,
         tasks_per_second=summary["tasks_per_second"],
         summary=summary,
         billboards=served.boundary.billboards,
         scores=served.scores,
-        privacy_lines=_privacy_curve(counts, delta),
+        privacy_lines=_privacy_curve(counts, delta, guarantee.relation),
     )
+
+
+def _guarantees(
+    counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
+) -> tuple[Guarantee, Guarantee]:
+    """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
+    counted = counted_in_full(counts)
+    personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
+    if Relation.ADD_REMOVE in relations_for(counts):
+        return personal, personal
+    billboards = guarantee_for(
+        counts,
+        delta=delta,
+        num_tasks=num_tasks,
+        output=Output.BILLBOARDS,
+        observer=Observer.PUBLIC,
+        relation=relation,
+        reproduction=reproduction,
+    )
+    return billboards, personal
 
 
 def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:
     """Return what all runs on a protected population have spent, at the delta of this run."""
     if tasks.declared == "benchmark":
         return None
-    spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in Relation}
+    valid = relations_for(journal.ledger.counts(journal.population))
+    spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in valid}
     return {**spent, "delta": delta}
 
 
@@ -210,7 +238,7 @@ def _releases(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def _privacy_curve(counts: Counter[Release], delta: float) -> list[dict[str, Any]]:
+def _privacy_curve(counts: Counter[Release], delta: float, relation: Relation) -> list[dict[str, Any]]:
     """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters."""
     if len(counts) != 1:
         return []
@@ -220,9 +248,9 @@ def _privacy_curve(counts: Counter[Release], delta: float) -> list[dict[str, Any
         {
             "round": point,
             "kind": "privacy",
-            "relation": str(Relation.ADD_REMOVE),
+            "relation": str(relation),
             "delta": delta,
-            "epsilon": epsilon({release: point}, delta).value,
+            "epsilon": epsilon({release: point}, delta, relation).value,
             "epsilon_replace_one": epsilon({release: point}, delta, Relation.REPLACE_ONE).value,
         }
         for point in points

@@ -11,7 +11,7 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
@@ -24,7 +24,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.entropy import COINS, Entropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.sampling import Sampling, sampling_from
+from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
 from fedpriv.privacy.target import default_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import (
@@ -178,7 +178,11 @@ class TaskStrategy(Settings, Strategy):
     rounds : int
         Number of training rounds.
     sampling_rate : float
-        Probability with which each task takes part in a round, by a secret coin of its own; 1 is full participation.
+        Probability with which each task takes part in a round; 1 is full participation.
+    sampling : {"poisson", "fixed-size"}
+        Whether every task flips a secret coin of its own, or cohorts have a fixed size, as Flower's ``fraction_train``
+        makes them: the whole number nearest to ``sampling_rate`` times the number of tasks (of each group). Coins
+        protect more for the same noise; for fixed sizes see :mod:`fedpriv.privacy.sampling`.
     evaluate_every : int
         Rounds between evaluations (diagnostics of the experimenter); 0 evaluates at the end only.
     groups : tuple of int, or None
@@ -188,10 +192,13 @@ class TaskStrategy(Settings, Strategy):
 
     rounds: int = Field(ge=1)
     sampling_rate: float = Field(default=1.0, gt=0, le=1)
+    sampling: Literal["poisson", "fixed-size"] = "poisson"
     evaluate_every: int = Field(default=0, ge=0)
     groups: tuple[int, ...] | None = None
 
     _session: Session | None = PrivateAttr(default=None)
+    # The safe side: it costs amplification of fixed sizes, never privacy.
+    _updates_use_state: bool = PrivateAttr(default=True)
 
     # --- binding to a population -------------------------------------------------------------------------------
 
@@ -211,10 +218,33 @@ class TaskStrategy(Settings, Strategy):
             )
         return self._session
 
+    def for_updates(self, *, use_state: bool) -> Self:
+        """Return this strategy for clients whose updates depend, or not, on rounds before.
+
+        Cohorts of fixed size are amplified only where they do not: otherwise the states of the others tell, round after
+        round, who was drawn.
+        """
+        if use_state == self._updates_use_state:
+            return self
+        copy = self.model_copy()
+        copy._updates_use_state = use_state
+        return copy
+
     @property
-    def sampling(self) -> Sampling:
-        """How tasks are sampled."""
+    def fixed_cohorts(self) -> bool:
+        """Whether cohorts have a fixed size below that of the population."""
+        return self.sampling == "fixed-size" and self.sampling_rate < 1.0
+
+    def sampling_of(self, num_tasks: int) -> Sampling:
+        """Return how participants are drawn from a group of this size."""
+        if self.fixed_cohorts:
+            return fixed_size(self.sampling_rate, num_tasks, counted=self._updates_use_state)
         return sampling_from(self.sampling_rate)
+
+    def costliest_sampling(self, num_tasks: int) -> Sampling:
+        """Return the sampling of the group whose tasks take part most often, in a population of this size."""
+        sizes = {len(ids) for ids in self._members(num_tasks).values()}
+        return max((self.sampling_of(size) for size in sizes), key=lambda one: one.rate)
 
     def bind(
         self,
@@ -309,7 +339,7 @@ class TaskStrategy(Settings, Strategy):
         session = self.session
         self.before_round()
         session.sampled = {
-            group: ids[self.sampling.draw(len(ids), session.entropy.generator(COINS, server_round, group))]
+            group: ids[self.sampling_of(len(ids)).draw(len(ids), session.entropy.generator(COINS, server_round, group))]
             for group, ids in session.groups.items()
         }
         billboards = billboards_from_record(arrays, session.groups)
@@ -433,6 +463,7 @@ class TaskStrategy(Settings, Strategy):
                     clipping_norm=self.declared_clipping_norm,
                     noise_multiplier=self.session.noise_multiplier,
                     epochs=epochs,
+                    fixed_size=self.fixed_cohorts,
                 ).to_content(records),
                 node,
                 kind,

@@ -27,7 +27,7 @@ __all__ = ["Billboard"]
 class Billboard(TaskStrategy):
     """Publish a model under differential privacy; personal models then carry joint DP by the billboard lemma.
 
-    Each round: every task takes part by a secret coin; its whole update is clipped to ``clipping_norm`` in l2; the
+    Each round: tasks are sampled in secret; each one's whole update is clipped to ``clipping_norm`` in l2; the
     clipped updates are summed; Gaussian noise of standard deviation ``noise_multiplier * clipping_norm`` is added to
     the sum; the release is charged; the billboard moves by ``server_learning_rate`` times the noisy sum divided by
     the *expected* number of participants, a public constant (PMTL, Algorithm 1, line 8, with the fixes that the
@@ -38,7 +38,9 @@ class Billboard(TaskStrategy):
     clipping_norm : float
         Largest l2 norm of a task's update: the sensitivity of the sum when a task is added or removed.
     target : Target or None
-        The privacy that all rounds together may cost; the noise multiplier is calibrated to it.
+        The privacy that all rounds together may cost; the noise multiplier is calibrated to it. With cohorts of fixed
+        size it holds under replace-one for what the public sees; personal models may have a larger epsilon then, which
+        a run prints, too.
     noise_multiplier : float or None
         The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
     delta : float or None
@@ -64,6 +66,12 @@ class Billboard(TaskStrategy):
             raise ValueError("give either a target (epsilon, delta) or a noise_multiplier; exactly one of them.")
         if self.target is not None and self.delta is not None:
             raise ValueError("the target brings its own delta; leave out 'delta' beside it.")
+        asked = self.target is not None and "relation" in self.target.model_fields_set
+        if asked and self.target is not None and self.target.relation is not self.relation:
+            raise ValueError(
+                "cohorts of fixed size have no guarantee under add/remove, because another task takes the place of one "
+                "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
+            )
         return self
 
     def report_delta(self, num_tasks: int) -> float:
@@ -76,7 +84,8 @@ class Billboard(TaskStrategy):
         """Return the given noise multiplier, or the smallest one that meets the target."""
         if self.target is None:
             return float(self.noise_multiplier or 0.0)
-        return calibrate_noise_multiplier(self.target, self.sampling, self.rounds, num_tasks)
+        target = self.target.model_copy(update={"relation": self.relation})
+        return calibrate_noise_multiplier(target, self.costliest_sampling(num_tasks), self.rounds, num_tasks)
 
     @property
     def reply_kind(self) -> Literal["sum", "rows"]:
@@ -88,31 +97,30 @@ class Billboard(TaskStrategy):
         """The clipping norm that requests declare to the nodes."""
         return self.clipping_norm
 
-    def release(self) -> Release:
+    def release(self, group: str) -> Release:
         """Return the release that one round makes for one group."""
-        return self._release(self.session.noise_multiplier)
+        sampling = self.sampling_of(len(self.session.groups[group]))
+        return Release.of(sampling, self.session.noise_multiplier, self.clipping_norm)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
         """Return the releases that a number of rounds will make on a population of this size."""
-        return Counter({self._release(self.resolve_noise(num_tasks)): rounds})
+        sampling = self.costliest_sampling(num_tasks)
+        return Counter({Release.of(sampling, self.resolve_noise(num_tasks), self.clipping_norm): rounds})
 
     @property
     def relation(self) -> Relation:
-        """The neighbouring relation of the target."""
+        """The neighbouring relation of the target; replace-one for cohorts of fixed size, which have no other."""
+        if self.fixed_cohorts:
+            return Relation.REPLACE_ONE
         return Relation.ADD_REMOVE if self.target is None else self.target.relation
-
-    def _release(self, noise_multiplier: float) -> Release:
-        return Release(
-            noise_multiplier=noise_multiplier,
-            sampling_name=self.sampling.name,
-            rate=self.sampling.rate,
-            clipping_norm=self.clipping_norm,
-        )
 
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
         if self.session.journal is not None:
-            self.session.journal.check(Counter({self.release(): 1}))
+            # A group that is drawn more often than others is charged more; if it can be paid, all can.
+            costliest = self.costliest_sampling(self.session.registry.num_tasks)
+            release = Release.of(costliest, self.session.noise_multiplier, self.clipping_norm)
+            self.session.journal.check(Counter({release: 1}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -153,7 +161,7 @@ class Billboard(TaskStrategy):
         boundary = Boundary(server_round, published, session.sampled)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
-        session.journal.publish(boundary, {group: self.release() for group in published})
+        session.journal.publish(boundary, {group: self.release(group) for group in published})
         session.boundary = boundary
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
@@ -187,7 +195,8 @@ class Billboard(TaskStrategy):
             number,
             group,
         )
-        step = self.server_learning_rate / (self.sampling_rate * len(session.groups[group]))
+        members = len(session.groups[group])
+        step = self.server_learning_rate / self.sampling_of(members).participants(members)
         before = session.boundary.billboards[group]
         return {
             name: (before[name] + step * value).astype(before[name].dtype)

@@ -57,8 +57,9 @@ ARROWS: dict[str, tuple[str, str]] = {
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
+    "account": ("privacy report", ""),
     "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "commands data report scenarios sweep"),
+    "cli": ("", "account commands data report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},

@@ -31,10 +31,10 @@ class Wider(Release):
     """What a newcomer does first: widen the type."""
 
     mechanism: Literal["gaussian", "laplace"] = "gaussian"  # type: ignore[assignment]
-    sampling_name: Literal["poisson", "full", "fixed-size"]  # type: ignore[assignment]
+    sampling_name: Literal["poisson", "full", "shuffled"]  # type: ignore[assignment]
 
 
-@pytest.mark.parametrize("changes", [{"mechanism": "laplace"}, {"sampling_name": "fixed-size"}], ids=str)
+@pytest.mark.parametrize("changes", [{"mechanism": "laplace"}, {"sampling_name": "shuffled"}], ids=str)
 def test_a_new_kind_of_release_is_refused_until_it_has_formulas(changes: dict[str, Any]) -> None:
     values = {"noise_multiplier": 1.0, "sampling_name": "poisson", "rate": 0.1, "clipping_norm": 1.0}
     release = Wider(**{**values, **changes})

@@ -285,7 +285,7 @@ def test_monotone(z: float, rate: float, rounds: int, more: float) -> None:
 
 def test_refusals_are_sentences() -> None:
     with pytest.raises(NoGuarantee, match="'pld'"):
-        epsilon([release(1.0, 0.5)], DELTA, REPLACE, "rdp")
+        epsilon([release(1.0, 0.5)], DELTA, REPLACE, "opacus-rdp")
     with pytest.raises(NoGuarantee, match="add/remove"):
         epsilon([release(1.0)], DELTA, REPLACE, "opacus-rdp")
     with pytest.raises(InputError, match="did you mean 'pld'"):

@@ -6,7 +6,7 @@ A real client is a cohort of one, a simulation shard a cohort of hundreds; there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -27,9 +27,19 @@ class ClientAlgorithm(Settings, ABC):
     ----------
     sends_update : bool
         False for an algorithm that keeps everything to itself.
+    updates_use_state : bool
+        False if an update depends on the billboard, the task's own data and the key of its round only, never on rounds
+        before. It decides whether cohorts of fixed size are amplified, so say False only where it is true.
     """
 
     sends_update: ClassVar[bool] = True
+    updates_use_state: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Forget what a parent said about its updates where a class makes them anew and says nothing itself."""
+        if "updates_use_state" not in vars(cls) and {"train", "fit"} & vars(cls).keys():
+            cls.updates_use_state = True
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002
         """Return the personal state [C, ...] of tasks that take part for the first time.

@@ -6,6 +6,7 @@ This package knows no Flower and no model; it works on numpy arrays and plain va
 from __future__ import annotations
 
 from fedpriv.privacy.accounting import Accountant, Epsilon, delta_for, epsilon
+from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
@@ -17,18 +18,27 @@ from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.policy import Decision, NodePolicy, decide
 from fedpriv.privacy.renyi import renyi
-from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling, sampling_from
+from fedpriv.privacy.sampling import (
+    FixedSizeSampling,
+    FullParticipation,
+    PoissonSampling,
+    Sampling,
+    fixed_size,
+    sampling_from,
+)
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
 __all__ = [
     "CLAIMS",
     "Accountant",
+    "Attacker",
     "ClippedRows",
     "Decision",
     "Entropy",
     "Entry",
     "Epsilon",
+    "FixedSizeSampling",
     "FullParticipation",
     "Guarantee",
     "Ledger",
@@ -46,6 +56,7 @@ __all__ = [
     "Sampling",
     "SystemEntropy",
     "Target",
+    "attacker_for",
     "calibrate_noise_multiplier",
     "calibrate_to_filter",
     "check_delta",
@@ -56,6 +67,7 @@ __all__ = [
     "default_delta",
     "delta_for",
     "epsilon",
+    "fixed_size",
     "gaussian_delta",
     "gaussian_epsilon",
     "gaussian_mu",

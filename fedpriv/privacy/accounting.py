@@ -5,8 +5,9 @@ Releases that differ in the clipping norm only are merged before anything is com
 - ``"gaussian"``: the exact curve of the composed Gaussian mechanism; ignores amplification by sampling, so it
   is an upper bound for Poisson releases;
 - ``"pld"``: privacy loss distributions of dp_accounting, pessimistic rounding (both directions of add/remove,
-  and the replace-one pair); the tightest for Poisson sampling;
-- ``"rdp"``: Renyi accounting of dp_accounting; fast and a few per cent loose; no Poisson under replace-one;
+  the replace-one pair, and for cohorts of fixed size the pair of :mod:`fedpriv.privacy.without_replacement`); the
+  tightest for sampled releases;
+- ``"rdp"``: Renyi accounting; fast, a few per cent loose for Poisson sampling and up to three times for fixed sizes;
 - ``"opacus-rdp"``: the same bound from another library, as a cross-check; add/remove only;
 - ``"auto"``: "gaussian" if nothing is sampled, otherwise "pld".
 """
@@ -16,23 +17,31 @@ from __future__ import annotations
 import functools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.names import unknown
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon
-from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.pld import pld_delta, pld_epsilon
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.mechanisms import Cost, Release
+from fedpriv.privacy.pld import Event, pld_deltas, pld_epsilon
+from fedpriv.privacy.terms import Relation, refuse_add_remove
 
-__all__ = ["Accountant", "Epsilon", "Releases", "count_releases", "delta_for", "epsilon"]
+__all__ = [
+    "Accountant",
+    "Epsilon",
+    "Releases",
+    "count_releases",
+    "counted_in_full",
+    "delta_for",
+    "deltas_for",
+    "epsilon",
+    "relations_for",
+]
 
 Accountant = Literal["auto", "pld", "rdp", "gaussian", "opacus-rdp"]
 Releases = Mapping[Release, int] | Iterable[Release]
-Event = tuple[float, float, int]
-"""(noise multiplier, rate, how often)."""
 
 
 @dataclass(frozen=True)
@@ -106,51 +115,83 @@ def delta_for(releases: Releases, epsilon: float, relation: Relation = Relation.
     ------
     InputError
         If epsilon is negative or NaN.
+    NoGuarantee
+        If a release has no formula under this relation.
     """
-    if not epsilon >= 0.0:
-        raise InputError(f"accounting: 'epsilon' must be at least 0, got {epsilon!r}.")
+    return deltas_for(releases, [epsilon], relation)[0]
+
+
+def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation = Relation.ADD_REMOVE) -> list[float]:
+    """Return :func:`delta_for` at several epsilons, for the price of one."""
+    for one in epsilons:
+        if not one >= 0.0:
+            raise InputError(f"accounting: 'epsilon' must be at least 0, got {one!r}.")
     events = _events(releases)
     relation = Relation(relation)
-    if any(z == 0.0 for z, _, _ in events):
-        return 1.0
-    plain = gaussian_delta(_mu(events, relation), epsilon)
+    _check_relation(events, relation)
+    if any(cost.noise_multiplier == 0.0 for cost, _ in events):
+        return [1.0] * len(epsilons)
+    mu = _mu(events, relation)
+    plain = [gaussian_delta(mu, one) for one in epsilons]
     if _resolve("auto", events) == "gaussian":
         return plain
-    return min(plain, pld_delta(events, float(epsilon), relation))
+    finite = [one for one in epsilons if math.isfinite(one)]
+    found = dict(zip(finite, pld_deltas(events, finite, relation), strict=True))
+    return [min(bound, found.get(one, 0.0)) for one, bound in zip(epsilons, plain, strict=True)]
+
+
+def counted_in_full(releases: Releases) -> Counter[Release]:
+    """Return a history as those see it who know who takes part: no cohort of fixed size is amplified."""
+    counts: Counter[Release] = Counter()
+    for release, count in count_releases(releases).items():
+        counts[release.counted()] += count
+    return counts
+
+
+def relations_for(releases: Releases) -> tuple[Relation, ...]:
+    """Return the relations under which a history has formulas; the first is the usual one to state."""
+    if any(cost.fixed for cost, _ in _events(releases)):
+        return (Relation.REPLACE_ONE,)
+    return (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
+
+
+def _check_relation(events: Iterable[Event], relation: Relation) -> None:
+    if any(cost.fixed for cost, _ in events):
+        refuse_add_remove(relation)
 
 
 def _events(releases: Releases) -> tuple[Event, ...]:
     """Merge releases that cost the same; sorted, so that it can be the key of a cache."""
-    merged: Counter[tuple[float, float]] = Counter()
+    merged: Counter[Cost] = Counter()
     for release, count in count_releases(releases).items():
-        merged[release.gaussian] += count
-    return tuple(sorted((z, rate, count) for (z, rate), count in merged.items()))
+        merged[release.cost] += count
+    return tuple(sorted(merged.items()))
 
 
 def _resolve(accountant: Accountant, events: tuple[Event, ...]) -> str:
     if accountant != "auto":
         return accountant
-    return "pld" if any(rate < 1.0 for _, rate, _ in events) else "gaussian"
+    return "pld" if any(cost.rate < 1.0 for cost, _ in events) else "gaussian"
 
 
 def _mu(events: Iterable[Event], relation: Relation) -> float:
     """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
     # hypot does not overflow or underflow where the squares would.
-    return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, _, count in events))
+    noise = [(cost.noise_multiplier, count) for cost, count in events]
+    return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, count in noise))
 
 
 @functools.lru_cache(maxsize=1024)
 def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accountant: str) -> Epsilon:
     if not events:
         return Epsilon(0.0, accountant)
-    sampled = any(rate < 1.0 for _, rate, _ in events)
-    if sampled and relation is not Relation.ADD_REMOVE and accountant in ("rdp", "opacus-rdp"):
+    _check_relation(events, relation)
+    if relation is not Relation.ADD_REMOVE and accountant == "opacus-rdp":
         raise NoGuarantee(
-            f"accounting: {accountant!r} has no formula for Poisson sampling under {relation.value}; use the "
-            "accountant 'pld'."
+            f"accounting: 'opacus-rdp' knows add/remove only, got {relation.value}; use 'pld', 'rdp' or 'gaussian'."
         )
-    if any(z == 0.0 for z, _, _ in events):
+    if any(cost.noise_multiplier == 0.0 for cost, _ in events):
         return Epsilon(math.inf, accountant)
     plain = Epsilon(gaussian_epsilon(_mu(events, relation), delta), "gaussian")
     if accountant == "gaussian" or plain.value == 0.0 or math.isinf(plain.value):
@@ -158,11 +199,11 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
     if accountant == "rdp":
         return Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
     if accountant == "opacus-rdp":
-        return Epsilon(_opacus_epsilon(events, delta, relation), "opacus-rdp")
+        return Epsilon(_opacus_epsilon(events, delta), "opacus-rdp")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
     # smaller one only where the grid of the distribution gives up (extreme noise, counts or delta).
     found = Epsilon(pld_epsilon(events, delta, relation), "pld")
-    if relation is Relation.ADD_REMOVE and (math.isinf(found.value) or delta < 1e-12):
+    if math.isinf(found.value) or delta < 1e-12:
         found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
     return min(found, plain, key=lambda one: one.value)
 
@@ -175,8 +216,8 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) ->
 
     orders = tuple(float(order) for order in RdpAccountant().orders)
     totals = [0.0] * len(orders)
-    for z, rate, count in events:
-        for i, value in enumerate(renyi_many(z, rate, orders, relation)):
+    for cost, count in events:
+        for i, value in enumerate(renyi_many(cost, orders, relation)):
             totals[i] += count * value
     finite = [(order, total) for order, total in zip(orders, totals, strict=True) if math.isfinite(total)]
     if not finite:
@@ -184,20 +225,16 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) ->
     return float(compute_epsilon(*zip(*finite, strict=True), delta)[0])
 
 
-def _opacus_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
+def _opacus_epsilon(events: tuple[Event, ...], delta: float) -> float:
     import warnings
 
     import numpy as np
 
-    if relation is not Relation.ADD_REMOVE:
-        raise NoGuarantee(
-            f"accounting: 'opacus-rdp' knows add/remove only, got {relation.value}; use 'gaussian' or 'pld'."
-        )
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         # opacus advises on its range of orders, and importing it warns about torch's deprecations.
         warnings.simplefilter("ignore")
         from opacus.accountants import RDPAccountant
 
         accountant = RDPAccountant()
-        accountant.history = [(z, rate, count) for z, rate, count in events]
+        accountant.history = [(cost.noise_multiplier, cost.rate, count) for cost, count in events]
         return float(accountant.get_epsilon(delta=delta))

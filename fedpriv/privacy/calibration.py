@@ -13,7 +13,7 @@ from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling
 from fedpriv.privacy.target import Target
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.terms import Relation, refuse_add_remove
 
 __all__ = ["calibrate_noise_multiplier", "calibrate_to_filter"]
 
@@ -79,10 +79,13 @@ def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) ->
 
 @functools.lru_cache(maxsize=256)
 def _calibrate(epsilon: float, delta: float, relation: Relation, sampling: Sampling, rounds: int) -> float:
+    one = Release.of(sampling, 1.0).cost
+    if one.fixed:
+        refuse_add_remove(relation)
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
     # Without amplification all rounds are one Gaussian mechanism; with it, less noise is enough.
     enough = sensitivity * math.sqrt(rounds) / gaussian_mu(epsilon, delta) * (1.0 + 1e-10)
-    if sampling.rate == 1.0:
+    if one.rate == 1.0:
         return enough
     if relation is Relation.ADD_REMOVE:
         rough = _search(functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2)
@@ -100,16 +103,12 @@ def _cost(
     accountant: str,
     noise_multiplier: float,
 ) -> float:
-    release = Release(
-        noise_multiplier=noise_multiplier, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0
-    )
+    release = Release.of(sampling, noise_multiplier)
     return epsilon({release: rounds}, delta, relation, "rdp" if accountant == "rdp" else "auto").value
 
 
 def _filter_share(budget: RenyiFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
-    release = Release(
-        noise_multiplier=noise_multiplier, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0
-    )
+    release = Release.of(sampling, noise_multiplier)
     return budget.cost({release: rounds}) / budget.allowance
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedpriv.errors import NoGuarantee
-from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
 __all__ = ["CLAIMS", "Row", "claim"]
@@ -45,6 +45,7 @@ class Row:
     attacks: str
 
 
+_REPLACE = (Relation.REPLACE_ONE,)
 _BOTH = (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
 _SAMPLINGS = ("poisson", "full")
 
@@ -72,12 +73,47 @@ CLAIMS: tuple[Row, ...] = (
         attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
     Row(
+        output=Output.BILLBOARDS,
+        observer=Observer.PUBLIC,
+        noise_at=NoiseAt.SERVER,
+        relations=_REPLACE,
+        samplings=(FIXED_SIZE,),
+        amplified=True,
+        notion=Notion.DP,
+        accounting="certified privacy loss distributions of sampling without replacement; draws must be secret from "
+        "all tasks too, and updates may not depend on earlier rounds",
+        attacks="attacks on the sequence of billboards (tracing, canaries)",
+    ),
+    Row(
+        output=Output.BILLBOARDS,
+        observer=Observer.PUBLIC,
+        noise_at=NoiseAt.SERVER,
+        relations=_REPLACE,
+        samplings=(COUNTED,),
+        amplified=False,
+        notion=Notion.DP,
+        accounting="the exact Gaussian curve, every round counted as a participation",
+        attacks="attacks on the sequence of billboards (tracing, canaries)",
+    ),
+    Row(
+        output=Output.PERSONAL_MODELS,
+        observer=Observer.COALITION,
+        noise_at=NoiseAt.SERVER,
+        relations=_REPLACE,
+        samplings=(COUNTED,),
+        amplified=False,
+        notion=Notion.JOINT_DP,
+        accounting="the same billboards, through the billboard lemma; the coalition knows who took part, so every "
+        "round is counted as a participation, by the exact Gaussian curve",
+        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
+    ),
+    Row(
         output=Output.ROWS,
         observer=Observer.SERVER,
         noise_at=NoiseAt.NODE,
         # A row that is missing is seen to be missing: only its content can be hidden.
-        relations=(Relation.REPLACE_ONE,),
-        samplings=_SAMPLINGS,
+        relations=_REPLACE,
+        samplings=(*_SAMPLINGS, COUNTED),
         amplified=False,
         notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every participation counted",
@@ -92,6 +128,17 @@ CLAIMS: tuple[Row, ...] = (
         amplified=False,
         notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every participation counted",
+        attacks="attacks on the node's sum",
+    ),
+    Row(
+        output=Output.CLIPPED_SUM,
+        observer=Observer.SERVER,
+        noise_at=NoiseAt.NODE,
+        relations=_REPLACE,
+        samplings=(COUNTED,),
+        amplified=False,
+        notion=Notion.LOCAL_DP,
+        accounting="the exact Gaussian curve, every round counted as a participation",
         attacks="attacks on the node's sum",
     ),
 )
@@ -118,15 +165,23 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
         If the table has no such line; the message says what to do instead.
     """
     output, observer, noise_at = Output(output), Observer(observer), NoiseAt(noise_at)
-    name = sampling.name if isinstance(sampling, PoissonSampling | FullParticipation) else str(sampling)
-    for row in CLAIMS:
-        if (row.output, row.observer, row.noise_at) == (output, observer, noise_at):
-            if name in row.samplings:
-                return row
-            raise NoGuarantee(
-                f"no guarantee for sampling {name!r}: only {' and '.join(row.samplings)} are accounted; let every "
-                "task flip its own coin (strategy.sampling_rate), or all of them take part."
-            )
+    name = sampling if isinstance(sampling, str) else sampling.name
+    rows = [row for row in CLAIMS if (row.output, row.observer, row.noise_at) == (output, observer, noise_at)]
+    for row in rows:
+        if name in row.samplings:
+            return row
+    if rows and name == FIXED_SIZE:
+        raise NoGuarantee(
+            f"no guarantee for {output.value} seen by the {observer.value} with {FIXED_SIZE!r} sampling, which is "
+            f"amplified only towards those who cannot tell who takes part; count every round in full ({COUNTED!r}), or "
+            "let every task flip its own coin ('poisson')."
+        )
+    if rows:
+        known = [one for row in rows for one in row.samplings]
+        raise NoGuarantee(
+            f"no guarantee for {output.value} seen by the {observer.value} with {name!r} sampling: accounted are "
+            f"{', '.join(known)}; let every task flip its own coin ('poisson'), or all of them take part ('full')."
+        )
     raise NoGuarantee(
         f"no guarantee for {output.value} seen by the {observer.value}: {_instead(output, observer, noise_at)}"
     )

@@ -11,16 +11,18 @@ from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.accounting import Accountant, Releases, count_releases, epsilon
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
-__all__ = ["Guarantee", "guarantee_for"]
+__all__ = ["AGAINST", "Guarantee", "assumptions_for", "guarantee_for"]
 
-_AGAINST = {
+AGAINST = {
     Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
     Observer.COALITION: "a coalition of all other tasks",
     Observer.SERVER: "the server",
 }
+"""Whom a guarantee holds against, in words."""
 
 _ENUMS = {"notion": Notion, "relation": Relation, "observer": Observer, "output": Output, "noise_at": NoiseAt}
 
@@ -44,11 +46,11 @@ class Guarantee:
     accountant : str
         Which accountant found epsilon.
     epsilon_replace_one : float
-        The epsilon under replace-one, printed beside add/remove.
+        The epsilon under replace-one, printed beside add/remove; both are the same where only replace-one holds.
     sampling : str
         How tasks were chosen, in words.
     sampling_names : tuple of str
-        Names of the samplings that ran ("poisson", "full").
+        Names of the samplings that ran, as releases name them.
     rounds : int
         Number of releases.
     noise_multiplier, clipping_norm : float or None
@@ -107,7 +109,7 @@ class Guarantee:
         if self.rounds == 0:
             text = (
                 f"Nothing was released: epsilon 0 ({self.notion.value}, unit {self.unit}, "
-                f"{self.relation.value}) against {_AGAINST[self.observer]}."
+                f"{self.relation.value}) against {AGAINST[self.observer]}."
             )
         elif math.isinf(self.epsilon):
             text = (
@@ -127,7 +129,7 @@ class Guarantee:
         replace = f" (replace-one: epsilon = {self.epsilon_replace_one:.4g})"
         return (
             f"{self.notion.value[0].upper()}{self.notion.value[1:]} of the {self.output.value} against "
-            f"{_AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
+            f"{AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
             f"epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g}, accountant {self.accountant}"
             f"{replace if self.relation is Relation.ADD_REMOVE else ''}. "
             f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
@@ -206,8 +208,11 @@ def guarantee_for(
     rows = [claim(output, observer, noise_at, name) for name in names or ("full",)]
     row = rows[0]
     warnings = check_delta(delta, num_tasks)
-    relation = row.relations[0] if relation is None else Relation(relation)
-    accountant: Accountant = "auto" if row.amplified else "gaussian"
+    shared = [one for one in row.relations if all(one in other.relations for other in rows)]
+    relation = shared[0] if relation is None else Relation(relation)
+    amplified = any(one.amplified for one in rows)
+    # "auto" looks at each release; without amplification all are plain Gaussians, whatever their rate.
+    accountant: Accountant = "auto" if amplified else "gaussian"
     found = epsilon(counts, delta, relation, accountant)
     replaced = epsilon(counts, delta, Relation.REPLACE_ONE, accountant)
     return Guarantee(
@@ -228,20 +233,24 @@ def guarantee_for(
         clipping_norm=_only({release.clipping_norm for release in counts}),
         num_tasks=num_tasks,
         public="the number of tasks, the initial model, all settings, and the billboards",
-        assumptions=(*_assumptions(row, names), *assumptions),
+        assumptions=(*assumptions_for(row, names, amplified=amplified), *assumptions),
         reproduction=reproduction,
         warnings=tuple(warnings),
     )
 
 
-def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
+def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:
+    """Return what must hold besides: for a line of the table, the samplings that ran, and whether any amplifies."""
     out = []
     if row.noise_at is NoiseAt.SERVER:
         out.append("the server is trusted with the updates and adds its noise")
     else:
         out.append("every node runs its own noise; sampling hides nothing from the server")
-    if row.amplified and "poisson" in names:
+    if amplified and "poisson" in names:
         out.append("the sampling coins stay secret")
+    if FIXED_SIZE in names:
+        out.append("who is drawn stays secret from everybody, from the other tasks too")
+        out.append("what a task sends depends on the billboard and its own data, not on rounds before")
     if row.notion is Notion.JOINT_DP:
         out.append("a task's personal model depends on the billboards and its own data only")
     return out
@@ -249,7 +258,12 @@ def _assumptions(row: Row, names: tuple[str, ...]) -> list[str]:
 
 def _sampling(counts: dict[Release, int]) -> str:
     kinds = sorted({(release.sampling_name, release.rate) for release in counts})
-    words = {"full": "full participation", "poisson": "Poisson, rate {rate:g}"}
+    words = {
+        "full": "full participation",
+        "poisson": "Poisson, rate {rate:g}",
+        FIXED_SIZE: "cohorts of fixed size, rate {rate:g}",
+        COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
+    }
     return " and ".join(words[name].format(rate=rate) for name, rate in kinds) or "no sampling"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.sampling import Sampling
+from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
 
 __all__ = ["Boundary", "Journal", "Storage"]
 
@@ -99,10 +99,12 @@ class Journal:
         left = self.ledger.left(self.population)
         if left is None or left.allowance <= 1e-4:  # the search gets long where hardly anything is left
             return None
+        if isinstance(sampling, FixedSizeSampling):
+            sampling = replace(sampling, counted=True)  # as the ledger counts it
         exact = calibrate_to_filter(left, sampling, rounds)
         digit = 10.0 ** (math.floor(math.log10(exact)) - 4)
         rounded = math.ceil(exact * (1.0 + 1e-9) / digit) * digit  # up: what is advised must fit
-        release = Release(noise_multiplier=rounded, sampling_name=sampling.name, rate=sampling.rate, clipping_norm=1.0)
+        release = Release.of(sampling, rounded)
         return rounded if left.admits(left.cost({release: rounds})) else None
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
-from fedpriv.privacy.accounting import Accountant, Epsilon, epsilon
+from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.mechanisms import Release
@@ -262,13 +262,14 @@ class Ledger:
         """Return the releases that a single task may have seen, of one run or of all; the worst task's.
 
         Groups of one run compose in parallel, runs one after the other. If groups were charged differently,
-        the worst is the one with the largest epsilon (add/remove, at the population's delta).
+        the worst is the one with the largest epsilon (at the population's delta; add/remove if all releases have it).
         """
         known, charged = self._read(population, run)
         several = histories(charged)
         if len(several) == 1:
             return several[0]
-        return max(several, key=lambda one: epsilon(one, known.delta).value)
+        relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
+        return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
     def spent(
         self,
@@ -280,11 +281,12 @@ class Ledger:
     ) -> Epsilon:
         """Return the epsilon of one run or of all runs together, for the worst task.
 
-        For runs that did not react to each other; what a protected population may still spend is decided by
+        For runs that did not react to each other, against the public and the other tasks (so that cohorts of fixed size
+        count in full); what a protected population may still spend is decided by
         its filter (:meth:`describe`).
         """
         several = histories(self._read(population, run)[1])
-        found = (epsilon(one, delta, relation, accountant) for one in several)
+        found = (epsilon(counted_in_full(one), delta, relation, accountant) for one in several)
         return max(found, key=lambda one: one.value)
 
     def verify(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +14,30 @@ from pydantic import Field, model_validator
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.entropy import Entropy
-from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.settings import Settings
 
-__all__ = ["Release", "gaussian_sum"]
+__all__ = ["Cost", "Release", "gaussian_sum"]
 
 _VERSION = 1
+
+
+class Cost(NamedTuple):
+    """What accounting needs to know of a release.
+
+    Attributes
+    ----------
+    noise_multiplier : float
+        Standard deviation of the noise in clipping norms.
+    rate : float
+        Rate of the sampling that amplifies; 1 if nothing does.
+    fixed : bool
+        True for cohorts of fixed size, which have formulas under replace-one only.
+    """
+
+    noise_multiplier: float
+    rate: float
+    fixed: bool = False
 
 
 class Release(Settings):
@@ -33,8 +51,8 @@ class Release(Settings):
         Gaussian noise on a sum of clipped updates.
     noise_multiplier : float
         Standard deviation of the noise divided by the clipping norm; 0 means no noise and no guarantee.
-    sampling_name : "poisson" or "full"
-        How the tasks of the round were chosen.
+    sampling_name : "poisson", "full", "fixed-size" or "fixed-size-counted"
+        How the tasks of the round were chosen; the last one is not amplified (:mod:`fedpriv.privacy.sampling`).
     rate : float
         Probability in (0, 1] that a task takes part; 1 for "full".
     clipping_norm : float
@@ -43,7 +61,7 @@ class Release(Settings):
 
     mechanism: Literal["gaussian"] = "gaussian"
     noise_multiplier: float = Field(ge=0.0)
-    sampling_name: Literal["poisson", "full"]
+    sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted"]
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float = Field(ge=1e-100, le=1e100)
 
@@ -53,28 +71,41 @@ class Release(Settings):
             raise ValueError(f"'rate' must be 1 for full participation, got {self.rate!r}.")
         return self
 
-    @property
-    def sampling(self) -> Sampling:
-        """The sampling as an object that can draw."""
-        return FullParticipation() if self.sampling_name == "full" else PoissonSampling(self.rate)
+    @classmethod
+    def of(cls, sampling: Sampling, noise_multiplier: float, clipping_norm: float = 1.0) -> Release:
+        """Return the release of a noisy sum over tasks that this sampling chose."""
+        return cls(
+            noise_multiplier=noise_multiplier,
+            sampling_name=sampling.name,
+            rate=sampling.rate,
+            clipping_norm=clipping_norm,
+        )
 
     @property
-    def gaussian(self) -> tuple[float, float]:
-        """Noise multiplier and sampling rate: all that a sampled Gaussian costs.
+    def cost(self) -> Cost:
+        """All that the release costs.
 
         Every formula of this package asks here, so that a new kind of release is refused until it has one of its own.
 
         Raises
         ------
         NoGuarantee
-            The release is not Gaussian noise on a Poisson sample or on everybody.
+            The release is not Gaussian noise on the sum of a sample that has a formula.
         """
-        if (self.mechanism, self.sampling_name) not in (("gaussian", "poisson"), ("gaussian", "full")):
+        known = ("poisson", "full", FIXED_SIZE, COUNTED)
+        if self.mechanism != "gaussian" or self.sampling_name not in known:
             raise NoGuarantee(
                 f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
-                "sampling; use Gaussian noise with Poisson sampling or full participation."
+                f"sampling; use Gaussian noise with one of the samplings {', '.join(known)}."
             )
-        return self.noise_multiplier, self.rate
+        fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
+        return Cost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
+
+    def counted(self) -> Release:
+        """Return the release as it counts where a cohort of fixed size is not amplified; others stay as they are."""
+        if self.sampling_name != FIXED_SIZE:
+            return self
+        return self.model_copy(update={"sampling_name": COUNTED})
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pydantic import Field
 
-from fedpriv.privacy.accounting import count_releases, epsilon
+from fedpriv.privacy.accounting import count_releases, epsilon, relations_for
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import NoiseAt, Relation
 from fedpriv.settings import Settings
@@ -35,7 +36,7 @@ class NodePolicy(Settings):
     max_clipping_norm : float or None
         Largest bound of an update that the node sends.
     relation : Relation
-        Neighbouring relation of ``max_epsilon``.
+        Neighbouring relation of ``max_epsilon``; a request for a cohort of fixed size is refused under add/remove.
     diagnostics : bool
         Whether scores of the tasks may be sent to whoever asks; no release covers them.
     """
@@ -47,6 +48,11 @@ class NodePolicy(Settings):
     max_clipping_norm: float | None = Field(default=None, gt=0.0)
     relation: Relation = Relation.ADD_REMOVE
     diagnostics: bool = False
+
+    @property
+    def counts(self) -> bool:
+        """Whether the answer to a request depends on how often a task took part before."""
+        return self.max_participations is not None or self.max_epsilon is not None
 
 
 @dataclass(frozen=True)
@@ -96,8 +102,19 @@ def decide(
     counts = count_releases(participations_so_far)
     counts[request] += 1
     delta = policy.delta or _USUAL_DELTA
-    total = epsilon(counts, delta, policy.relation, "gaussian").value
     label = _LABELS[noise_at]
+    relation = policy.relation
+    if relation not in relations_for(counts):
+        if policy.max_epsilon is not None:
+            return Decision(
+                False,
+                f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') under {relation.value}, "
+                "which does not describe the cohorts of fixed size of the request; set 'relation' to replace-one.",
+                math.inf,
+                label,
+            )
+        relation = Relation.REPLACE_ONE
+    total = epsilon(counts, delta, relation, "gaussian").value
     reason = _objection(policy, counts.total(), request, total, delta, label)
     if reason is not None:
         return Decision(False, reason, total, label)

@@ -9,7 +9,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
@@ -97,18 +97,26 @@ def release_from(text: str) -> Release:
 
 
 def divergence(budget: RenyiFilter, charged: Charged) -> float:
-    """Return the divergence of all runs for the worst task: per run the most expensive group."""
-    return math.fsum(max(budget.cost(one) for one in of_run(groups)) for groups in charged.values())
+    """Return the divergence of all runs for the worst task: per run the most expensive group.
+
+    A budget is a promise against the other tasks, too, so cohorts of fixed size count in full.
+    """
+    return math.fsum(max(budget.cost(counted_in_full(one)) for one in of_run(groups)) for groups in charged.values())
 
 
 def describe_population(name: str, population: Population, charged: Charged) -> dict[str, Any]:
     """Return budget, spending and what is left, ready for JSON.
 
-    Runs on a benchmark are accounted alone, so "spent" is None for it. "left" is None without a budget;
-    otherwise it is the state of the filter, whose share of 1 is the budget.
+    Runs on a benchmark are accounted alone, so "spent" is None for it. An epsilon is None under a relation for which a
+    release has no formula (cohorts of fixed size under add/remove); what is stated holds against the other tasks, so
+    such cohorts count in full here, and the guarantee of a run may state less towards the public. "left" is None
+    without a budget; otherwise it is the state of the filter, whose share of 1 is the budget.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
+    note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
+    if any(Relation.ADD_REMOVE not in relations_for(one) for one in histories(charged)):
+        note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
     out: dict[str, Any] = {
         "population": name,
         "tasks": population.num_tasks,
@@ -117,7 +125,7 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
         "delta": population.delta,
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
         "spent": None if alone else _spent(histories(charged), population.delta),
-        "note": "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other",
+        "note": note,
         "runs": {
             run: {
                 "releases": sum(counts.total() for counts in groups.values()),
@@ -139,9 +147,15 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
     return out
 
 
-def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str]:
+def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str | None]:
+    """Return epsilon per relation, also against the other tasks; None where a release has no formula under it."""
+    several = [counted_in_full(one) for one in several]
+    valid = [relation for relation in Relation if all(relation in relations_for(one) for one in several)]
     return {
-        relation.value: _number(max(epsilon(one, delta, relation).value for one in several)) for relation in Relation
+        relation.value: _number(max(epsilon(one, delta, relation).value for one in several))
+        if relation in valid
+        else None
+        for relation in Relation
     }
 
 

@@ -1,5 +1,7 @@
 """Renyi differential privacy of a release at one order.
 
+Cohorts of fixed size are in :mod:`fedpriv.privacy.without_replacement`.
+
 Poisson sampling under add/remove at whole orders comes from dp_accounting. Its series for fractional orders
 often does not converge, and replace-one has no formula there. Both have a dominating pair in one dimension,
 ``(1-p) N(0, z^2) + p N(1, z^2)`` against ``N(0, z^2)`` (Mironov, Talwar and Zhang, 2019: this direction is
@@ -15,8 +17,9 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.mechanisms import Cost, Release
+from fedpriv.privacy.terms import Relation, refuse_add_remove
+from fedpriv.privacy.without_replacement import wor_renyi
 
 __all__ = ["renyi", "renyi_many"]
 
@@ -42,24 +45,30 @@ def renyi(release: Release, order: float, relation: Relation = Relation.ADD_REMO
     ------
     InputError
         If the order is not greater than 1 and finite.
+    NoGuarantee
+        If the release has no formula under this relation.
     """
     if not 1.0 < order < math.inf:
         raise InputError(f"privacy: the Renyi 'order' must be greater than 1 and finite, got {order!r}.")
-    return renyi_many(*release.gaussian, (float(order),), relation)[0]
+    return renyi_many(release.cost, (float(order),), relation)[0]
 
 
 @functools.lru_cache(maxsize=1024)
-def renyi_many(
-    noise_multiplier: float, rate: float, orders: tuple[float, ...], relation: Relation
-) -> tuple[float, ...]:
+def renyi_many(cost: Cost, orders: tuple[float, ...], relation: Relation) -> tuple[float, ...]:
     """Return the Renyi divergences of one release at several orders, each as :func:`renyi`."""
+    noise_multiplier, rate, fixed = cost
+    if fixed:
+        refuse_add_remove(relation)
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
     mu = sensitivity / noise_multiplier if noise_multiplier > 0.0 else math.inf
     plain = tuple(order * mu * mu / 2.0 for order in orders)
     if rate == 1.0 or not all(map(math.isfinite, plain)):
         return plain
-    whole = tuple(order for order in orders if order.is_integer() and relation is Relation.ADD_REMOVE)
-    by_library = dict(zip(whole, _library(noise_multiplier, rate, whole), strict=True)) if whole else {}
+    if fixed:
+        by_library = dict(zip(orders, wor_renyi(noise_multiplier, rate, orders), strict=True))
+    else:
+        whole = tuple(order for order in orders if order.is_integer() and relation is Relation.ADD_REMOVE)
+        by_library = dict(zip(whole, _library(noise_multiplier, rate, whole), strict=True)) if whole else {}
     sampled = [
         by_library[order] if order in by_library else _quadrature(noise_multiplier, rate, order, relation)
         for order in orders

@@ -1,8 +1,11 @@
 """Which tasks take part in a round: the sampling that runs is the sampling that is accounted.
 
-Fixed-size cohorts do not exist here: against a coalition of the other tasks they are not amplified at all, the formula
-of Poisson sampling does not hold for them, and where a task is removed another one takes its place, so that the sum
-moves by up to twice the clipping norm: not even add/remove without amplification describes them.
+With a cohort of fixed size another task takes the place of one that is removed, so that the sum moves by up to twice
+the clipping norm: the formulas of Poisson sampling and the relation add/remove do not describe it, only replace-one
+does. Its amplification needs more than secret draws. A coalition of all other tasks counts its own participations and
+knows who else took part; and where updates depend on earlier rounds, the updates of the others tell the same to
+everybody, round after round, because nobody's part is independent of theirs. In both cases every round counts in full,
+which is what the name "fixed-size-counted" stands for.
 """
 
 from __future__ import annotations
@@ -15,7 +18,22 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["FullParticipation", "PoissonSampling", "Sampling", "sampling_from"]
+__all__ = [
+    "COUNTED",
+    "FIXED_SIZE",
+    "FixedSizeSampling",
+    "FullParticipation",
+    "PoissonSampling",
+    "Sampling",
+    "fixed_size",
+    "sampling_from",
+]
+
+FIXED_SIZE = "fixed-size"
+"""Name of cohorts of fixed size that sampling amplifies."""
+
+COUNTED = "fixed-size-counted"
+"""Name of cohorts of fixed size of which every round counts as a participation."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +66,10 @@ class PoissonSampling:
     def name(self) -> str:
         """The name in releases and settings."""
         return "poisson"
+
+    def participants(self, num_tasks: int) -> float:
+        """Return the expected number of participants, a public constant."""
+        return self.rate * num_tasks
 
     def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:
         """Draw the tasks of one round.
@@ -93,13 +115,86 @@ class FullParticipation:
         """The name in releases and settings."""
         return "full"
 
+    def participants(self, num_tasks: int) -> float:
+        """Return the number of participants, a public constant."""
+        return float(num_tasks)
+
     def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:  # noqa: ARG002
         """Return all ids ``0 .. num_tasks - 1``; no coin is flipped."""
         _check_num_tasks(num_tasks)
         return np.arange(num_tasks, dtype=np.int64)
 
 
-Sampling = PoissonSampling | FullParticipation
+@dataclass(frozen=True)
+class FixedSizeSampling:
+    """A subset of fixed size, uniform among all of that size and drawn anew each round; who is drawn stays secret.
+
+    Parameters
+    ----------
+    size : int
+        Number of participants of every round, from 1 to ``num_tasks``; public.
+    num_tasks : int
+        Number of tasks to draw from; public.
+    counted : bool
+        True if every round is accounted for in full, as if each task took part in it. See the module's description
+        for when that must be.
+
+    Raises
+    ------
+    InputError
+        If a number is not whole or out of range.
+    """
+
+    size: int
+    num_tasks: int
+    counted: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("size", "num_tasks"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"sampling: {name!r} must be a whole number of at least 1, got {value!r}.")
+        if self.size > self.num_tasks:
+            raise InputError(
+                f"sampling: 'size' must be at most the number of tasks, {self.num_tasks}, got {self.size}; draw fewer."
+            )
+
+    @property
+    def rate(self) -> float:
+        """The probability with which a task takes part in a round."""
+        return self.size / self.num_tasks
+
+    @property
+    def name(self) -> str:
+        """The name in releases."""
+        return COUNTED if self.counted else FIXED_SIZE
+
+    def participants(self, num_tasks: int) -> float:
+        """Return the number of participants, a public constant."""
+        self._check(num_tasks)
+        return float(self.size)
+
+    def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:
+        """Draw the tasks of one round: sorted ids, int64 [size].
+
+        Raises
+        ------
+        InputError
+            If the population is not the one that the rate was computed for.
+        """
+        self._check(num_tasks)
+        if self.size == num_tasks:
+            return np.arange(num_tasks, dtype=np.int64)
+        ids = generator.choice(num_tasks, self.size, replace=False, shuffle=False).astype(np.int64, copy=False)
+        ids.sort()
+        return ids
+
+    def _check(self, num_tasks: int) -> None:
+        if num_tasks != self.num_tasks:
+            raise InputError(f"sampling: this draws from {self.num_tasks} tasks, got 'num_tasks' = {num_tasks}.")
+
+
+Sampling = PoissonSampling | FullParticipation | FixedSizeSampling
 
 
 def sampling_from(rate: float) -> Sampling:
@@ -112,6 +207,21 @@ def sampling_from(rate: float) -> Sampling:
     """
     poisson = PoissonSampling(rate)
     return FullParticipation() if poisson.rate == 1.0 else poisson
+
+
+def fixed_size(rate: float, num_tasks: int, *, counted: bool = False) -> FixedSizeSampling:
+    """Return cohorts of the whole number that is nearest to ``rate * num_tasks`` (a half rounds up), at least 1.
+
+    What is accounted is the size, not the rate that was asked for.
+
+    Raises
+    ------
+    InputError
+        If the rate is outside (0, 1] or there are no tasks.
+    """
+    share = PoissonSampling(rate).rate
+    _check_num_tasks(num_tasks)
+    return FixedSizeSampling(min(num_tasks, max(1, math.floor(share * num_tasks + 0.5))), num_tasks, counted)
 
 
 def _check_num_tasks(num_tasks: int) -> None:

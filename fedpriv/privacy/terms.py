@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import enum
 
-__all__ = ["NoiseAt", "Notion", "Observer", "Output", "Relation"]
+from fedpriv.errors import NoGuarantee
+
+__all__ = ["NoiseAt", "Notion", "Observer", "Output", "Relation", "refuse_add_remove"]
 
 
 class Relation(enum.StrEnum):
@@ -55,3 +57,18 @@ class NoiseAt(enum.StrEnum):
 
     SERVER = "server"
     NODE = "node"
+
+
+def refuse_add_remove(relation: Relation) -> None:
+    """Refuse to account for cohorts of fixed size under add/remove.
+
+    Raises
+    ------
+    NoGuarantee
+        The relation is not replace-one.
+    """
+    if relation is not Relation.REPLACE_ONE:
+        raise NoGuarantee(
+            f"accounting: cohorts of fixed size have no guarantee under {relation.value}, because another task takes "
+            "the place of one that is removed; use the relation replace-one, or Poisson sampling."
+        )

@@ -26,9 +26,11 @@ __all__ = [
     "GRID",
     "MARKERS",
     "accuracies",
+    "canvas",
     "loss_and_epsilon",
     "per_task",
     "save_svg",
+    "whole_numbers",
     "write_figures",
 ]
 
@@ -47,7 +49,7 @@ def loss_and_epsilon(run: Run) -> Figure | None:
     spent = run.epsilon_curve()
     if not curves and not spent[0]:
         return None
-    figure, axes = _canvas(3.9)
+    figure, axes = canvas(3.9)
     for model, (rounds, values) in curves.items():
         axes.plot(
             rounds,
@@ -64,7 +66,7 @@ def loss_and_epsilon(run: Run) -> Figure | None:
     if values and min(values) > 0 and max(values) > 100 * min(values):
         axes.set_yscale("log")
     axes.set_xlabel("round")
-    _whole_numbers(axes)
+    whole_numbers(axes)
     axes.set_ylabel(f"loss, mean over tasks\n({NOT_RELEASED})")
     if not curves:
         axes.set_yticks([])
@@ -82,7 +84,7 @@ def accuracies(run: Run) -> Figure | None:
     shown = [model for model in MODELS if tasks[model] or _is_finite(means.get(model))]
     if not shown:
         return None
-    figure, axes = _canvas(1.35 + 0.75 * len(shown))
+    figure, axes = canvas(1.35 + 0.75 * len(shown))
     percent = run.measure == "accuracy"
     scale = 100.0 if percent else 1.0
     for row, model in enumerate(reversed(shown)):
@@ -129,7 +131,7 @@ def per_task(run: Run) -> Figure | None:
     gained = gains(run)
     if not gained:
         return None
-    figure, axes = _canvas(3.7)
+    figure, axes = canvas(3.7)
     percent = run.measure == "accuracy"
     ordered = sorted((100.0 * value if percent else value) for value in gained)
     groups = [
@@ -156,7 +158,7 @@ def per_task(run: Run) -> Figure | None:
             )
     axes.axhline(0, color=INK, lw=1)
     axes.set_xlabel(f"tasks, sorted by gain ({NOT_RELEASED})")
-    _whole_numbers(axes)
+    whole_numbers(axes)
     axes.set_ylabel(
         "personal minus local only\n(accuracy, percentage points)"
         if percent
@@ -213,7 +215,8 @@ def save_svg(figure: Figure, file: Path) -> None:
     aside.replace(file)
 
 
-def _canvas(height: float) -> tuple[Figure, Axes]:
+def canvas(height: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of this height in inches, and its axes."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -249,7 +252,8 @@ def _epsilon_axis(run: Run, axes: Axes, rounds: Sequence[int], values: Sequence[
     right.set_ylabel(f"epsilon\n({said}){banner}".replace("$", r"\$"))
 
 
-def _whole_numbers(axes: Axes) -> None:
+def whole_numbers(axes: Axes) -> None:
+    """Write whole numbers only on the horizontal axis."""
     from matplotlib.ticker import MaxNLocator
 
     axes.xaxis.set_major_locator(MaxNLocator(nbins=7, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1))

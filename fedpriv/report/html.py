@@ -102,16 +102,21 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
         "benchmark": run.benchmark,
         "key": key_numbers(run),
         "headline": headline(run),
-        "sentence": guarantee.sentence,
+        "sentence": " ".join(one.sentence for one in (guarantee, summary.other_guarantee) if one is not None),
         "guarantee": guarantee_rows(run),
         "not_protected": not_protected(run),
-        "assumptions": guarantee.assumptions,
+        "assumptions": guarantee.assumptions + _more_assumptions(run),
         "warnings": guarantee.warnings,
         "figures": [_figure(figure, drawn.get(figure), run) for figure in FIGURES],
         "outputs": outputs(run),
         "facts": facts(run),
         "configuration": run.configuration.strip(),
     }
+
+
+def _more_assumptions(run: Run) -> list[str]:
+    other = run.summary.other_guarantee
+    return [] if other is None else [one for one in other.assumptions if one not in run.summary.guarantee.assumptions]
 
 
 def _figure(name: str, file: Path | None, run: Run) -> dict[str, str | None]:

@@ -103,6 +103,7 @@ class Summary(_Record):
     scenario: str
     guarantee: GuaranteeRecord
     diagnostics: Diagnostics
+    personal_guarantee: GuaranteeRecord | None = None
     preset: str | None = None
     finished: bool = True
     rounds: int | None = None
@@ -116,6 +117,11 @@ class Summary(_Record):
     versions: Texts = {}
     ledger: LedgerReference | None = None
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
+
+    @property
+    def other_guarantee(self) -> GuaranteeRecord | None:
+        """What holds for the personal models, where that is not what ``guarantee`` says."""
+        return None if self.personal_guarantee == self.guarantee else self.personal_guarantee
 
 
 class MetricLine(_Record):

@@ -48,7 +48,7 @@ def key_numbers(run: Run) -> list[tuple[str, str]]:
     mechanism = ", mechanism only" if run.reproduction else ""
     return [
         (f"Personal {run.measure}", _measured(reached, run.measure)),
-        (f"Epsilon ({relation_text(stated.relation)}{mechanism})", epsilon_text(stated.epsilon)),
+        _epsilon(run, f"Epsilon ({relation_text(stated.relation)}{mechanism})"),
         ("Delta", delta_text(stated.delta)),
         ("Tasks, rounds", f"{number(summary.num_tasks)}, {number(summary.rounds)}"),
         ("Time", seconds_text(summary.seconds.get("total"))),
@@ -90,6 +90,10 @@ def guarantee_rows(run: Run) -> list[tuple[str, str]]:
         ("Notion", stated.notion),
         (f"Epsilon ({relation})", epsilon_text(stated.epsilon)),
     ]
+    other = run.summary.other_guarantee
+    if other is not None:
+        label = f"Epsilon of the {other.output or 'rest'} ({relation_text(other.relation)})"
+        rows.append((label, f"{epsilon_text(other.epsilon)}, against {observer_text(other.observer)}"))
     if stated.epsilon_replace_one is not None and relation != "replace-one":
         rows.append(("Epsilon (replace-one)", epsilon_text(stated.epsilon_replace_one)))
     rows += [
@@ -189,7 +193,7 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
                 name,
                 " / ".join(part for part in (run.summary.scenario, run.summary.preset) if part),
                 *(_measured(found.get(model), run.measure) + unit for model in MODELS),
-                f"{epsilon_text(stated.epsilon)} ({relation_text(stated.relation)})",
+                f"{_epsilon(run, '')[1]} ({relation_text(stated.relation)})",
                 epsilon_text(stated.epsilon_replace_one) if stated.epsilon_replace_one is not None else "–",
                 delta_text(stated.delta),
                 "reproduction, no guarantee" if run.reproduction else stated.notion,
@@ -226,6 +230,15 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
     if any(run.benchmark for run in runs):
         notes.append(f"Benchmark data: {ALONE}; the table says nothing about all runs together.")
     return Table("The runs side by side", columns, tuple(rows), " ".join(notes))
+
+
+def _epsilon(run: Run, label: str) -> tuple[str, str]:
+    """Return a label and epsilon; two of them where billboards and personal models differ."""
+    stated, other = run.summary.guarantee, run.summary.other_guarantee
+    if other is None:
+        return label, epsilon_text(stated.epsilon)
+    both = f"{epsilon_text(stated.epsilon)} {stated.output}, {epsilon_text(other.epsilon)} {other.output}"
+    return label, both
 
 
 def _gain_note(run: Run) -> str:

@@ -38,6 +38,7 @@ from fedpriv.errors import InputError
 from fedpriv.privacy.clipping import clip_rows, clipped_sum
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy, decide
+from fedpriv.privacy.sampling import COUNTED
 from fedpriv.protocol import Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
 from fedpriv.runtime.store import StateStore
@@ -298,7 +299,7 @@ class Node:
             return np.ones(len(cohort), dtype=bool), ""
         asked = Release(
             noise_multiplier=request.noise_multiplier,
-            sampling_name="full",
+            sampling_name=COUNTED if request.fixed_size else "full",
             rate=1.0,
             clipping_norm=request.clipping_norm,
         )
