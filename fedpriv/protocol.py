@@ -78,6 +78,9 @@ class Request:
         What the server declares about its mechanism: nodes clip by the first and check both by their policy.
     epochs : int
         Length of the local-only baseline; 0 elsewhere.
+    stream : tuple of int
+        Declared where noise is correlated over rounds: number of rounds, participations of a task at most, rounds
+        between two of them at least, bands. Empty if the noise is drawn for this round alone.
     """
 
     round: int
@@ -87,6 +90,7 @@ class Request:
     clipping_norm: float = 1.0
     noise_multiplier: float = 0.0
     epochs: int = 0
+    stream: tuple[int, ...] = ()
 
     def to_content(self) -> RecordDict:
         """Write the request as the content of a Flower message."""
@@ -97,6 +101,8 @@ class Request:
             "noise_multiplier": self.noise_multiplier,
             "epochs": self.epochs,
         }
+        if self.stream:
+            settings["stream"] = list(self.stream)
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
             content[f"tasks/{group}"] = _to_record({"ids": ids})
@@ -116,6 +122,7 @@ class Request:
             clipping_norm=float(settings["clipping_norm"]),
             noise_multiplier=float(settings["noise_multiplier"]),
             epochs=int(settings["epochs"]),
+            stream=tuple(int(value) for value in settings.get("stream", ())),
         )
 
 

@@ -215,15 +215,22 @@ def _privacy_curve(counts: Counter[Release], delta: float) -> list[dict[str, Any
     if len(counts) != 1:
         return []
     ((release, rounds),) = counts.items()
+    if release.stream is not None:  # charged as a whole when it begins
+        cost = {relation: epsilon(counts, delta, relation).value for relation in Relation}
+        return [_privacy_line(point, delta, cost) for point in sorted({1, release.rounds})]
     points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
     return [
-        {
-            "round": point,
-            "kind": "privacy",
-            "relation": str(Relation.ADD_REMOVE),
-            "delta": delta,
-            "epsilon": epsilon({release: point}, delta).value,
-            "epsilon_replace_one": epsilon({release: point}, delta, Relation.REPLACE_ONE).value,
-        }
+        _privacy_line(point, delta, {one: epsilon({release: point}, delta, one).value for one in Relation})
         for point in points
     ]
+
+
+def _privacy_line(round: int, delta: float, cost: Mapping[Relation, float]) -> dict[str, Any]:
+    return {
+        "round": round,
+        "kind": "privacy",
+        "relation": str(Relation.ADD_REMOVE),
+        "delta": delta,
+        "epsilon": cost[Relation.ADD_REMOVE],
+        "epsilon_replace_one": cost[Relation.REPLACE_ONE],
+    }

@@ -14,17 +14,19 @@ from pydantic import Field, model_validator
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.clipping import clipped_sum
+from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.limited import LimitedStrategy
 
 __all__ = ["Billboard"]
 
 
-class Billboard(TaskStrategy):
+class Billboard(LimitedStrategy):
     """Publish a model under differential privacy; personal models then carry joint DP by the billboard lemma.
 
     Each round: every task takes part by a secret coin; its whole update is clipped to ``clipping_norm`` in l2; the
@@ -47,6 +49,9 @@ class Billboard(TaskStrategy):
         Step of the billboard along the noisy mean.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
+
+    With limits of participation (``noise``, ``min_separation``, ``max_participations``, ``schedule``: see
+    :class:`fedpriv.strategies.limited.LimitedStrategy`) tasks take part without coins, and all rounds are one release.
     """
 
     publishes: ClassVar[bool] = True
@@ -76,7 +81,7 @@ class Billboard(TaskStrategy):
         """Return the given noise multiplier, or the smallest one that meets the target."""
         if self.target is None:
             return float(self.noise_multiplier or 0.0)
-        return calibrate_noise_multiplier(self.target, self.sampling, self.rounds, num_tasks)
+        return calibrate_noise_multiplier(self.target, *self.priced(num_tasks, self.rounds), num_tasks)
 
     @property
     def reply_kind(self) -> Literal["sum", "rows"]:
@@ -90,18 +95,33 @@ class Billboard(TaskStrategy):
 
     def release(self) -> Release:
         """Return the release that one round makes for one group."""
-        return self._release(self.session.noise_multiplier)
+        return self._release(self.session.noise_multiplier, self.session.stream)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
-        """Return the releases that a number of rounds will make on a population of this size."""
-        return Counter({self._release(self.resolve_noise(num_tasks)): rounds})
+        """Return what a number of rounds up to the last one will be charged on a population of this size.
+
+        A stream is charged whole when it begins: nothing is left to pay for the rounds after its first.
+        """
+        release = self._release(self.resolve_noise(num_tasks), self.stream(num_tasks))
+        if release.stream is not None:
+            return Counter({release: 1}) if rounds >= self.rounds else Counter()
+        return Counter({release: rounds})
 
     @property
     def relation(self) -> Relation:
         """The neighbouring relation of the target."""
         return Relation.ADD_REMOVE if self.target is None else self.target.relation
 
-    def _release(self, noise_multiplier: float) -> Release:
+    def _release(self, noise_multiplier: float, stream: Stream | None) -> Release:
+        if stream is not None:
+            return Release(
+                mechanism="banded",
+                noise_multiplier=noise_multiplier,
+                sampling_name="limited",
+                rate=1.0,
+                clipping_norm=self.clipping_norm,
+                stream=stream,
+            )
         return Release(
             noise_multiplier=noise_multiplier,
             sampling_name=self.sampling.name,
@@ -111,8 +131,9 @@ class Billboard(TaskStrategy):
 
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
-        if self.session.journal is not None:
-            self.session.journal.check(Counter({self.release(): 1}))
+        release, boundary = self.release(), self.session.boundary
+        if self.session.journal is not None and (release.stream is None or boundary.round == 0):
+            self.session.journal.check(Counter({release: 1}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -126,6 +147,11 @@ class Billboard(TaskStrategy):
             over the others' updates.
         """
         session = self.session
+        stream, participations = session.stream, {}
+        if stream is not None:  # checked before anything is summed
+            asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
+            participations = self.participations().after(asked, server_round, stream).to_arrays()
+        session.noise = {}
         totals = self._zeros(session.boundary.billboards)
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
@@ -150,7 +176,7 @@ class Billboard(TaskStrategy):
         session.problems.update(problems)
         published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
         self._check_published(published)
-        boundary = Boundary(server_round, published, session.sampled)
+        boundary = Boundary(server_round, published, session.sampled, participations, session.noise)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
         session.journal.publish(boundary, {group: self.release() for group in published})
@@ -179,20 +205,23 @@ class Billboard(TaskStrategy):
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
         session = self.session
         names = list(total)
-        noisy = gaussian_sum(
-            [total[name] for name in names],
-            self.clipping_norm,
-            session.noise_multiplier,
-            session.entropy,
-            number,
-            group,
-        )
-        step = self.server_learning_rate / (self.sampling_rate * len(session.groups[group]))
+        noisy = self._noisy([total[name] for name in names], number, group)
+        step = self.server_learning_rate / self.expected(len(session.groups[group]))
         before = session.boundary.billboards[group]
         return {
             name: (before[name] + step * value).astype(before[name].dtype)
             for name, value in zip(names, noisy, strict=True)
         }
+
+    def _noisy(self, total: list[NDArray[Any]], number: int, group: str) -> list[NDArray[np.float64]]:
+        """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
+        session, stream = self.session, self.session.stream
+        mechanism = (self.clipping_norm, session.noise_multiplier)
+        if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
+            return gaussian_sum(total, *mechanism, session.entropy, number, group)
+        past = session.boundary.noise.get(group)
+        noisy, session.noise[group] = correlated_sum(total, *mechanism, stream, past, session.entropy, number, group)
+        return noisy
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""

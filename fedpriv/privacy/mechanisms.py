@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling
+from fedpriv.privacy.stream import Stream
 from fedpriv.settings import Settings
 
 __all__ = ["Release", "gaussian_sum"]
@@ -29,38 +30,67 @@ class Release(Settings):
 
     Attributes
     ----------
-    mechanism : "gaussian"
-        Gaussian noise on a sum of clipped updates.
+    mechanism : "gaussian" or "banded"
+        Gaussian noise on a sum of clipped updates: drawn for this release alone, or one round of a stream. Every round
+        of a stream has the same release, and all of them together cost what one of them says.
     noise_multiplier : float
         Standard deviation of the noise divided by the clipping norm; 0 means no noise and no guarantee.
-    sampling_name : "poisson" or "full"
-        How the tasks of the round were chosen.
+    sampling_name : "poisson", "full" or "limited"
+        How the tasks of the round were chosen; "limited" says that nothing is known but the limits of the stream.
     rate : float
-        Probability in (0, 1] that a task takes part; 1 for "full".
+        Probability in (0, 1] that a task takes part; 1 for "full" and "limited".
     clipping_norm : float
         Bound of the l2 norm of a task's update.
+    stream : Stream or None
+        Of which stream this is one round, for "banded".
     """
 
-    mechanism: Literal["gaussian"] = "gaussian"
+    mechanism: Literal["gaussian", "banded"] = "gaussian"
     noise_multiplier: float = Field(ge=0.0)
-    sampling_name: Literal["poisson", "full"]
+    sampling_name: Literal["poisson", "full", "limited"]
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float = Field(ge=1e-100, le=1e100)
+    stream: Stream | None = None
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
-        if self.sampling_name == "full" and self.rate != 1.0:
-            raise ValueError(f"'rate' must be 1 for full participation, got {self.rate!r}.")
+        if self.sampling_name != "poisson" and self.rate != 1.0:
+            raise ValueError(f"'rate' must be 1 for {self.sampling_name} participation, got {self.rate!r}.")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_are_limited(self) -> Release:
+        parts = (self.mechanism == "banded", self.sampling_name == "limited", self.stream is not None)
+        if len(set(parts)) != 1:
+            raise ValueError(
+                "a stream of noise needs all of mechanism='banded', sampling_name='limited' and stream=..., got "
+                f"{self.mechanism!r}, {self.sampling_name!r} and {self.stream!r}."
+            )
         return self
 
     @property
+    def rounds(self) -> int:
+        """Number of rounds that are paid for: the horizon of a stream, else 1."""
+        return 1 if self.stream is None else self.stream.horizon
+
+    @property
     def sampling(self) -> Sampling:
-        """The sampling as an object that can draw."""
+        """The sampling as an object that can draw.
+
+        Raises
+        ------
+        NoGuarantee
+            For a stream, where the strategy decides who is asked.
+        """
+        if self.stream is not None:
+            raise NoGuarantee("a stream assumes nothing about sampling; ask its limits in 'stream' instead.")
         return FullParticipation() if self.sampling_name == "full" else PoissonSampling(self.rate)
 
     @property
     def gaussian(self) -> tuple[float, float]:
         """Noise multiplier and sampling rate: all that a sampled Gaussian costs.
+
+        A whole stream is one Gaussian release without sampling, whose noise is compared with its sensitivity.
 
         Every formula of this package asks here, so that a new kind of release is refused until it has one of its own.
 
@@ -69,6 +99,8 @@ class Release(Settings):
         NoGuarantee
             The release is not Gaussian noise on a Poisson sample or on everybody.
         """
+        if self.stream is not None and (self.mechanism, self.sampling_name) == ("banded", "limited"):
+            return self.noise_multiplier / self.stream.sensitivity, 1.0
         if (self.mechanism, self.sampling_name) not in (("gaussian", "poisson"), ("gaussian", "full")):
             raise NoGuarantee(
                 f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
@@ -78,7 +110,8 @@ class Release(Settings):
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
-        return json.dumps({"version": _VERSION, **self.model_dump()}, sort_keys=True)
+        # What is None is left out, so that releases are spelled as before there were streams.
+        return json.dumps({"version": _VERSION, **self.model_dump(exclude_none=True)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Release:
@@ -105,6 +138,7 @@ def gaussian_sum(
     entropy: Entropy,
     round: int,
     group: str = "",
+    relate: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> list[NDArray[np.float64]]:
     """Add independent N(0, (noise_multiplier * clipping_norm)^2) to every coordinate of a clipped sum.
 
@@ -122,6 +156,9 @@ def gaussian_sum(
         Number of the release, at least 0.
     group : str
         Which disjoint group of tasks the sum belongs to; empty for all tasks.
+    relate : callable or None
+        Turns the standard normals of this round into noise that depends on earlier rounds, too (see
+        :func:`fedpriv.privacy.correlated.correlated_sum`).
 
     Returns
     -------
@@ -152,6 +189,8 @@ def gaussian_sum(
             raise InputError(f"mechanism: the noise {noise_multiplier!r} * {clipping_norm!r} rounds to zero; use more.")
         return sums
     noise = entropy.normal("noise", round, sum(array.size for array in sums), group)
+    if relate is not None:
+        noise = relate(noise)
     noise *= std
     start = 0
     for array in sums:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -80,14 +82,16 @@ def decide(
     """Grant or refuse one participation; nothing is recorded.
 
     Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it
-    took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact.
+    took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact. The first participation
+    in a stream of correlated noise counts as all that the stream allows, because the node cannot see the noise: it
+    takes the server's word that the noise was made for these limits, as it does for the noise itself.
 
     Parameters
     ----------
     policy : NodePolicy
         The node's limits.
     participations_so_far : mapping from Release to count, or iterable of Release
-        What was granted before.
+        What was granted before, participation by participation.
     request : Release
         What the server declares for this round.
     noise_at : NoiseAt
@@ -96,12 +100,24 @@ def decide(
     counts = count_releases(participations_so_far)
     counts[request] += 1
     delta = policy.delta or _USUAL_DELTA
-    total = epsilon(counts, delta, policy.relation, "gaussian").value
+    total = epsilon(_whole_streams(counts), delta, policy.relation, "gaussian").value
     label = _LABELS[noise_at]
+    if any(release.stream is not None for release in counts):
+        label = f"{label}, whole streams counted"
     reason = _objection(policy, counts.total(), request, total, delta, label)
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def _whole_streams(participations: Counter[Release]) -> Counter[Release]:
+    """Count streams in place of participations in them: one for every k participations that were begun."""
+    return Counter(
+        {
+            release: count if release.stream is None else math.ceil(count / release.stream.participations)
+            for release, count in participations.items()
+        }
+    )
 
 
 def _objection(
