@@ -142,8 +142,8 @@ class LimitedStrategy(TaskStrategy):
         Participations.from_arrays(boundary.participations, session.registry.num_tasks)
         if stream.bands > 1 and session.noise_multiplier and set(boundary.noise) != set(session.groups):
             raise InputError(
-                f"the noise of round {boundary.round} is not in the checkpoint, and later noise depends on it; it may not "
-                "be drawn again: restore the checkpoint or start a new run."
+                f"the noise of round {boundary.round} is not in the checkpoint, and later noise depends on it; it may "
+                "not be drawn again: restore the checkpoint or start a new run."
             )
 
     def expected(self, num_tasks: int) -> float:

@@ -9,6 +9,7 @@ from fedpriv.privacy.accounting import Accountant, Epsilon, delta_for, epsilon
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
+from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
@@ -18,6 +19,7 @@ from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.policy import Decision, NodePolicy, decide
 from fedpriv.privacy.renyi import renyi
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, Sampling, sampling_from
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -44,6 +46,7 @@ __all__ = [
     "ReproducibleEntropy",
     "Row",
     "Sampling",
+    "Stream",
     "SystemEntropy",
     "Target",
     "calibrate_noise_multiplier",
@@ -52,6 +55,7 @@ __all__ = [
     "claim",
     "clip_rows",
     "clipped_sum",
+    "correlated_sum",
     "decide",
     "default_delta",
     "delta_for",

@@ -363,8 +363,8 @@ def _refuse_other_stream(
             continue
         if before != release:
             raise InputError(
-                f"ledger: run {where[1]!r} (group {where[2]!r}) has a stream already: its rounds, limits, clipping norm "
-                "and noise may not change, and a second stream needs a run of its own. Nothing was charged."
+                f"ledger: run {where[1]!r} (group {where[2]!r}) has a stream already: its rounds, limits, clipping "
+                "norm and noise may not change, and a second stream needs a run of its own. Nothing was charged."
             )
         first, last = (
             connection.execute(

@@ -314,8 +314,8 @@ class Node:
             soon = (counts[cohort.positions] > 0) & (apart < asked.stream.separation)
             if soon.any():
                 reason = reason or (
-                    f"the request declares noise for participations at least {asked.stream.separation} rounds apart, and "
-                    f"round {request.round} is {apart[soon].min()} from one that was granted."
+                    f"the request declares noise for participations at least {asked.stream.separation} rounds apart, "
+                    f"and round {request.round} is {apart[soon].min()} from one that was granted."
                 )
             allowed &= ~soon
             last[cohort.positions[allowed]] = request.round
