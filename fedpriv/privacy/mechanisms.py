@@ -54,7 +54,7 @@ class Release(Settings):
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
-        if self.sampling_name != "poisson" and self.rate != 1.0:
+        if self.sampling_name in ("full", "limited") and self.rate != 1.0:
             raise ValueError(f"'rate' must be 1 for {self.sampling_name} participation, got {self.rate!r}.")
         return self
 
