@@ -290,12 +290,24 @@ def test_epsilon_by_monte_carlo() -> None:
         assert abs(terms.mean() - expected) < 6 * terms.std() / math.sqrt(count)
 
 
-def test_calibration_meets_its_target_and_no_less_noise_does() -> None:
-    for k, relation in ((1, Relation.ADD_REMOVE), (7, Relation.ADD_REMOVE), (7, Relation.REPLACE_ONE)):
-        target = Target(epsilon=1.3, delta=1e-6, relation=relation)
-        z = calibrate_noise_multiplier(target, FullParticipation(), k, 100)
-        assert 1.3 * 0.99 < epsilon([release(z, participations=k, horizon=40)], 1e-6, relation).value <= 1.3
-        assert epsilon([release(z * (1 - 1e-6), participations=k, horizon=40)], 1e-6, relation).value > 1.3
+@settings(max_examples=40, deadline=None)
+@given(
+    goal=st.floats(0.05, 20.0), exponent=st.floats(-10.0, -3.0), participations=st.integers(1, 1000),
+    relation=st.sampled_from(Relation),
+)  # fmt: skip
+def test_calibration_meets_its_target_and_no_less_noise_does(
+    goal: float, exponent: float, participations: int, relation: Relation
+) -> None:
+    delta = 10.0**exponent
+    target = Target(epsilon=goal, delta=delta, relation=relation)
+    z = calibrate_noise_multiplier(target, FullParticipation(), participations, 100)
+
+    def found(noise: float) -> float:
+        one = release(noise, participations=participations, separation=2, horizon=2000)
+        return epsilon([one], delta, relation).value
+
+    assert goal * 0.999 < found(z) <= goal
+    assert found(z * (1 - 1e-6)) > goal
 
 
 def test_releases_are_read_back_and_odd_ones_refused() -> None:

@@ -4,9 +4,9 @@ The server publishes functions of ``X + C^{-1} Z``, where the rows of ``X`` [T, 
 and those of ``Z`` are independent noise: as private as ``C X + Z`` (Denisov et al., NeurIPS 2022). Here ``C`` is lower
 triangular, Toeplitz with the first ``bands`` coefficients of (1 - x)^(-1/2) (banded square root: Kalinin and Lampert,
 NeurIPS 2024), and then every column is divided by its norm. Columns that are ``bands`` or more apart share no row
-(Choquette-Choo et al., NeurIPS 2023, on banded matrices and separated participation), so the at most ``participations``
-columns that one task's updates are multiplied with are orthogonal and of norm 1: whatever its updates, they move ``C X``
-by at most ``clipping_norm * sqrt(participations)``, and by twice that if they are replaced by others.
+(Choquette-Choo et al., NeurIPS 2023, on banded matrices and separated participation), so the columns that one task's
+updates are multiplied with, ``participations`` at most, are orthogonal and of norm 1: whatever these updates, they move
+``C X`` by at most ``clipping_norm * sqrt(participations)``, and by twice that if they are replaced by others.
 
 Nothing is assumed about who takes part, only that the limits were kept. Updates may react to what was published: given
 the past, round t moves by a shift that is fixed and adds fresh noise, and the squared shifts never sum to more than the
