@@ -480,7 +480,7 @@ class Experiment(Settings):
         try:
             journal.check(planned)
         except BudgetExceeded as error:
-            enough = journal.enough_noise(strategy.costliest_sampling(len(self.tasks)), left)
+            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left))
             advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
             raise BudgetExceeded(f"{error}{advice}") from None
 

@@ -86,6 +86,9 @@ class Request:
         Length of the local-only baseline; 0 elsewhere.
     fixed_size : bool
         Whether the server draws cohorts of fixed size, for which add/remove does not hold.
+    stream : tuple of int
+        Declared where noise is correlated over rounds: number of rounds, participations of a task at most, rounds
+        between two of them at least, bands. Empty if the noise is drawn for this round alone.
     """
 
     round: int
@@ -96,6 +99,7 @@ class Request:
     noise_multiplier: float = 0.0
     epochs: int = 0
     fixed_size: bool = False
+    stream: tuple[int, ...] = ()
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
         """Write the request as the content of a Flower message.
@@ -113,6 +117,8 @@ class Request:
             "epochs": self.epochs,
             "fixed_size": self.fixed_size,
         }
+        if self.stream:
+            settings["stream"] = list(self.stream)
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
             content[f"tasks/{group}"] = _to_record({"ids": ids})
@@ -133,6 +139,7 @@ class Request:
             noise_multiplier=float(settings["noise_multiplier"]),
             epochs=int(settings["epochs"]),
             fixed_size=bool(settings.get("fixed_size", False)),
+            stream=tuple(int(value) for value in settings.get("stream", ())),
         )
 
 

@@ -243,15 +243,18 @@ def _privacy_curve(counts: Counter[Release], delta: float, relation: Relation) -
     if len(counts) != 1:
         return []
     ((release, rounds),) = counts.items()
+    if release.stream is not None:  # charged as a whole when it begins
+        return [_privacy_line(point, counts, delta, relation) for point in sorted({1, release.rounds})]
     points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
-    return [
-        {
-            "round": point,
-            "kind": "privacy",
-            "relation": str(relation),
-            "delta": delta,
-            "epsilon": epsilon({release: point}, delta, relation).value,
-            "epsilon_replace_one": epsilon({release: point}, delta, Relation.REPLACE_ONE).value,
-        }
-        for point in points
-    ]
+    return [_privacy_line(point, {release: point}, delta, relation) for point in points]
+
+
+def _privacy_line(round: int, releases: Mapping[Release, int], delta: float, relation: Relation) -> dict[str, Any]:
+    return {
+        "round": round,
+        "kind": "privacy",
+        "relation": str(relation),
+        "delta": delta,
+        "epsilon": epsilon(releases, delta, relation).value,
+        "epsilon_replace_one": epsilon(releases, delta, Relation.REPLACE_ONE).value,
+    }

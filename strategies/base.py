@@ -25,6 +25,7 @@ from fedpriv.privacy.entropy import COINS, Entropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import default_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import (
@@ -134,6 +135,10 @@ class Session:
         The last release boundary.
     sampled : dict
         Per group, who takes part in the round at work.
+    stream : Stream or None
+        The limits of participation that are kept.
+    noise : dict
+        Per group, what the boundary of the round at work will keep for correlated noise.
     scores : dict
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
@@ -155,6 +160,8 @@ class Session:
     noise_multiplier: float
     boundary: Boundary
     sampled: dict[str, Ids] = field(default_factory=dict)
+    stream: Stream | None = None
+    noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
@@ -284,7 +291,9 @@ class TaskStrategy(Settings, Strategy):
             self.resolve_noise(registry.num_tasks),
             boundary or first,
             start=first.billboards,
+            stream=self.stream(registry.num_tasks),
         )
+        self.check_boundary()
         return self._session
 
     publishes: ClassVar[bool] = False
@@ -292,6 +301,14 @@ class TaskStrategy(Settings, Strategy):
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:  # noqa: ARG002
         """Return the releases that a number of rounds will make on a population of this size."""
         return Counter()
+
+    def priced(self, num_tasks: int, rounds: int) -> tuple[Sampling, int]:
+        """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise."""
+        return self.costliest_sampling(num_tasks), rounds
+
+    def stream(self, num_tasks: int) -> Stream | None:  # noqa: ARG002
+        """Return the limits of participation that this strategy keeps, None if it keeps none."""
+        return None
 
     def report_delta(self, num_tasks: int) -> float:
         """Return the delta at which the guarantee is reported; 1/(100 m) unless a strategy knows better."""
@@ -306,6 +323,9 @@ class TaskStrategy(Settings, Strategy):
         """Refuse, before anything is written, what does not fit a population of this size."""
         self._members(num_tasks)
         self.planned(num_tasks, self.rounds)
+
+    def check_boundary(self) -> None:
+        """Refuse a boundary from which this strategy cannot go on; overridden by strategies that need more of it."""
 
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
         """Return the public start as the boundary before round 1."""
@@ -339,11 +359,15 @@ class TaskStrategy(Settings, Strategy):
         session = self.session
         self.before_round()
         session.sampled = {
-            group: ids[self.sampling_of(len(ids)).draw(len(ids), session.entropy.generator(COINS, server_round, group))]
+            group: self.choose(server_round, group, ids, session.entropy.generator(COINS, server_round, group))
             for group, ids in session.groups.items()
         }
         billboards = billboards_from_record(arrays, session.groups)
         return self.messages(MessageType.TRAIN, server_round, billboards, session.sampled)
+
+    def choose(self, number: int, group: str, ids: Ids, generator: np.random.Generator) -> Ids:  # noqa: ARG002
+        """Return who of a group takes part in a round: by a coin of each task."""
+        return ids[self.sampling_of(len(ids)).draw(len(ids), generator)]
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""
@@ -448,6 +472,7 @@ class TaskStrategy(Settings, Strategy):
         self, kind: str, number: int, billboards: Billboards, tasks: dict[str, Ids], epochs: int = 0
     ) -> list[Message]:
         """Build one message per node that hosts any of the given tasks."""
+        stream = self.session.stream
         per_node: dict[int, dict[str, Ids]] = {}
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
@@ -464,6 +489,7 @@ class TaskStrategy(Settings, Strategy):
                     noise_multiplier=self.session.noise_multiplier,
                     epochs=epochs,
                     fixed_size=self.fixed_cohorts,
+                    stream=tuple(stream.model_dump().values()) if stream is not None else (),
                 ).to_content(records),
                 node,
                 kind,

@@ -14,17 +14,19 @@ from pydantic import Field, model_validator
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.clipping import clipped_sum
+from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.limited import LimitedStrategy
 
 __all__ = ["Billboard"]
 
 
-class Billboard(TaskStrategy):
+class Billboard(LimitedStrategy):
     """Publish a model under differential privacy; personal models then carry joint DP by the billboard lemma.
 
     Each round: tasks are sampled in secret; each one's whole update is clipped to ``clipping_norm`` in l2; the
@@ -49,6 +51,9 @@ class Billboard(TaskStrategy):
         Step of the billboard along the noisy mean.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
+
+    With limits of participation (``noise``, ``min_separation``, ``max_participations``, ``schedule``: see
+    :class:`fedpriv.strategies.limited.LimitedStrategy`) tasks take part without coins, and all rounds are one release.
     """
 
     publishes: ClassVar[bool] = True
@@ -85,7 +90,7 @@ class Billboard(TaskStrategy):
         if self.target is None:
             return float(self.noise_multiplier or 0.0)
         target = self.target.model_copy(update={"relation": self.relation})
-        return calibrate_noise_multiplier(target, self.costliest_sampling(num_tasks), self.rounds, num_tasks)
+        return calibrate_noise_multiplier(target, *self.priced(num_tasks, self.rounds), num_tasks)
 
     @property
     def reply_kind(self) -> Literal["sum", "rows"]:
@@ -99,13 +104,22 @@ class Billboard(TaskStrategy):
 
     def release(self, group: str) -> Release:
         """Return the release that one round makes for one group."""
+        stream = self.session.stream
+        if stream is not None:
+            return self._of_stream(self.session.noise_multiplier, stream)
         sampling = self.sampling_of(len(self.session.groups[group]))
         return Release.of(sampling, self.session.noise_multiplier, self.clipping_norm)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
-        """Return the releases that a number of rounds will make on a population of this size."""
+        """Return what a number of rounds up to the last one will be charged on a population of this size.
+
+        A stream is charged whole when it begins: nothing is left to pay for the rounds after its first.
+        """
+        stream, noise_multiplier = self.stream(num_tasks), self.resolve_noise(num_tasks)
+        if stream is not None:
+            return Counter({self._of_stream(noise_multiplier, stream): 1} if rounds >= self.rounds else {})
         sampling = self.costliest_sampling(num_tasks)
-        return Counter({Release.of(sampling, self.resolve_noise(num_tasks), self.clipping_norm): rounds})
+        return Counter({Release.of(sampling, noise_multiplier, self.clipping_norm): rounds})
 
     @property
     def relation(self) -> Relation:
@@ -114,13 +128,28 @@ class Billboard(TaskStrategy):
             return Relation.REPLACE_ONE
         return Relation.ADD_REMOVE if self.target is None else self.target.relation
 
+    def _of_stream(self, noise_multiplier: float, stream: Stream) -> Release:
+        return Release(
+            mechanism="banded",
+            noise_multiplier=noise_multiplier,
+            sampling_name="limited",
+            rate=1.0,
+            clipping_norm=self.clipping_norm,
+            stream=stream,
+        )
+
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
-        if self.session.journal is not None:
+        session, stream = self.session, self.session.stream
+        if session.journal is None or (stream is not None and session.boundary.round):
+            return  # a stream was paid for when it began
+        if stream is not None:
+            release = self._of_stream(session.noise_multiplier, stream)
+        else:
             # A group that is drawn more often than others is charged more; if it can be paid, all can.
-            costliest = self.costliest_sampling(self.session.registry.num_tasks)
-            release = Release.of(costliest, self.session.noise_multiplier, self.clipping_norm)
-            self.session.journal.check(Counter({release: 1}))
+            costliest = self.costliest_sampling(session.registry.num_tasks)
+            release = Release.of(costliest, session.noise_multiplier, self.clipping_norm)
+        session.journal.check(Counter({release: 1}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -134,6 +163,11 @@ class Billboard(TaskStrategy):
             over the others' updates.
         """
         session = self.session
+        stream, participations = session.stream, {}
+        if stream is not None:  # checked before anything is summed
+            asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
+            participations = self.participations().after(asked, server_round, stream).to_arrays()
+        session.noise = {}
         totals = self._zeros(session.boundary.billboards)
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
@@ -158,7 +192,7 @@ class Billboard(TaskStrategy):
         session.problems.update(problems)
         published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
         self._check_published(published)
-        boundary = Boundary(server_round, published, session.sampled)
+        boundary = Boundary(server_round, published, session.sampled, participations, session.noise)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
         session.journal.publish(boundary, {group: self.release(group) for group in published})
@@ -187,21 +221,23 @@ class Billboard(TaskStrategy):
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
         session = self.session
         names = list(total)
-        noisy = gaussian_sum(
-            [total[name] for name in names],
-            self.clipping_norm,
-            session.noise_multiplier,
-            session.entropy,
-            number,
-            group,
-        )
-        members = len(session.groups[group])
-        step = self.server_learning_rate / self.sampling_of(members).participants(members)
+        noisy = self._noisy([total[name] for name in names], number, group)
+        step = self.server_learning_rate / self.expected(len(session.groups[group]))
         before = session.boundary.billboards[group]
         return {
             name: (before[name] + step * value).astype(before[name].dtype)
             for name, value in zip(names, noisy, strict=True)
         }
+
+    def _noisy(self, total: list[NDArray[Any]], number: int, group: str) -> list[NDArray[np.float64]]:
+        """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
+        session, stream = self.session, self.session.stream
+        mechanism = (self.clipping_norm, session.noise_multiplier)
+        if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
+            return gaussian_sum(total, *mechanism, session.entropy, number, group)
+        past = session.boundary.noise.get(group)
+        noisy, session.noise[group] = correlated_sum(total, *mechanism, stream, past, session.entropy, number, group)
+        return noisy
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""

@@ -219,16 +219,18 @@ def launch(folder: Path, rounds: int, grid: str, *more: str) -> subprocess.Popen
     )
 
 
-def killed_and_resumed(tmp_path: Path, kills: int, rounds: int, grid: str, seed: int) -> None:
+def killed_and_resumed(
+    tmp_path: Path, kills: int, rounds: int, grid: str, seed: int, more: tuple[str, ...] = ()
+) -> None:
     """Kill a run again and again at random moments of its rounds; it must end where an undisturbed one ends."""
-    rng = random.Random(seed)
-    whole = launch(tmp_path / "whole", rounds, grid)
+    rng, sets = random.Random(seed), [f"--set={item}" for item in more]
+    whole = launch(tmp_path / "whole", rounds, grid, *sets)
     out, err = whole.communicate()
     assert whole.returncode == 0, err
     took = json.loads(out)["seconds"]["rounds"]
     folder, done = tmp_path / "run", 0
     while True:
-        process = launch(folder, rounds, grid, *(["--resume"] if (folder / "config.toml").exists() else []))
+        process = launch(folder, rounds, grid, *sets, *(["--resume"] if (folder / "config.toml").exists() else []))
         if done < kills:
             before = _published(folder)
             while process.poll() is None and _published(folder) == before:

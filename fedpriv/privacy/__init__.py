@@ -10,6 +10,7 @@ from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
+from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import RenyiFilter
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
@@ -26,6 +27,7 @@ from fedpriv.privacy.sampling import (
     fixed_size,
     sampling_from,
 )
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -54,6 +56,7 @@ __all__ = [
     "ReproducibleEntropy",
     "Row",
     "Sampling",
+    "Stream",
     "SystemEntropy",
     "Target",
     "attacker_for",
@@ -63,6 +66,7 @@ __all__ = [
     "claim",
     "clip_rows",
     "clipped_sum",
+    "correlated_sum",
     "decide",
     "default_delta",
     "delta_for",

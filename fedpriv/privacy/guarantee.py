@@ -12,6 +12,7 @@ from fedpriv.privacy.accounting import Accountant, Releases, count_releases, eps
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
+from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -52,7 +53,7 @@ class Guarantee:
     sampling_names : tuple of str
         Names of the samplings that ran, as releases name them.
     rounds : int
-        Number of releases.
+        Number of releases that were charged: all rounds of a stream once it began.
     noise_multiplier, clipping_norm : float or None
         None if the releases differ in it, or there were none.
     num_tasks : int
@@ -228,7 +229,7 @@ def guarantee_for(
         epsilon_replace_one=replaced.value,
         sampling=_sampling(counts),
         sampling_names=names,
-        rounds=sum(counts.values()),
+        rounds=sum(count * release.rounds for release, count in counts.items()),
         noise_multiplier=_only({release.noise_multiplier for release in counts}),
         clipping_norm=_only({release.clipping_norm for release in counts}),
         num_tasks=num_tasks,
@@ -251,20 +252,33 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
     if FIXED_SIZE in names:
         out.append("who is drawn stays secret from everybody, from the other tasks too")
         out.append("what a task sends depends on the billboard and its own data, not on rounds before")
+    if "limited" in names:
+        out.append("the server keeps the limits of participation")
+        out.append("the list of tasks and who is asked are public: a task that is removed counts as zero in its place")
     if row.notion is Notion.JOINT_DP:
         out.append("a task's personal model depends on the billboards and its own data only")
     return out
 
 
 def _sampling(counts: dict[Release, int]) -> str:
-    kinds = sorted({(release.sampling_name, release.rate) for release in counts})
+    kinds = sorted({(release.sampling_name, release.rate) for release in counts if release.stream is None})
     words = {
         "full": "full participation",
         "poisson": "Poisson, rate {rate:g}",
         FIXED_SIZE: "cohorts of fixed size, rate {rate:g}",
         COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
     }
-    return " and ".join(words[name].format(rate=rate) for name, rate in kinds) or "no sampling"
+    streams = sorted({_limits(release.stream) for release in counts if release.stream is not None})
+    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *streams]) or "no sampling"
+
+
+def _limits(stream: Stream) -> str:
+    times = f"{stream.participations} participation{'s' if stream.participations != 1 else ''} of a task"
+    noise = f"correlated over {stream.bands} rounds" if stream.bands > 1 else "independent from round to round"
+    return (
+        f"no sampling assumed (at most {times}, at least {stream.separation} round"
+        f"{'s' if stream.separation != 1 else ''} apart, enforced by the server; noise {noise})"
+    )
 
 
 def _only(values: set[float]) -> float | None:

@@ -35,11 +35,19 @@ class Boundary:
         Per group, the arrays that the next round publishes.
     sampled : dict
         Per group, the ids of the tasks that took part, int64 [k]. Secret: coins must not be published.
+    participations : dict
+        How often each task took part and when last, int32 [m], where limits are kept; else empty.
+    noise : dict
+        Per group, the noise of past rounds that the noise to come depends on, float64 [bands - 1, d]; empty without
+        correlated noise. As secret as the updates: without it the next round cannot be made, and it is never drawn
+        again.
     """
 
     round: int
     billboards: dict[str, dict[str, NDArray[Any]]]
     sampled: dict[str, NDArray[np.int64]] = field(default_factory=dict)
+    participations: dict[str, NDArray[np.int32]] = field(default_factory=dict)
+    noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
 
     def digest(self) -> str:
         """Return the SHA-256 of the billboards: the ledger knows by it which draw it was charged for."""

@@ -21,6 +21,7 @@ from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import (
     Population,
+    add_release,
     charged_releases,
     describe_population,
     divergence,
@@ -162,6 +163,9 @@ class Ledger:
     ) -> int:
         """Charge the releases of one round, one per group, all or none.
 
+        The first round of a stream is charged for all of its rounds, also those that will not be run; the later ones
+        are recorded and cost nothing more. A run's group has one stream: anything that differs in it is refused.
+
         Returns
         -------
         int
@@ -191,10 +195,13 @@ class Ledger:
                         f"{population!r} was charged for another release; a release is drawn once and read "
                         "back, never drawn again."
                     )
+            for group, release in new.items():
+                if release.stream is not None:
+                    _refuse_other_stream(connection, (population, run, group), round, release)
             if new and known.filter is not None:
                 charged = charged_releases(connection, population)
                 for group, release in new.items():
-                    charged.setdefault(run, {}).setdefault(group, Counter())[release] += 1
+                    add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release)
                 self._refuse_excess(population, known, charged)
             for group, release in new.items():
                 text = release.to_json()
@@ -344,4 +351,31 @@ class Ledger:
                 f"{known.delta:.3g} ({known.budget.relation.value}), and this would take "
                 f"{cost / known.filter.allowance:.6g} times its budget; use more noise or fewer rounds. "
                 "Nothing was charged."
+            )
+
+
+def _refuse_other_stream(
+    connection: sqlite3.Connection, where: tuple[str, str, str], round: int, release: Release
+) -> None:
+    """Refuse a round that the stream of this (population, run, group) does not cover, or a second stream."""
+    mine = "FROM entries e JOIN releases r ON r.id = e.release WHERE e.population = ? AND e.run = ? AND e.part = ?"
+    for number, text in connection.execute(f"SELECT DISTINCT r.id, r.release {mine}", where).fetchall():
+        before = release_from(text)
+        if before.stream is None:
+            continue
+        if before != release:
+            raise InputError(
+                f"ledger: run {where[1]!r} (group {where[2]!r}) has a stream already: its rounds, limits, clipping "
+                "norm and noise may not change, and a second stream needs a run of its own. Nothing was charged."
+            )
+        first, last = (
+            connection.execute(
+                f"SELECT e.round {mine} AND r.id = ? ORDER BY e.round {order} LIMIT 1", (*where, number)
+            ).fetchone()[0]
+            for order in ("ASC", "DESC")
+        )
+        if max(round, last) - min(round, first) >= before.stream.horizon:
+            raise InputError(
+                f"ledger: round {round} of run {where[1]!r} lies outside the {before.stream.horizon} rounds that its "
+                f"stream, from round {first} on, was charged for; start a new run. Nothing was charged."
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
+from fedpriv.privacy.stream import Stream
 from fedpriv.settings import Settings
 
 __all__ = ["Cost", "Release", "gaussian_sum"]
@@ -47,28 +48,43 @@ class Release(Settings):
 
     Attributes
     ----------
-    mechanism : "gaussian"
-        Gaussian noise on a sum of clipped updates.
+    mechanism : "gaussian" or "banded"
+        Gaussian noise on a sum of clipped updates: drawn for this release alone, or one round of a stream. Every round
+        of a stream has the same release, and all of them together cost what one of them says.
     noise_multiplier : float
         Standard deviation of the noise divided by the clipping norm; 0 means no noise and no guarantee.
-    sampling_name : "poisson", "full", "fixed-size" or "fixed-size-counted"
-        How the tasks of the round were chosen; the last one is not amplified (:mod:`fedpriv.privacy.sampling`).
+    sampling_name : "poisson", "full", "fixed-size", "fixed-size-counted" or "limited"
+        How the tasks of the round were chosen; "fixed-size-counted" is not amplified
+        (:mod:`fedpriv.privacy.sampling`), and "limited" says that nothing is known but the limits of the stream.
     rate : float
-        Probability in (0, 1] that a task takes part; 1 for "full".
+        Probability in (0, 1] that a task takes part; 1 for "full" and "limited".
     clipping_norm : float
         Bound of the l2 norm of a task's update.
+    stream : Stream or None
+        Of which stream this is one round, for "banded".
     """
 
-    mechanism: Literal["gaussian"] = "gaussian"
+    mechanism: Literal["gaussian", "banded"] = "gaussian"
     noise_multiplier: float = Field(ge=0.0)
-    sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted"]
+    sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted", "limited"]
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float = Field(ge=1e-100, le=1e100)
+    stream: Stream | None = None
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
-        if self.sampling_name == "full" and self.rate != 1.0:
-            raise ValueError(f"'rate' must be 1 for full participation, got {self.rate!r}.")
+        if self.sampling_name in ("full", "limited") and self.rate != 1.0:
+            raise ValueError(f"'rate' must be 1 for {self.sampling_name} participation, got {self.rate!r}.")
+        return self
+
+    @model_validator(mode="after")
+    def _streams_are_limited(self) -> Release:
+        parts = (self.mechanism == "banded", self.sampling_name == "limited", self.stream is not None)
+        if len(set(parts)) != 1:
+            raise ValueError(
+                "a stream of noise needs all of mechanism='banded', sampling_name='limited' and stream=..., got "
+                f"{self.mechanism!r}, {self.sampling_name!r} and {self.stream!r}."
+            )
         return self
 
     @classmethod
@@ -82,8 +98,15 @@ class Release(Settings):
         )
 
     @property
+    def rounds(self) -> int:
+        """Number of rounds that are paid for: the horizon of a stream, else 1."""
+        return 1 if self.stream is None else self.stream.horizon
+
+    @property
     def cost(self) -> Cost:
         """All that the release costs.
+
+        A whole stream is one Gaussian release without sampling, whose noise is compared with its sensitivity.
 
         Every formula of this package asks here, so that a new kind of release is refused until it has one of its own.
 
@@ -92,6 +115,8 @@ class Release(Settings):
         NoGuarantee
             The release is not Gaussian noise on the sum of a sample that has a formula.
         """
+        if self.stream is not None and (self.mechanism, self.sampling_name) == ("banded", "limited"):
+            return Cost(self.noise_multiplier / self.stream.sensitivity, 1.0)
         known = ("poisson", "full", FIXED_SIZE, COUNTED)
         if self.mechanism != "gaussian" or self.sampling_name not in known:
             raise NoGuarantee(
@@ -109,7 +134,8 @@ class Release(Settings):
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
-        return json.dumps({"version": _VERSION, **self.model_dump()}, sort_keys=True)
+        # What is None is left out, so that releases are spelled as before there were streams.
+        return json.dumps({"version": _VERSION, **self.model_dump(exclude_none=True)}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Release:
@@ -136,6 +162,7 @@ def gaussian_sum(
     entropy: Entropy,
     round: int,
     group: str = "",
+    relate: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> list[NDArray[np.float64]]:
     """Add independent N(0, (noise_multiplier * clipping_norm)^2) to every coordinate of a clipped sum.
 
@@ -153,6 +180,9 @@ def gaussian_sum(
         Number of the release, at least 0.
     group : str
         Which disjoint group of tasks the sum belongs to; empty for all tasks.
+    relate : callable or None
+        Turns the standard normals of this round into noise that depends on earlier rounds, too (see
+        :func:`fedpriv.privacy.correlated.correlated_sum`).
 
     Returns
     -------
@@ -183,6 +213,8 @@ def gaussian_sum(
             raise InputError(f"mechanism: the noise {noise_multiplier!r} * {clipping_norm!r} rounds to zero; use more.")
         return sums
     noise = entropy.normal("noise", round, sum(array.size for array in sums), group)
+    if relate is not None:
+        noise = relate(noise)
     noise *= std
     start = 0
     for array in sums:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -86,14 +87,16 @@ def decide(
     """Grant or refuse one participation; nothing is recorded.
 
     Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it
-    took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact.
+    took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact. The first participation
+    in a stream of correlated noise counts as all that the stream allows, because the node cannot see the noise: it
+    takes the server's word that the noise was made for these limits, as it does for the noise itself.
 
     Parameters
     ----------
     policy : NodePolicy
         The node's limits.
     participations_so_far : mapping from Release to count, or iterable of Release
-        What was granted before.
+        What was granted before, participation by participation.
     request : Release
         What the server declares for this round.
     noise_at : NoiseAt
@@ -103,8 +106,10 @@ def decide(
     counts[request] += 1
     delta = policy.delta or _USUAL_DELTA
     label = _LABELS[noise_at]
-    relation = policy.relation
-    if relation not in relations_for(counts):
+    if any(release.stream is not None for release in counts):
+        label = f"{label}, whole streams counted"
+    relation, spent = policy.relation, _whole_streams(counts)
+    if relation not in relations_for(spent):
         if policy.max_epsilon is not None:
             return Decision(
                 False,
@@ -114,11 +119,21 @@ def decide(
                 label,
             )
         relation = Relation.REPLACE_ONE
-    total = epsilon(counts, delta, relation, "gaussian").value
+    total = epsilon(spent, delta, relation, "gaussian").value
     reason = _objection(policy, counts.total(), request, total, delta, label)
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def _whole_streams(participations: Counter[Release]) -> Counter[Release]:
+    """Count streams in place of participations in them: one for every k participations that were begun."""
+    return Counter(
+        {
+            release: count if release.stream is None else math.ceil(count / release.stream.participations)
+            for release, count in participations.items()
+        }
+    )
 
 
 def _objection(

@@ -18,6 +18,7 @@ from fedpriv.privacy.terms import Relation
 
 __all__ = [
     "Population",
+    "add_release",
     "charged_releases",
     "describe_population",
     "divergence",
@@ -77,7 +78,7 @@ def find_population(connection: sqlite3.Connection, name: str) -> Population | N
 def charged_releases(
     connection: sqlite3.Connection, population: str, run: str | None = None
 ) -> dict[str, dict[str, Counter[Release]]]:
-    """Count releases per run and group, from the index alone."""
+    """Count releases per run and group, from the index alone; all rounds of a stream count once."""
     rows = connection.execute(
         "SELECT run, part, release, count(*) FROM entries WHERE population = ? AND (? IS NULL OR run = ?) "
         "GROUP BY run, part, release",
@@ -86,8 +87,13 @@ def charged_releases(
     texts = dict(connection.execute("SELECT id, release FROM releases"))
     charged: dict[str, dict[str, Counter[Release]]] = {}
     for name, group, release, count in rows:
-        charged.setdefault(name, {}).setdefault(group, Counter())[release_from(texts[release])] += count
+        add_release(charged.setdefault(name, {}).setdefault(group, Counter()), release_from(texts[release]), count)
     return charged
+
+
+def add_release(counts: Counter[Release], release: Release, count: int = 1) -> None:
+    """Count releases to one group of one run, where the rounds of a stream are paid for by the first one."""
+    counts[release] = 1 if release.stream is not None else counts[release] + count
 
 
 @functools.lru_cache(maxsize=4096)
@@ -128,7 +134,7 @@ def describe_population(name: str, population: Population, charged: Charged) -> 
         "note": note,
         "runs": {
             run: {
-                "releases": sum(counts.total() for counts in groups.values()),
+                "releases": sum(count * one.rounds for counts in groups.values() for one, count in counts.items()),
                 **_spent(of_run(groups), population.delta),
             }
             for run, groups in sorted(charged.items())

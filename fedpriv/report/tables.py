@@ -126,7 +126,7 @@ def outputs(run: Run) -> Table:
                 f"{len(made)} ({_rounds(made)})",
                 mechanism,
                 f"{noise} × {norm}",
-                sampling if rate == "–" else f"{sampling}, rate {rate}",
+                sampling if rate == "–" or sampling == "limited" else f"{sampling}, rate {rate}",
                 _ledger(run),
             )
         )

@@ -2,13 +2,15 @@
 
 Personal states between two snapshots are not written: they are trained again from the recorded billboards and the
 recorded participants, which gives the same states because mini-batches are keyed. Nothing is released twice by that.
-This folder holds personal states and secret coins: it belongs to the experimenter and must not be shared.
+This folder holds personal states, secret coins, and the last noise where noise is correlated over rounds: it belongs to
+the experimenter and must not be shared.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,15 +47,27 @@ class BoundaryStore:
         for group, named in boundary.billboards.items():
             arrays.update({f"billboard/{group}/{name}": value for name, value in named.items()})
         arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
-        write_bytes(self.directory / _PENDING, pack(arrays, {"format": _FORMAT, "round": boundary.round}))
+        arrays.update({f"participations/{name}": counts for name, counts in boundary.participations.items()})
+        header = {"format": _FORMAT, "round": boundary.round}
+        if boundary.noise:
+            # First, so that a boundary that is there has its noise; that of the round before stays until this round
+            # is promoted. It is large and needed once, so old boundaries do without it.
+            about = {**header, "digest": boundary.digest()}
+            write_bytes(self._noise_path(boundary.round), pack(boundary.noise, about), mode=0o600)
+        write_bytes(self.directory / _PENDING, pack(arrays, header))
 
     def promote(self, round: int) -> None:
-        """Rename the pending boundary to its final name."""
+        """Rename the pending boundary to its final name, and forget the noise that earlier ones needed."""
         (self.directory / _PENDING).replace(self._path(round))
         sync_directory(self.directory)
+        self._forget_noise(keep=self._noise_path(round))
+
+    def forget_noise(self) -> None:
+        """Delete the noise that rounds to come would need: there are none, and it would undo what it protects."""
+        self._forget_noise()
 
     def pending(self) -> Boundary | None:
-        """Return the boundary that was staged but not promoted, if there is one."""
+        """Return the boundary that was staged but not promoted, if there is one; without its noise."""
         path = self.directory / _PENDING
         return self._read(path) if path.exists() else None
 
@@ -67,8 +81,13 @@ class BoundaryStore:
         return sorted(int(match[1]) for match in found if match)
 
     def load(self, round: int) -> Boundary:
-        """Read the boundary after a round."""
-        return self._read(self._path(round))
+        """Read the boundary after a round; with its noise, if it is the last one."""
+        boundary = self._read(self._path(round))
+        if not self._noise_path(round).exists():
+            return boundary
+        noise, header = unpack(self._noise_path(round))
+        # What a draw left that was thrown away belongs to no boundary.
+        return replace(boundary, noise=noise) if header["digest"] == boundary.digest() else boundary
 
     def snapshots(self) -> list[int]:
         """Return the rounds after which personal states were written, ascending; only whole snapshots."""
@@ -87,21 +106,32 @@ class BoundaryStore:
             if match and int(match[2]) < round:
                 yield path
 
+    def _forget_noise(self, keep: Path | None = None) -> None:
+        for path in list(self.directory.glob("noise-*.npz")):
+            if path != keep:
+                path.unlink()
+
     def _path(self, round: int) -> Path:
         return self.directory / f"round-{round:06d}.npz"
+
+    def _noise_path(self, round: int) -> Path:
+        return self.directory / f"noise-{round:06d}.npz"
 
     @staticmethod
     def _read(path: Path) -> Boundary:
         arrays, header = unpack(path)
         billboards: dict[str, dict[str, NDArray[Any]]] = {}
         sampled: dict[str, NDArray[np.int64]] = {}
+        participations: dict[str, NDArray[np.int32]] = {}
         for key, value in arrays.items():
             kind, group, *rest = key.split("/", 2)
             if kind == "billboard":
                 billboards.setdefault(group, {})[rest[0]] = value
+            elif kind == "participations":
+                participations[group] = value
             else:
                 sampled[group] = value
-        return Boundary(int(header["round"]), billboards, sampled)
+        return Boundary(int(header["round"]), billboards, sampled, participations)
 
 
 def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:

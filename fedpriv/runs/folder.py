@@ -126,7 +126,7 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished."""
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
-        self._coins_path.unlink(missing_ok=True)
+        self._forget_secrets()
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run, or None."""
@@ -136,8 +136,13 @@ class RunFolder:
             loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
         except ValueError:
             raise InputError(f"{self.summary_path} is damaged; delete it and go on with --resume.") from None
-        self._coins_path.unlink(missing_ok=True)  # a kill may have come between the summary and this
+        self._forget_secrets()  # a kill may have come between the summary and this
         return loaded
+
+    def _forget_secrets(self) -> None:
+        """Delete what only rounds to come need, and what would tell more than was released."""
+        self._coins_path.unlink(missing_ok=True)
+        self.boundaries.forget_noise()
 
     def keep_about(self, about: dict[str, Any]) -> dict[str, Any]:
         """Return the names that the run was started under; refuse other ones."""

@@ -39,6 +39,7 @@ from fedpriv.privacy.clipping import clip_rows, clipped_sum
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
+from fedpriv.privacy.stream import Stream
 from fedpriv.protocol import Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
 from fedpriv.runtime.store import StateStore
@@ -297,12 +298,7 @@ class Node:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
-        asked = Release(
-            noise_multiplier=request.noise_multiplier,
-            sampling_name=COUNTED if request.fixed_size else "full",
-            rate=1.0,
-            clipping_norm=request.clipping_norm,
-        )
+        asked = _declared(request)
         counts = self.store.grants(asked.to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
@@ -312,8 +308,29 @@ class Node:
             decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked) for pattern in patterns
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
+        reason = next((answer.reason for answer in answers if not answer.allowed), "")
+        if asked.stream is not None:
+            last = self.store.last_grants(asked.to_json())
+            apart = np.abs(request.round - last[cohort.positions])
+            soon = (counts[cohort.positions] > 0) & (apart < asked.stream.separation)
+            if soon.any():
+                reason = reason or (
+                    f"the request declares noise for participations at least {asked.stream.separation} rounds apart, "
+                    f"and round {request.round} is {apart[soon].min()} from one that was granted."
+                )
+            allowed &= ~soon
+            last[cohort.positions[allowed]] = request.round
         counts[cohort.positions] += allowed
-        return allowed, next((answer.reason for answer in answers if not answer.allowed), "")
+        return allowed, reason
+
+
+def _declared(request: Request) -> Release:
+    """Return what the server says that it will release; a node's own participation is never a matter of chance."""
+    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": request.clipping_norm, "rate": 1.0}
+    if not request.stream:
+        return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
+    stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
+    return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
 
 
 def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:

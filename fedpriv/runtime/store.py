@@ -47,6 +47,8 @@ class StateStore:
         How often each task took part, and its per-example gradient evaluations so far.
     granted : dict
         Per kind of release (as JSON), how often each task granted it, int64 [m]: the node's own privacy account.
+    last_granted : dict
+        Per kind of release with limits of participation, the last round in which each task granted it, int64 [m].
     spilled : list of str
         Names whose rows live in a file.
     """
@@ -56,6 +58,7 @@ class StateStore:
         self.participations = np.zeros(num_tasks, dtype=np.int64)
         self.work = np.zeros(num_tasks, dtype=np.int64)
         self.granted: dict[str, NDArray[np.int64]] = {}
+        self.last_granted: dict[str, NDArray[np.int64]] = {}
         self.spilled: list[str] = []
         self._left = memory_bytes
         self._values: State = {}
@@ -64,6 +67,10 @@ class StateStore:
     def grants(self, kind: str) -> NDArray[np.int64]:
         """Return how often each task granted one kind of release, shape [m]; writable."""
         return self.granted.setdefault(kind, np.zeros(len(self.present), dtype=np.int64))
+
+    def last_grants(self, kind: str) -> NDArray[np.int64]:
+        """Return in which round each task granted a kind of release last, shape [m]; writable."""
+        return self.last_granted.setdefault(kind, np.zeros(len(self.present), dtype=np.int64))
 
     def read(self, positions: Positions, fresh: State) -> State:
         """Return the states of some tasks; what a task never got comes from ``fresh`` [C, ...], or is NaN."""
@@ -91,6 +98,7 @@ class StateStore:
         everybody = np.arange(len(self.present), dtype=np.int64)
         counters = {"present": self.present, "participations": self.participations, "work": self.work}
         counters |= {f"granted/{kind}": counts for kind, counts in self.granted.items()}
+        counters |= {f"last_granted/{kind}": rounds for kind, rounds in self.last_granted.items()}
         for name, counts in counters.items():
             yield name, everybody, counts
         for name, values in self._values.items():
@@ -111,6 +119,8 @@ class StateStore:
                 self._put(rest, positions, torch.from_numpy(np.array(rows)))
             elif kind == "granted":
                 self.grants(rest)[positions] = rows
+            elif kind == "last_granted":
+                self.last_grants(rest)[positions] = rows
             else:
                 getattr(self, name)[positions] = rows
 
