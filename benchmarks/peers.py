@@ -70,7 +70,7 @@ PEERS = (
         "local",
         3,
         {"module": "vmap", "processes": 2},
-        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2, "rounds": 2}},
+        {"mlp": {"megabytes": 16}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2, "rounds": 2}},
     ),
     Peer(
         "limit",

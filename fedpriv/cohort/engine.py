@@ -39,15 +39,17 @@ class Engine(ABC):
 
     name: str
 
-    def sgd(self, problem: Problem, params: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent) -> None:
-        """Take one step of SGD in place for each mini-batch.
+    def sgd(
+        self, problem: Problem, start: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
+    ) -> Params:
+        """Take one step of SGD for each mini-batch; return the new weights [C, ...].
 
         Parameters
         ----------
         problem : Problem
             Model and loss.
-        params : Params, each [C, ...]
-            The weights of every task; changed.
+        start : Params, each [C, ...]
+            Where every task begins; not changed.
         cohort : Cohort
             The tasks.
         index : ndarray of int64, shape [C, S, b]
@@ -55,7 +57,9 @@ class Engine(ABC):
         descent : Descent
             Step size, pull and momentum.
         """
+        params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         self.descend(problem, params, cohort.batches(index), descent)
+        return params
 
     def descend(self, problem: Problem, params: Params, batches: Iterable[Batch], descent: Descent) -> None:
         """Take one step of SGD in place, from rest, for each batch."""

@@ -62,18 +62,19 @@ class KernelEngine(VmapEngine):
         return self._known[2]
 
     def sgd(  # noqa: D102
-        self, problem: Problem, params: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
-    ) -> None:
+        self, problem: Problem, start: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
+    ) -> Params:
         axes = 2 + len(cohort.tasks.input_shape)
         if self._layers(problem, axes) is None:
-            super().sgd(problem, params, cohort, index, descent)
-            return
+            return super().sgd(problem, start, cohort, index, descent)
+        params = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in start.items()}
         # All steps of a few tasks, whose weights stay in the cache meanwhile, before the next few.
         everybody, each = np.arange(len(cohort)), sum(value[:1].nbytes for value in params.values())
         for here in self.tiles.cut(len(cohort), each, index.shape[1] * index.shape[2]):
-            tile = {name: value[here] for name, value in params.items()}
+            tile = {name: value[here].copy_(start[name][here].detach()) for name, value in params.items()}
             batches = cohort.subset(everybody[here]).batches(index[here])
             self.descend(problem, tile, batches, descent.part(here, params))
+        return params
 
     def descend(self, problem: Problem, params: Params, batches: Iterable[Batch], descent: Descent) -> None:  # noqa: D102
         chain: _Chain | None = None

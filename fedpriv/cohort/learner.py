@@ -99,12 +99,10 @@ class Learner:
         for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
             self.work[task] = self.work.get(task, 0) + count
         self.cells += schedule.index.size
-        params = {name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in start.items()}
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
         descent = Descent(learning_rate, anchor, strength, momentum)
-        self.engine.sgd(self.problem, params, cohort, schedule.index, descent)
-        return params
+        return self.engine.sgd(self.problem, start, cohort, schedule.index, descent)
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""

@@ -196,6 +196,8 @@ def _start(ray: Any, shards: int, address: str | None) -> None:
     logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    # Else Ray keeps a record of every call, which costs time and grows with the rounds.
+    os.environ.setdefault("RAY_task_events_report_interval_ms", "0")
     where: dict[str, Any] = (
         {"address": address}
         if address
