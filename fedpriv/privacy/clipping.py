@@ -203,7 +203,10 @@ def _measure(flat: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
         norms = np.sqrt(squares)
     norms[np.isnan(norms)] = math.inf
     extreme = []
-    for k in np.flatnonzero(~((squares > _SAFE[0]) & (squares < _SAFE[1]))):
+    odd = np.flatnonzero(~((squares > _SAFE[0]) & (squares < _SAFE[1])))
+    # Rows of zeros are common (tasks that do not count) and must not cost a look at each.
+    largest = np.max([np.abs(array[odd]).max(axis=1, initial=0) for array in flat], axis=0)
+    for k in odd[largest != 0]:  # NaN, too
         scale, relative = _scaled_norm(flat, int(k))
         if scale == 0.0 or math.isinf(scale):
             norms[k] = scale
