@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.machine import describe_machine
-from fedpriv.report.figures import COLOURS, GRID, save_svg
+from fedpriv.report.figures import COLOURS, canvas, save_svg
 
 __all__ = ["write_report"]
 
@@ -95,20 +95,13 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _figure(curve: Sequence[dict[str, Any]], path: Path) -> None:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6.2, 3.6), layout="constrained", facecolor="white")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    figure, axes = canvas(3.6)
     sampled, seconds = [one["sampled"] for one in curve], [one["seconds"] for one in curve]
     axes.loglog(sampled, seconds, "o-", color=COLOURS["personal"], lw=2, label="measured")
     ideal = [seconds[-1] * count / sampled[-1] for count in sampled]
     axes.loglog(sampled, ideal, "--", color=COLOURS["billboard"], lw=1.5, label="proportional to the largest")
     axes.set_xlabel("sampled tasks in a round (100,000 registered)")
     axes.set_ylabel("seconds per round")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, lw=0.7)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)

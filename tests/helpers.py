@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
 from fedpriv.cohort import Cohort, Problem, Ragged, Tasks
 from fedpriv.models import build_model
+from fedpriv.privacy.journal import Journal
+from fedpriv.runs.checkpoint import BoundaryStore
 
 
 def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int = 0, sizes: Any = None) -> Tasks:
@@ -57,3 +62,32 @@ class Explosive(nn.Module):
             raise RuntimeError("boom")
         output: torch.Tensor = self.layer(inputs)
         return output
+
+
+class Crash(BaseException):
+    """Stands for the end of the process: nothing of ours catches it."""
+
+
+@contextmanager
+def crash_at(monkeypatch: Any, moment: str, round: int) -> Iterator[None]:
+    """Let the process die, in the block, at one moment of publishing one round."""
+    owner, method = {
+        "before stage": (BoundaryStore, "stage"),
+        "after stage": (Journal, "charge"),
+        "after charge": (BoundaryStore, "promote"),
+        "after promote": (BoundaryStore, "promote"),
+    }[moment]
+    original = getattr(owner, method)
+
+    def crash(self: Any, *arguments: Any) -> Any:
+        number = getattr(arguments[0], "round", arguments[0])
+        if number != round:
+            return original(self, *arguments)
+        if moment == "after promote":
+            original(self, *arguments)
+        raise Crash
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, method, crash)
+        with pytest.raises(Crash):
+            yield

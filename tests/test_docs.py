@@ -57,7 +57,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
-    "account": ("privacy report", ""),
+    "account": ("privacy report runs", ""),
     "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
     "cli": ("", "account commands data report scenarios sweep"),
 }

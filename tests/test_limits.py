@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import toy_problem, toy_tasks
+from helpers import crash_at, toy_problem, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from test_billboard import C, experiment, noisy
-from test_resume import Crash, killed_and_resumed
+from test_resume import killed_and_resumed
 
 from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized
@@ -219,31 +217,6 @@ def test_how_it_is_carried_does_not_matter() -> None:
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def crash_at(monkeypatch: Any, moment: str, round: int) -> Iterator[None]:
-    """Let the process die, in the block, at one moment of publishing one round."""
-    owner, method = {
-        "before stage": (BoundaryStore, "stage"),
-        "after stage": (Journal, "charge"),
-        "after charge": (BoundaryStore, "promote"),
-        "after promote": (BoundaryStore, "promote"),
-    }[moment]
-    original = getattr(owner, method)
-
-    def crash(self: Any, *arguments: Any) -> Any:
-        number = getattr(arguments[0], "round", arguments[0])
-        if number != round:
-            return original(self, *arguments)
-        if moment == "after promote":
-            original(self, *arguments)
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, method, crash)
-        with pytest.raises(Crash):
-            yield
 
 
 MOMENTS = ["before stage", "after stage", "after charge", "after promote"]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import toy_tasks
+from helpers import Crash, crash_at, toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, Experiment, InputError
@@ -25,10 +25,6 @@ from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.ray_grid import RayGrid
 from fedpriv.strategies import Billboard
-
-
-class Crash(BaseException):
-    """Stands for the end of the process: nothing of ours catches it."""
 
 
 def personal(**changes: Any) -> Experiment:
@@ -49,26 +45,8 @@ def same(one: Any, two: Any, tolerance: float = 0.0) -> None:
 @pytest.mark.parametrize("moment", ["before stage", "after stage", "after charge", "after promote"])
 def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: str, round: int) -> None:
     reference = personal().run(reproduce=6)
-    owner, method = {
-        "before stage": (BoundaryStore, "stage"),
-        "after stage": (Journal, "charge"),
-        "after charge": (BoundaryStore, "promote"),
-        "after promote": (BoundaryStore, "promote"),
-    }[moment]
-    original = getattr(owner, method)
-
-    def crash(self: Any, *arguments: Any) -> Any:
-        number = getattr(arguments[0], "round", arguments[0])
-        if number != round:
-            return original(self, *arguments)
-        if moment == "after promote":
-            original(self, *arguments)
-        raise Crash
-
-    with monkeypatch.context() as patch:
-        patch.setattr(owner, method, crash)
-        with pytest.raises(Crash):
-            personal().run(tmp_path / "run", reproduce=6)
+    with crash_at(monkeypatch, moment, round):
+        personal().run(tmp_path / "run", reproduce=6)
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
     population = ledger.populations()[0]
     charged = len(ledger.entries(population))

@@ -9,7 +9,7 @@ from fedpriv.account.solve import Answer
 from fedpriv.account.words import sampling_words
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.terms import Relation
-from fedpriv.report.figures import COLOURS, canvas, save_svg, whole_numbers
+from fedpriv.report.figures import COLOURS, INK, canvas, save_svg, whole_numbers
 from fedpriv.report.words import delta_text, epsilon_text, number
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def draw(answer: Answer) -> Figure:
             )
             highest, lowest = max(highest, *values), min(lowest, *(one for one in values if one > 0.0), highest)
     if answer.question.epsilon is not None:
-        axes.axhline(answer.question.epsilon, color="#222222", lw=1, ls=":", label="target")
+        axes.axhline(answer.question.epsilon, color=INK, lw=1, ls=":", label="target")
     # A bound that is loose by orders of magnitude would flatten the others.
     if lowest > 0.0 and highest > 100.0 * lowest:
         axes.set_yscale("log")

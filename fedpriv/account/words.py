@@ -10,6 +10,7 @@ from fedpriv.privacy.attacker import Attacker
 from fedpriv.privacy.guarantee import AGAINST, assumptions_for
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
 from fedpriv.privacy.terms import Relation
+from fedpriv.runs import plain
 
 __all__ = ["as_json", "as_text", "sampling_words"]
 
@@ -26,42 +27,45 @@ def as_json(answer: Answer) -> dict[str, Any]:
     beside = {relation: answer.epsilon(relation, rdp=True).value for relation in row.relations}
     stated = question.stated_relation
     replaced = both.get(Relation.REPLACE_ONE)
-    return {
-        "solved_for": answer.solved_for,
-        "epsilon": _plain(both[stated].value),
-        "delta": answer.delta,
-        "relation": stated.value,
-        "accountant": both[stated].accountant,
-        "epsilon_rdp": _plain(beside[stated]),
-        "epsilon_replace_one": None if replaced is None else _plain(replaced.value),
-        "relations": {
-            relation.value: {
-                "epsilon": _plain(found.value),
-                "accountant": found.accountant,
-                "epsilon_rdp": _plain(beside[relation]),
-            }
-            for relation, found in both.items()
-        },
-        "observer": question.observer.value,
-        "output": row.output.value,
-        "notion": row.notion.value,
-        "noise_at": row.noise_at.value,
-        "unit": "task",
-        "noise_multiplier": answer.noise_multiplier,
-        "rounds": answer.rounds,
-        "sampling": question.sampling,
-        "sampling_rate": answer.rate,
-        "cohort": answer.cohort,
-        "population": answer.population,
-        "target_epsilon": question.epsilon,
-        "attacker": {
-            "tells": _QUESTIONS[stated],
-            "advantage": attacker.advantage,
-            "true_positive_rate_at": {f"{rate:g}": found for rate, found in attacker.true_positive_rates.items()},
-        },
-        "assumptions": assumptions_for(row, (question.sampling,), amplified=row.amplified),
-        "warnings": answer.warnings,
-    }
+    readable: dict[str, Any] = plain(
+        {
+            "solved_for": answer.solved_for,
+            "epsilon": both[stated].value,
+            "delta": answer.delta,
+            "relation": stated.value,
+            "accountant": both[stated].accountant,
+            "epsilon_rdp": beside[stated],
+            "epsilon_replace_one": None if replaced is None else replaced.value,
+            "relations": {
+                relation.value: {
+                    "epsilon": found.value,
+                    "accountant": found.accountant,
+                    "epsilon_rdp": beside[relation],
+                }
+                for relation, found in both.items()
+            },
+            "observer": question.observer.value,
+            "output": row.output.value,
+            "notion": row.notion.value,
+            "noise_at": row.noise_at.value,
+            "unit": "task",
+            "noise_multiplier": answer.noise_multiplier,
+            "rounds": answer.rounds,
+            "sampling": question.sampling,
+            "sampling_rate": answer.rate,
+            "cohort": answer.cohort,
+            "population": answer.population,
+            "target_epsilon": question.epsilon,
+            "attacker": {
+                "tells": _QUESTIONS[stated],
+                "advantage": attacker.advantage,
+                "true_positive_rate_at": {f"{rate:g}": found for rate, found in attacker.true_positive_rates.items()},
+            },
+            "assumptions": assumptions_for(row, (question.sampling,), amplified=row.amplified),
+            "warnings": answer.warnings,
+        }
+    )
+    return readable
 
 
 def as_text(answer: Answer) -> str:
@@ -136,7 +140,3 @@ def _rounded(value: float, digits: int, side: Any) -> str:
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1)
     # A number that has few digits keeps them: 0.1 is not 0.10001.
     return f"{side(round(value / unit, 6)) * unit:.{digits}g}"
-
-
-def _plain(value: float) -> float | str:
-    return value if math.isfinite(value) else "inf"

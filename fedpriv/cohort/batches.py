@@ -27,11 +27,6 @@ class Schedule:
     index: NDArray[np.int64]
 
     @property
-    def steps(self) -> int:
-        """Steps of the busiest task."""
-        return int(self.index.shape[1])
-
-    @property
     def evaluations(self) -> NDArray[np.int64]:
         """Per-example gradient evaluations of every task, shape [C]: the unit of equal local compute."""
         counted: NDArray[np.int64] = (self.index >= 0).sum(axis=(1, 2))

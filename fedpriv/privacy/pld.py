@@ -16,7 +16,7 @@ from fedpriv.privacy.gaussian import gaussian_epsilon
 from fedpriv.privacy.mechanisms import Cost
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["Event", "pld_delta", "pld_deltas", "pld_epsilon"]
+__all__ = ["Event", "pld_deltas", "pld_epsilon"]
 
 Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
@@ -39,11 +39,6 @@ def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> 
     if interval is None:
         return math.inf
     return max(0.0, float(_composed(events, relation, interval).get_epsilon_for_delta(delta)))
-
-
-def pld_delta(events: tuple[Event, ...], epsilon: float, relation: Relation) -> float:
-    """Return delta of events with noise; 1 where the grid gives up."""
-    return 0.0 if math.isinf(epsilon) else pld_deltas(events, [epsilon], relation)[0]
 
 
 def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: Relation) -> list[float]:

@@ -24,6 +24,7 @@ __all__ = [
     "COLOURS",
     "FIGURES",
     "GRID",
+    "INK",
     "MARKERS",
     "accuracies",
     "canvas",

@@ -60,11 +60,13 @@ class BoundaryStore:
         """Rename the pending boundary to its final name, and forget the noise that earlier ones needed."""
         (self.directory / _PENDING).replace(self._path(round))
         sync_directory(self.directory)
-        self._forget_noise(keep=self._noise_path(round))
+        for old in (round - 1, round - 2):  # two, since a crash may have come between renaming and this
+            self._noise_path(old).unlink(missing_ok=True)
 
     def forget_noise(self) -> None:
         """Delete the noise that rounds to come would need: there are none, and it would undo what it protects."""
-        self._forget_noise()
+        for path in list(self.directory.glob("noise-*.npz")):
+            path.unlink()
 
     def pending(self) -> Boundary | None:
         """Return the boundary that was staged but not promoted, if there is one; without its noise."""
@@ -102,14 +104,9 @@ class BoundaryStore:
 
     def _older(self, round: int) -> Iterator[Path]:
         for path in self.directory.iterdir():
-            match = re.match(r"(round|states)-(\d+)", path.name)
+            match = re.match(r"(round|states|noise)-(\d+)", path.name)
             if match and int(match[2]) < round:
                 yield path
-
-    def _forget_noise(self, keep: Path | None = None) -> None:
-        for path in list(self.directory.glob("noise-*.npz")):
-            if path != keep:
-                path.unlink()
 
     def _path(self, round: int) -> Path:
         return self.directory / f"round-{round:06d}.npz"
