@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dp_accounting import ComposedDpEvent, GaussianDpEvent, NeighboringRelation, PoissonSampledDpEvent, SelfComposedDpEvent
+from dp_accounting import (
+    ComposedDpEvent,
+    GaussianDpEvent,
+    NeighboringRelation,
+    PoissonSampledDpEvent,
+    SelfComposedDpEvent,
+)
 from dp_accounting.pld import PLDAccountant
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -54,7 +60,9 @@ def test_agrees_with_dp_accounting(events: list[tuple[float, float, int]], delta
 
 
 @settings(max_examples=25, deadline=None)
-@given(z=st.floats(0.3, 30.0), count=st.integers(1, 3000), exponent=st.floats(2, 10), relation=st.sampled_from(Relation))
+@given(
+    z=st.floats(0.3, 30.0), count=st.integers(1, 3000), exponent=st.floats(2, 10), relation=st.sampled_from(Relation)
+)
 def test_without_sampling_the_exact_curve_is_met_from_above(
     z: float, count: int, exponent: float, relation: Relation
 ) -> None:

@@ -143,8 +143,8 @@ def _window(parts: Sequence[tuple[Distribution, int]]) -> tuple[int, int]:
     deviation = math.sqrt(sum(count * _moments(one)[1] ** 2 for one, count in parts))
     if deviation == 0.0:
         return low, high
-    # The best exponent for a normal sum, and smaller ones for sums with rare large terms; halves of powers of 2, so that
-    # a sum of one more asks for the same moments again.
+    # The best exponent for a normal sum, and smaller ones for sums with rare large terms; halves of powers of 2, so
+    # that a sum of one more asks for the same moments again.
     normal = round(2.0 * math.log2(math.sqrt(-2.0 * math.log(_TAIL)) / deviation))
     skewed = round(-2.0 * math.log2(max(len(one.mass) for one, _ in parts)))
     room = math.log(2.0 / _TAIL)
@@ -173,7 +173,7 @@ def _power(values: NDArray[np.complex128], count: int) -> NDArray[np.complex128]
             result = values if result is None else result * values
         count >>= 1
         if not count:
-            assert result is not None  # noqa: S101 (count is positive)
+            assert result is not None
             return result
         values = values * values
 
