@@ -205,7 +205,7 @@ def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None
     opened, name = _ledger_of(population, ledger)
     opened.verify()
     left = opened.describe(name)["left"]
-    exceeded = left is not None and float(left["renyi_spent"]) > left["renyi_allowance"] * (1 + 1e-9)
+    exceeded = left is not None and not left["within"]
     if as_json:
         sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")
     else:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import BudgetFilter, FilterName, RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import (
@@ -76,6 +76,7 @@ class Ledger:
         num_tasks: int,
         declared: str,
         budget: Target | None = None,
+        budget_filter: FilterName = "renyi",
     ) -> None:
         """Enter a population, or check that it is the one that was entered before.
 
@@ -91,6 +92,8 @@ class Ledger:
             A protected population keeps one budget over all runs; each run on a benchmark is accounted alone.
         budget : Target or None
             What a protected population may spend over all runs; None means no limit.
+        budget_filter : "renyi" or "gdp"
+            What cuts off the budget (:mod:`fedpriv.privacy.filters`).
 
         Raises
         ------
@@ -106,11 +109,14 @@ class Ledger:
                 f"ledger: population {population!r} is a benchmark, whose runs are accounted alone, so it "
                 "takes no budget; declare it 'protected'."
             )
+        if budget_filter not in get_args(FilterName):
+            raise InputError("ledger: " + unknown("filter", budget_filter, get_args(FilterName)))
         order = None
-        if budget is not None:
+        if budget is not None and budget_filter == "renyi":
             delta = budget.delta_for(num_tasks)
             order = RenyiFilter.for_budget(budget.epsilon, delta, budget.relation).order
-        wanted = Population(fingerprint, num_tasks, declared, budget, order)
+        chosen = None if budget is None else budget_filter
+        wanted = Population(fingerprint, num_tasks, declared, budget, chosen, order)
         check_delta(wanted.delta, num_tasks)
         if self.path.exists():
             with self._file.read() as connection:
@@ -134,10 +140,15 @@ class Ledger:
                     f"here; a second name would spend it twice. Use {twin[0]!r}."
                 )
             stored = budget.model_dump_json() if budget is not None else None
+            self._file.upgrade(connection)
             connection.execute(
-                "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?)",
-                (population, fingerprint, num_tasks, declared, stored, order),
+                "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (population, fingerprint, num_tasks, declared, stored, order, chosen),
             )
+
+    def refuse_read_only(self) -> None:
+        """Refuse a file that nobody could charge to, before any work is done for it (ComponentFailure)."""
+        self._file.refuse_read_only()
 
     def charge(self, population: str, run: str, round: int, group: str, release: Release, digest: str = "") -> bool:
         """Charge one release, durably; charging the same release twice counts once.
@@ -222,7 +233,7 @@ class Ledger:
             charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
             self._refuse_excess(population, known, charged)
 
-    def left(self, population: str) -> RenyiFilter | None:
+    def left(self, population: str) -> BudgetFilter | None:
         """Return the filter that is left for releases to come, None without a budget."""
         known, charged = self._read(population)
         if known.filter is None:
@@ -311,8 +322,17 @@ class Ledger:
 
     def describe(self, population: str) -> dict[str, Any]:
         """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""
-        known, charged = self._read(population)
-        return describe_population(population, known, charged)
+        with self._file.read() as connection:
+            known = self._known(connection, population)
+            charged = charged_releases(connection, population)
+            rows = "FROM entries WHERE population = ?"
+            entries = dict(connection.execute(f"SELECT run, count(*) {rows} GROUP BY run", (population,)))
+            newest = connection.execute(
+                f"SELECT release FROM releases WHERE id = (SELECT release {rows} ORDER BY id DESC LIMIT 1)",  # noqa: S608
+                (population,),
+            ).fetchone()
+        last = None if newest is None else release_from(newest[0])
+        return describe_population(population, known, charged, entries, last)
 
     def _read(
         self, population: str, run: str | None = None
@@ -339,6 +359,11 @@ class Ledger:
             raise InputError(
                 f"ledger {self.path}: the budget of population {population!r} was {known.budget!r}, got "
                 f"{wanted.budget!r}; a budget may not change once it is entered."
+            )
+        if known.filter_name != wanted.filter_name:
+            raise InputError(
+                f"ledger {self.path}: the budget of population {population!r} is cut off by the filter "
+                f"{known.filter_name!r}, got {wanted.filter_name!r}; a filter may not change once it is entered."
             )
 
     def _refuse_excess(self, population: str, known: Population, charged: Charged) -> None:

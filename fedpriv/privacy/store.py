@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import ComponentFailure, FedprivError, InputError
 
 __all__ = ["LedgerFile"]
 
 _APPLICATION = 0x46504C47  # "FPLG"
-_VERSION = 1
+_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -28,7 +28,8 @@ CREATE TABLE populations (
     num_tasks INTEGER NOT NULL,
     declared TEXT NOT NULL,
     budget TEXT,
-    filter_order REAL
+    filter_order REAL,
+    filter TEXT
 ) STRICT;
 CREATE TABLE releases (id INTEGER PRIMARY KEY, release TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE entries (
@@ -106,7 +107,7 @@ class LedgerFile:
         InputError
             If there is no file, it is not a ledger, or a newer fedpriv wrote it.
         ComponentFailure
-            If it is damaged or stays locked.
+            If it is damaged, stays locked, or may not be read.
         """
         self._recover()
         with self._open("ro") as connection:
@@ -120,7 +121,7 @@ class LedgerFile:
         Raises
         ------
         InputError, ComponentFailure
-            As :meth:`read`.
+            As :meth:`read`; also if it may not be written.
         """
         with self._open("rw") as connection:
             connection.execute("PRAGMA synchronous=EXTRA")
@@ -144,15 +145,28 @@ class LedgerFile:
             ) as connection:
                 self._verify(connection)
                 yield connection
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise ComponentFailure(
-                    f"ledger {self.path}: another process has been writing for more than "
-                    f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
-                ) from None
-            raise self._damaged(error) from None
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from None
+            raise self._failure(error) from None
+
+    def refuse_read_only(self) -> None:
+        """Refuse a file that nobody could charge to, before any work is done for it.
+
+        Raises
+        ------
+        ComponentFailure
+            The file or its folder may not be written.
+        """
+        for place in (self.path, self.path.resolve().parent):
+            if place.exists() and not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+                raise self._unwritable()
+
+    @staticmethod
+    def upgrade(connection: sqlite3.Connection) -> None:
+        """Bring an open file to the newest version, as part of the transaction at work."""
+        if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+            connection.execute("ALTER TABLE populations ADD COLUMN filter TEXT")
+            connection.execute("UPDATE populations SET filter = 'renyi' WHERE budget IS NOT NULL")
+            connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _refuse_missing(self) -> None:
         if not self.path.is_file():
@@ -170,6 +184,8 @@ class LedgerFile:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if application != _APPLICATION:
             raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
+        if version < 1:
+            raise self._damaged(f"version {version}, which no fedpriv ever wrote")
         if version > _VERSION:
             raise InputError(
                 f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
@@ -190,6 +206,32 @@ class LedgerFile:
             with self._open("rw") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
+
+    def _failure(self, error: sqlite3.DatabaseError) -> FedprivError:
+        """Say what an error of SQLite means, by its primary code."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return ComponentFailure(
+                f"ledger {self.path}: another process has been writing for more than "
+                f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return ComponentFailure(
+                f"ledger {self.path}: the disk is full; make room, then go on (nothing was charged)."
+            )
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            if not os.access(self.path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+                return ComponentFailure(
+                    f"ledger {self.path}: the file may not be read by this user; ask its owner for the permission."
+                )
+            return self._unwritable()
+        return self._damaged(error)
+
+    def _unwritable(self) -> ComponentFailure:
+        return ComponentFailure(
+            f"ledger {self.path}: the file or its folder is read-only, so nothing was charged; make both writable, "
+            "then start again."
+        )
 
     def _damaged(self, cause: object) -> ComponentFailure:
         return ComponentFailure(
