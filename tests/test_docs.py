@@ -58,8 +58,9 @@ ARROWS: dict[str, tuple[str, str]] = {
     "evidence": ("config progress sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
     "account": ("privacy report runs", ""),
+    "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "account commands data report scenarios sweep"),
+    "cli": ("", "account commands data ledger report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},

@@ -69,7 +69,7 @@ def test_a_read_only_ledger_says_so_and_still_answers(ledger: Ledger, file: int,
                     write()
             assert Ledger(ledger.path).counts("people") == Counter({RELEASE: 1})
             Ledger(ledger.path).check("people", "r", {RELEASE: 1})
-            Ledger(ledger.path).verify()
+            assert Ledger(ledger.path).verify("people") == ([], [])
     finally:
         ledger.path.parent.chmod(0o755)
     assert ledger.path.read_bytes() == before
@@ -126,7 +126,7 @@ def test_an_older_ledger_goes_on(ledger: Ledger) -> None:
     opened.register("others", **{**PEOPLE, "fingerprint": "g"}, budget_filter="gdp")
     assert opened.counts("people") == Counter({RELEASE: 2})
     opened.register("people", **PEOPLE)
-    opened.verify()
+    assert opened.verify("people") == ([], [])
     with sqlite3.connect(ledger.path) as connection:
         assert connection.execute("PRAGMA user_version").fetchone() == (2,)
     connection.close()

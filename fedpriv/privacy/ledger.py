@@ -18,6 +18,7 @@ from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
 from fedpriv.privacy.filters import BudgetFilter, FilterName, RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
+from fedpriv.privacy.integrity import out_of_order, problems
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import (
     Population,
@@ -307,18 +308,24 @@ class Ledger:
         found = (epsilon(counted_in_full(one), delta, relation, accountant) for one in several)
         return max(found, key=lambda one: one.value)
 
-    def verify(self) -> None:
-        """Read every page of the file and check its structure.
+    def verify(self, population: str) -> tuple[list[str], list[str]]:
+        """Read everything, and return what is wrong and what is merely odd, in sentences.
 
         Raises
         ------
+        InputError
+            The population is unknown, or the file no ledger.
         ComponentFailure
-            The file is damaged.
+            The file is damaged so that it cannot be read.
         """
         with self._file.read() as connection:
             found = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        if found != "ok":
-            raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
+            if found != "ok":
+                raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
+            wrong = list(problems(connection, population))
+            if not wrong:
+                self._known(connection, population)
+            return wrong, [] if wrong else list(out_of_order(connection, population))
 
     def describe(self, population: str) -> dict[str, Any]:
         """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""

@@ -107,4 +107,4 @@ def _replace(mu: float, rate: float, at: Vector) -> Vector:
         x = (math.log(2.0) + move - root) / mu
         kept = rate * np.exp(log_ndtr(x + mu))
         lost = np.exp(stay + log_ndtr(x)) + rate * np.exp(at + log_ndtr(x - mu))
-    return np.maximum(0.0, kept - lost)
+    return np.asarray(np.maximum(0.0, kept - lost), dtype=np.float64)
