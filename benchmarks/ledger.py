@@ -1,7 +1,7 @@
 """What it costs to ask a ledger of 10,000 rounds: `python -m benchmarks.ledger`.
 
-A fresh process imports fedpriv, opens the file and finds epsilon by privacy loss distributions; then one more release is
-charged and it asks again. Times are of the wall clock, so run it on a machine that does nothing else.
+A fresh process imports fedpriv, opens the file and finds epsilon by privacy loss distributions; then one more release
+is charged and it asks again. Times are of the wall clock, so run it on a machine that does nothing else.
 """
 
 from __future__ import annotations
