@@ -36,7 +36,7 @@ from fedpriv.protocol import (
     TaskRange,
     billboards_from_record,
     record_from_billboards,
-    records_from_billboards,
+    records_by_group,
 )
 from fedpriv.settings import Settings
 
@@ -250,7 +250,8 @@ class TaskStrategy(Settings, Strategy):
 
     def costliest_sampling(self, num_tasks: int) -> Sampling:
         """Return the sampling of the group whose tasks take part most often, in a population of this size."""
-        sizes = {len(ids) for ids in self._members(num_tasks).values()}
+        alone = self.groups is None
+        sizes = {num_tasks} if alone else {len(ids) for ids in self._members(num_tasks).values()}
         return max((self.sampling_of(size) for size in sizes), key=lambda one: one.rate)
 
     def bind(
@@ -362,8 +363,7 @@ class TaskStrategy(Settings, Strategy):
             group: self.choose(server_round, group, ids, session.entropy.generator(COINS, server_round, group))
             for group, ids in session.groups.items()
         }
-        billboards = billboards_from_record(arrays, session.groups)
-        return self.messages(MessageType.TRAIN, server_round, billboards, session.sampled)
+        return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
 
     def choose(self, number: int, group: str, ids: Ids, generator: np.random.Generator) -> Ids:  # noqa: ARG002
         """Return who of a group takes part in a round: by a coin of each task."""
@@ -388,8 +388,7 @@ class TaskStrategy(Settings, Strategy):
         """Ask all tasks for their scores, every ``evaluate_every`` rounds."""
         if not self.evaluate_every or server_round % self.evaluate_every:
             return []
-        billboards = billboards_from_record(arrays, self.session.groups)
-        return self.messages(MessageType.EVALUATE, server_round, billboards, self.session.groups)
+        return self.messages(MessageType.EVALUATE, server_round, arrays, self.session.groups)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
         """Average the tasks' scores: diagnostics for the experimenter, covered by no release."""
@@ -469,20 +468,20 @@ class TaskStrategy(Settings, Strategy):
         return 1.0
 
     def messages(
-        self, kind: str, number: int, billboards: Billboards, tasks: dict[str, Ids], epochs: int = 0
+        self, kind: str, number: int, arrays: ArrayRecord, tasks: dict[str, Ids], epochs: int = 0
     ) -> list[Message]:
-        """Build one message per node that hosts any of the given tasks."""
+        """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards."""
         stream = self.session.stream
         per_node: dict[int, dict[str, Ids]] = {}
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
                 per_node.setdefault(node, {})[group] = mine
-        records = records_from_billboards(billboards)
+        records = records_by_group(arrays, self.session.groups)
         return [
             Message(
                 Request(
                     round=number,
-                    billboards={group: billboards[group] for group in mine},
+                    billboards={},  # they travel as records
                     tasks=mine,
                     reply=self.reply_kind,
                     clipping_norm=self.declared_clipping_norm,

@@ -31,7 +31,8 @@ def ledger() -> Iterator[Ledger]:
         made = Ledger(Path(folder) / "ledger.sqlite")
         made.register("people", **PEOPLE)
         made.charge("people", "r", 0, "", RELEASE)
-        made.path.chmod(0o644)
+        for file in Path(folder).iterdir():  # the journal, too
+            file.chmod(0o644)
         yield made
 
 
@@ -76,9 +77,11 @@ def test_a_read_only_ledger_says_so_and_still_answers(ledger: Ledger, file: int,
 
 
 def test_an_unreadable_ledger_says_so(ledger: Ledger) -> None:
-    ledger.path.chmod(0o000)
-    with without_privileges(), pytest.raises(ComponentFailure, match="may not be read by this user"):
-        Ledger(ledger.path).counts("people")
+    for file in (ledger.path, ledger.path.with_name("ledger.sqlite-journal")):
+        file.chmod(0o000)
+        with without_privileges(), pytest.raises(ComponentFailure, match="may not be read by this user"):
+            Ledger(ledger.path).counts("people")
+        file.chmod(0o644)
 
 
 def test_an_interrupted_ledger_that_may_not_be_repaired_says_so(ledger: Ledger) -> None:

@@ -16,7 +16,7 @@ from fedpriv.cohort import Tasks
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.protocol import Billboards, Reply
+from fedpriv.protocol import Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import Registry, TaskStrategy
 
 __all__ = ["Served", "serve"]
@@ -112,14 +112,16 @@ def serve(
     if population is not None:
         _same_population(session.registry, population)
     for before, after in replay:
-        messages = strategy.messages(MessageType.TRAIN, after.round, before.billboards, after.sampled)
+        messages = strategy.messages(
+            MessageType.TRAIN, after.round, record_from_billboards(before.billboards), after.sampled
+        )
         _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
     started = time.perf_counter()
     strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
 
     started = time.perf_counter()
-    last, everybody = session.boundary.billboards, session.groups
+    last, everybody = record_from_billboards(session.boundary.billboards), session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
     session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
@@ -140,7 +142,8 @@ def serve(
         )
     elif baseline:
         started = time.perf_counter()
-        alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
+        start = record_from_billboards(session.start)
+        alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, start, everybody, epochs=epochs)
         scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
         seconds["baseline"] = time.perf_counter() - started
     return Served(
