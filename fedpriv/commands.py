@@ -115,6 +115,7 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "diagnostics": diagnostics,
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
+        "group_guarantees": summary.get("group_guarantees", {}),
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -144,6 +145,8 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     if result.personal_guarantee != result.guarantee:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
+    for group, guarantee in result.group_guarantees.items():
+        console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]

@@ -295,6 +295,12 @@ class Ledger:
         relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
         return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
+    def group_counts(self, population: str, run: str) -> dict[str, Counter[Release]]:
+        """Return what the tasks of each group saw of one run: releases to everybody, and those to the group."""
+        groups = self._read(population, run)[1].get(run, {})
+        shared = groups.get(EVERYBODY, Counter())
+        return {group: shared + own for group, own in groups.items() if group != EVERYBODY}
+
     def spent(
         self,
         population: str,
