@@ -66,10 +66,10 @@ def main() -> None:
                     ran = subprocess.run(words, capture_output=True, text=True, check=True)
                     found.append(json.loads(ran.stdout))
             fresh, later, processor = (statistics.median(one[i] for one in found) for i in (0, 1, 2))
-            print(
-                f"| {noise:g} | {rate:g} | {relation} | {found[0][3]:.4f} | {fresh:.2f} | {processor:.2f} | {later:.4f} |",
-                flush=True,
+            words = (
+                f"{noise:g} | {rate:g} | {relation} | {found[0][3]:.4f} | {fresh:.2f} | {processor:.2f} | {later:.4f}"
             )
+            print(f"| {words} |", flush=True)
 
 
 if __name__ == "__main__":
