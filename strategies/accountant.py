@@ -115,7 +115,8 @@ class LedgerAccountant:
                 "another client takes the place of one that is removed, which add/remove does not describe; use "
                 "relation = 'replace-one' (of the budget, if there is one), or let all clients take part."
             )
-        self._delta = budget.delta_for(len(names)) if budget is not None else delta or default_delta(len(names))
+        usual_delta = default_delta(len(names)) if delta is None else delta
+        self._delta = usual_delta if budget is None else budget.delta_for(len(names))
         check_delta(self._delta, len(names))
         self._m, self._sampled, self._norm = len(names), num_sampled_clients, clipping_norm
         self.population, self.run, self._alone = population, run, declared == "benchmark"

@@ -107,6 +107,7 @@ def test_smaller_cohorts_are_accounted_under_replace_one_and_in_full(tmp_path: P
         ({"delta": 1e-4}, "brings its own delta"),
         ({"relation": Relation.REPLACE_ONE}, "brings its own"),
         ({"budget": None, "delta": 0.3}, "below 1/m"),
+        ({"budget": None, "delta": 0.0}, "between 0 and 1"),
     ],
 )
 def test_bad_input_is_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

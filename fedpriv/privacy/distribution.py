@@ -186,11 +186,11 @@ def _transform(one: Distribution, size: int) -> NDArray[np.complex128]:
     return np.fft.rfft(one.mass, size)
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=16)
 def _moments(one: Distribution) -> tuple[float, float]:
     return one.moments()
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=512)
 def _log_moment(one: Distribution, exponent: float) -> float:
     return one.log_moment(exponent)
