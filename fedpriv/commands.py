@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
-from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.errors import InputError
 from fedpriv.progress import Progress
 from fedpriv.summary import RunResult
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.guarantee import Guarantee
-    from fedpriv.privacy.ledger import Ledger
 
-__all__ = ["check_ledger", "run_scenario", "show_ledger"]
+__all__ = ["run_scenario"]
 
 
 def run_scenario(
@@ -116,6 +115,7 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "diagnostics": diagnostics,
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
+        "group_guarantees": summary.get("group_guarantees", {}),
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -145,6 +145,8 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     if result.personal_guarantee != result.guarantee:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
+    for group, guarantee in result.group_guarantees.items():
+        console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
@@ -169,46 +171,3 @@ def _shown(guarantee: Guarantee) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _ledger_of(population: str, ledger: Path | None) -> tuple[Ledger, str]:
-    from fedpriv.privacy.ledger import Ledger
-
-    folder = Path(population)
-    if ledger is None and (folder / "summary.json").exists():
-        found = json.loads((folder / "summary.json").read_text())["ledger"]
-        own = folder / "ledger.sqlite"
-        return Ledger(own if own.exists() else Path(found["path"])), str(found["population"])
-    if ledger is None and (folder / "ledger.sqlite").exists():
-        opened = Ledger(folder / "ledger.sqlite")
-        return opened, opened.populations()[0]
-    if ledger is None:
-        raise InputError(f"{population!r} is not a run folder; give --ledger FILE for a population by name.")
-    return Ledger(ledger), population
-
-
-def show_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
-    """Print what a population has spent; asking changes nothing."""
-    from fedpriv.runs import plain
-
-    opened, name = _ledger_of(population, ledger)
-    found = plain(opened.describe(name))
-    if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
-        return
-    for key, value in found.items():
-        sys.stdout.write(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}\n")
-
-
-def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
-    """Check that a ledger is whole and within its budget."""
-    opened, name = _ledger_of(population, ledger)
-    opened.verify()
-    left = opened.describe(name)["left"]
-    exceeded = left is not None and float(left["renyi_spent"]) > left["renyi_allowance"] * (1 + 1e-9)
-    if as_json:
-        sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")
-    else:
-        sys.stdout.write(f"{name}: the ledger is whole{'' if exceeded else ' and within its budget'}.\n")
-    if exceeded:
-        raise BudgetExceeded(f"{name} has spent more than its budget; make no further releases.")

@@ -181,6 +181,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     client, strategy, run, model = (dict(config[name]) for name in ("client", "strategy", "run", "model"))
     client_class = _class_named(fedpriv.clients, "client", client.pop("name", "mean-regularized"))
     strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
+    if isinstance(per_group := strategy.get("epsilon"), dict):
+        if not per_group or not all(isinstance(one, int | float) for one in per_group.values()):
+            raise InputError(f"strategy.epsilon must be a number, or a table of one per group, got {per_group!r}.")
+        strategy["group_epsilons"] = per_group
+        strategy["epsilon"] = max(per_group.values())
     if "epsilon" in strategy:
         strategy["target"] = Target(**{key: strategy.pop(key) for key in _TARGET if key in strategy})
     budget = {key: run.pop(f"budget_{key}") for key in _TARGET if f"budget_{key}" in run}

@@ -25,6 +25,7 @@ from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
+from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
@@ -104,6 +105,9 @@ class Experiment(Settings):
         The ledger of that population; a benchmark run keeps its own in its folder.
     budget : Target or None
         What the population may spend over all runs; fixed when it is first registered.
+    budget_filter : {"renyi", "gdp"}
+        What cuts the budget off: a Renyi filter pays for every kind of release, a GDP filter for a little more of them
+        where sampling amplifies nothing. Fixed with the budget.
     """
 
     tasks: Tasks
@@ -124,6 +128,7 @@ class Experiment(Settings):
     population: str | None = None
     ledger: Path | None = None
     budget: Target | None = None
+    budget_filter: FilterName = "renyi"
 
     @field_validator("strategy")
     @classmethod
@@ -150,6 +155,10 @@ class Experiment(Settings):
             raise ValueError(
                 "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
                 "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."
+            )
+        if self.budget is None and self.budget_filter != "renyi":
+            raise ValueError(
+                f"budget_filter={self.budget_filter!r} cuts off a budget, and there is none; give 'budget'."
             )
         self.tasks.check()
         for part in PARTS:
@@ -467,7 +476,9 @@ class Experiment(Settings):
             num_tasks=len(self.tasks),
             declared=self.tasks.declared,
             budget=self.budget,
+            budget_filter=self.budget_filter,
         )
+        ledger.refuse_read_only()
         run = folder.run_id if folder is not None else scratch.name
         return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
 

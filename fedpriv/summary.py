@@ -62,6 +62,9 @@ class RunResult:
         billboards.
     personal_guarantee : Guarantee
         What holds for the personal models; the same object unless cohorts had a fixed size.
+    group_guarantees : dict
+        What holds for the personal models of each public group, where groups were charged differently; the other two
+        then hold for the group with the largest epsilon.
     diagnostics : Diagnostics
         Mean test scores; not released.
     tasks_per_second : float
@@ -85,6 +88,7 @@ class RunResult:
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     privacy_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
+    group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any], folder: Path) -> RunResult:
@@ -105,6 +109,9 @@ class RunResult:
             billboards=store.load(rounds[-1]).billboards if rounds else {},
             scores={f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()},
             folder=folder,
+            group_guarantees={
+                group: Guarantee.from_json(one) for group, one in summary.get("group_guarantees", {}).items()
+            },
         )
 
 
@@ -122,6 +129,7 @@ def summarize(
     """Put together what a run came to; the guarantee is computed from what the ledger holds."""
     counts = journal.ledger.counts(journal.population, journal.run)
     guarantee, personal = _guarantees(counts, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
+    groups = _group_guarantees(journal, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
     seconds = served.seconds
     speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
@@ -136,6 +144,7 @@ def summarize(
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
+        **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
         "warnings": [*check_delta(delta, len(tasks)), *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
@@ -171,6 +180,7 @@ def summarize(
         billboards=served.boundary.billboards,
         scores=served.scores,
         privacy_lines=_privacy_curve(counts, delta, guarantee.relation),
+        group_guarantees=groups,
     )
 
 
@@ -192,6 +202,20 @@ def _guarantees(
         reproduction=reproduction,
     )
     return billboards, personal
+
+
+def _group_guarantees(
+    journal: Journal, delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
+) -> dict[str, Guarantee]:
+    """Return the guarantee of each public group, if they differ: groups are disjoint, and who is in which is public."""
+    groups = journal.ledger.group_counts(journal.population, journal.run)
+    counted = {group: counted_in_full(counts) for group, counts in sorted(groups.items())}
+    if len({frozenset(counts.items()) for counts in counted.values()}) < 2:
+        return {}
+    return {
+        group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
+        for group, counts in counted.items()
+    }
 
 
 def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:

@@ -130,7 +130,7 @@ class Session:
     entropy : Entropy
         Where coins and noise come from.
     noise_multiplier : float
-        Standard deviation of the noise on the sum, in clipping norms.
+        Standard deviation of the noise on the sum, in clipping norms; the smallest where groups differ.
     boundary : Boundary
         The last release boundary.
     sampled : dict

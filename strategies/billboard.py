@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -11,7 +12,8 @@ from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from fedpriv.errors import ComponentFailure
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.names import unknown
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.correlated import correlated_sum
@@ -43,6 +45,9 @@ class Billboard(LimitedStrategy):
         The privacy that all rounds together may cost; the noise multiplier is calibrated to it. With cohorts of fixed
         size it holds under replace-one for what the public sees; personal models may have a larger epsilon then, which
         a run prints, too.
+    group_epsilons : dict or None
+        With public groups: the epsilon of each, by its label as text, in place of one for all. Each group gets noise of
+        its own, and the target states the largest epsilon. In a configuration `strategy.epsilon` is a table.
     noise_multiplier : float or None
         The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
     delta : float or None
@@ -60,6 +65,7 @@ class Billboard(LimitedStrategy):
 
     clipping_norm: float = Field(gt=0)
     target: Target | None = None
+    group_epsilons: dict[str, float] | None = None
     noise_multiplier: float | None = Field(default=None, ge=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
     server_learning_rate: float = Field(default=1.0, gt=0)
@@ -78,6 +84,43 @@ class Billboard(LimitedStrategy):
                 "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
             )
         return self
+
+    @model_validator(mode="after")
+    def _groups_have_a_target(self) -> Billboard:
+        if self.group_epsilons is None:
+            return self
+        if not self.group_epsilons or not all(0 < one < math.inf for one in self.group_epsilons.values()):
+            raise ValueError(f"'group_epsilons' must be positive numbers, one per group, got {self.group_epsilons!r}.")
+        largest = max(self.group_epsilons.values())
+        if self.target is None or self.target.epsilon != largest:
+            raise ValueError(
+                f"the target must state the largest of the groups' epsilons, {largest:g}, with the delta and the "
+                "relation of all; give target=Target(epsilon=...)."
+            )
+        return self
+
+    def check(self, num_tasks: int) -> None:
+        """Refuse, before anything is written, what does not fit a population of this size."""
+        super().check(num_tasks)
+        if self.group_epsilons is None:
+            return
+        if self.groups is None:
+            raise InputError("an epsilon per group needs public groups of tasks; give 'groups', or one epsilon.")
+        there = {group.removeprefix("group-") for group in self._members(num_tasks)}
+        for label in sorted(set(self.group_epsilons) - there):
+            raise InputError("strategy.epsilon: " + unknown("group", label, there))
+        for label in sorted(there - set(self.group_epsilons)):
+            raise InputError(f"strategy.epsilon must name every group, and {label!r} is missing; give its epsilon.")
+
+    def noise_of(self, group: str) -> float:
+        """Return the noise multiplier of a group: that of its own epsilon, or the one of all."""
+        session = self.session
+        if self.group_epsilons is None or self.target is None:
+            return session.noise_multiplier
+        num_tasks = session.registry.num_tasks
+        own = {"epsilon": self.group_epsilons[group.removeprefix("group-")], "relation": self.relation}
+        target = self.target.model_copy(update=own)
+        return calibrate_noise_multiplier(target, *self.priced(num_tasks, self.rounds), num_tasks)
 
     def report_delta(self, num_tasks: int) -> float:
         """Return the delta of the guarantee for a population of this size."""
@@ -106,9 +149,9 @@ class Billboard(LimitedStrategy):
         """Return the release that one round makes for one group."""
         stream = self.session.stream
         if stream is not None:
-            return self._of_stream(self.session.noise_multiplier, stream)
+            return self._of_stream(self.noise_of(group), stream)
         sampling = self.sampling_of(len(self.session.groups[group]))
-        return Release.of(sampling, self.session.noise_multiplier, self.clipping_norm)
+        return Release.of(sampling, self.noise_of(group), self.clipping_norm)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
         """Return what a number of rounds up to the last one will be charged on a population of this size.
@@ -232,7 +275,7 @@ class Billboard(LimitedStrategy):
     def _noisy(self, total: list[NDArray[Any]], number: int, group: str) -> list[NDArray[np.float64]]:
         """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
         session, stream = self.session, self.session.stream
-        mechanism = (self.clipping_norm, session.noise_multiplier)
+        mechanism = (self.clipping_norm, self.noise_of(group))
         if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
             return gaussian_sum(total, *mechanism, session.entropy, number, group)
         past = session.boundary.noise.get(group)

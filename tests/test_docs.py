@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.pmtl"}
 """Modules that export nothing, or (scenarios) what their own docstring says."""
@@ -59,8 +59,9 @@ ARROWS: dict[str, tuple[str, str]] = {
     "evidence": ("config progress sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
     "account": ("privacy report runs", ""),
+    "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "account commands data report scenarios sweep"),
+    "cli": ("", "account commands data ledger report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import epsilon
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import BudgetFilter
 from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling
@@ -58,7 +58,7 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
     return _calibrate(target.epsilon, delta, target.relation, sampling, rounds)
 
 
-def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) -> float:
+def calibrate_to_filter(budget: BudgetFilter, sampling: Sampling, rounds: int) -> float:
     """Return the smallest noise multiplier with which a run passes an unused budget filter.
 
     A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than
@@ -72,8 +72,7 @@ def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) ->
     """
     _check_rounds(rounds)
     cost = functools.partial(_filter_share, budget, sampling, rounds)
-    sensitivity = 2.0 if budget.relation is Relation.REPLACE_ONE else 1.0
-    enough = sensitivity * math.sqrt(rounds * budget.order / (2.0 * budget.allowance))
+    enough = budget.enough(rounds)
     return _search(cost, 1.0, enough, enough * 0.5)
 
 
@@ -107,7 +106,7 @@ def _cost(
     return epsilon({release: rounds}, delta, relation, "rdp" if accountant == "rdp" else "auto").value
 
 
-def _filter_share(budget: RenyiFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
+def _filter_share(budget: BudgetFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
     release = Release.of(sampling, noise_multiplier)
     return budget.cost({release: rounds}) / budget.allowance
 

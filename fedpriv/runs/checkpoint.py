@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fedpriv.privacy.journal import Boundary
 from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
 
-__all__ = ["Block", "BoundaryStore", "read_states", "write_states"]
+__all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
 
 _FORMAT = 1
 Block = tuple[str, NDArray[np.int64], NDArray[Any]]
@@ -172,3 +172,21 @@ def read_states(directory: Path, round: int, first: int = 0) -> Iterator[Block]:
                 positions = values + (int(header["first"]) - first)
             else:
                 yield name, positions, values
+
+
+def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64] | None:
+    """Return how often each task took part up to a snapshot, int64 [m]; None if it does not say for every task.
+
+    A node counts a task that it let take part, whether or not its update was of use.
+    """
+    counts = np.full(num_tasks, -1, dtype=np.int64)
+    for path in sorted(directory.glob(f"states-{round:06d}-*.npz")):
+        header, members = read_members(path)
+        positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        for key, values in members:
+            if key == "positions/participations":
+                positions = values + int(header["first"])
+            elif key == "rows/participations":
+                counts[positions] = values
+                break
+    return counts if (counts >= 0).all() else None
