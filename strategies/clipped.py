@@ -80,8 +80,9 @@ class ClippedStrategy(LimitedStrategy):
     def _check_adaptive(self) -> None:
         if self.limited:
             raise ValueError(
-                "adaptive clipping changes the norm from round to round, and the noise of a stream is made, and charged, "
-                "for one norm; use clipping='flat' with limits of participation, or secret coins ('sampling_rate' alone)."
+                "adaptive clipping changes the norm from round to round, and the noise of a stream is made, and "
+                "charged, for one norm; use clipping='flat' with limits of participation, or secret coins "
+                "('sampling_rate' alone)."
             )
         if self.largest_clipping_norm is not None and self.largest_clipping_norm < (self.clipping_norm or 0.0):
             raise ValueError(
@@ -133,8 +134,8 @@ class ClippedStrategy(LimitedStrategy):
         super().check_nodes(classes=classes, largest_norm=largest_norm)
         if self.adaptive and largest_norm is not None and self.largest_norm > largest_norm:
             raise InputError(
-                f"the nodes' policy allows clipping norms up to {largest_norm:g} ('max_clipping_norm'), and the adaptive "
-                f"one may grow to {self.largest_norm:g}; set 'largest_clipping_norm' to {largest_norm:g}."
+                f"the nodes' policy allows clipping norms up to {largest_norm:g} ('max_clipping_norm'), and the "
+                f"adaptive one may grow to {self.largest_norm:g}; set 'largest_clipping_norm' to {largest_norm:g}."
             )
 
     def check_arrays(self, names: Sequence[str]) -> None:

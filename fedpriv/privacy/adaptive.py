@@ -65,8 +65,8 @@ def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> flo
     if count_stddev <= least:
         raise InputError(
             f"'clipped_count_stddev' must be above {least:.6g}, got {count_stddev:g}: with less noise the bits "
-            f"alone would cost more than the noise multiplier {noise_multiplier:.4g} stands for; leave it out for a good "
-            "default."
+            f"alone would cost more than the noise multiplier {noise_multiplier:.4g} stands for; leave it out for a "
+            "good default."
         )
     return float((least / count_stddev) ** 2)
 

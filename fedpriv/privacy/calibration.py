@@ -101,8 +101,8 @@ def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling
     if other >= mu:
         alone = epsilon(dict(beside), delta, relation).value
         raise InputError(
-            f"calibration: metrics alone cost epsilon {alone:.4g}, and the target for everything is {goal:g}; give them "
-            "less ('metrics_epsilon')."
+            f"calibration: metrics alone cost epsilon {alone:.4g}, and the target for everything is {goal:g}; give "
+            "them less ('metrics_epsilon')."
         )
     enough = sensitivity * math.sqrt(rounds) / math.sqrt((mu - other) * (mu + other)) * (1.0 + 1e-10)
     if one.rate == 1.0:
