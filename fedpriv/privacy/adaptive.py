@@ -16,7 +16,8 @@ Gaussian release with the noise multiplier z where
 
 which for q = 1/2 is the paper's formula. The bits take the share ``(g z / s)^2`` of the budget, and the update's noise
 rises by ``1 / sqrt(1 - share)``. Since the pair is one vector with one bound, this also holds for a sample of the
-tasks. The norm of the next round is computed from what was released, so it may be published, too.
+tasks. The norm of the next round is computed from what was released, so it may be published, too; and the cost of a
+round does not depend on its norm, so nothing that is accounted for reacts to what was released.
 """
 
 from __future__ import annotations
