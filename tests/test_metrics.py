@@ -342,15 +342,22 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
         node.measure(replace(asked, metrics=("billboard.acuracy",)).to_content())
 
 
-def test_a_resumed_node_has_counted_the_metrics_that_it_granted(tmp_path: Path, monkeypatch: Any) -> None:
-    """7 metrics or rounds each: the last ones are refused, on a run that was interrupted as on one that was not."""
-    policy = NodePolicy(max_participations=7)
-    strategy = measured(sampling_rate=1.0, metrics=("billboard.loss",))
-    reference = personal(policy=policy, strategy=strategy).run(reproduce=6)
-    with crash_when_measuring(monkeypatch, "before stage", 4):
-        personal(policy=policy, strategy=strategy).run(tmp_path / "run", reproduce=6)
-    resumed = personal(policy=policy, strategy=strategy).run(tmp_path / "run", reproduce=6, resume=True)
-    assert means(resumed) == pytest.approx({n: pytest.approx(v) for n, v in means(reference).items()})
+@pytest.mark.parametrize("checkpoint_every", [3, 4])
+def test_a_resumed_node_has_counted_the_metrics_that_it_granted(
+    tmp_path: Path, monkeypatch: Any, checkpoint_every: int
+) -> None:
+    """Nodes grant 7 times in all, so round 6 is refused; on a run that was interrupted, too."""
+    settings: dict[str, Any] = {
+        "policy": NodePolicy(max_participations=7),
+        "strategy": measured(sampling_rate=1.0, metrics=("billboard.loss",)),
+        "checkpoint_every": checkpoint_every,  # a snapshot of round 4 comes before the metrics of round 4
+    }
+    reference = personal(**settings).run(reproduce=6)
+    assert "refused" in reference.summary["warnings"][-1]
+    with crash_when_measuring(monkeypatch, "after promote", 4):
+        personal(**settings).run(tmp_path / "run", reproduce=6)
+    resumed = personal(**settings).run(tmp_path / "run", reproduce=6, resume=True)
+    assert means(resumed)[6] == pytest.approx(means(reference)[6])
     for name, value in reference.billboards[ALL].items():
         np.testing.assert_allclose(resumed.billboards[ALL][name], value, rtol=1e-9)
 
