@@ -1,4 +1,4 @@
-"""How fedpriv's simulation grows: registered tasks, sampled tasks, rounds, personal states.
+"""How fedpriv's simulation grows: registered tasks, sampled tasks, rounds, personal states, runs of a sweep.
 
 ``python -m benchmarks.scale`` measures all parts, each in a fresh process, and writes ``docs/scale.md`` with a figure.
 ``python -m benchmarks.scale --parts overhead curve`` measures some and keeps what was found for the others.
@@ -130,11 +130,24 @@ def states() -> list[dict[str, Any]]:
     return [{"bytes": len(tasks) * parameters * 4, **one}]
 
 
+def sweep() -> list[dict[str, Any]]:
+    """A sweep of 40 short runs as a user starts it: the whole call against what its runs spend in their rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "sweep"
+        words = ["sweep", "pmtl", "--grid", "strategy.epsilon=1,2,4,8", "--seeds", "10", "--out", str(out)]
+        began = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "fedpriv", *words], stdout=subprocess.DEVNULL, check=True)
+        total = time.perf_counter() - began
+        found = json.loads((out / "sweep.json").read_text())
+    return [{"runs": len(found["runs"]), "total_seconds": total, "training_seconds": found["seconds"]["training"]}]
+
+
 PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
     "overhead": overhead,
     "curve": curve,
     "growth": growth,
     "states": states,
+    "sweep": sweep,
 }
 
 

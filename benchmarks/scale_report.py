@@ -42,6 +42,10 @@ every hundredth round, in GiB: {growth}.
 ## Personal states
 
 {states}
+
+## Sweeps
+
+{sweep}
 """
 
 
@@ -72,6 +76,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
             else missing,
             growth=", ".join(f"{value:.2f}" for value in growth[0]["memory"]) if growth else missing,
             states=_states(states[0]) if states else missing,
+            sweep=_sweep(results["sweep"][0]) if "sweep" in results else missing,
         )
     )
 
@@ -82,6 +87,15 @@ def _states(one: dict[str, Any]) -> str:
         f"which `run.state_memory` keeps 1 GiB in memory and the rest in memory-mapped files. Two rounds in which all "
         f"tasks take part, the final evaluation included, took {one['total_seconds']:.0f} s. The memory that cannot be "
         f"given back reached {one['peak_memory']:.2f} GiB."
+    )
+
+
+def _sweep(one: dict[str, Any]) -> str:
+    ratio = one["total_seconds"] / one["training_seconds"]
+    return (
+        f"`fedpriv sweep` over {one['runs']} short runs (digits, 40 rounds): {one['total_seconds']:.1f} s from the "
+        f"command to its table and figure, start-up of Python, torch and Ray included, for "
+        f"{one['training_seconds']:.1f} s of rounds: {ratio:.2f} times as long."
     )
 
 

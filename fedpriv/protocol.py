@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
+
+from fedpriv.arrays import Arrays, arrays_from, record_of
 
 __all__ = [
     "ALL",
@@ -24,10 +26,9 @@ __all__ = [
     "TaskRange",
     "billboards_from_record",
     "record_from_billboards",
-    "records_from_billboards",
+    "records_by_group",
 ]
 
-Arrays = dict[str, NDArray[Any]]
 Billboards = dict[str, Arrays]
 Ids = NDArray[np.int64]
 
@@ -38,36 +39,29 @@ METRICS = "metrics"
 """Under which group and name a node's contribution to published metrics travels."""
 
 
-def _to_record(arrays: Arrays) -> ArrayRecord:
-    return ArrayRecord({name: Array(np.ascontiguousarray(value)) for name, value in arrays.items()})
-
-
-def _to_arrays(record: ArrayRecord) -> Arrays:
-    return {name: value.numpy() for name, value in record.items()}
-
-
-def records_from_billboards(billboards: Billboards) -> dict[str, ArrayRecord]:
-    """Return one record per group, for messages that share them."""
-    return {group: _to_record(arrays) for group, arrays in billboards.items()}
-
-
 def record_from_billboards(billboards: Billboards) -> ArrayRecord:
     """Join billboards for Flower's ``arrays``: plain names without groups, ``group/name`` with groups."""
     if set(billboards) == {ALL}:
-        return _to_record(billboards[ALL])
-    return _to_record({f"{group}/{name}": value for group, one in billboards.items() for name, value in one.items()})
+        return record_of(billboards[ALL])
+    return record_of({f"{group}/{name}": value for group, one in billboards.items() for name, value in one.items()})
+
+
+def records_by_group(record: ArrayRecord, groups: Iterable[str]) -> dict[str, ArrayRecord]:
+    """Divide Flower's ``arrays`` into one record per group, for messages that share them; nothing is copied."""
+    names = list(groups)
+    if names == [ALL] or not any("/" in name for name in record):
+        return dict.fromkeys(names, record)
+    found = {group: ArrayRecord() for group in names}
+    for name, value in record.items():
+        group, _, rest = name.partition("/")
+        if group in found:
+            found[group][rest] = value
+    return found
 
 
 def billboards_from_record(record: ArrayRecord, groups: Iterable[str]) -> Billboards:
     """Undo :func:`record_from_billboards`; plain names start every group from the same arrays."""
-    arrays = _to_arrays(record)
-    names = list(groups)
-    if not any("/" in name for name in arrays):
-        return {group: dict(arrays) for group in names}
-    return {
-        group: {name.removeprefix(f"{group}/"): value for name, value in arrays.items() if name.startswith(f"{group}/")}
-        for group in names
-    }
+    return {group: arrays_from(one) for group, one in records_by_group(record, groups).items()}
 
 
 @dataclass(frozen=True)
@@ -79,7 +73,7 @@ class Request:
     round : int
         Round number, from 1; 0 outside training.
     billboards : dict
-        Per group, the billboard of this round.
+        Per group, the billboard of this round; empty where :meth:`to_content` is given records.
     tasks : dict
         Per group, the ids of the tasks that shall work, int64 [k].
     reply : {"sum", "rows"}
@@ -145,8 +139,8 @@ class Request:
             settings["target_quantile"] = self.target_quantile
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
-            content[f"tasks/{group}"] = _to_record({"ids": ids})
-            content[f"billboard/{group}"] = records[group] if records else _to_record(self.billboards[group])
+            content[f"tasks/{group}"] = record_of({"ids": ids})
+            content[f"billboard/{group}"] = records[group] if records else record_of(self.billboards[group])
         return content
 
     @classmethod
@@ -175,7 +169,7 @@ class Request:
 
 def _groups(content: RecordDict, prefix: str) -> dict[str, Arrays]:
     return {
-        name.removeprefix(prefix): _to_arrays(record)
+        name.removeprefix(prefix): arrays_from(record)
         for name, record in content.array_records.items()
         if name.startswith(prefix)
     }
@@ -208,9 +202,9 @@ class Reply:
         if self.note:
             content["note"] = ConfigRecord({"text": self.note})
         for group, arrays in self.updates.items():
-            content[f"update/{group}"] = _to_record(arrays)
+            content[f"update/{group}"] = record_of(arrays)
         for group, ids in self.tasks.items():
-            content[f"tasks/{group}"] = _to_record({"ids": ids})
+            content[f"tasks/{group}"] = record_of({"ids": ids})
         return content
 
     @classmethod

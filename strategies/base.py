@@ -37,7 +37,7 @@ from fedpriv.protocol import (
     TaskRange,
     billboards_from_record,
     record_from_billboards,
-    records_from_billboards,
+    records_by_group,
 )
 from fedpriv.settings import Settings
 
@@ -263,7 +263,8 @@ class TaskStrategy(Settings, Strategy):
 
     def costliest_sampling(self, num_tasks: int) -> Sampling:
         """Return the sampling of the group whose tasks take part most often, in a population of this size."""
-        sizes = {len(ids) for ids in self._members(num_tasks).values()}
+        alone = self.groups is None
+        sizes = {num_tasks} if alone else {len(ids) for ids in self._members(num_tasks).values()}
         return max((self.sampling_of(size) for size in sizes), key=lambda one: one.rate)
 
     def bind(
@@ -391,8 +392,7 @@ class TaskStrategy(Settings, Strategy):
             group: self.choose(server_round, group, ids, session.entropy.generator(COINS, server_round, group))
             for group, ids in session.groups.items()
         }
-        billboards = billboards_from_record(arrays, session.groups)
-        return self.messages(MessageType.TRAIN, server_round, billboards, session.sampled)
+        return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
 
     def choose(self, number: int, group: str, ids: Ids, generator: np.random.Generator) -> Ids:  # noqa: ARG002
         """Return who of a group takes part in a round: by a coin of each task."""
@@ -428,8 +428,7 @@ class TaskStrategy(Settings, Strategy):
         """Ask all tasks for their scores, every ``evaluate_every`` rounds."""
         if not self.evaluate_every or server_round % self.evaluate_every:
             return []
-        billboards = billboards_from_record(arrays, self.session.groups)
-        return self.messages(MessageType.EVALUATE, server_round, billboards, self.session.groups)
+        return self.messages(MessageType.EVALUATE, server_round, arrays, self.session.groups)
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
         """Average the tasks' scores: diagnostics for the experimenter, covered by no release."""
@@ -512,12 +511,12 @@ class TaskStrategy(Settings, Strategy):
         self,
         kind: str,
         number: int,
-        billboards: Billboards,
+        arrays: ArrayRecord,
         tasks: dict[str, Ids],
         epochs: int = 0,
         declared: dict[str, Any] | None = None,
     ) -> list[Message]:
-        """Build one message per node that hosts any of the given tasks.
+        """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
 
         What is ``declared`` is that of the round after the last boundary, unless given.
         """
@@ -532,12 +531,12 @@ class TaskStrategy(Settings, Strategy):
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
                 per_node.setdefault(node, {})[group] = mine
-        records = records_from_billboards(billboards)
+        records = records_by_group(arrays, self.session.groups)
         return [
             Message(
                 Request(
                     round=number,
-                    billboards={group: billboards[group] for group in mine},
+                    billboards={},  # they travel as records
                     tasks=mine,
                     reply=self.reply_kind,
                     epochs=epochs,

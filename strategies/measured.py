@@ -17,7 +17,7 @@ from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import metrics_norm, metrics_release, noisy_means
 from fedpriv.privacy.terms import Relation
-from fedpriv.protocol import METRICS, Reply
+from fedpriv.protocol import METRICS, Reply, record_from_billboards
 from fedpriv.strategies.clipped import ClippedStrategy
 
 __all__ = ["MeasuredStrategy"]
@@ -108,7 +108,8 @@ class MeasuredStrategy(ClippedStrategy):
             "largest_loss": self.metrics_largest_loss,
         }
         kind = f"{MessageType.TRAIN}.metrics"
-        return self.messages(kind, boundary.round, boundary.billboards, self.session.groups, declared=declared)
+        arrays = record_from_billboards(boundary.billboards)
+        return self.messages(kind, boundary.round, arrays, self.session.groups, declared=declared)
 
     def measure(self, number: int, grid: Grid, timeout: float) -> None:
         """Release the metrics that are due after a round, unless they were.

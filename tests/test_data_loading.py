@@ -18,6 +18,7 @@ import fedpriv.data
 from fedpriv.data import check, load, regression_optima, regression_tasks, sources
 from fedpriv.data.idx import parse_idx, read_content, read_idx
 from fedpriv.data.images import to_inputs
+from fedpriv.data.loading import read_digits
 from fedpriv.errors import InputError
 
 
@@ -140,6 +141,19 @@ def test_mnist_labels_out_of_range(fake):
     (folder / "mnist/t10k-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx_bytes(labels + np.uint8(1))))
     with pytest.raises(InputError, match=r"must lie in 0\.\.9, got 10"):
         load("mnist", folder, part="test")
+
+
+def test_digits_are_those_of_scikit_learn_and_come_without_its_import():
+    code = "import sys; from fedpriv.data.loading import read_digits; read_digits(); print('sklearn' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"
+    from sklearn.datasets import load_digits
+
+    images, labels = read_digits()
+    theirs = load_digits()
+    assert np.array_equal(images, theirs.images)
+    assert np.array_equal(labels, theirs.target)
+    assert images.dtype == np.uint8
+    assert images.flags.c_contiguous
 
 
 def test_femnist(tmp_path):

@@ -44,7 +44,8 @@ ARROWS: dict[str, tuple[str, str]] = {
     "models": ("", ""),
     "report": ("statistics", ""),
     "data": ("", "cohort"),
-    "protocol": ("", ""),
+    "arrays": ("", ""),
+    "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
     "clients": ("cohort", ""),
     "strategies": ("privacy protocol", ""),
@@ -63,7 +64,7 @@ ARROWS: dict[str, tuple[str, str]] = {
 }
 LIBRARIES = {
     "ray": {"runtime"},
-    "flwr": {"protocol", "strategies", "runtime", "experiment"},
+    "flwr": {"arrays", "protocol", "strategies", "runtime", "experiment"},
     "torch": {"cohort", "models", "clients", "runtime", "experiment"},
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}

@@ -186,11 +186,14 @@ def test_the_target_covers_the_metrics() -> None:
     assert rounds.self_compose(6).compose(three).get_epsilon_for_delta(1e-3) == pytest.approx(2.0, rel=5e-3)
 
 
+STREAM = {"noise": "banded", "min_separation": 3, "sampling_rate": 0.25}
+
+
+@pytest.mark.parametrize("settings", [{"sampling_rate": 1.0}, STREAM], ids=["full", "banded"])
 @pytest.mark.parametrize("relation", list(Relation), ids=str)
-def test_without_sampling_target_and_metrics_add_up_exactly(relation: Relation) -> None:
-    strategy = measured(
-        target=Target(epsilon=2.0, delta=1e-3, relation=relation), metrics_epsilon=0.5, sampling_rate=1.0
-    )
+def test_without_sampling_target_and_metrics_add_up_exactly(relation: Relation, settings: dict[str, Any]) -> None:
+    target = Target(epsilon=2.0, delta=1e-3, relation=relation)
+    strategy = measured(target=target, metrics_epsilon=0.5, **settings)
     assert epsilon(strategy.planned(40, 6), 1e-3, relation).value == pytest.approx(2.0, abs=1e-6)
     assert epsilon(strategy.metric_releases(40), 1e-3, relation).value == pytest.approx(0.5, abs=1e-6)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from flwr.app import ArrayRecord, Message
 
-from fedpriv.protocol import ALL, Request, records_from_billboards
+from fedpriv.protocol import ALL, Request, record_from_billboards
 from fedpriv.runtime.flower_private import set_identity
 from fedpriv.runtime.wire import pack, shared_records, unpack
 
@@ -13,8 +13,8 @@ from fedpriv.runtime.wire import pack, shared_records, unpack
 def messages(size: int) -> list[Message]:
     set_identity()
     billboards = {ALL: {"weight": np.arange(size, dtype=np.float64)}}
-    records = records_from_billboards(billboards)
-    requests = (Request(round=3, billboards=billboards, tasks={ALL: np.arange(node, node + 5)}) for node in (1, 2))
+    records = {ALL: record_from_billboards(billboards)}
+    requests = (Request(round=3, billboards={}, tasks={ALL: np.arange(node, node + 5)}) for node in (1, 2))
     return [
         Message(request.to_content(records), node, "train", group_id="3")
         for node, request in enumerate(requests, start=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -42,7 +43,7 @@ class Ragged:
         offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in targets])]).astype(np.int64)
         return cls(np.concatenate(list(inputs)), np.concatenate(list(targets)), offsets)
 
-    @property
+    @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Number of examples of every task, shape [m]."""
         return np.diff(self.offsets)

@@ -64,6 +64,7 @@ class Ledger:
     def __init__(self, path: str | Path, busy_seconds: float = 30.0) -> None:
         self.path = Path(path)
         self._file = LedgerFile(self.path, busy_seconds)
+        self._unlimited: set[str] = set()
 
     def __repr__(self) -> str:
         return f"Ledger({str(self.path)!r})"
@@ -215,10 +216,14 @@ class Ledger:
 
     def check(self, population: str, run: str, releases: Mapping[Release, int]) -> None:
         """Raise BudgetExceeded if these releases, to everybody, could not all be paid; nothing is written."""
+        if population in self._unlimited:  # and will be: a budget may not change
+            return
         with self._file.read() as connection:
             known = self._known(connection, population)
             charged = charged_releases(connection, population) if known.filter is not None else {}
-        if known.filter is not None:
+        if known.filter is None:
+            self._unlimited.add(population)
+        else:
             charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
             self._refuse_excess(population, known, charged)
 

@@ -1,8 +1,9 @@
 """The file of a ledger: SQLite, opened so that nothing is lost and nothing is changed by asking.
 
-Commits are durable before they return: ``synchronous=EXTRA`` with a rollback journal is ``FULL`` plus a flush
-of the folder when the journal goes, without which a power failure could undo a charge whose release is
-already out. A write-ahead log is not used because reading it writes to the folder.
+Commits are durable before they return: ``synchronous=EXTRA`` with a rollback journal that stays in the folder, whose
+header is overwritten and flushed to commit. To delete it instead would need the folder flushed as well, without which a
+power failure could undo a charge whose release is already out. A write-ahead log is not used because reading it writes
+to the folder.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import os
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,7 +65,8 @@ class LedgerFile:
     def __init__(self, path: Path, busy_seconds: float) -> None:
         self.path = path
         self.busy_seconds = busy_seconds
-        self._checked: tuple[int, int] | None = None
+        self._checked: tuple[int, int, int] | None = None
+        self._kept = threading.local()
 
     def create(self) -> None:
         """Create the file if there is none, complete or not at all.
@@ -122,28 +125,68 @@ class LedgerFile:
         InputError, ComponentFailure
             As :meth:`read`.
         """
-        with self._open("rw") as connection:
-            connection.execute("PRAGMA synchronous=EXTRA")
-            connection.execute("PRAGMA foreign_keys=ON")
-            connection.execute("BEGIN IMMEDIATE")
+        with self._sentences():
+            connection = self._kept_writer()
             try:
-                yield connection
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                self._verify(connection)
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+                connection.execute("COMMIT")
+            except (sqlite3.Error, ComponentFailure):
+                self.close()
                 raise
-            connection.execute("COMMIT")
+
+    def close(self) -> None:
+        """Let go of the file; the next write opens it again."""
+        kept, self._kept.writer = getattr(self._kept, "writer", None), None
+        if kept is not None:
+            kept[1].close()
+
+    def _kept_writer(self) -> sqlite3.Connection:
+        """Return this thread's connection for writing: opening one takes longer than a charge."""
+        self._refuse_missing()
+        kept = getattr(self._kept, "writer", None)
+        if kept is not None and kept[0] == self._identity():
+            connection: sqlite3.Connection = kept[1]
+            return connection
+        self.close()
+        connection = self._connect("rw")
+        try:
+            connection.execute("PRAGMA synchronous=EXTRA")
+            connection.execute("PRAGMA journal_mode=PERSIST")
+            connection.execute("PRAGMA foreign_keys=ON")
+        except BaseException:
+            connection.close()
+            raise
+        self._kept.writer = (self._identity(), connection)
+        return connection
+
+    def _identity(self) -> tuple[int, int, int]:
+        """Tell files apart, and processes: a connection must not be used after a fork, nor for a file put in place."""
+        status = self.path.stat()
+        return os.getpid(), status.st_dev, status.st_ino
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        uri = f"{self.path.resolve().as_uri()}?mode={mode}"
+        return sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self.busy_seconds)
 
     @contextlib.contextmanager
     def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
         self._refuse_missing()
+        with self._sentences(), contextlib.closing(self._connect(mode)) as connection:
+            self._verify(connection)
+            yield connection
+
+    @contextlib.contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """Say in words what SQLite found wrong."""
         try:
-            uri = f"{self.path.resolve().as_uri()}?mode={mode}"
-            with contextlib.closing(
-                sqlite3.connect(uri, uri=True, isolation_level=None, timeout=self.busy_seconds)
-            ) as connection:
-                self._verify(connection)
-                yield connection
+            yield
         except sqlite3.OperationalError as error:
             if "locked" in str(error) or "busy" in str(error):
                 raise ComponentFailure(
@@ -175,8 +218,7 @@ class LedgerFile:
                 f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
                 "knows; upgrade fedpriv."
             )
-        status = self.path.stat()
-        identity = (status.st_dev, status.st_ino)
+        identity = self._identity()
         if self._checked == identity:
             return
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -186,7 +228,8 @@ class LedgerFile:
 
     def _recover(self) -> None:
         """Let SQLite roll back what a killed writer left: a read-only connection may not do that itself."""
-        if self.path.with_name(self.path.name + "-journal").exists():
+        journal = self.path.with_name(f"{self.path.name}-journal")
+        if journal.exists() and any(_first_bytes(journal)):  # zeros mark what was committed
             with self._open("rw") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
@@ -196,6 +239,11 @@ class LedgerFile:
             f"ledger {self.path}: the file is damaged or not a ledger ({cause}); restore it from a backup. "
             "It is never recreated, because the budget that it records would be forgotten."
         )
+
+
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(8)
 
 
 def _flush_folder(folder: Path) -> None:

@@ -80,26 +80,28 @@ class RayGrid(LocalGrid):
         replies: list[Message] = []
         while waiting:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            done, _ = self._ray.wait(list(waiting), num_returns=1, timeout=left)
+            # All together: to wait for one after the other costs more than a small shard's work.
+            done, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=left)
             if not done:
                 for message in waiting.values():  # late nodes count as missing, as in Flower, but they did train
                     self._remember(message)
                 break
-            message = waiting.pop(done[0])
-            node = message.metadata.dst_node_id
-            try:
-                replies.append(unpack(self._ray.get(done[0])))
-            except self._ray.exceptions.RayActorError as error:
-                deaths[node] = deaths.get(node, 0) + 1
-                if deaths[node] > _REBUILDS:
-                    raise ComponentFailure(
-                        f"shard {node} died {deaths[node]} times in one round ({error}); "
-                        "give it more memory or use more shards, then go on with --resume."
-                    ) from error
-                self._rebuild(node)
-                waiting[self._send(message, names, references)] = message
-                continue
-            self._remember(message)
+            for reference in done:
+                message = waiting.pop(reference)
+                node = message.metadata.dst_node_id
+                try:
+                    replies.append(unpack(self._ray.get(reference)))
+                except self._ray.exceptions.RayActorError as error:
+                    deaths[node] = deaths.get(node, 0) + 1
+                    if deaths[node] > _REBUILDS:
+                        raise ComponentFailure(
+                            f"shard {node} died {deaths[node]} times in one round ({error}); "
+                            "give it more memory or use more shards, then go on with --resume."
+                        ) from error
+                    self._rebuild(node)
+                    waiting[self._send(message, names, references)] = message
+                    continue
+                self._remember(message)
         return replies
 
     def _remember(self, message: Message) -> None:

@@ -17,7 +17,7 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
-from fedpriv.protocol import Billboards, Reply
+from fedpriv.protocol import Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import Registry, TaskStrategy
 
 __all__ = ["Served", "serve"]
@@ -123,10 +123,8 @@ def serve(
 
     count_metrics(replay[0][0] if replay else boundary)  # a snapshot comes before the metrics of its round
     for before, after in replay:
-        declared = strategy.declared(before)
-        messages = strategy.messages(
-            MessageType.TRAIN, after.round, before.billboards, after.sampled, declared=declared
-        )
+        published, declared = record_from_billboards(before.billboards), strategy.declared(before)
+        messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)
         _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
         count_metrics(after)
     started = time.perf_counter()
@@ -134,7 +132,7 @@ def serve(
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
 
     started = time.perf_counter()
-    last, everybody = session.boundary.billboards, session.groups
+    last, everybody = record_from_billboards(session.boundary.billboards), session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
     session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
@@ -156,7 +154,8 @@ def serve(
         )
     elif baseline:
         started = time.perf_counter()
-        alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, session.start, everybody, epochs=epochs)
+        start = record_from_billboards(session.start)
+        alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, start, everybody, epochs=epochs)
         scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
         seconds["baseline"] = time.perf_counter() - started
     return Served(
