@@ -307,7 +307,7 @@ class TaskStrategy(Settings, Strategy):
             start=first.billboards,
             stream=self.stream(registry.num_tasks),
         )
-        if journal is not None and journal.storage is not None and self.publishes:
+        if journal is not None and journal.storage is not None and self.metric_releases(registry.num_tasks):
             self._session.measured = {one.round: one for one in journal.storage.measured()}
         self.check_boundary()
         return self._session

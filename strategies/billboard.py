@@ -241,7 +241,8 @@ class Billboard(MeasuredStrategy):
         session, stream = self.session, self.session.stream
         sizes = {name: value.size for name, value in total.items()}
         norm, scales = self.bounds(session.boundary).scales(sizes, self.bit_share())
-        scaled, mechanism = [total[name] / scales[name] for name in total], (norm, session.noise_multiplier)
+        scaled = [total[name] / scales[name] for name in total] if scales else list(total.values())
+        mechanism = (norm, session.noise_multiplier)
         if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
             noisy = gaussian_sum(scaled, *mechanism, session.entropy, number, group)
         else:
@@ -249,7 +250,8 @@ class Billboard(MeasuredStrategy):
             noisy, session.noise[group] = correlated_sum(
                 scaled, *mechanism, stream, past, session.entropy, number, group
             )
-        return {name: value * scales[name] for name, value in zip(total, noisy, strict=True)}
+        found = dict(zip(total, noisy, strict=True))
+        return {name: value * scales[name] for name, value in found.items()} if scales else found
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""

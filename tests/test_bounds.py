@@ -43,7 +43,7 @@ def updates(rng: np.random.Generator, tasks: int) -> dict[str, Any]:
 def scaled(bounds: Bounds, update: dict[str, Any]) -> Any:
     """Return the sum in standard deviations of its noise, times the noise multiplier, as one vector."""
     norm, scales = bounds.scales({name: value[0].size for name, value in update.items()}, bit_share=0.1)
-    return np.concatenate([value.ravel() / scales[name] for name, value in bounds.sum(update).items()]) / norm
+    return np.concatenate([value.ravel() / scales.get(name, 1.0) for name, value in bounds.sum(update).items()]) / norm
 
 
 @pytest.mark.parametrize("bounds", [Bounds({"": 0.5}), Bounds(NORMS), Bounds({"": 0.5}, 0.8)], ids=["flat", "2", "bit"])

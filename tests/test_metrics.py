@@ -21,7 +21,7 @@ from test_billboard import experiment
 from fedpriv import BudgetExceeded, ComponentFailure, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.config import build_experiment, read_toml
-from fedpriv.privacy import NodePolicy, Relation, epsilon
+from fedpriv.privacy import NodePolicy, Relation, Release, epsilon
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
@@ -332,15 +332,19 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     assert Request.from_content(asked.to_content()).metrics == ("billboard.accuracy",)
     sums = []
     for noise in (9.0, 0.1, 9.0, 9.0):
-        request = replace(asked, noise_multiplier=noise, clipping_norm=metrics_norm(1))
+        request = replace(asked, noise_multiplier=noise, clipping_norm=1e-9, stream=(9, 9, 1, 1))  # its own bound holds
         answer = Reply.from_content(node.measure(request.to_content()))
         assert set(answer.diagnostics) == {"refused"}, "what failed depends on data"
         sums.append((float(answer.updates[METRICS][METRICS][0]), answer.diagnostics["refused"]))
     assert sums[0][0] == sums[2][0] != 0
     assert [refused for _, refused in sums] == [0, 5, 0, 5]
     assert sums[1][0] == sums[3][0] == 0
+    assert {Release.from_json(kind).measures for kind in node.store.granted} == {"metrics"}
     update = Request(2, billboards, {ALL: np.arange(5)}, clipping_norm=0.05, noise_multiplier=9.0)
     assert Reply.from_content(node.train(update.to_content())).diagnostics["refused"] == 5, "counted together"
+    other = Node(replace(node.spec, policy=NodePolicy(max_clipping_norm=0.1)))
+    disguised = other.train(replace(asked, clipping_norm=99.0).to_content())
+    assert "max_clipping_norm" in Reply.from_content(disguised).note, "an update stays one, whatever comes with it"
     with pytest.raises(InputError, match=r"did you mean 'billboard\.accuracy'"):
         node.measure(replace(asked, metrics=("billboard.acuracy",)).to_content())
 

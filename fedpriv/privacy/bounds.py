@@ -145,6 +145,8 @@ class Bounds:
     def scales(self, sizes: Mapping[str, int], bit_share: float = 0.0) -> tuple[float, dict[str, float]]:
         """Return the norm of a task's whole vector after the arrays were divided by scales, and the scales.
 
+        One norm for everything needs no scales; there are none then.
+
         Parameters
         ----------
         sizes : mapping
@@ -153,7 +155,7 @@ class Bounds:
             Share of the budget that the bit gets, in (0, 1); of no effect where there is none.
         """
         if len(self.norms) == 1 and self.quantile is None:
-            return self.norm, dict.fromkeys(sizes, 1.0)
+            return self.norm, {}
         groups = self.members([name for name in sizes if name != BIT])
         wanted = {
             group: self.norms[group] * math.sqrt(sum(sizes[name] for name in names)) for group, names in groups.items()

@@ -95,15 +95,13 @@ def contributions(
     InputError
         A measure does not exist.
     """
-    columns = []
     for name in names:
         if name not in scores:
             raise InputError(f"there is no measure {name!r} for these tasks; there are {', '.join(sorted(scores))}.")
-        values = np.asarray(scores[name], dtype=np.float64) / _range(name, largest_loss)
-        columns.append(np.clip(values, 0.0, 1.0) - 0.5)
-    out = np.stack(columns, axis=1)
-    out[~np.isfinite(np.stack([scores[name] for name in names], axis=1)).all(axis=1)] = 0.0
-    return out
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        scaled = [np.asarray(scores[name], dtype=np.float64) / _range(name, largest_loss) for name in names]
+    values = np.stack(scaled, axis=1)
+    return np.where(np.isfinite(values).all(axis=1)[:, None], np.clip(values, 0.0, 1.0) - 0.5, 0.0)
 
 
 def noisy_means(

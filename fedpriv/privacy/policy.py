@@ -27,7 +27,7 @@ class NodePolicy(Settings):
     Attributes
     ----------
     max_participations : int or None
-        How often a task may take part.
+        How often a task may take part; contributing to published metrics counts.
     max_epsilon : float or None
         Epsilon that a task's participations may reach, counted without amplification by sampling.
     delta : float or None

@@ -38,7 +38,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.metrics import contributions
+from fedpriv.privacy.metrics import contributions, metrics_release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
@@ -151,7 +151,7 @@ class Node:
                 return {**nest("state", new), **nest("update", update)}
 
             for cohort in self._chunks(ids, billboard):
-                allowed, reason = self._allowed(cohort, request)
+                allowed, reason = self._allowed(cohort, request, _declared(request))
                 outcome = self._run("train", stage, cohort, billboard)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
@@ -207,6 +207,10 @@ class Node:
         for name in request.metrics:
             if name not in _SCORES:
                 raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
+        if not request.metrics:
+            raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
+        # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
+        asked = metrics_release(len(request.metrics), request.noise_multiplier)
         total, problems, note = np.zeros(len(request.metrics)), Counter({"failed": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
@@ -216,7 +220,7 @@ class Node:
                 return {name: scores[name] for name in request.metrics}
 
             for cohort in self._chunks(ids, billboard):
-                allowed, reason = self._allowed(cohort, request)
+                allowed, reason = self._allowed(cohort, request, asked)
                 outcome = self._run("measure", stage, cohort, billboard)
                 problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
@@ -325,11 +329,10 @@ class Node:
             for start in range(first, last, size):
                 yield Cohort(tasks, positions[start : min(start + size, last)], self.spec.problem.dtype)
 
-    def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
+    def _allowed(self, cohort: Cohort, request: Request, asked: Release) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
-        asked = _declared(request)
         # What differs in the clipping norm only costs the same, and an adaptive one differs in every round.
         kind = asked if asked.stream is not None else asked.model_copy(update={"clipping_norm": 1.0})
         counts = self.store.grants(kind.to_json())
@@ -366,8 +369,7 @@ def _declared(request: Request) -> Release:
     """Return what the server says that it will release; a node's own participation is never a matter of chance."""
     values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": _bounds(request).norm, "rate": 1.0}
     if not request.stream:
-        measures = "metrics" if request.metrics else None
-        return Release(sampling_name=COUNTED if request.fixed_size else "full", measures=measures, **values)
+        return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
     stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
     return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
 
