@@ -101,7 +101,7 @@ def contributions(
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
         scaled = [np.asarray(scores[name], dtype=np.float64) / _range(name, largest_loss) for name in names]
     values = np.stack(scaled, axis=1)
-    return np.where(np.isfinite(values).all(axis=1)[:, None], np.clip(values, 0.0, 1.0) - 0.5, 0.0)
+    return np.where(np.isfinite(values).all(axis=1, keepdims=True), np.clip(values, 0.0, 1.0) - 0.5, 0.0)
 
 
 def noisy_means(
