@@ -8,6 +8,15 @@ from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
 from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.meta import (
+    InnerLoop,
+    MetaGradient,
+    Order,
+    adapt,
+    meta_gradient,
+    refuse_once_differentiable,
+    task_gradients,
+)
 from fedpriv.cohort.probe import probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
@@ -21,12 +30,15 @@ __all__ = [
     "Cohort",
     "Descent",
     "Engine",
+    "InnerLoop",
     "KernelEngine",
     "Key",
     "Learner",
     "LocalSGD",
     "LoopEngine",
     "Marks",
+    "MetaGradient",
+    "Order",
     "Params",
     "Problem",
     "Purpose",
@@ -37,13 +49,17 @@ __all__ = [
     "TaskFailure",
     "Tasks",
     "VmapEngine",
+    "adapt",
     "broadcast",
     "engine_named",
+    "meta_gradient",
     "nest",
     "padded_width",
     "probe",
+    "refuse_once_differentiable",
     "select",
     "subtract",
+    "task_gradients",
     "unnest",
     "zeros_like",
 ]

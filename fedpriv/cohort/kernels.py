@@ -88,6 +88,15 @@ class KernelEngine(VmapEngine):
                 chain = _Chain(layers, problem, params, descent, batch)
             chain.step(batch)
 
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
+        layers = self._layers(problem, batch.inputs.dim())
+        if layers is None:
+            return super().losses(problem, params, batch)
+        outputs = _forward(_views(layers, params), batch.inputs)[-1]
+        loss, _ = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
+        loss = loss.view(batch.mask.shape)
+        return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
+
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch.inputs.dim())
         if layers is None:
