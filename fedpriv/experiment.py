@@ -223,7 +223,7 @@ class Experiment(Settings):
             "run": self.model_dump(mode="json", exclude=skip),
         }
 
-    def specs(self, problem: Problem, shards: int) -> list[NodeSpec]:
+    def specs(self, problem: Problem, shards: int, noise_seed: int | None = None) -> list[NodeSpec]:
         """Cut the population into contiguous shards, one node each."""
         count = min(shards, len(self.tasks))
         cuts = np.linspace(0, len(self.tasks), count + 1).round().astype(int)
@@ -237,6 +237,7 @@ class Experiment(Settings):
                 self.policy,
                 self.local_baseline(),
                 self.state_memory * 2**30 / count,
+                noise_seed,
             )
             for start, stop in pairwise(cuts)
         ]
@@ -356,6 +357,7 @@ class Experiment(Settings):
         strategy = self.strategy.model_copy(update={"groups": groups})
         strategy.check(len(self.tasks))
         problem = self.problem()
+        self.client.check(problem, self.tasks)
         probe(self.client, problem, engine_named(self.engine), self.tasks)
         return strategy, problem
 
@@ -389,7 +391,8 @@ class Experiment(Settings):
             folder.boundaries.promote(0)
         self._check_budget(journal, strategy, boundary)
 
-        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards), pool))
+        noise_seed = self._noise_seed(folder, reproduce)
+        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards, noise_seed), pool))
         own = grid if isinstance(grid, LocalGrid) else None
         if own and folder is not None and resume.snapshot is not None:
             own.restore(folder.boundaries.directory, resume.snapshot)
@@ -443,6 +446,12 @@ class Experiment(Settings):
             folder.write_summary(result.summary)
             result.folder = folder.path
         return result
+
+    def _noise_seed(self, folder: RunFolder | None, reproduce: int | None) -> int | None:
+        """Return what the nodes' own noise comes from; None leaves it to each node."""
+        if reproduce is not None or folder is None or not self.client.draws_noise:
+            return reproduce
+        return int.from_bytes(folder.node_secret(), "big")
 
     def _grid(self, specs: list[NodeSpec], pool: ShardPool | None) -> LocalGrid:
         if self.grid == "in-process":

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
+from fedpriv.cohort.tasks import Tasks
 from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.settings import Settings
 
@@ -40,6 +42,20 @@ class ClientAlgorithm(Settings, ABC):
         """Forget what a parent said about its updates where a class makes them anew and says nothing itself."""
         if "updates_use_state" not in vars(cls) and {"train", "fit"} & vars(cls).keys():
             cls.updates_use_state = True
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether tasks draw noise of their own (``learner.normal``)."""
+        return False
+
+    def check(self, problem: Problem, tasks: Tasks) -> None:
+        """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.
+
+        Raises
+        ------
+        InputError
+            One sentence that says what does not fit and what to do.
+        """
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002
         """Return the personal state [C, ...] of tasks that take part for the first time.

@@ -5,6 +5,7 @@ One class serves a phone with one task and a simulation shard with thousands.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ from fedpriv.cohort import (
 )
 from fedpriv.errors import InputError
 from fedpriv.privacy.clipping import clip_rows, clipped_sum
+from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
@@ -73,6 +75,9 @@ class NodeSpec:
         The local-only reference that is scored beside the run; None leaves it out.
     memory_bytes : float
         Personal states beyond this live in a file.
+    noise_seed : int or None
+        What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
+        reproduction. None, as on a real node: the node makes a secret of its own.
     """
 
     tasks: Tasks
@@ -83,6 +88,7 @@ class NodeSpec:
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
     memory_bytes: float = 4 * 2**30
+    noise_seed: int | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -122,6 +128,9 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        # By (round, task): a message that comes twice gets the same noise, so two answers tell no more than one.
+        secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
+        self._noise = ReproducibleEntropy(secret)
 
     def warm_up(self) -> None:
         """Get late imports over with, so that they count as start-up and not as training."""
@@ -244,7 +253,7 @@ class Node:
 
     def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params) -> Outcome:
         state = self._state(billboard, cohort)
-        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
+        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, self._noise)
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
@@ -270,7 +279,7 @@ class Node:
         return Reply(diagnostics=cast(Any, {"ids": ids, **results})).to_content()
 
     def _learner(self) -> Learner:
-        return Learner(self.spec.problem, self._engine)
+        return Learner(self.spec.problem, self._engine, noise=self._noise)
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
