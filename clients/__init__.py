@@ -5,4 +5,4 @@ from fedpriv.clients.local_only import LocalOnly
 from fedpriv.clients.maml import MAML
 from fedpriv.clients.mean_regularized import MeanRegularized
 
-__all__ = ["FedProx", "GlobalModel", "LocalOnly", "MAML", "MeanRegularized"]
+__all__ = ["MAML", "FedProx", "GlobalModel", "LocalOnly", "MeanRegularized"]

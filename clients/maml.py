@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
+from math import prod
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor
 
 from fedpriv.cohort import (
     Batch,
@@ -32,6 +32,8 @@ from fedpriv.cohort import (
     refuse_once_differentiable,
 )
 from fedpriv.cohort.private_steps import private_gradients
+from fedpriv.privacy.guarantee import Guarantee
+from fedpriv.privacy.local import pixel_guarantee, support_guarantee
 
 __all__ = ["MAML"]
 
@@ -67,6 +69,8 @@ class MAML(ClientAlgorithm):
         never are query examples.
     noise_support, noise_query : float
         Standard deviation of the noise on support and query inputs, in their units.
+    input_range : tuple of two floats, or None
+        Declared range of the inputs. With it they are clamped before the noise, which then promises something.
     noise_adaptation : float
         Standard deviation of the noise on each step's support gradient. With ``adaptation_clip`` it is on the *sum* of
         the clipped gradients, in clips.
@@ -90,10 +94,11 @@ class MAML(ClientAlgorithm):
     shots: int = Field(default=1, ge=1)
     queries: int | None = Field(default=None, ge=1)
     permute_labels: bool = False
-    episodes: str = Field(default="fresh", pattern="^(fresh|fixed)$")
+    episodes: Literal["fresh", "fixed"] = "fresh"
     noise_support: float = Field(default=0.0, ge=0)
     noise_adaptation: float = Field(default=0.0, ge=0)
     noise_query: float = Field(default=0.0, ge=0)
+    input_range: tuple[float, float] | None = None
     noise_validation: float = Field(default=0.0, ge=0)
     adaptation_clip: float | None = Field(default=None, gt=0)
 
@@ -105,6 +110,12 @@ class MAML(ClientAlgorithm):
                 "the Hessian of the support loss past the noise; set order = 'first', or put the noise on the whole "
                 "row (strategy.noise_at = 'node')."
             )
+        return self
+
+    @model_validator(mode="after")
+    def _a_range_goes_upwards(self) -> MAML:
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"'input_range' must go from a smaller to a larger number, got {self.input_range}.")
         return self
 
     @property
@@ -126,6 +137,39 @@ class MAML(ClientAlgorithm):
             refuse_once_differentiable(
                 problem, inputs, targets.to(problem.dtype if targets.is_floating_point() else torch.int64)
             )
+
+    def local_guarantees(
+        self, tasks: Tasks, *, rounds: int, delta: float, reproduction: bool = False
+    ) -> tuple[list[Guarantee], list[str]]:
+        """Return what is promised about pixels and support examples, and say which noise promises nothing."""
+        common: dict[str, Any] = {"delta": delta, "num_tasks": len(tasks), "reproduction": reproduction}
+        found, plain = [], []
+        on_data = min(self.noise_support, self.noise_query)
+        if on_data and self.input_range is not None:
+            low, high = self.input_range
+            values = prod(tasks.input_shape)
+            found.append(pixel_guarantee(on_data, values=values, low=low, high=high, participations=rounds, **common))
+        else:
+            why = (
+                "declare client.input_range"
+                if on_data
+                else "noise both support and query inputs, and declare client.input_range"
+            )
+            given = {"noise_support": self.noise_support, "noise_query": self.noise_query}
+            plain += [_plain(name, std, why) for name, std in given.items() if std]
+        if self.noise_adaptation and self.adaptation_clip is not None and self.episodes == "fixed":
+            found.append(
+                support_guarantee(
+                    self.noise_adaptation, self.adaptation_clip, steps=self.steps, participations=rounds, **common
+                )
+            )
+        elif self.noise_adaptation:
+            why = "set client.adaptation_clip, client.order = 'first' and client.episodes = 'fixed'"
+            plain.append(_plain("noise_adaptation", self.noise_adaptation, why))
+        if self.noise_validation:
+            why = "set strategy.noise_at = 'node' instead, which clips first"
+            plain.append(_plain("noise_validation", self.noise_validation, why))
+        return found, plain
 
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
@@ -183,6 +227,8 @@ class MAML(ClientAlgorithm):
         return adapt(learner.engine, learner.problem, start, drawn.support, self.inner)
 
     def _noisy(self, learner: Learner, batch: Batch, purpose: str, std: float, cohort: Cohort, key: Key) -> Batch:
+        if self.input_range is not None:
+            batch = replace(batch, inputs=batch.inputs.clamp(*self.input_range))
         if not std:
             return batch
         noise = learner.normal(purpose, cohort, key, batch.inputs.shape[1:])
@@ -196,3 +242,7 @@ class MAML(ClientAlgorithm):
             learner.work[task] = learner.work.get(task, 0) + each * support + query
         for part in (drawn.support, drawn.query):
             learner.cells += part.mask.numel() * (each if part is drawn.support else 1)
+
+
+def _plain(name: str, std: float, instead: str) -> str:
+    return f"client.{name} = {std:g} is a plain standard deviation: no guarantee follows from it; for one, {instead}."

@@ -6,7 +6,7 @@ A real client is a cohort of one, a simulation shard a cohort of hundreds; there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -18,6 +18,9 @@ from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Tasks
 from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.settings import Settings
+
+if TYPE_CHECKING:
+    from fedpriv.privacy.guarantee import Guarantee
 
 __all__ = ["ClientAlgorithm", "LocalSGD"]
 
@@ -56,6 +59,17 @@ class ClientAlgorithm(Settings, ABC):
         InputError
             One sentence that says what does not fit and what to do.
         """
+
+    def local_guarantees(
+        self,
+        tasks: Tasks,  # noqa: ARG002
+        *,
+        rounds: int,  # noqa: ARG002
+        delta: float,  # noqa: ARG002
+        reproduction: bool = False,  # noqa: ARG002
+    ) -> tuple[list[Guarantee], list[str]]:
+        """Return what the tasks' own noise promises about examples, and sentences about noise that promises nothing."""
+        return [], []
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002
         """Return the personal state [C, ...] of tasks that take part for the first time.

@@ -52,7 +52,8 @@ def draw_episodes(
     key : Key
         The stream; the task id completes it.
     shots : int
-        Support examples of each class; of all examples together in regression. A class that has fewer gives all but one.
+        Support examples of each class, of all examples together in regression. A class that has fewer gives all but
+        one.
     queries : int or None
         Query examples of each class at most; None for all that are left, 0 for none: then a class gives all its shots.
     permute_labels : bool

@@ -117,9 +117,7 @@ def _turned(dataset: Dataset, seed: int) -> Dataset:
     inputs = dataset.inputs.copy()
     for quarter in (1, 2, 3):
         inputs[quarters == quarter] = np.rot90(inputs[quarters == quarter], quarter, axes=(2, 3))
-    return replace(
-        dataset, inputs=inputs, targets=4 * dataset.targets + quarters, num_classes=4 * dataset.num_classes
-    )
+    return replace(dataset, inputs=inputs, targets=4 * dataset.targets + quarters, num_classes=4 * dataset.num_classes)
 
 
 def _sides(dataset: Dataset, settings: FewShot) -> tuple[Positions, Positions]:
@@ -244,6 +242,7 @@ def _tasks(dataset: Dataset, origin: str, made: list[_Made], cuts: Sequence[int 
         test=_gather(dataset, second),
         num_classes=ways,
         declared=dataset.source.declared,
+        kinds=np.array([[dataset.targets[group[0]] for group in task.classes] for task in made], dtype=np.int64),
     )
 
 
