@@ -156,7 +156,7 @@ class Experiment(Settings):
             and (self.budget.relation is Relation.ADD_REMOVE)
         ):
             raise ValueError(
-                "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen to be missing; "
+                "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen missing; "
                 "set run.budget_relation = 'replace-one', or strategy.noise_at = 'server'."
             )
         if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is Relation.ADD_REMOVE:
