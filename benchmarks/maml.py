@@ -131,10 +131,10 @@ def section(found: dict[str, MetaSpeed]) -> str:
     lines = [
         "## Second-order MAML",
         "",
-        "Meta-gradients of one inner step (5 ways, 1 shot, 5 queries), clipped and summed, on one thread of one process, "
-        "by CPU time: fedpriv's client on cohorts, drawing its episodes, beside a loop over tasks with `create_graph=True` whose "
-        "episodes lie ready. In turns; the targets are 1.5 times the loop with the MLP of 784 inputs, and 5 times at "
-        "5,000 parameters.",
+        "Meta-gradients of one inner step (5 ways, 1 shot, 5 queries), clipped and summed, on one thread of one "
+        "process, by CPU time: fedpriv's client on cohorts, drawing its episodes, beside a loop over tasks with "
+        "`create_graph=True` whose episodes lie ready. In turns; the targets are 1.5 times the loop with 784 "
+        "inputs, and 5 times at 5,000 parameters.",
         "",
         "| parameters | fedpriv, tasks/CPU s | loop, tasks/CPU s | ratio | smallest | largest | apart in float64 |",
         "| ---: | ---: | ---: | ---: | ---: | ---: | ---: |",

@@ -229,7 +229,7 @@ def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor
             # Back to everything that there is, not to chosen tensors: a layer that stops the way is reached, too.
             rolled = sum((value.square().sum() for value in gradients), start=torch.zeros((), dtype=problem.dtype))
             if rolled.requires_grad:
-                rolled.backward()
+                torch.autograd.backward(rolled)
     except (RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"the model {type(problem.model).__name__} cannot be differentiated twice ({str(error).splitlines()[0]}); "
