@@ -117,6 +117,8 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
         "group_guarantees": summary.get("group_guarantees", {}),
+        "local_guarantees": summary.get("local_guarantees", []),
+        "warnings": summary["warnings"],
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -150,6 +152,9 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
     for group, guarantee in result.group_guarantees.items():
         console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
+    for local in result.summary.get("local_guarantees", []):
+        console.print(local["sentence"], highlight=False, soft_wrap=True)
+    _print_newcomers(console, result.summary["diagnostics"].get("held_out"))
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
@@ -172,6 +177,29 @@ def _published(last: dict[str, Any]) -> str:
         f"{name.replace('.', ' ')} {value:.3f} ± {last['noise'][name]:.2g}" for name, value in last["values"].items()
     )
     return f"published: {', '.join(said)} (mean over all tasks, ± the standard deviation of its noise)"
+
+
+def _print_newcomers(console: Any, found: dict[str, Any] | None) -> None:
+    """Say what the billboard is worth to people who took no part."""
+    if not found:
+        return
+    names = {
+        "billboard": "the billboard",
+        "scratch": "the public start",
+        "pretrained": "a plain pre-trained network",
+    }
+    parts = []
+    for name, text in names.items():
+        if name in found:
+            score = f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
+            best = found[name].get("best")
+            parts.append(score + (f" ({_number(best['accuracy'])} at the rate that is best for it)" if best else ""))
+    console.print(
+        f"Accuracy of {found['people']} people who took no part, after the same adaptation (diagnostic): "
+        f"{', '.join(parts)}.",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _shown(guarantee: Guarantee) -> str:

@@ -507,6 +507,11 @@ class TaskStrategy(Settings, Strategy):
         """Return what the requests of the round after a boundary declare about clipping."""
         return {}
 
+    @property
+    def declared_noise_at(self) -> Literal["server", "node"]:
+        """Who adds the noise, as requests declare it to the nodes."""
+        return "server"
+
     def messages(
         self,
         kind: str,
@@ -525,6 +530,7 @@ class TaskStrategy(Settings, Strategy):
             "noise_multiplier": self.session.noise_multiplier,
             "fixed_size": self.fixed_cohorts,
             "stream": tuple(stream.model_dump().values()) if stream is not None else (),
+            "noise_at": self.declared_noise_at,
             **(self.declared(self.session.boundary) if declared is None else declared),
         }
         per_node: dict[int, dict[str, Ids]] = {}

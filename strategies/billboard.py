@@ -19,6 +19,7 @@ from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.sampling import FullParticipation, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
@@ -54,6 +55,10 @@ class Billboard(MeasuredStrategy):
         Step of the billboard along the noisy mean.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
+    noise_at : {"server", "node"}
+        Who adds the noise. With "node" every task's clipped update gets Gaussian noise of standard deviation
+        ``noise_multiplier * clipping_norm`` before it leaves its node: local privacy of the whole task against the
+        server, and so against everybody who sees less. The server adds none. Every round counts as a participation.
 
     How updates are clipped (``clipping_norm``, ``clipping_norms``, ``clipping``) is said in
     :class:`fedpriv.strategies.clipped.ClippedStrategy`, and what else is published (``metrics``) in
@@ -70,6 +75,31 @@ class Billboard(MeasuredStrategy):
     delta: float | None = Field(default=None, gt=0, lt=1)
     server_learning_rate: float = Field(default=1.0, gt=0)
     reply: Literal["sum", "rows"] = "sum"
+    noise_at: Literal["server", "node"] = "server"
+
+    @model_validator(mode="after")
+    def _nodes_know_no_limits(self) -> Billboard:
+        if self.noise_at == "node" and self.limited:
+            raise ValueError(
+                "noise on the nodes is drawn and accounted for one participation at a time, so limits and banded noise "
+                "would change nothing; leave out 'noise', 'min_separation' and 'max_participations', or set "
+                "noise_at = 'server'."
+            )
+        if self.noise_at == "node" and (self.clipping_norms is not None or self.clipping != "flat"):
+            raise ValueError(
+                "noise on the nodes goes with one clipping norm for the whole update; give 'clipping_norm' alone, or "
+                "set noise_at = 'server'."
+            )
+        if self.noise_at == "node" and self.metrics:
+            raise ValueError(
+                "published metrics get the server's noise, which hides nothing from the server, and noise on the nodes "
+                "is there to hide from it; leave out 'metrics', or set noise_at = 'server'."
+            )
+        if self.noise_at == "node" and self.group_epsilons is not None:
+            raise ValueError(
+                "noise on the nodes is the same in all groups; give one epsilon, or set noise_at = 'server'."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_noise(self) -> Billboard:
@@ -89,6 +119,11 @@ class Billboard(MeasuredStrategy):
             )
         asked = self.target is not None and "relation" in self.target.model_fields_set
         if asked and self.target is not None and self.target.relation is not self.relation:
+            if self.noise_at == "node":
+                raise ValueError(
+                    "noise on the nodes has no guarantee under add/remove, because a row that is missing is seen to be "
+                    "missing; set relation = 'replace-one'."
+                )
             raise ValueError(
                 "cohorts of fixed size have no guarantee under add/remove, because another task takes the place of one "
                 "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
@@ -158,13 +193,28 @@ class Billboard(MeasuredStrategy):
         """What nodes answer a training request with."""
         return self.reply
 
+    @property
+    def declared_noise_at(self) -> Literal["server", "node"]:
+        """Who adds the noise, as requests declare it to the nodes."""
+        return self.noise_at
+
+    def priced(self, num_tasks: int, rounds: int) -> tuple[Sampling, int]:
+        """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise."""
+        if self.noise_at == "node":  # sampling hides nothing from the server
+            return FullParticipation(), rounds
+        return super().priced(num_tasks, rounds)
+
+    def _independent(self, sampling: Sampling, noise_multiplier: float, clipping_norm: float) -> Release:
+        at: Literal["node"] | None = "node" if self.noise_at == "node" else None
+        return Release.of(sampling, noise_multiplier, clipping_norm, at)
+
     def release(self, group: str) -> Release:
         """Return the release that one round makes for one group."""
         stream = self.session.stream
         if stream is not None:
             return self._of_stream(self.noise_of(group), stream)
         sampling = self.sampling_of(len(self.session.groups[group]))
-        return Release.of(sampling, self.noise_of(group), self.bounds(self.session.boundary).norm)
+        return self._independent(sampling, self.noise_of(group), self.bounds(self.session.boundary).norm)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
         """Return what a number of rounds up to the last one will be charged on a population of this size.
@@ -176,12 +226,12 @@ class Billboard(MeasuredStrategy):
         if stream is not None:
             return metrics + Counter({self._of_stream(noise_multiplier, stream): 1} if rounds >= self.rounds else {})
         sampling = self.costliest_sampling(num_tasks)
-        return metrics + Counter({Release.of(sampling, noise_multiplier, self._start): rounds})
+        return metrics + Counter({self._independent(sampling, noise_multiplier, self._start): rounds})
 
     @property
     def relation(self) -> Relation:
         """The neighbouring relation of the target; replace-one for cohorts of fixed size, which have no other."""
-        if self.fixed_cohorts:
+        if self.fixed_cohorts or self.noise_at == "node":
             return Relation.REPLACE_ONE
         return Relation.ADD_REMOVE if self.target is None else self.target.relation
 
@@ -205,8 +255,12 @@ class Billboard(MeasuredStrategy):
         else:
             # A group that is drawn more often than others is charged more; if it can be paid, all can.
             costliest = self.costliest_sampling(session.registry.num_tasks)
-            release = Release.of(costliest, session.noise_multiplier, self.bounds(session.boundary).norm)
+            release = self._independent(costliest, session.noise_multiplier, self.bounds(session.boundary).norm)
         session.journal.check(Counter({release: 1}))
+        if self.noise_at == "node":  # what arrives here is out: it is charged before it is asked for
+            session.journal.reserve(
+                session.boundary.round + 1, {group: self.release(group) for group in session.groups}
+            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -289,6 +343,8 @@ class Billboard(MeasuredStrategy):
     def _noisy(self, total: Arrays, number: int, group: str) -> Arrays:
         """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
         session, stream = self.session, self.session.stream
+        if self.noise_at == "node":
+            return {name: np.array(value, dtype=np.float64) for name, value in total.items()}
         sizes = {name: value.size for name, value in total.items()}
         norm, scales = self.bounds(session.boundary).scales(sizes, self.bit_share())
         scaled = [total[name] / scales[name] for name in total] if scales else list(total.values())
@@ -315,7 +371,7 @@ class Billboard(MeasuredStrategy):
             return {}
         if self.reply == "rows":
             ids = answer.tasks.get(group, np.empty(0, dtype=np.int64))
-            rows, tasks, wanted = arrays, 1, len(expected)
+            rows, tasks, wanted = arrays, self._allowance(1, like), len(expected)
             if not np.array_equal(ids, expected):
                 problems["rejected"] += 1
                 return {}
@@ -323,11 +379,18 @@ class Billboard(MeasuredStrategy):
             # The node clipped each task. Clipping the sum to its largest possible norm changes nothing for an
             # honest node and bounds what a broken one can do.
             rows = {name: value[None] for name, value in arrays.items()}
-            tasks, wanted = len(expected), 1
+            tasks, wanted = self._allowance(len(expected), like), 1
         if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
             problems["rejected"] += 1
             return {}
         return self.bounds(session.boundary).sum({name: rows[name] for name in like}, tasks)
+
+    def _allowance(self, rows: int, like: Arrays) -> float:
+        """Return how many clipping norms an honest sum of rows has at most; nodes' noise exceeds it once in 1e13."""
+        if self.noise_at == "server":
+            return rows
+        size = sum(value.size for value in like.values())
+        return rows + self.session.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
 
 
 def _numeric(value: NDArray[Any]) -> bool:

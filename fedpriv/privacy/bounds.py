@@ -130,10 +130,10 @@ class Bounds:
             out.update(zip(names, clipped, strict=True))
         return {name: out[name] for name in update}
 
-    def sum(self, update: Mapping[str, NDArray[Any]], tasks: int = 1) -> Arrays:
+    def sum(self, update: Mapping[str, NDArray[Any]], tasks: float = 1) -> Arrays:
         """Clip what k tasks send, arrays [k, ...], and add it up; a row that is not finite anywhere counts as 0.
 
-        With ``tasks`` every row is clipped to what the sum of so many tasks can be.
+        With ``tasks`` every row is clipped to what the sum of so many tasks can be; noise in it counts as more tasks.
         """
         kept = self._finite(update)
         out: Arrays = {}

@@ -5,6 +5,7 @@ One class serves a phone with one task and a simulation shard with thousands.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -37,13 +38,16 @@ from fedpriv.cohort import (
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds
+from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import contributions, metrics_release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.terms import NoiseAt
 from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
+from fedpriv.runtime.own_noise import Asked, OwnNoise
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
@@ -76,6 +80,9 @@ class NodeSpec:
         The local-only reference that is scored beside the run; None leaves it out.
     memory_bytes : float
         Personal states beyond this live in a file.
+    noise_seed : int or None
+        What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
+        reproduction. None, as on a real node: the node makes a secret of its own.
     """
 
     tasks: Tasks
@@ -86,6 +93,7 @@ class NodeSpec:
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
     memory_bytes: float = 4 * 2**30
+    noise_seed: int | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -97,14 +105,23 @@ class _Totals:
     arrays: Arrays = field(default_factory=dict)
     rows: list[Arrays] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
+    std: float | None = None
+    """Standard deviation of the noise that every task adds to its own row; None if the server adds the noise."""
 
-    def add(self, ids: Ids, update: Arrays) -> None:
+    def add(self, ids: Ids, update: Arrays, noise: OwnNoise) -> None:
         """Clip a chunk's updates; nothing that was not clipped leaves the node."""
-        if self.kind == "rows":
-            self.rows.append(self.bounds.rows(update))
-            self.ids.append(ids)
-            return
-        for name, value in self.bounds.sum(update).items():
+        if self.kind == "sum" and self.std is None:
+            totals = self.bounds.sum(update)
+        else:
+            rows = self.bounds.rows(update)
+            if self.std is not None:
+                _add_noise(list(rows.values()), self.std, noise)
+            if self.kind == "rows":
+                self.rows.append(rows)
+                self.ids.append(ids)
+                return
+            totals = {name: row.sum(axis=0) for name, row in rows.items()}
+        for name, value in totals.items():
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
     def result(self, asked: Ids) -> Arrays:
@@ -123,6 +140,8 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
+        self._noise = ReproducibleEntropy(secret)
 
     def warm_up(self) -> None:
         """Get late imports over with, so that they count as start-up and not as training."""
@@ -144,7 +163,9 @@ class Node:
         problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            totals = _Totals(request.reply, bounds)
+            asked = Asked(request, group)
+            std = request.noise_multiplier * request.clipping_norm if request.noise_at == "node" else None
+            totals = _Totals(request.reply, bounds, std=std)
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 new, update = algorithm.train(learner, public, state, part, key)
@@ -152,14 +173,15 @@ class Node:
 
             for cohort in self._chunks(ids, billboard):
                 allowed, reason = self._allowed(cohort, request, _declared(request))
-                outcome = self._run("train", stage, cohort, billboard)
+                own = self._own_noise(asked, cohort, allowed)
+                outcome = self._run("train", stage, cohort, billboard, own)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
                 update = _counted_update(unnest("update", outcome.tree), billboard, counted)
-                totals.add(cohort.ids, bounds.marked(update, counted))
+                totals.add(cohort.ids, bounds.marked(update, counted), own)
             updates[group] = totals.result(ids)
         if not self._open:  # a refusal depends on what was asked; the other counts depend on data
             problems = Counter({"refused": problems["refused"]})
@@ -179,7 +201,8 @@ class Node:
                 return nest("state", algorithm.finish(learner, public, state, part, key))
 
             for cohort in self._chunks(ids, billboard):
-                outcome = self._run("finish", stage, cohort, billboard)
+                own = self._own_noise(Asked(request, group), cohort)
+                outcome = self._run("finish", stage, cohort, billboard, own)
                 note, failed = note or outcome.note, failed + int((~outcome.counted).sum())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
         if not self._open:
@@ -221,7 +244,8 @@ class Node:
 
             for cohort in self._chunks(ids, billboard):
                 allowed, reason = self._allowed(cohort, request, asked)
-                outcome = self._run("measure", stage, cohort, billboard)
+                own = self._own_noise(Asked(request, group), cohort)
+                outcome = self._run("measure", stage, cohort, billboard, own)
                 problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
                 if outcome.tree:
@@ -270,9 +294,9 @@ class Node:
             )
         return request
 
-    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params) -> Outcome:
+    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params, noise: OwnNoise) -> Outcome:
         state = self._state(billboard, cohort)
-        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
+        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, noise)
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
@@ -283,6 +307,9 @@ class Node:
         shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
         values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
         return dict(zip(_SCORES, values, strict=True))
+
+    def _own_noise(self, asked: Asked, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> OwnNoise:
+        return OwnNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
@@ -305,7 +332,7 @@ class Node:
         return Reply(diagnostics=cast(Any, {"ids": ids, **results})).to_content()
 
     def _learner(self) -> Learner:
-        return Learner(self.spec.problem, self._engine)
+        return Learner(self.spec.problem, self._engine, noise=self._noise)
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
@@ -341,7 +368,8 @@ class Node:
         # Tasks with equal histories get equal answers.
         patterns, which = np.unique(history, axis=0, return_inverse=True)
         answers = [
-            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked) for pattern in patterns
+            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked, NoiseAt(request.noise_at))
+            for pattern in patterns
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
         reason = next((answer.reason for answer in answers if not answer.allowed), "")
@@ -369,9 +397,19 @@ def _declared(request: Request) -> Release:
     """Return what the server says that it will release; a node's own participation is never a matter of chance."""
     values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": _bounds(request).norm, "rate": 1.0}
     if not request.stream:
-        return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
+        at: Literal["node"] | None = "node" if request.noise_at == "node" else None
+        return Release(sampling_name=COUNTED if request.fixed_size else "full", noise_at=at, **values)
     stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
     return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
+
+
+def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> None:
+    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too."""
+    sizes = [row[0].size for row in rows]
+    for position in range(len(rows[0])):
+        drawn = std * noise.row(position, sum(sizes))
+        for row, part in zip(rows, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
+            row[position] += part.reshape(row[position].shape)
 
 
 def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:
