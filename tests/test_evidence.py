@@ -203,7 +203,7 @@ def test_a_page_ends_with_its_refutation(tmp_path: Path) -> None:
     protocol = read_protocol(write(tmp_path, ARMS))
     held, refuted = ending(protocol, made_up({}), []), ending(protocol, made_up({}), ["small"])
     assert "lie above 0. It was not refuted." in held[0]
-    assert "lie above 0. It was refuted at small." in refuted[0]
+    assert "lie above 0. It was refuted: small." in refuted[0]
     assert "0.50 core-hours" in held[-1]
     with pytest.raises(InputError, match="no docs folder"):
         page_root(tmp_path)
@@ -241,7 +241,7 @@ def test_all_ways_to_take_part_are_compared_alike() -> None:
             assert (one["strategy"]["rounds"], one["strategy"]["server_learning_rate"]) == cells[rows.index(best)]
 
 
-@pytest.mark.parametrize(("gain", "words"), [(0.02, "It was not refuted."), (-0.02, "It was refuted at turns, banded")])
+@pytest.mark.parametrize(("gain", "words"), [(0.02, "It was not refuted."), (-0.02, "It was refuted: turns, banded")])
 def test_the_page_of_streams_says_what_was_found(tmp_path: Path, gain: float, words: str) -> None:
     protocol = read_protocol(STREAMS / "streams-protocol.toml")
     configs = configurations(protocol, scenario("pmtl").preset, {})

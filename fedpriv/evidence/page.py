@@ -38,10 +38,10 @@ def ending(protocol: Protocol, evidence: Evidence, failed: Sequence[str]) -> lis
     failed : sequence of str
         Where the claim did not hold, in words; empty if it held.
     """
-    verdict = f"It was refuted at {', '.join(failed)}." if failed else "It was not refuted."
+    verdict = f"It was refuted: {'; '.join(failed)}." if failed else "It was not refuted."
     return [
         f"What would have refuted the claim: {protocol.refuted}. {verdict}",
         "",
-        f"The report runs took {evidence.seconds / 3600:.2f} core-hours. "
+        f"The report runs took at most {evidence.seconds / 3600:.2f} core-hours (wall time of one core per run). "
         f"Versions: {', '.join(f'{name} {number}' for name, number in evidence.versions.items())}.",
     ]
