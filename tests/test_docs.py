@@ -57,7 +57,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
     "config": ("", "clients data experiment models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
-    "evidence": ("config progress sweep", "data runtime"),
+    "evidence": ("config progress statistics sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
