@@ -113,6 +113,7 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "scenario": summary.get("scenario"),
         "preset": summary.get("preset"),
         "diagnostics": diagnostics,
+        **({"metrics": summary["metrics"]} if "metrics" in summary else {}),
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
         "group_guarantees": summary.get("group_guarantees", {}),
@@ -142,6 +143,8 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
             shown[key],
         )
     console.print(table)
+    if "metrics" in result.summary:
+        console.print(_published(result.summary["metrics"]["means"][-1]), highlight=False, soft_wrap=True)
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     if result.personal_guarantee != result.guarantee:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
@@ -161,6 +164,14 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _published(last: dict[str, Any]) -> str:
+    """Say the last metrics that were released."""
+    said = (
+        f"{name.replace('.', ' ')} {value:.3f} ± {last['noise'][name]:.2g}" for name, value in last["values"].items()
+    )
+    return f"published: {', '.join(said)} (mean over all tasks, ± the standard deviation of its noise)"
 
 
 def _shown(guarantee: Guarantee) -> str:

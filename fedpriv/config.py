@@ -106,6 +106,10 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         result[section][name] = value
         if key == "strategy.noise_multiplier":  # the noise itself replaces a target, and the other way round
             result[section].pop("epsilon", None)
+        if key == "strategy.clipping_norms":  # so do norms of groups and one for the whole update
+            result[section].pop("clipping_norm", None)
+        if key == "strategy.clipping_norm":
+            result[section].pop("clipping_norms", None)
         if key == "strategy.epsilon":
             result[section].pop("noise_multiplier", None)
     return result

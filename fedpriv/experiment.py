@@ -26,6 +26,7 @@ from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import FilterName
+from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
@@ -147,6 +148,8 @@ class Experiment(Settings):
             raise ValueError(
                 f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}."
             )
+        largest = None if self.policy is None else self.policy.max_clipping_norm
+        self.strategy.check_nodes(classes=self.tasks.num_classes is not None, largest_norm=largest)
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
@@ -365,6 +368,7 @@ class Experiment(Settings):
         strategy = self.strategy.model_copy(update={"groups": groups})
         strategy.check(len(self.tasks))
         problem = self.problem()
+        strategy.check_arrays(list(problem.initial()))
         probe(self.client, problem, engine_named(self.engine), self.tasks)
         return strategy, problem
 
@@ -447,7 +451,7 @@ class Experiment(Settings):
         )
         if folder is not None:
             folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
-            for line in result.privacy_lines:
+            for line in [*result.released_lines, *result.privacy_lines]:
                 folder.log(line)
             folder.write_summary(result.summary)
             result.folder = folder.path
@@ -491,7 +495,8 @@ class Experiment(Settings):
         try:
             journal.check(planned)
         except BudgetExceeded as error:
-            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left))
+            beside = strategy.metric_releases(len(self.tasks), left)
+            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left), beside)
             advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
             raise BudgetExceeded(f"{error}{advice}") from None
 
@@ -510,7 +515,8 @@ def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
     entries = journal.ledger.entries(journal.population, journal.run)
     charged = {(entry.round, entry.group) for entry in entries}
     published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
-    newest = {entry.digest for entry in entries if entry.round == last.round}
+    published |= {(measured.round, EVERYBODY) for measured in folder.boundaries.measured()}
+    newest = {entry.digest for entry in entries if entry.round == last.round and entry.group in last.billboards}
     if not published <= charged or (last.round and newest != {last.digest()}):
         raise InputError(
             f"the ledger {journal.ledger.path} does not hold all {last.round} rounds that {folder.path} has published; "
@@ -529,6 +535,12 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
             store.promote(pending.round)  # charged but not published: read back, never drawn again
         else:
             store.discard_pending()
+    measured = store.pending_measured()
+    if measured is not None:
+        if journal.charged(measured):
+            store.promote_measured(measured.round)
+        else:
+            store.discard_pending_measured()
     rounds, snapshots = store.rounds(), store.snapshots()
     if publishes and rounds:
         _check_ledger(folder, journal, store.load(rounds[-1]))

@@ -69,6 +69,8 @@ class RunResult:
         Mean test scores; not released.
     tasks_per_second : float
         Tasks trained per second of training, start-up and evaluation left out.
+    released_lines : list of dict
+        What was published besides billboards, line by line as in ``metrics.jsonl``: metrics and adapted clipping norms.
     summary : dict
         Everything above and more, ready for JSON.
     billboards : dict
@@ -87,6 +89,7 @@ class RunResult:
     billboards: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     privacy_lines: list[dict[str, Any]] = field(default_factory=list)
+    released_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
 
@@ -170,6 +173,7 @@ def summarize(
             "spent": _spent(journal, tasks, delta),
         },
         "releases": _releases(journal),
+        **_published(served, strategy, counts, delta, len(tasks)),
     }
     return RunResult(
         guarantee=guarantee,
@@ -179,7 +183,8 @@ def summarize(
         summary=summary,
         billboards=served.boundary.billboards,
         scores=served.scores,
-        privacy_lines=_privacy_curve(counts, delta, guarantee.relation),
+        privacy_lines=_privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
+        released_lines=_released_lines(served, journal),
         group_guarantees=groups,
     )
 
@@ -262,15 +267,86 @@ def _releases(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def _privacy_curve(counts: Counter[Release], delta: float, relation: Relation) -> list[dict[str, Any]]:
-    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters."""
-    if len(counts) != 1:
+def _published(
+    served: Served, strategy: TaskStrategy, counts: Counter[Release], delta: float, num_tasks: int
+) -> dict[str, Any]:
+    """Return what was published besides billboards: metrics with the guarantee that they have alone, the last norm."""
+    found: dict[str, Any] = {}
+    if served.measured:
+        releases = Counter({release: count for release, count in counts.items() if release.measures is not None})
+        relation = strategy.relation
+        alone = guarantee_for(
+            releases,
+            delta=delta,
+            num_tasks=num_tasks,
+            output=Output.METRICS,
+            observer=Observer.PUBLIC,
+            relation=relation,
+        )
+        found["metrics"] = {
+            "released": True,
+            "means": [{"round": one.round, "values": one.values, "noise": one.noise} for one in served.measured],
+            "alone": {
+                "epsilon": alone.epsilon,
+                "delta": alone.delta,
+                "relation": str(alone.relation),
+                "observer": str(alone.observer),
+                "included": "the guarantee of this run covers these metrics, too",
+            },
+        }
+    if served.boundary.clipping_norm is not None:
+        found["clipping"] = {"released": True, "norm": served.boundary.clipping_norm}
+    return found
+
+
+def _released_lines(served: Served, journal: Journal) -> list[dict[str, Any]]:
+    """Return what was published besides billboards, for ``metrics.jsonl``: adapted clipping norms, and metrics."""
+    norms: dict[int, float] = {}
+    if served.boundary.clipping_norm is not None:
+        for entry in journal.ledger.entries(journal.population, journal.run):
+            if entry.release.measures is None:
+                norms[entry.round] = entry.release.clipping_norm
+    lines: list[dict[str, Any]] = [
+        {"round": number, "kind": "clipping", "released": True, "clipping_norm": norm}
+        for number, norm in sorted(norms.items())
+    ]
+    for one in served.measured:
+        line: dict[str, Any] = {"round": one.round, "kind": "metrics", "released": True, "loss": {}, "accuracy": {}}
+        for name, value in one.values.items():
+            model, measure = name.split(".")
+            line[measure][model] = value
+        lines.append({**line, "noise": one.noise})
+    return lines
+
+
+def _privacy_curve(
+    counts: Counter[Release], delta: float, relation: Relation, measured: list[int]
+) -> list[dict[str, Any]]:
+    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters.
+
+    Releases of updates that differ in the clipping norm only cost the same, and metrics come after known rounds.
+    """
+    updates: Counter[Release] = Counter()
+    metrics = next((release for release in counts if release.measures is not None), None)
+    for release, count in counts.items():
+        if release.measures is None:
+            updates[release.model_copy(update={"clipping_norm": 1.0})] += count
+    if len(updates) != 1:
         return []
-    ((release, rounds),) = counts.items()
+    ((release, rounds),) = updates.items()
     if release.stream is not None:  # charged as a whole when it begins
-        return [_privacy_line(point, counts, delta, relation) for point in sorted({1, release.rounds})]
-    points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
-    return [_privacy_line(point, {release: point}, delta, relation) for point in points]
+        rounds = release.rounds
+        points = sorted({1, *measured, rounds})
+    else:
+        points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
+    lines = []
+    for point in points:
+        history = {release: 1 if release.stream is not None else point}
+        done = sum(number <= point for number in measured)
+        lines.append(
+            _privacy_line(point, {**history, **({metrics: done} if metrics and done else {})}, delta, relation)
+        )
+    return lines
 
 
 def _privacy_line(round: int, releases: Mapping[Release, int], delta: float, relation: Relation) -> dict[str, Any]:

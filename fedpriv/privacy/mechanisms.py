@@ -62,6 +62,8 @@ class Release(Settings):
         Bound of the l2 norm of a task's update.
     stream : Stream or None
         Of which stream this is one round, for "banded".
+    measures : "metrics" or None
+        Of what the sum is: mean scores of the tasks; None is their updates. It costs the same.
     """
 
     mechanism: Literal["gaussian", "banded"] = "gaussian"
@@ -70,6 +72,7 @@ class Release(Settings):
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float = Field(ge=1e-100, le=1e100)
     stream: Stream | None = None
+    measures: Literal["metrics"] | None = None
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:

@@ -35,18 +35,21 @@ from fedpriv.cohort import (
     unnest,
 )
 from fedpriv.errors import InputError
-from fedpriv.privacy.clipping import clip_rows, clipped_sum
+from fedpriv.names import unknown
+from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.metrics import contributions, metrics_release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
-from fedpriv.protocol import Arrays, Reply, Request, TaskRange
+from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
+_SCORES = ("personal.loss", "personal.accuracy", "billboard.loss", "billboard.accuracy")
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
@@ -90,20 +93,18 @@ class _Totals:
     """Updates of one group as they come in, chunk by chunk."""
 
     kind: Literal["sum", "rows"]
-    clipping_norm: float
+    bounds: Bounds
     arrays: Arrays = field(default_factory=dict)
     rows: list[Arrays] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
 
     def add(self, ids: Ids, update: Arrays) -> None:
         """Clip a chunk's updates; nothing that was not clipped leaves the node."""
-        names = list(update)
-        values = [update[name] for name in names]
         if self.kind == "rows":
-            self.rows.append(dict(zip(names, clip_rows(values, self.clipping_norm).rows, strict=True)))
+            self.rows.append(self.bounds.rows(update))
             self.ids.append(ids)
             return
-        for name, value in zip(names, clipped_sum(values, self.clipping_norm), strict=True):
+        for name, value in self.bounds.sum(update).items():
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
     def result(self, asked: Ids) -> Arrays:
@@ -139,24 +140,26 @@ class Node:
         request, algorithm = self._request(content), self.spec.algorithm
         key = Key(self.spec.seed, request.round, Purpose.TRAIN)
         updates: dict[str, Arrays] = {}
+        bounds = _bounds(request)
         problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            totals = _Totals(request.reply, request.clipping_norm)
+            totals = _Totals(request.reply, bounds)
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 new, update = algorithm.train(learner, public, state, part, key)
                 return {**nest("state", new), **nest("update", update)}
 
             for cohort in self._chunks(ids, billboard):
-                allowed, reason = self._allowed(cohort, request)
+                allowed, reason = self._allowed(cohort, request, _declared(request))
                 outcome = self._run("train", stage, cohort, billboard)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
-                totals.add(cohort.ids, _counted_update(unnest("update", outcome.tree), billboard, counted))
+                update = _counted_update(unnest("update", outcome.tree), billboard, counted)
+                totals.add(cohort.ids, bounds.marked(update, counted))
             updates[group] = totals.result(ids)
         if not self._open:  # a refusal depends on what was asked; the other counts depend on data
             problems = Counter({"refused": problems["refused"]})
@@ -189,20 +192,45 @@ class Node:
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
-        request = self._request(content)
-        algorithm = self.spec.algorithm
 
         def score(learner: Learner, public: Params, cohort: Cohort) -> dict[str, Tensor]:
-            personal = algorithm.evaluate(learner, public, self._state(public, cohort), cohort)
-            shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
-            return {
-                "personal.loss": personal.loss,
-                "personal.accuracy": personal.accuracy,
-                "billboard.loss": shared.loss,
-                "billboard.accuracy": shared.accuracy,
-            }
+            return self._score(learner, public, cohort, self._state(public, cohort))
 
-        return self._scores(request, score)
+        return self._scores(self._request(content), score)
+
+    def measure(self, content: RecordDict) -> RecordDict:
+        """Answer with the sum of what the tasks contribute to published metrics: bounded values, no scores of a task.
+
+        A release covers this, so a policy counts it as one and does not need to allow diagnostics.
+        """
+        request = self._request(content)
+        for name in request.metrics:
+            if name not in _SCORES:
+                raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
+        if not request.metrics:
+            raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
+        # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
+        asked = metrics_release(len(request.metrics), request.noise_multiplier)
+        total, problems, note = np.zeros(len(request.metrics)), Counter({"failed": 0, "refused": 0}), ""
+        for group, ids in request.tasks.items():
+            billboard = _to_tensors(request.billboards[group])
+
+            def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
+                scores = self._score(learner, public, part, state)
+                return {name: scores[name] for name in request.metrics}
+
+            for cohort in self._chunks(ids, billboard):
+                allowed, reason = self._allowed(cohort, request, asked)
+                outcome = self._run("measure", stage, cohort, billboard)
+                problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
+                note = note or reason or (outcome.note if self._open else "")
+                if outcome.tree:
+                    scores = {name: value.double().numpy() for name, value in outcome.tree.items()}
+                    values = contributions(scores, request.metrics, request.largest_loss)
+                    total += values[allowed & outcome.counted].sum(axis=0)
+        if not self._open:
+            problems = Counter({"refused": problems["refused"]})
+        return Reply({METRICS: {METRICS: total}}, diagnostics=dict(problems), note=note).to_content()
 
     def local_only(self, content: RecordDict) -> RecordDict:
         """Train and score the local-only baseline, with the busiest task's epochs for every task."""
@@ -249,6 +277,13 @@ class Node:
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
 
+    def _score(self, learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
+        """Score personal models and the billboard on the tasks' test parts."""
+        personal = self.spec.algorithm.evaluate(learner, public, state, cohort)
+        shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
+        values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
+        return dict(zip(_SCORES, values, strict=True))
+
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
         if not counted.all():
@@ -294,12 +329,13 @@ class Node:
             for start in range(first, last, size):
                 yield Cohort(tasks, positions[start : min(start + size, last)], self.spec.problem.dtype)
 
-    def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
+    def _allowed(self, cohort: Cohort, request: Request, asked: Release) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
-        asked = _declared(request)
-        counts = self.store.grants(asked.to_json())
+        # What differs in the clipping norm only costs the same, and an adaptive one differs in every round.
+        kind = asked if asked.stream is not None else asked.model_copy(update={"clipping_norm": 1.0})
+        counts = self.store.grants(kind.to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
         # Tasks with equal histories get equal answers.
@@ -324,9 +360,14 @@ class Node:
         return allowed, reason
 
 
+def _bounds(request: Request) -> Bounds:
+    """Return what bounds the updates that a request asks for."""
+    return Bounds(request.clipping_norms or {WHOLE: request.clipping_norm}, request.target_quantile)
+
+
 def _declared(request: Request) -> Release:
     """Return what the server says that it will release; a node's own participation is never a matter of chance."""
-    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": request.clipping_norm, "rate": 1.0}
+    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": _bounds(request).norm, "rate": 1.0}
     if not request.stream:
         return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
     stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
