@@ -136,6 +136,11 @@ class Billboard(MeasuredStrategy):
             return self
         if not self.group_epsilons or not all(0 < one < math.inf for one in self.group_epsilons.values()):
             raise ValueError(f"'group_epsilons' must be positive numbers, one per group, got {self.group_epsilons!r}.")
+        if self.metrics_epsilon is not None and self.metrics_epsilon >= min(self.group_epsilons.values()):
+            raise ValueError(
+                f"'metrics_epsilon' must be below the smallest of the groups' epsilons, which cover it, got "
+                f"{self.metrics_epsilon:g}."
+            )
         largest = max(self.group_epsilons.values())
         if self.target is None or self.target.epsilon != largest:
             raise ValueError(
