@@ -2,6 +2,7 @@
 
 from fedpriv.clients.global_model import FedProx, GlobalModel
 from fedpriv.clients.local_only import LocalOnly
+from fedpriv.clients.maml import MAML
 from fedpriv.clients.mean_regularized import MeanRegularized
 
-__all__ = ["FedProx", "GlobalModel", "LocalOnly", "MeanRegularized"]
+__all__ = ["MAML", "FedProx", "GlobalModel", "LocalOnly", "MeanRegularized"]

@@ -116,6 +116,8 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "diagnostics": diagnostics,
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
+        "local_guarantees": summary.get("local_guarantees", []),
+        "warnings": summary["warnings"],
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -145,6 +147,9 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     if result.personal_guarantee != result.guarantee:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
+    for local in result.summary.get("local_guarantees", []):
+        console.print(local["sentence"], highlight=False, soft_wrap=True)
+    _print_newcomers(console, result.summary["diagnostics"].get("held_out"))
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
@@ -156,6 +161,28 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(
         f"{result.tasks_per_second:,.0f} tasks/s in training{padding}, {seconds['total']:.1f} s in all. "
         f"Run folder: {folder}; report: {page}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _print_newcomers(console: Any, found: dict[str, Any] | None) -> None:
+    """Say what the billboard is worth to people who took no part."""
+    if not found:
+        return
+    names = {
+        "billboard": "the billboard",
+        "scratch": "the public start (best rate for it)",
+        "pretrained": "a plain pre-trained network (best rate for it)",
+    }
+    parts = [
+        f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
+        for name, text in names.items()
+        if name in found
+    ]
+    console.print(
+        f"Accuracy of {found['people']} people who took no part, after the same adaptation (diagnostic): "
+        f"{', '.join(parts)}.",
         highlight=False,
         soft_wrap=True,
     )

@@ -32,6 +32,7 @@ __all__ = [
 Config = dict[str, dict[str, Any]]
 SECTIONS = ("data", "model", "client", "strategy", "run")
 _RUN_ONLY = ("reproduce",)
+_FEW_SHOT = "few-shot"
 _TARGET = ("epsilon", "delta", "relation")
 
 
@@ -142,9 +143,12 @@ def _known_settings(section: str, name: str) -> set[str]:
 
 def _data_options(name: Any, partition: Any) -> set[str]:
     from fedpriv.data.dataset import Partition
+    from fedpriv.data.fewshot import FewShot
     from fedpriv.data.loading import load_options
     from fedpriv.data.schemes import scheme_options
 
+    if partition == _FEW_SHOT:
+        return {"name", "partition"} | set(FewShot.model_fields) | load_options(str(name))
     common = {"name", "partition"} | set(Partition.model_fields)
     return common | load_options(str(name)) | scheme_options(str(partition))
 
@@ -194,10 +198,12 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     for key in _RUN_ONLY:
         run.pop(key, None)
     declared = run.pop("declared", None)
-    known = set(Experiment.model_fields) - {"tasks", "model", "client", "strategy"}
+    known = set(Experiment.model_fields) - {"tasks", "held_out", "model", "client", "strategy"}
     for key in run:
         if key not in known:
             raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))
+    if config["data"].get("partition") == _FEW_SHOT and "shots" in client_class.model_fields:
+        client.setdefault("shots", config["data"].get("shots", 1))  # held-out people learn from as many
     client_object, strategy_object = client_class(**client), strategy_class(**strategy)
     name = model.pop("name", "mlp")
     if declared == "protected" and config["data"].get("drop_unusable"):
@@ -205,7 +211,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
             "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
             "choose the tasks of a protected population beforehand."
         )
-    tasks = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
+    tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
     if declared is not None:
         if declared not in ("benchmark", "protected"):
             raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
@@ -214,6 +220,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
         tasks = replace(tasks, declared=declared)
     return Experiment(
         tasks=tasks,
+        held_out=held_out,
         model=ModelSettings(name=name, settings=model),
         client=client_object,
         strategy=strategy_object,
@@ -221,8 +228,9 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     )
 
 
-def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
-    from fedpriv.data import kept, load
+def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:
+    """Return the population, and the people held out (None unless tasks are few-shot tasks)."""
+    from fedpriv.data import FewShot, few_shot, kept, load
     from fedpriv.data.loading import load_options
 
     if "name" not in data:
@@ -235,7 +243,14 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
     place = str(data_dir.resolve()) if data_dir else None
     source = ("data set", name, place, loading)
     settings = {"seed": seed, **data}
+    if scheme == _FEW_SHOT:
+        wanted = FewShot(**settings)
+        made: tuple[Any, Any] = kept(
+            ("tasks", *source[1:], scheme, settings),
+            lambda: few_shot(kept(source, lambda: load(name, data_dir, **loading)), wanted),
+        )
+        return made
     return kept(
         ("tasks", *source[1:], scheme, settings),
         lambda: kept(source, lambda: load(name, data_dir, **loading)).partition(scheme, **settings),
-    )
+    ), None

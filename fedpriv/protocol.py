@@ -86,6 +86,8 @@ class Request:
         Length of the local-only baseline; 0 elsewhere.
     fixed_size : bool
         Whether the server draws cohorts of fixed size, for which add/remove does not hold.
+    noise_at : {"server", "node"}
+        Who adds the noise: with "node" every task's row gets its own before it leaves.
     stream : tuple of int
         Declared where noise is correlated over rounds: number of rounds, participations of a task at most, rounds
         between two of them at least, bands. Empty if the noise is drawn for this round alone.
@@ -100,6 +102,7 @@ class Request:
     epochs: int = 0
     fixed_size: bool = False
     stream: tuple[int, ...] = ()
+    noise_at: Literal["server", "node"] = "server"
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
         """Write the request as the content of a Flower message.
@@ -116,6 +119,7 @@ class Request:
             "noise_multiplier": self.noise_multiplier,
             "epochs": self.epochs,
             "fixed_size": self.fixed_size,
+            "noise_at": self.noise_at,
         }
         if self.stream:
             settings["stream"] = list(self.stream)
@@ -140,6 +144,7 @@ class Request:
             epochs=int(settings["epochs"]),
             fixed_size=bool(settings.get("fixed_size", False)),
             stream=tuple(int(value) for value in settings.get("stream", ())),
+            noise_at="node" if settings.get("noise_at") == "node" else "server",
         )
 
 

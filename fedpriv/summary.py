@@ -19,7 +19,7 @@ from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import check_delta
-from fedpriv.privacy.terms import Observer, Output, Relation
+from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
 
@@ -123,6 +123,9 @@ def summarize(
     counts = journal.ledger.counts(journal.population, journal.run)
     guarantee, personal = _guarantees(counts, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
+    local, plain = run.client.local_guarantees(
+        tasks, rounds=strategy.rounds, delta=delta, reproduction=reproduce is not None
+    )
     seconds = served.seconds
     speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
     summary = {
@@ -136,7 +139,8 @@ def summarize(
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
-        "warnings": [*check_delta(delta, len(tasks)), *_problems(served), *served.warnings],
+        "local_guarantees": [one.to_json() for one in local],
+        "warnings": [*check_delta(delta, len(tasks)), *plain, *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
             "released": False,
@@ -178,6 +182,17 @@ def _guarantees(
     counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
 ) -> tuple[Guarantee, Guarantee]:
     """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
+    if counts and all(release.noise_at == "node" for release in counts):
+        rows = guarantee_for(
+            counts,
+            delta=delta,
+            num_tasks=num_tasks,
+            output=Output.ROWS,
+            observer=Observer.SERVER,
+            noise_at=NoiseAt.NODE,
+            reproduction=reproduction,
+        )
+        return rows, rows
     counted = counted_in_full(counts)
     personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
     if Relation.ADD_REMOVE in relations_for(counts):

@@ -468,6 +468,11 @@ class TaskStrategy(Settings, Strategy):
         """The clipping norm that requests declare to the nodes."""
         return 1.0
 
+    @property
+    def declared_noise_at(self) -> Literal["server", "node"]:
+        """Who adds the noise, as requests declare it to the nodes."""
+        return "server"
+
     def messages(
         self, kind: str, number: int, billboards: Billboards, tasks: dict[str, Ids], epochs: int = 0
     ) -> list[Message]:
@@ -490,6 +495,7 @@ class TaskStrategy(Settings, Strategy):
                     epochs=epochs,
                     fixed_size=self.fixed_cohorts,
                     stream=tuple(stream.model_dump().values()) if stream is not None else (),
+                    noise_at=self.declared_noise_at,
                 ).to_content(records),
                 node,
                 kind,

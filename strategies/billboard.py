@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from typing import Any, ClassVar, Literal
@@ -17,6 +18,7 @@ from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.sampling import FullParticipation, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
@@ -51,6 +53,10 @@ class Billboard(LimitedStrategy):
         Step of the billboard along the noisy mean.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
+    noise_at : {"server", "node"}
+        Who adds the noise. With "node" every task's clipped update gets Gaussian noise of standard deviation
+        ``noise_multiplier * clipping_norm`` before it leaves its node: local privacy of the whole task against the
+        server, and so against everybody who sees less. The server adds none. Every round counts as a participation.
 
     With limits of participation (``noise``, ``min_separation``, ``max_participations``, ``schedule``: see
     :class:`fedpriv.strategies.limited.LimitedStrategy`) tasks take part without coins, and all rounds are one release.
@@ -64,6 +70,17 @@ class Billboard(LimitedStrategy):
     delta: float | None = Field(default=None, gt=0, lt=1)
     server_learning_rate: float = Field(default=1.0, gt=0)
     reply: Literal["sum", "rows"] = "sum"
+    noise_at: Literal["server", "node"] = "server"
+
+    @model_validator(mode="after")
+    def _nodes_know_no_limits(self) -> Billboard:
+        if self.noise_at == "node" and self.limited:
+            raise ValueError(
+                "noise on the nodes is drawn and accounted for one participation at a time, so limits and banded noise "
+                "would change nothing; leave out 'noise', 'min_separation' and 'max_participations', or set "
+                "noise_at = 'server'."
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_source_of_noise(self) -> Billboard:
@@ -73,6 +90,11 @@ class Billboard(LimitedStrategy):
             raise ValueError("the target brings its own delta; leave out 'delta' beside it.")
         asked = self.target is not None and "relation" in self.target.model_fields_set
         if asked and self.target is not None and self.target.relation is not self.relation:
+            if self.noise_at == "node":
+                raise ValueError(
+                    "noise on the nodes has no guarantee under add/remove, because a row that is missing is seen to be "
+                    "missing; set relation = 'replace-one'."
+                )
             raise ValueError(
                 "cohorts of fixed size have no guarantee under add/remove, because another task takes the place of one "
                 "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
@@ -102,13 +124,28 @@ class Billboard(LimitedStrategy):
         """The clipping norm that requests declare to the nodes."""
         return self.clipping_norm
 
+    @property
+    def declared_noise_at(self) -> Literal["server", "node"]:
+        """Who adds the noise, as requests declare it to the nodes."""
+        return self.noise_at
+
+    def priced(self, num_tasks: int, rounds: int) -> tuple[Sampling, int]:
+        """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise."""
+        if self.noise_at == "node":  # sampling hides nothing from the server
+            return FullParticipation(), rounds
+        return super().priced(num_tasks, rounds)
+
+    def _independent(self, sampling: Sampling, noise_multiplier: float) -> Release:
+        at: Literal["node"] | None = "node" if self.noise_at == "node" else None
+        return Release.of(sampling, noise_multiplier, self.clipping_norm, at)
+
     def release(self, group: str) -> Release:
         """Return the release that one round makes for one group."""
         stream = self.session.stream
         if stream is not None:
             return self._of_stream(self.session.noise_multiplier, stream)
         sampling = self.sampling_of(len(self.session.groups[group]))
-        return Release.of(sampling, self.session.noise_multiplier, self.clipping_norm)
+        return self._independent(sampling, self.session.noise_multiplier)
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
         """Return what a number of rounds up to the last one will be charged on a population of this size.
@@ -119,12 +156,12 @@ class Billboard(LimitedStrategy):
         if stream is not None:
             return Counter({self._of_stream(noise_multiplier, stream): 1} if rounds >= self.rounds else {})
         sampling = self.costliest_sampling(num_tasks)
-        return Counter({Release.of(sampling, noise_multiplier, self.clipping_norm): rounds})
+        return Counter({self._independent(sampling, noise_multiplier): rounds})
 
     @property
     def relation(self) -> Relation:
         """The neighbouring relation of the target; replace-one for cohorts of fixed size, which have no other."""
-        if self.fixed_cohorts:
+        if self.fixed_cohorts or self.noise_at == "node":
             return Relation.REPLACE_ONE
         return Relation.ADD_REMOVE if self.target is None else self.target.relation
 
@@ -148,8 +185,12 @@ class Billboard(LimitedStrategy):
         else:
             # A group that is drawn more often than others is charged more; if it can be paid, all can.
             costliest = self.costliest_sampling(session.registry.num_tasks)
-            release = Release.of(costliest, session.noise_multiplier, self.clipping_norm)
+            release = self._independent(costliest, session.noise_multiplier)
         session.journal.check(Counter({release: 1}))
+        if self.noise_at == "node":  # what arrives here is out: it is charged before it is asked for
+            session.journal.reserve(
+                session.boundary.round + 1, {group: self.release(group) for group in session.groups}
+            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -233,6 +274,8 @@ class Billboard(LimitedStrategy):
         """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
         session, stream = self.session, self.session.stream
         mechanism = (self.clipping_norm, session.noise_multiplier)
+        if self.noise_at == "node":
+            return [np.array(array, dtype=np.float64) for array in total]
         if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
             return gaussian_sum(total, *mechanism, session.entropy, number, group)
         past = session.boundary.noise.get(group)
@@ -251,7 +294,7 @@ class Billboard(LimitedStrategy):
             return {}
         if self.reply == "rows":
             ids = answer.tasks.get(group, np.empty(0, dtype=np.int64))
-            rows, bound, wanted = arrays, self.clipping_norm, len(expected)
+            rows, bound, wanted = arrays, self._largest(1, like), len(expected)
             if not np.array_equal(ids, expected):
                 problems["rejected"] += 1
                 return {}
@@ -259,12 +302,20 @@ class Billboard(LimitedStrategy):
             # The node clipped each task. Clipping the sum to its largest possible norm changes nothing for an
             # honest node and bounds what a broken one can do.
             rows = {name: value[None] for name, value in arrays.items()}
-            bound, wanted = self.clipping_norm * len(expected), 1
+            bound, wanted = self._largest(len(expected), like), 1
         if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
             problems["rejected"] += 1
             return {}
         names = list(like)
         return dict(zip(names, clipped_sum([rows[name] for name in names], bound), strict=True))
+
+    def _largest(self, rows: int, like: Arrays) -> float:
+        """Return the largest norm of an honest sum of rows; noise of the nodes exceeds it once in 1e13 times."""
+        if self.noise_at == "server":
+            return self.clipping_norm * rows
+        size = sum(value.size for value in like.values())
+        noise = self.session.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
+        return self.clipping_norm * (rows + noise)
 
     @staticmethod
     def _zeros(billboards: Billboards) -> Billboards:

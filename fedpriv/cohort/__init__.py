@@ -6,8 +6,9 @@ from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
+from fedpriv.cohort.episodes import Episodes, check_shots, draw_episodes
 from fedpriv.cohort.kernels import KernelEngine
-from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.learner import Learner, Noise, Scores
 from fedpriv.cohort.meta import (
     InnerLoop,
     MetaGradient,
@@ -30,6 +31,7 @@ __all__ = [
     "Cohort",
     "Descent",
     "Engine",
+    "Episodes",
     "InnerLoop",
     "KernelEngine",
     "Key",
@@ -38,6 +40,7 @@ __all__ = [
     "LoopEngine",
     "Marks",
     "MetaGradient",
+    "Noise",
     "Order",
     "Params",
     "Problem",
@@ -51,6 +54,8 @@ __all__ = [
     "VmapEngine",
     "adapt",
     "broadcast",
+    "check_shots",
+    "draw_episodes",
     "engine_named",
     "meta_gradient",
     "nest",

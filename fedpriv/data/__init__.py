@@ -8,6 +8,7 @@
 ``catalog``             where the data come from: licences, files, checksums
 ``loading``             ``load``: files to a ``Dataset``
 ``dataset``             ``Dataset.partition``: a ``Dataset`` to ``Tasks``
+``fewshot``             ``few_shot``: a ``Dataset`` to tasks of few classes, and people held out
 ``schemes``             the partition schemes and their options
 ``exact``               Dirichlet draws of exact size
 ``flower``              the partitioners of flwr-datasets
@@ -25,6 +26,7 @@ from __future__ import annotations
 from fedpriv.data.catalog import SourceFile, SourceInfo, sources
 from fedpriv.data.checks import CheckResult, check
 from fedpriv.data.dataset import Dataset
+from fedpriv.data.fewshot import FewShot, few_shot
 from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.regression import regression_optima, regression_tasks
@@ -33,9 +35,11 @@ from fedpriv.data.schemes import scheme_names
 __all__ = [
     "CheckResult",
     "Dataset",
+    "FewShot",
     "SourceFile",
     "SourceInfo",
     "check",
+    "few_shot",
     "keep_data",
     "kept",
     "load",

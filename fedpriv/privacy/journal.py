@@ -115,6 +115,14 @@ class Journal:
         release = Release.of(sampling, rounded)
         return rounded if left.admits(left.cost({release: rounds})) else None
 
+    def reserve(self, number: int, releases: Mapping[str, Release]) -> None:
+        """Charge a round before its rows are asked for: with noise on the nodes, what arrives at the server is out.
+
+        A round that is asked for again is charged once: the nodes' noise comes from a secret of the run, so the same
+        rows come again.
+        """
+        self.ledger.charge_many(self.population, self.run, number, dict(releases))
+
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
         """Stage a boundary, charge one release per group, and promote it.
 

@@ -114,7 +114,7 @@ def decide(
             return Decision(
                 False,
                 f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') under {relation.value}, "
-                "which does not describe the cohorts of fixed size of the request; set 'relation' to replace-one.",
+                f"which does not describe {_requested(request)} of the request; set 'relation' to replace-one.",
                 math.inf,
                 label,
             )
@@ -124,6 +124,10 @@ def decide(
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def _requested(request: Release) -> str:
+    return "rows with noise of their own" if request.noise_at == "node" else "the cohorts of fixed size"
 
 
 def _whole_streams(participations: Counter[Release]) -> Counter[Release]:

@@ -5,6 +5,7 @@ One class serves a phone with one task and a simulation shard with thousands.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -36,10 +37,12 @@ from fedpriv.cohort import (
 )
 from fedpriv.errors import InputError
 from fedpriv.privacy.clipping import clip_rows, clipped_sum
+from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.terms import NoiseAt
 from fedpriv.protocol import Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
 from fedpriv.runtime.store import StateStore
@@ -73,6 +76,9 @@ class NodeSpec:
         The local-only reference that is scored beside the run; None leaves it out.
     memory_bytes : float
         Personal states beyond this live in a file.
+    noise_seed : int or None
+        What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
+        reproduction. None, as on a real node: the node makes a secret of its own.
     """
 
     tasks: Tasks
@@ -83,6 +89,7 @@ class NodeSpec:
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
     memory_bytes: float = 4 * 2**30
+    noise_seed: int | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -94,16 +101,25 @@ class _Totals:
     arrays: Arrays = field(default_factory=dict)
     rows: list[Arrays] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
+    noise: Callable[[int, int], NDArray[np.float64]] | None = None
+    """Gives a task's noise from its id and the size of its row; None if the server adds the noise."""
 
     def add(self, ids: Ids, update: Arrays) -> None:
         """Clip a chunk's updates; nothing that was not clipped leaves the node."""
         names = list(update)
         values = [update[name] for name in names]
-        if self.kind == "rows":
-            self.rows.append(dict(zip(names, clip_rows(values, self.clipping_norm).rows, strict=True)))
-            self.ids.append(ids)
-            return
-        for name, value in zip(names, clipped_sum(values, self.clipping_norm), strict=True):
+        if self.kind == "sum" and self.noise is None:
+            totals = clipped_sum(values, self.clipping_norm)
+        else:
+            rows = clip_rows(values, self.clipping_norm).rows
+            if self.noise is not None:
+                _add_noise(rows, ids, self.noise)
+            if self.kind == "rows":
+                self.rows.append(dict(zip(names, rows, strict=True)))
+                self.ids.append(ids)
+                return
+            totals = [row.sum(axis=0) for row in rows]
+        for name, value in zip(names, totals, strict=True):
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
     def result(self, asked: Ids) -> Arrays:
@@ -122,6 +138,9 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        # By (round, task): a message that comes twice gets the same noise, so two answers tell no more than one.
+        secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
+        self._noise = ReproducibleEntropy(secret)
 
     def warm_up(self) -> None:
         """Get late imports over with, so that they count as start-up and not as training."""
@@ -142,7 +161,7 @@ class Node:
         problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            totals = _Totals(request.reply, request.clipping_norm)
+            totals = _Totals(request.reply, request.clipping_norm, noise=self._row_noise(request, group))
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 new, update = algorithm.train(learner, public, state, part, key)
@@ -244,7 +263,7 @@ class Node:
 
     def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params) -> Outcome:
         state = self._state(billboard, cohort)
-        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
+        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, self._noise)
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
@@ -270,7 +289,7 @@ class Node:
         return Reply(diagnostics=cast(Any, {"ids": ids, **results})).to_content()
 
     def _learner(self) -> Learner:
-        return Learner(self.spec.problem, self._engine)
+        return Learner(self.spec.problem, self._engine, noise=self._noise)
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
@@ -294,6 +313,17 @@ class Node:
             for start in range(first, last, size):
                 yield Cohort(tasks, positions[start : min(start + size, last)], self.spec.problem.dtype)
 
+    def _row_noise(self, request: Request, group: str) -> Callable[[int, int], NDArray[np.float64]] | None:
+        """Return where the noise of every task's own row comes from, None if the server adds the noise."""
+        if request.noise_at != "node":
+            return None
+        std = request.noise_multiplier * request.clipping_norm
+
+        def draw(task: int, size: int) -> NDArray[np.float64]:
+            return std * self._noise.normal("row", request.round, size, f"{group}/{task}")
+
+        return draw
+
     def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
@@ -305,7 +335,8 @@ class Node:
         # Tasks with equal histories get equal answers.
         patterns, which = np.unique(history, axis=0, return_inverse=True)
         answers = [
-            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked) for pattern in patterns
+            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked, NoiseAt(request.noise_at))
+            for pattern in patterns
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
         reason = next((answer.reason for answer in answers if not answer.allowed), "")
@@ -328,9 +359,19 @@ def _declared(request: Request) -> Release:
     """Return what the server says that it will release; a node's own participation is never a matter of chance."""
     values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": request.clipping_norm, "rate": 1.0}
     if not request.stream:
-        return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
+        at: Literal["node"] | None = "node" if request.noise_at == "node" else None
+        return Release(sampling_name=COUNTED if request.fixed_size else "full", noise_at=at, **values)
     stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
     return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
+
+
+def _add_noise(rows: list[NDArray[np.float64]], ids: Ids, noise: Callable[[int, int], NDArray[np.float64]]) -> None:
+    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too."""
+    sizes = [row[0].size for row in rows]
+    for position, task in enumerate(ids.tolist()):
+        drawn = noise(task, sum(sizes))
+        for row, part in zip(rows, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
+            row[position] += part.reshape(row[position].shape)
 
 
 def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:
