@@ -23,7 +23,9 @@ __all__ = [
     "Inversion",
     "alignment",
     "full_batch",
+    "norm",
     "query_gradient",
+    "refuse_unusable",
     "support_gradient",
     "total_variation",
     "without_denormals",
@@ -77,12 +79,15 @@ class Inversion(Settings):
             A seen gradient is not finite or is zero.
         """
         refuse_unusable(seen)
+        length = norm(seen)
+        seen = {name: value / length.view(-1, *[1] * (value.dim() - 1)) for name, value in seen.items()}
         found = start.detach().clone()
         first, second = torch.zeros_like(found), torch.zeros_like(found)
         for step in range(1, self.iterations + 1):
             guess = found.detach().requires_grad_()
             with torch.enable_grad():
-                distance = 1 - alignment(gradient_of(guess), seen)
+                made = gradient_of(guess)
+                distance = 1 - _inner(made, seen) / norm(made).clamp_min(1e-12)
                 if self.total_variation and guess.dim() >= 4:
                     distance = distance + self.total_variation * total_variation(guess)
                 (slope,) = torch.autograd.grad(distance.sum(), [guess])
@@ -137,8 +142,7 @@ def full_batch(inputs: Tensor, labels: Tensor) -> Batch:
 
 def alignment(left: Params, right: Params) -> Tensor:
     """Return the cosine of the angle between two trees of gradients, per game, [G]."""
-    inner = torch.stack([(left[name] * right[name]).flatten(1).sum(dim=1) for name in right]).sum(dim=0)
-    return inner / (_norm(left) * _norm(right)).clamp_min(1e-12)
+    return _inner(left, right) / (norm(left) * norm(right)).clamp_min(1e-12)
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -157,7 +161,7 @@ def refuse_unusable(seen: Params) -> None:
             f"{count} of {len(finite)} recorded gradients hold NaN or infinite values (the first is number {first}); "
             "leave them out: the server counted them as zero."
         )
-    silent = _norm(seen) == 0
+    silent = norm(seen) == 0
     if bool(silent.any()):
         raise InputError(
             f"{int(silent.sum())} of {len(silent)} recorded gradients are all zero (the first is number "
@@ -176,5 +180,10 @@ def without_denormals() -> Iterator[None]:
         torch.set_flush_denormal(before)
 
 
-def _norm(tree: Params) -> Tensor:
-    return torch.stack([value.flatten(1).square().sum(dim=1) for value in tree.values()]).sum(dim=0).sqrt()
+def norm(tree: Params) -> Tensor:
+    """Return the l2 norm of a tree of gradients, per game, [G]."""
+    return _inner(tree, tree).sqrt()
+
+
+def _inner(left: Params, right: Params) -> Tensor:
+    return torch.stack([torch.linalg.vecdot(left[name].flatten(1), right[name].flatten(1)) for name in right]).sum(dim=0)

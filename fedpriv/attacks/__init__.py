@@ -1,0 +1,25 @@
+"""Attacks of a server that reads rows of updates: gradient inversion, membership games, quick scores."""
+
+from fedpriv.attacks.first_layer import class_counts, first_layer_inputs
+from fedpriv.attacks.games import RULES, SETS, Games, Played
+from fedpriv.attacks.inversion import Inversion, query_gradient, support_gradient
+from fedpriv.attacks.outcome import Outcome, auc_bound, judge, roc
+from fedpriv.attacks.seen import Seen, seen_rows
+
+__all__ = [
+    "RULES",
+    "SETS",
+    "Games",
+    "Inversion",
+    "Outcome",
+    "Played",
+    "Seen",
+    "auc_bound",
+    "class_counts",
+    "first_layer_inputs",
+    "judge",
+    "query_gradient",
+    "roc",
+    "seen_rows",
+    "support_gradient",
+]

@@ -1,0 +1,157 @@
+"""Listening during a run, and attacking inside the rounds that were listened to."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fedpriv.attacks import SETS, Games, Played, Seen, auc_bound, seen_rows
+from fedpriv.attacks.games import SetName
+from fedpriv.cohort import Cohort, Key
+from fedpriv.errors import FedprivError, InputError
+from fedpriv.exposure.recorded import private_folder, record
+from fedpriv.names import kebab
+from fedpriv.runs import plain, read_config
+from fedpriv.runs.atomic import write_bytes
+from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+
+__all__ = ["Watch", "attack_sighting", "refuse_unattackable", "with_watch"]
+
+
+class Watch(Games):
+    """The settings of ``[attack]``: when to listen, what to keep, and (see :class:`Games`) how to attack.
+
+    Attributes
+    ----------
+    rounds : tuple of int, or None
+        Rounds to listen to; the first, the middle and the last one unless given.
+    sets : tuple of {"query", "support"}
+        What is attacked.
+    during : bool
+        Whether to attack inside the rounds; otherwise rows are recorded only, for `fedpriv attack RUN`.
+    limit_mib : float
+        How much disk the recorded rows of a run may take; rows beyond it are left out, and said so.
+    """
+
+    rounds: tuple[int, ...] | None = None
+    sets: tuple[SetName, ...] = SETS
+    during: bool = True
+    limit_mib: float = Field(default=256.0, gt=0)
+
+
+def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
+    """Return the experiment with a malicious server around its strategy; everything is checked before it starts.
+
+    Raises
+    ------
+    InputError
+        The client sends no meta-gradients, or nodes send sums.
+    """
+    last = experiment.strategy.rounds
+    rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
+    if watch.during:
+        refuse_unattackable(experiment)
+        if experiment.strategy.reply_kind == "sum":
+            raise InputError(_sums(None))
+
+    def listen(sighting: Sighting, run: Path | None) -> None:
+        if run is None or not (run / "config.toml").exists():
+            return  # nobody would read it
+        left_out = record(sighting, run, int(watch.limit_mib * 2**20))
+        found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
+        if watch.during:
+            try:
+                found |= to_json(attack_sighting(experiment, sighting, watch, _seed(run)), experiment)
+            except FedprivError as error:  # an attack that fails may not stop the run that it listens to
+                found["failed"] = str(error)
+        keep(run, found)
+
+    strategy = MaliciousMetaLearner.around(experiment.strategy, rounds=rounds, listener=listen)
+    return experiment.model_copy(update={"strategy": strategy})
+
+
+def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> dict[str, Played]:
+    """Play the games on what was seen in one round; by set.
+
+    Parameters
+    ----------
+    seed : int
+        The run's public seed, from which tasks drew their episodes.
+
+    Raises
+    ------
+    InputError
+        Sums were recorded, or rows cannot be attacked.
+    """
+    refuse_unattackable(experiment)
+    if sighting.kind == "sum":
+        raise InputError(_sums(sighting))
+    found: dict[str, Played] = {}
+    for name in games.sets:
+        seen, cohort = _largest_group(experiment, sighting, seed)
+        found[name] = games.play(seen, name, cohort, seed=seed)
+    return found
+
+
+def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[Seen, Cohort]:
+    group = max(sighting.updates, key=lambda name: len(sighting.tasks[name]))
+    problem = experiment.problem()
+    ids = sighting.tasks[group]
+    order = np.argsort(ids, kind="stable")
+    cohort = Cohort(experiment.tasks, ids[order], problem.dtype)
+    rows = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()}
+    billboard = {name: torch.from_numpy(np.array(value)) for name, value in sighting.billboards[group].items()}
+    client: Any = experiment.client
+    return seen_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))[0], cohort
+
+
+def refuse_unattackable(experiment: Experiment) -> None:
+    """Refuse clients whose updates are no meta-gradients.
+
+    Raises
+    ------
+    InputError
+        The client is not one that works on episodes.
+    """
+    if not (hasattr(experiment.client, "draw") and hasattr(experiment.client, "inner")):
+        raise InputError(
+            f"the attacks read meta-gradients, and the client {kebab(type(experiment.client).__name__)!r} sends "
+            "something else; use the client 'maml', or set attack.during = false to record rows only."
+        )
+
+
+def _sums(sighting: Sighting | None) -> str:
+    count = "" if sighting is None else f" (here {sum(map(len, sighting.tasks.values()))} tasks in all)"
+    return (
+        f"with strategy.reply = 'sum' the server sees one clipped sum per node over all tasks that the node trained{count}"
+        ", so no task has a gradient of its own to attack, unless a node hosts one task only; set "
+        "strategy.reply = 'rows' to attack rows."
+    )
+
+
+def _seed(run: Path) -> int:
+    stored = read_config(run)["run"]
+    return int(stored.get("reproduce", stored["seed"]))
+
+
+def to_json(found: dict[str, Played], experiment: Experiment) -> dict[str, Any]:
+    """Return what came out of one round as plain values, with the bound where there is one."""
+    result: dict[str, Any] = {name: played.to_json() for name, played in found.items()}
+    if getattr(experiment.strategy, "noise_at", "server") == "node":
+        noise = experiment.strategy.resolve_noise(len(experiment.tasks))
+        result["auc_bound"] = auc_bound(noise)
+    return result
+
+
+def keep(run: Path, found: dict[str, Any]) -> None:
+    """Write the results of one round beside its sighting."""
+    path = private_folder(run) / f"attack-{found['round']:06d}.json"
+    write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)
