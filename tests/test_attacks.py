@@ -20,13 +20,14 @@ from fedpriv.attacks import (
     class_counts,
     first_layer_inputs,
     judge,
-    query_gradient,
+    query_match,
     roc,
     seen_rows,
-    support_gradient,
+    support_match,
 )
 from fedpriv.attacks.games import similarity
-from fedpriv.attacks.inversion import alignment, full_batch, total_variation, without_denormals
+from fedpriv.attacks.inversion import total_variation, without_denormals
+from fedpriv.attacks.matching import full_batch
 from fedpriv.attacks.outcome import threshold
 from fedpriv.clients import MAML
 from fedpriv.cohort import (
@@ -134,29 +135,51 @@ def test_the_mended_hessian_is_singular_where_it_should_be() -> None:
 # --- batched products --------------------------------------------------------------------------------------------------
 
 
+def plain_cosine(problem: Problem, seen: Any, support: Any, query: Any, inner: InnerLoop) -> torch.Tensor:
+    """The cosine of one game after the other, by autograd on whole gradients."""
+    params, found = problem.initial(), []
+    for game in range(len(query.inputs)):
+        here = {name: value.clone().requires_grad_() for name, value in params.items()}
+
+        def loss(weights: Any, batch: Any, at: int = game) -> torch.Tensor:
+            outputs = torch.func.functional_call(problem.model, weights, (batch.inputs[at],))
+            return nn.functional.cross_entropy(outputs, batch.targets[at])
+
+        adapted: Any = here
+        if support is not None:
+            slopes = torch.autograd.grad(loss(here, support), list(here.values()), create_graph=True)
+            adapted = {
+                name: value - inner.learning_rate * slope
+                for (name, value), slope in zip(here.items(), slopes, strict=True)
+            }
+        by = here if inner.order == "second" else adapted
+        made = torch.autograd.grad(loss(adapted, query), list(by.values()), create_graph=True)
+        flat = torch.cat([value.flatten() for value in made])
+        found.append(nn.functional.cosine_similarity(flat, torch.cat([seen[n][game].flatten() for n in here]), dim=0))
+    return torch.stack(found)
+
+
 @pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("order", ["second", "first"])
 @pytest.mark.parametrize("which", ["query", "support"])
-def test_games_side_by_side_are_games_alone(kind: str, which: str) -> None:
-    """Values, first and second derivatives of batched products against plain autograd, one game after the other."""
+def test_games_side_by_side_are_games_alone(kind: str, which: str, order: Any) -> None:
+    """Cosines and their derivatives by the inputs against plain autograd: outer products, batched products, no trick."""
     problem = Problem(network(kind).double())
-    support, query = sets(3, 4, 1), sets(3, 5, 2)
-    billboard, inner = problem.initial(), InnerLoop(0.5)
-    found = []
-    for engine in (ProductEngine(), LoopEngine()):
-        seen = meta_gradient(engine, problem, broadcast(billboard, 3), support, query, inner).gradient
-        if which == "query":
-            gradient_of = query_gradient(engine, problem, billboard, query.targets)
-            start = query.inputs.flip(0)
-        else:
-            gradient_of = support_gradient(engine, problem, billboard, support.targets, query, inner)
-            start = support.inputs.flip(0)
-        guess = start.clone().requires_grad_()
-        cosine = alignment(gradient_of(guess), seen)
-        (slope,) = torch.autograd.grad(cosine.sum(), [guess])
-        found.append((cosine.detach(), slope))
-    for ours, plain in zip(*found, strict=True):
-        assert torch.allclose(ours, plain, rtol=1e-9, atol=1e-11)
-    assert float(found[0][1].abs().max()) > 1e-6
+    support, query, inner = sets(3, 4, 1), sets(3, 5, 2), InnerLoop(0.5, 1, order)
+    billboard = problem.initial()
+    seen = meta_gradient(LoopEngine(), problem, broadcast(billboard, 3), support, query, inner).gradient
+    guess = (query if which == "query" else support).inputs.flip(0).clone().requires_grad_()
+    known = (ProductEngine(), problem, billboard, seen)
+    if which == "query":
+        ours = query_match(*known, query.targets)(guess)
+        plain = plain_cosine(problem, seen, None, full_batch(guess, query.targets), InnerLoop(0.5))
+    else:
+        ours = support_match(*known, support.targets, query, inner)(guess)
+        plain = plain_cosine(problem, seen, full_batch(guess, support.targets), query, inner)
+    slopes = [torch.autograd.grad(value.sum(), [guess], retain_graph=True)[0] for value in (ours, plain)]
+    assert torch.allclose(ours, plain, rtol=1e-9, atol=1e-11)
+    assert torch.allclose(*slopes, rtol=1e-8, atol=1e-11)
+    assert float(slopes[0].abs().max()) > 1e-7
 
 
 def test_patches_are_twice_differentiable() -> None:
@@ -182,13 +205,12 @@ def test_inversion_finds_a_single_image_from_noise() -> None:
     seen, _ = task_gradients(ProductEngine(), problem, broadcast(billboard, 2), truth)
     start = torch.rand(truth.inputs.shape, generator=torch.Generator().manual_seed(5))
     attack = Inversion(iterations=150, total_variation=0.0)
-    gradient_of = query_gradient(ProductEngine(), problem, billboard, truth.targets)
-    found, cosine = attack.run(gradient_of, seen, start)
+    found, cosine = attack.run(query_match(ProductEngine(), problem, billboard, seen, truth.targets), start)
     assert float(cosine.min()) > 0.99
     before, after = ((value - truth.inputs).abs().mean().item() for value in (start, found))
     assert after < 0.25 * before
     scaled = {name: 1e-3 * value for name, value in seen.items()}
-    again, _ = attack.run(gradient_of, scaled, start)
+    again, _ = attack.run(query_match(ProductEngine(), problem, billboard, scaled, truth.targets), start)
     assert torch.allclose(again, found, atol=1e-3), "clipping hides nothing"
 
 
@@ -199,21 +221,21 @@ def test_games_do_not_touch_each_other() -> None:
     attack = Inversion(iterations=5)
 
     def run(which: slice) -> torch.Tensor:
-        gradient_of = query_gradient(LoopEngine(), problem, billboard, truth.targets[which])
-        return attack.run(gradient_of, {name: value[which] for name, value in seen.items()}, start[which])[0]
+        mine = {name: value[which] for name, value in seen.items()}
+        match = query_match(LoopEngine(), problem, billboard, mine, truth.targets[which])
+        return attack.run(match, start[which])[0]
 
     assert torch.equal(run(slice(None))[1:2], run(slice(1, 2)))
 
 
 def test_useless_gradients_are_refused() -> None:
     problem = Problem(network("mlp").double())
-    gradient_of = query_gradient(LoopEngine(), problem, problem.initial(), sets(2, 1, 1).targets)
     for value, words in ((math.nan, "1 of 2 recorded gradients hold NaN"), (0.0, "all zero")):
         seen = {name: torch.ones(2, *one.shape, dtype=torch.float64) for name, one in problem.initial().items()}
         for one in seen.values():
             one[1] = value
         with pytest.raises(InputError, match=words):
-            Inversion(iterations=1).run(gradient_of, seen, sets(2, 1, 1).inputs)
+            query_match(LoopEngine(), problem, problem.initial(), seen, sets(2, 1, 1).targets)
 
 
 def test_denormals_are_flushed_and_given_back() -> None:

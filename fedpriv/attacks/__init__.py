@@ -2,7 +2,8 @@
 
 from fedpriv.attacks.first_layer import class_counts, first_layer_inputs
 from fedpriv.attacks.games import RULES, SETS, Games, Played
-from fedpriv.attacks.inversion import Inversion, query_gradient, support_gradient
+from fedpriv.attacks.inversion import Inversion
+from fedpriv.attacks.matching import query_match, support_match
 from fedpriv.attacks.outcome import Outcome, auc_bound, judge, roc
 from fedpriv.attacks.seen import Seen, seen_rows
 
@@ -18,8 +19,8 @@ __all__ = [
     "class_counts",
     "first_layer_inputs",
     "judge",
-    "query_gradient",
+    "query_match",
     "roc",
     "seen_rows",
-    "support_gradient",
+    "support_match",
 ]

@@ -16,14 +16,8 @@ from pydantic import Field
 from torch import Tensor
 
 from fedpriv.attacks.first_layer import class_counts
-from fedpriv.attacks.inversion import (
-    GradientOf,
-    Inversion,
-    query_gradient,
-    refuse_unusable,
-    support_gradient,
-    without_denormals,
-)
+from fedpriv.attacks.inversion import Inversion, without_denormals
+from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
 from fedpriv.attacks.outcome import Outcome, judge
 from fedpriv.attacks.score import query_score, standardised, support_score
 from fedpriv.attacks.seen import Seen, others
@@ -97,7 +91,7 @@ class Games(Inversion):
     validation: int = Field(default=40, ge=1)
     start: Literal["mean", "noise"] = "mean"
     labels: Literal["known", "counted"] = "known"
-    together: int = Field(default=20, ge=1)
+    together: int = Field(default=32, ge=1)
 
     def play(self, seen: Seen, which: SetName, cohort: Cohort, *, seed: int = 0, engine: Engine | None = None) -> Played:
         """Play one game of each kind on every row, as many rows as are asked for.
@@ -192,13 +186,9 @@ class Games(Inversion):
 
     def _invert(self, engine: Engine, seen: Seen, which: SetName, images: Tensor, slots: _Slots) -> Tensor:
         """Return what the candidates' slots came to."""
-        if which == "query":
-            gradient_of: GradientOf = query_gradient(engine, seen.problem, seen.billboard, slots.labels)
-        else:
-            gradient_of = support_gradient(
-                engine, seen.problem, seen.billboard, slots.labels, seen.query, seen.inner
-            )
-        found, _ = self.run(gradient_of, seen.gradient, slots.filled(images))
+        known = (engine, seen.problem, seen.billboard, seen.gradient, slots.labels)
+        match = query_match(*known) if which == "query" else support_match(*known, seen.query, seen.inner)
+        found, _ = self.run(match, slots.filled(images))
         return slots.taken(found)
 
     def _cheap(

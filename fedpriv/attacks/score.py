@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fedpriv.attacks.inversion import alignment, full_batch
+from fedpriv.attacks.matching import alignment, full_batch
 from fedpriv.cohort import Batch, Engine, InnerLoop, Params, Problem, broadcast, meta_gradient, task_gradients
 
 __all__ = ["query_score", "standardised", "support_score"]
