@@ -102,7 +102,11 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "data.partition":
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
-        if name == "name" and value != result.get(section, {}).get("name") and section in ("client", "strategy", "model"):
+        if (
+            name == "name"
+            and value != result.get(section, {}).get("name")
+            and section in ("client", "strategy", "model")
+        ):
             allowed = _known_settings(section, str(value))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
         result.setdefault(section, {})[name] = value

@@ -97,8 +97,8 @@ class MaliciousMetaLearner(TaskStrategy):
         beyond = sorted(number for number in chosen if not 1 <= number <= strategy.rounds)
         if beyond or not chosen:
             raise InputError(
-                f"attack.rounds must name rounds from 1 to {strategy.rounds}, got {beyond or 'none'}; these are all that "
-                "the run has."
+                f"attack.rounds must name rounds from 1 to {strategy.rounds}, got {beyond or 'none'}; these are all "
+                "that the run has."
             )
         kind = type(strategy)
         # Under the same name: the run folder says which strategy ran, and it is that one.
@@ -113,8 +113,8 @@ class MaliciousMetaLearner(TaskStrategy):
         """Refuse to run without a strategy inside."""
         if self._ear is None:
             raise InputError(
-                "a malicious meta-learner wraps another strategy: use MaliciousMetaLearner.around(strategy, ...), or the "
-                "keys of [attack] beside any strategy."
+                "a malicious meta-learner wraps another strategy: use MaliciousMetaLearner.around(strategy, ...), or "
+                "the keys of [attack] beside any strategy."
             )
         super().check(num_tasks)
 
@@ -136,8 +136,8 @@ class MaliciousMetaLearner(TaskStrategy):
             return super().aggregate_train(server_round, replies)  # type: ignore[safe-super]
         heard: list[Reply] = []
         result = super().aggregate_train(server_round, _overheard(replies, heard))  # type: ignore[safe-super]
-        storage = getattr(self.session.journal, "storage", None)
-        folder = Path(storage.directory).parent if hasattr(storage, "directory") else None
+        directory = getattr(getattr(self.session.journal, "storage", None), "directory", None)  # of its checkpoints
+        folder = directory.parent if isinstance(directory, Path) else None
         ear.listener(self._sighting(server_round, ear.billboards, heard), folder)
         return result
 

@@ -24,6 +24,7 @@ from fedpriv.attacks import (
     roc,
     seen_rows,
     support_match,
+    which_task,
 )
 from fedpriv.attacks.games import similarity
 from fedpriv.attacks.inversion import total_variation, without_denormals
@@ -63,7 +64,7 @@ def sets(games: int, size: int, seed: int, dtype: torch.dtype = torch.float64) -
     return full_batch(torch.rand(games, size, 1, 8, 8, dtype=dtype, generator=made), labels)
 
 
-# --- Proposition 3.1 ---------------------------------------------------------------------------------------------------
+# --- Proposition 3.1
 
 
 def neuron(a: float, b: float) -> Problem:
@@ -72,7 +73,6 @@ def neuron(a: float, b: float) -> Problem:
         model[0].weight.fill_(a)
         model[0].bias.fill_(b)
     return Problem(model, "squared")
-
 
 
 def batch_of(x: float, y: float) -> Any:
@@ -132,7 +132,7 @@ def test_the_mended_hessian_is_singular_where_it_should_be() -> None:
     assert abs(float(torch.linalg.det(singular))) < 1e-12
 
 
-# --- batched products --------------------------------------------------------------------------------------------------
+# --- batched products
 
 
 def plain_cosine(problem: Problem, seen: Any, support: Any, query: Any, inner: InnerLoop) -> torch.Tensor:
@@ -163,7 +163,7 @@ def plain_cosine(problem: Problem, seen: Any, support: Any, query: Any, inner: I
 @pytest.mark.parametrize("order", ["second", "first"])
 @pytest.mark.parametrize("which", ["query", "support"])
 def test_games_side_by_side_are_games_alone(kind: str, which: str, order: Any) -> None:
-    """Cosines and their derivatives by the inputs against plain autograd: outer products, batched products, no trick."""
+    """Cosines and their derivatives by the inputs, by outer and by batched products, against plain autograd."""
     problem = Problem(network(kind).double())
     support, query, inner = sets(3, 4, 1), sets(3, 5, 2), InnerLoop(0.5, 1, order)
     billboard = problem.initial()
@@ -194,7 +194,7 @@ def test_patches_are_twice_differentiable() -> None:
     assert torch.autograd.gradcheck(score, batch.inputs.clone().requires_grad_(), eps=1e-6, atol=1e-6, fast_mode=True)
 
 
-# --- inversion ---------------------------------------------------------------------------------------------------------
+# --- inversion ---
 
 
 def test_inversion_finds_a_single_image_from_noise() -> None:
@@ -251,7 +251,7 @@ def test_total_variation_by_hand() -> None:
     assert total_variation(image).item() == pytest.approx((1 + 3) / 2 + (0 + 2) / 2)
 
 
-# --- what needs no optimisation ----------------------------------------------------------------------------------------
+# --- what needs no optimisation
 
 
 def test_a_first_layer_gives_its_only_input_away() -> None:
@@ -280,7 +280,7 @@ def test_labels_are_counted_in_the_last_bias() -> None:
     assert (noisy >= 0).all()
 
 
-# --- judging -----------------------------------------------------------------------------------------------------------
+# --- judging ---
 
 
 def test_judging_by_hand() -> None:
@@ -307,19 +307,19 @@ def test_judging_by_hand() -> None:
 
 def test_the_exact_interval_covers() -> None:
     """Clopper and Pearson cover at least 95%: of 400 draws below 0.9, at least 360 hold it (fails once in 1e5)."""
-    from fedpriv.attacks.outcome import _exact
+    from fedpriv.attacks.outcome import exact_rate
 
     rng = np.random.default_rng(1)
-    held = sum(rate.low <= 0.9 <= rate.high for rate in (_exact(int(k), 50) for k in rng.binomial(50, 0.9, 400)))
+    held = sum(rate.low <= 0.9 <= rate.high for rate in (exact_rate(int(k), 50) for k in rng.binomial(50, 0.9, 400)))
     assert held >= 360
 
 
 def test_the_bound_meets_an_ideal_attacker() -> None:
     """Two Gaussians 2 C apart with standard deviation z C: the best AUC is attained, never exceeded."""
     rng = np.random.default_rng(2)
-    members, others = rng.normal(2 / 1.5, 1, 20_000), rng.normal(0, 1, 20_000)
+    members, others = rng.normal(2 / 1.5, 1, 2000), rng.normal(0, 1, 2000)
     out = judge(members, others, validation=100)
-    assert abs(out.auc.value - auc_bound(1.5)) < 0.012  # four standard errors
+    assert abs(out.auc.value - auc_bound(1.5)) < 0.04  # more than four standard errors
     assert auc_bound(0.0) == 1.0
     assert auc_bound(1e9) == pytest.approx(0.5)
 
@@ -330,7 +330,7 @@ def test_similarity_of_small_images() -> None:
     assert (similarity(images, 1 - images, 1.0) < 0.5).all()
 
 
-# --- games on what MAML sends --------------------------------------------------------------------------------------------
+# --- games on what MAML sends
 
 
 def rows_of_digits(**changes: Any) -> Any:
@@ -355,6 +355,9 @@ def test_games_on_digits() -> None:
     assert again.outcomes == played.outcomes
     counted = games.model_copy(update={"labels": "counted", "iterations": 2}).play(seen, "query", parts[4])
     assert counted.outcomes["inversion"]["paper"].games == 16
+    named = which_task(seen, parts[4], tasks=24)
+    assert named.tasks == 24
+    assert named.right_task.value > 0.25, "12 guesses among 24: three right by chance once in 80"
     support = games.model_copy(update={"iterations": 2}).play(seen, "support", parts[4])
     assert support.shown["members"].shape == (6, 2, 8, 8)
 

@@ -6,6 +6,7 @@ from fedpriv.attacks.inversion import Inversion
 from fedpriv.attacks.matching import query_match, support_match
 from fedpriv.attacks.outcome import Outcome, auc_bound, judge, roc
 from fedpriv.attacks.seen import Seen, seen_rows
+from fedpriv.attacks.which_task import WhichTask, which_task
 
 __all__ = [
     "RULES",
@@ -15,6 +16,7 @@ __all__ = [
     "Outcome",
     "Played",
     "Seen",
+    "WhichTask",
     "auc_bound",
     "class_counts",
     "first_layer_inputs",
@@ -23,4 +25,5 @@ __all__ = [
     "roc",
     "seen_rows",
     "support_match",
+    "which_task",
 ]

@@ -78,9 +78,9 @@ def class_counts(bias: Tensor, shares: Tensor, examples: int) -> Tensor:
 class Entrance:
     """A chain that begins with a linear layer with a bias, and the seen gradients at unit length.
 
-    The first layer's weights enter a meta-gradient only through the pre-activations ``z = x W + b`` of support and query
-    examples at the billboard: adapting moves those of a query example by ``-rate * sum_n (x_q x_n + 1) delta_n``. With
-    the derivatives ``d`` by all of them, the layer's gradient is the sum of ``d x`` over both sets.
+    The first layer's weights enter a meta-gradient only through the pre-activations ``z = x W + b`` of support and
+    query examples at the billboard: adapting moves those of a query example by ``-rate * sum_n (x_q x_n + 1) delta_n``.
+    With the derivatives ``d`` by all of them, the layer's gradient is the sum of ``d x`` over both sets.
     """
 
     problem: Problem
@@ -167,7 +167,7 @@ class Entrance:
         return list(found[: len(by)]), dict(zip(params, found[len(by) :], strict=True))
 
     def _cosine(self, x: Tensor, delta: Tensor, rest: Params) -> Tensor:
-        """Compare the sum of outer products of ``delta`` and ``x``, both [G, n, ...], and the rest with what was seen."""
+        """Compare the sum of outer products of ``delta`` and ``x``, both [G, n, ...], and the rest with the seen."""
         bias = delta.sum(dim=1)
         inner = (delta * torch.bmm(x, self.seen_weight.mT)).sum(dim=(1, 2)) + (bias * self.seen_bias).sum(dim=1)
         square = (torch.bmm(delta, delta.mT) * torch.bmm(x, x.mT)).sum(dim=(1, 2)) + bias.square().sum(dim=1)

@@ -1,7 +1,7 @@
-"""Membership games on rows that a server saw: was this image in the support set, in the query set, or nowhere?
+"""Membership games on rows that a server saw: whether an image was in the support set, in the query set, or nowhere.
 
-By the paper's rule a non-member comes from the whole data distribution, so a part of the success is telling classes apart.
-The controlled rule takes it from the same task and class as the slot that it is tried in.
+By the paper's rule a non-member comes from the whole data distribution, so a part of the success is telling classes
+apart. The controlled rule takes it from the same task and class as the slot that it is tried in.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from fedpriv.attacks.first_layer import class_counts
 from fedpriv.attacks.inversion import Inversion, without_denormals
 from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
 from fedpriv.attacks.outcome import Outcome, judge
-from fedpriv.attacks.score import query_score, standardised, support_score
+from fedpriv.attacks.score import standardised
 from fedpriv.attacks.seen import Seen, others
 from fedpriv.cohort import Batch, Cohort, Engine
 from fedpriv.cohort.products import ProductEngine
@@ -93,7 +93,9 @@ class Games(Inversion):
     labels: Literal["known", "counted"] = "known"
     together: int = Field(default=32, ge=1)
 
-    def play(self, seen: Seen, which: SetName, cohort: Cohort, *, seed: int = 0, engine: Engine | None = None) -> Played:
+    def play(
+        self, seen: Seen, which: SetName, cohort: Cohort, *, seed: int = 0, engine: Engine | None = None
+    ) -> Played:
         """Play one game of each kind on every row, as many rows as are asked for.
 
         Parameters
@@ -194,11 +196,19 @@ class Games(Inversion):
     def _cheap(
         self, engine: Engine, seen: Seen, which: SetName, images: Tensor, slots: _Slots, references: Tensor
     ) -> Tensor:
+        """Return the cosine that candidates reach, against the query set alone, against the support set in its slot.
+
+        A lone support example would move the task n times as far, so the other slots are guessed.
+        """
+        known = (engine, seen.problem, seen.billboard, seen.gradient)
+        if which == "query":
+            alone = query_match(*known, slots.taken(slots.labels).unsqueeze(1))
+        else:
+            within = support_match(*known, slots.labels, seen.query, seen.inner)
+
         def score(candidates: Tensor) -> Tensor:
-            known = (engine, seen.problem, seen.billboard, seen.gradient)
-            if which == "query":
-                return query_score(*known, candidates, slots.taken(slots.labels))
-            return support_score(*known, slots.filled(candidates), slots.labels, seen.query, seen.inner)
+            found = alone(candidates.unsqueeze(1)) if which == "query" else within(slots.filled(candidates))
+            return found.detach()
 
         own = score(images)
         them = [score(references[:, one].to(images)) for one in range(references.shape[1])]

@@ -14,7 +14,7 @@ from fedpriv.errors import InputError
 __all__ = ["CosineOf", "alignment", "full_batch", "query_match", "refuse_unusable", "support_match"]
 
 CosineOf = Callable[[Tensor], Tensor]
-"""From guessed inputs [G, n, ...] to the cosines [G] of what they would have caused and what was seen, differentiable."""
+"""From guessed inputs [G, n, ...] to the cosines [G] of what they would have caused and the seen, differentiable."""
 
 
 def query_match(engine: Engine, problem: Problem, billboard: Params, seen: Params, labels: Tensor) -> CosineOf:
@@ -104,4 +104,6 @@ def refuse_unusable(seen: Params) -> None:
 
 
 def _inner(left: Params, right: Params) -> Tensor:
-    return torch.stack([torch.linalg.vecdot(left[name].flatten(1), right[name].flatten(1)) for name in right]).sum(dim=0)
+    return torch.stack([torch.linalg.vecdot(left[name].flatten(1), right[name].flatten(1)) for name in right]).sum(
+        dim=0
+    )

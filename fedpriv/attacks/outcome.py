@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,9 +11,10 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["Outcome", "Rate", "auc_bound", "judge", "roc", "threshold"]
+__all__ = ["Outcome", "Rate", "auc_bound", "exact_rate", "judge", "roc", "threshold"]
 
 Scores = NDArray[np.float64]
+Measure = Callable[[Scores, Scores], float]
 _RESAMPLES = 1000
 _LOW_RATE = 0.01
 
@@ -33,8 +35,8 @@ class Outcome:
     Attributes
     ----------
     accuracy, recall, false_positives : Rate
-        At the threshold, on games that had no part in choosing it; intervals of Clopper and Pearson, which are exact for
-        one proportion. The accuracy's joins the two sides, which are of one size.
+        At the threshold, on games that had no part in choosing it; intervals of Clopper and Pearson, which are exact
+        for one proportion. The accuracy's joins the two sides, which are of one size.
     precision : float or None
         Of the games called members, how many were; None if none was called.
     auc, tpr_at_low_fpr : Rate
@@ -91,9 +93,9 @@ def judge(members: Scores, others: Scores, validation: int, seed: int = 0) -> Ou
     right, wrong = int((members >= here).sum()), int((others >= here).sum())
     count = len(members)
     return Outcome(
-        accuracy=_exact(right + count - wrong, 2 * count),
-        recall=_exact(right, count),
-        false_positives=_exact(wrong, count),
+        accuracy=exact_rate(right + count - wrong, 2 * count),
+        recall=exact_rate(right, count),
+        false_positives=exact_rate(wrong, count),
         precision=right / (right + wrong) if right + wrong else None,
         auc=_bootstrap(members, others, _auc, seed),
         tpr_at_low_fpr=_bootstrap(members, others, _low_rate, seed),
@@ -143,21 +145,19 @@ def _auc(members: Scores, others: Scores) -> float:
 
 def _low_rate(members: Scores, others: Scores) -> float:
     allowed = int(_LOW_RATE * len(others))
-    limit = np.sort(others)[-1 - allowed]
+    limit = np.partition(others, len(others) - 1 - allowed)[len(others) - 1 - allowed]
     return float((members > limit).mean())
 
 
-def _bootstrap(members: Scores, others: Scores, measure: Any, seed: int) -> Rate:
-    generator = np.random.default_rng(seed)
-    found = [
-        measure(generator.choice(members, len(members)), generator.choice(others, len(others)))
-        for _ in range(_RESAMPLES)
-    ]
+def _bootstrap(members: Scores, others: Scores, measure: Measure, seed: int) -> Rate:
+    draws = np.random.default_rng(seed).integers(len(members), size=(2, _RESAMPLES, len(members)))
+    found = [measure(members[mine], others[theirs]) for mine, theirs in zip(*draws, strict=True)]
     low, high = np.quantile(found, [0.025, 0.975])
     return Rate(measure(members, others), float(low), float(high))
 
 
-def _exact(hits: int, count: int) -> Rate:
+def exact_rate(hits: int, count: int) -> Rate:
+    """Return a proportion with the interval of Clopper and Pearson."""
     from scipy.special import betaincinv
 
     low = float(betaincinv(hits, count - hits + 1, 0.025)) if hits else 0.0

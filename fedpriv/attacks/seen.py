@@ -102,7 +102,7 @@ def seen_rows(
         bad = torch.nonzero(~flat.isfinite().all(dim=1)).flatten()
         raise InputError(
             f"{len(bad)} of {len(cohort)} recorded rows hold NaN or infinite values (the first is of task "
-            f"{cohort.tasks.names[int(cohort.positions[int(bad[0])])]!r}); they were sent by a node that does not clip: "
+            f"{cohort.tasks.names[int(cohort.positions[int(bad[0])])]!r}); a node that does not clip sent them: "
             "leave these tasks out."
         )
     drawn = client.draw(cohort, key)
@@ -151,7 +151,9 @@ def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, genera
     anywhere, alike = [], []
     for row, position in enumerate(seen.positions.tolist()):
         truth = slots_of.inputs[row, int(slots[row])].numpy()
-        own = [(part.inputs[part.rows(position)], part.targets[part.rows(position)]) for part in _parts(tasks)]
+        own = [
+            (part.inputs[part.rows(position)], part.targets[part.rows(position)]) for part in (tasks.train, tasks.test)
+        ]
         images, labels = (np.concatenate(list(both)) for both in zip(*own, strict=True))
         images = images.astype(truth.dtype)
         # Labels may have changed names within the episode, so the class is that of the image itself.
@@ -163,10 +165,6 @@ def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, genera
         stock = tasks.train.inputs[tasks.train.rows(other + (other >= position))]
         anywhere.append(stock[int(generator.integers(len(stock)))].astype(truth.dtype))
     return Others(np.stack(anywhere), alike)
-
-
-def _parts(tasks):  # type: ignore[no-untyped-def]
-    return (tasks.train, tasks.test)
 
 
 def _same(images: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Losses of convolutional chains as batched matrix products over the task axis, for gradients of gradients.
 
-``vmap`` turns a convolution whose weights are every task's own into one of many groups, whose second derivatives are slow
-on CPUs. Here images keep their channels last, patches are copied once, and each layer is one batched product.
+``vmap`` turns a convolution whose weights are every task's own into one of many groups, whose second derivatives are
+slow on CPUs. Here images keep their channels last, patches are copied once, and each layer is one batched product.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class _Convolution:
     def __call__(self, params: Params, values: Tensor) -> Tensor:
         weight = params[f"{self.name}.weight"]
         count, outputs = weight.shape[:2]
-        patches: Tensor = _Patches.apply(values.flatten(0, 1), self.window)  # [C n, H', W', k l c]
+        patches: Tensor = _Patches.apply(values.flatten(0, 1), self.window)  # type: ignore[no-untyped-call]
         height, width = patches.shape[1:3]
         rows = patches.view(count, -1, patches.shape[-1])
         columns = weight.permute(0, 3, 4, 2, 1).reshape(count, -1, outputs)
@@ -77,6 +77,17 @@ class _Linear:
     def __call__(self, params: Params, values: Tensor) -> Tensor:
         bias = params[f"{self.name}.bias"] if self.bias else None
         return _product(values, params[f"{self.name}.weight"].mT, bias)
+
+
+@dataclass(frozen=True)
+class _Pointwise:
+    """A layer without parameters that looks at one value at a time."""
+
+    module: nn.Module
+
+    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: ARG002
+        made: Tensor = self.module(values)
+        return made
 
 
 def _product(rows: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
@@ -98,7 +109,7 @@ def _steps(model: nn.Module) -> list[_Step] | None:
         if type(module) is nn.Conv2d and not flat:
             if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
                 return None
-            window = _Window(module.kernel_size, module.stride, module.padding)
+            window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
             if module.dilation != (1, 1):
                 return None
             found.append(_Convolution(name, window, module.bias is not None))
@@ -108,7 +119,7 @@ def _steps(model: nn.Module) -> list[_Step] | None:
             flat = True
             found.append(_flatten)
         elif type(module) in _POINTWISE and found:
-            found.append(lambda params, values, point=module: point(values))  # type: ignore[misc]
+            found.append(_Pointwise(module))
         else:
             return None
         names |= {f"{name}.{own}" for own, _ in module.named_parameters()}
@@ -116,6 +127,10 @@ def _steps(model: nn.Module) -> list[_Step] | None:
     whole = {name for name, _ in model.named_parameters()} == names and flat
     convolves = any(isinstance(step, _Convolution) for step in found)
     return found if whole and convolves and not changed else None
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    return sizes[0], sizes[1]
 
 
 @dataclass(frozen=True)
@@ -157,7 +172,7 @@ class _Patches(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Pasted.apply(gradients[0], ctx.window, ctx.shape), None
+        return _Pasted.apply(gradients[0], ctx.window, ctx.shape), None  # type: ignore[no-untyped-call]
 
 
 class _Pasted(torch.autograd.Function):
@@ -168,4 +183,4 @@ class _Pasted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Patches.apply(gradients[0], ctx.window), None, None
+        return _Patches.apply(gradients[0], ctx.window), None, None  # type: ignore[no-untyped-call]

@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.recorded import read_sighting, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
-from fedpriv.exposure.watch import Watch, attack_sighting, keep, to_json
+from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, to_json
 
 __all__ = ["attack_run"]
 
@@ -35,17 +35,16 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         )
     config = apply(read_toml(run / "config.toml"), parse_assignments(assignments))
     settings = Watch(**config.pop("attack"))
-    seed = int(config["run"].get("reproduce", config["run"]["seed"]))
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
     if not chosen:
         raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
     pictures: list[Path] = []
     for number in chosen:
-        played = attack_sighting(experiment, read_sighting(run, number), settings, seed)
-        found = {"round": number, **to_json(played, experiment)}
+        attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
+        found = {"round": number, **to_json(attacked, experiment)}
         keep(run, found)
-        pictures += write_pictures(run, number, played, found.get("auc_bound"))
+        pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
     results = results_of(run)
     if json_output:
         sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")

@@ -27,8 +27,10 @@ def draw_pairs(played: dict[str, Played], title: str) -> Figure:
     figure = Figure(figsize=(1.6 + 1.35 * count, 0.5 + 0.82 * len(rows)), facecolor="white")
     FigureCanvasAgg(figure)
     left = 1.5 / (1.6 + 1.35 * count)
-    grid = figure.add_gridspec(len(rows), 3 * count, left=left, right=0.99, top=0.9, bottom=0.02, wspace=0.04, hspace=0.2,
-                               width_ratios=[1, 1, 0.25] * count)  # fmt: skip
+    grid = figure.add_gridspec(
+        len(rows), 3 * count, left=left, right=0.99, top=0.9, bottom=0.02, wspace=0.04, hspace=0.2,
+        width_ratios=[1, 1, 0.25] * count,
+    )  # fmt: skip
     for line, (name, side) in enumerate(rows):
         for column, (before, after) in enumerate(played[name].shown[side]):
             for offset, image in enumerate((before, after)):
@@ -53,8 +55,9 @@ def draw_roc(played: dict[str, Played], bound: float | None, title: str) -> Figu
         for rule in RULES:
             false, true = roc(scores["members"], scores[rule])
             value = one.outcomes["inversion"][rule].auc.value
-            axes.step(false, true, where="post", color=colours[name], lw=1.8, ls="-" if rule == "paper" else (0, (4, 2)),
-                      label=f"{name} set, {'any class' if rule == 'paper' else 'same class'}: AUC {value:.2f}")  # fmt: skip
+            line = "-" if rule == "paper" else (0, (4, 2))
+            label = f"{name} set, {'any class' if rule == 'paper' else 'same class'}: AUC {value:.2f}"
+            axes.step(false, true, where="post", color=colours[name], lw=1.8, ls=line, label=label)
     axes.plot([0, 1], [0, 1], color=INK, lw=1, ls=":", label="guessing")
     axes.set_xlabel("share of non-members called members")
     axes.set_ylabel("share of members found")

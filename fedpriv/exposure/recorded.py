@@ -48,7 +48,7 @@ def record(sighting: Sighting, run: Path, limit: int) -> int:
     path = folder / f"seen-{sighting.round:06d}.npz"
     taken = sum(file.stat().st_size for file in folder.glob("seen-*.npz") if file != path)
     fixed = sum(value.nbytes for arrays in sighting.billboards.values() for value in arrays.values())
-    each = max((sum(value[:1].nbytes for value in one.values()) for one in sighting.updates.values()), default=0)
+    each = max((sum(v.nbytes for v in one.values()) for one in sighting.billboards.values()), default=0)
     room = max(0, limit - taken - fixed) // max(1, each * max(1, len(sighting.updates)))
     arrays, left_out = {}, 0
     for group, named in sighting.billboards.items():
@@ -56,7 +56,9 @@ def record(sighting: Sighting, run: Path, limit: int) -> int:
     for group, updates in sighting.updates.items():
         count = max((len(value) for value in updates.values()), default=0)
         left_out += max(0, count - room)
-        arrays.update({f"update/{group}/{name}": value[:room] for name, value in updates.items()})
+        # Rows come in float64, as they were clipped; the billboard's type is what was computed in.
+        types = {name: value.dtype for name, value in sighting.billboards[group].items()}
+        arrays.update({f"update/{group}/{name}": value[:room].astype(types[name]) for name, value in updates.items()})
         ids = sighting.tasks[group]
         arrays[f"tasks/{group}"] = ids[:room] if sighting.kind == "rows" else ids
     header = {"format": _FORMAT, "round": sighting.round, "kind": sighting.kind, "released": False}

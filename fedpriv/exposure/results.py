@@ -55,6 +55,13 @@ def as_text(results: dict[str, Any]) -> str:
                     rows.append((str(one["round"]), name, attack, rule, *cells, limit))
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    for one in results.get("attacked", []):
+        if "which_task" in one:
+            task = one["which_task"]
+            lines.append(
+                f"round {one['round']}, in whose query set among {task['tasks']} tasks: won {_rate(task['won'])}, the "
+                f"right task of members {_rate(task['right_task'])} (guessing: {1 / task['tasks']:.3f})"
+            )
     if bound is None:
         lines.append("There is no bound: noise that the server adds gives nothing against the server.")
     return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedpriv.attacks import SETS, Games, Played, Seen, auc_bound, seen_rows
+from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
 from fedpriv.attacks.games import SetName
 from fedpriv.cohort import Cohort, Key
 from fedpriv.errors import FedprivError, InputError
@@ -23,7 +24,16 @@ from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
 
-__all__ = ["Watch", "attack_sighting", "refuse_unattackable", "with_watch"]
+__all__ = [
+    "Attacked",
+    "Watch",
+    "attack_sighting",
+    "episode_seed",
+    "keep",
+    "refuse_unattackable",
+    "to_json",
+    "with_watch",
+]
 
 
 class Watch(Games):
@@ -35,6 +45,8 @@ class Watch(Games):
         Rounds to listen to; the first, the middle and the last one unless given.
     sets : tuple of {"query", "support"}
         What is attacked.
+    global_game : bool
+        Whether to ask, too, in whose query set an image is, among 20 tasks.
     during : bool
         Whether to attack inside the rounds; otherwise rows are recorded only, for `fedpriv attack RUN`.
     limit_mib : float
@@ -43,8 +55,28 @@ class Watch(Games):
 
     rounds: tuple[int, ...] | None = None
     sets: tuple[SetName, ...] = SETS
+    global_game: bool = True
     during: bool = True
     limit_mib: float = Field(default=256.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What came out of one round.
+
+    Attributes
+    ----------
+    played : dict
+        The local games, by set.
+    which_task : WhichTask or None
+        The global game.
+    unusable : int
+        Rows that could not be attacked: all zero, or of an episode that is not full.
+    """
+
+    played: dict[str, Played]
+    which_task: WhichTask | None
+    unusable: int
 
 
 def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
@@ -69,7 +101,7 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
         if watch.during:
             try:
-                found |= to_json(attack_sighting(experiment, sighting, watch, _seed(run)), experiment)
+                found |= to_json(attack_sighting(experiment, sighting, watch, episode_seed(run)), experiment)
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
@@ -78,8 +110,8 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
     return experiment.model_copy(update={"strategy": strategy})
 
 
-def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> dict[str, Played]:
-    """Play the games on what was seen in one round; by set.
+def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> Attacked:
+    """Play the games on what was seen in one round.
 
     Parameters
     ----------
@@ -94,23 +126,25 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
     refuse_unattackable(experiment)
     if sighting.kind == "sum":
         raise InputError(_sums(sighting))
-    found: dict[str, Played] = {}
-    for name in games.sets:
-        seen, cohort = _largest_group(experiment, sighting, seed)
-        found[name] = games.play(seen, name, cohort, seed=seed)
-    return found
+    seen, cohort, left_out = _largest_group(experiment, sighting, seed)
+    played: dict[str, Played] = {name: games.play(seen, name, cohort, seed=seed) for name in games.sets}
+    named = which_task(seen, cohort, seed=seed) if games.global_game else None
+    return Attacked(played, named, left_out)
 
 
-def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[Seen, Cohort]:
+def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[Seen, Cohort, int]:
     group = max(sighting.updates, key=lambda name: len(sighting.tasks[name]))
     problem = experiment.problem()
     ids = sighting.tasks[group]
     order = np.argsort(ids, kind="stable")
     cohort = Cohort(experiment.tasks, ids[order], problem.dtype)
-    rows = {name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()}
+    rows = {
+        name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()
+    }
     billboard = {name: torch.from_numpy(np.array(value)) for name, value in sighting.billboards[group].items()}
     client: Any = experiment.client
-    return seen_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))[0], cohort
+    seen, left_out = seen_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))
+    return seen, cohort, left_out
 
 
 def refuse_unattackable(experiment: Experiment) -> None:
@@ -131,20 +165,24 @@ def refuse_unattackable(experiment: Experiment) -> None:
 def _sums(sighting: Sighting | None) -> str:
     count = "" if sighting is None else f" (here {sum(map(len, sighting.tasks.values()))} tasks in all)"
     return (
-        f"with strategy.reply = 'sum' the server sees one clipped sum per node over all tasks that the node trained{count}"
-        ", so no task has a gradient of its own to attack, unless a node hosts one task only; set "
+        "with strategy.reply = 'sum' the server sees one clipped sum per node over all tasks that the node trained"
+        f"{count}, so no task has a gradient of its own to attack, unless a node hosts one task only; set "
         "strategy.reply = 'rows' to attack rows."
     )
 
 
-def _seed(run: Path) -> int:
+def episode_seed(run: Path) -> int:
+    """Return the public seed from which the tasks of a run drew their episodes."""
     stored = read_config(run)["run"]
     return int(stored.get("reproduce", stored["seed"]))
 
 
-def to_json(found: dict[str, Played], experiment: Experiment) -> dict[str, Any]:
+def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
     """Return what came out of one round as plain values, with the bound where there is one."""
-    result: dict[str, Any] = {name: played.to_json() for name, played in found.items()}
+    result: dict[str, Any] = {name: played.to_json() for name, played in found.played.items()}
+    result["unusable"] = found.unusable
+    if found.which_task is not None:
+        result["which_task"] = found.which_task.to_json()
     if getattr(experiment.strategy, "noise_at", "server") == "node":
         noise = experiment.strategy.resolve_noise(len(experiment.tasks))
         result["auc_bound"] = auc_bound(noise)

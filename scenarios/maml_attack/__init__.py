@@ -1,7 +1,7 @@
 """What a malicious server learns about support and query sets from MAML's gradients, inside the rounds.
 
-Rafiei, Maheri, Rabiee: Privacy Challenges in Meta-Learning. The server publishes the meta-model and follows the protocol, but
-reads every task's row before it adds noise, in the first, the middle and the last round.
+Rafiei, Maheri, Rabiee: Privacy Challenges in Meta-Learning. The server publishes the meta-model and follows the
+protocol, but reads every task's row before it adds noise, in the first, the middle and the last round.
 """
 
 from __future__ import annotations
@@ -15,6 +15,6 @@ PRESETS = ("digits", "mnist", "fashion", "femnist")
 
 
 def build(config: Config, data_dir: Path | None = None) -> Any:
-    """Build the experiment; as in the paper, the query set has as many shots as the support set unless said otherwise."""
+    """Build the experiment; the query set has as many shots as the support set, as in the paper, if not said."""
     client = {"queries": config["data"].get("shots", 1), **config["client"]}
     return build_experiment({**config, "client": client}, data_dir)
