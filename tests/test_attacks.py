@@ -359,7 +359,7 @@ def test_games_on_digits() -> None:
     assert named.tasks == 24
     assert named.right_task.value > 0.25, "12 guesses among 24: three right by chance once in 80"
     support = games.model_copy(update={"iterations": 2}).play(seen, "support", parts[4])
-    assert support.shown["members"].shape == (6, 2, 8, 8)
+    assert support.shown["members"].shape == support.shown["from noise"].shape == (6, 3, 8, 8)
 
 
 def test_controlled_others_share_the_class_and_are_in_no_episode() -> None:

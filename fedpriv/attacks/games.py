@@ -6,7 +6,7 @@ apart. The controlled rule takes it from the same task and class as the slot tha
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -47,7 +47,8 @@ class Played:
     outcomes : dict
         By attack and rule.
     shown : dict
-        By side, a few pairs (target, result), float32 [k, 2, H, W].
+        By side, and "from noise" (full reconstruction), a few triples: where the slot began, what it came to, and an
+        image of the same class that is really there; float32 [k, 3, H, W], the first channel.
     references : int
         References that standardise the cheap score; below 2 it stays as it is.
     """
@@ -154,7 +155,11 @@ class Games(Inversion):
                 result = torch.cat(results)
                 scores["inversion"][side] = similarity(images, result, self.high - self.low)
                 scores["score"][side] = torch.cat(cheap).double().numpy()
-                shown[side] = torch.stack([images, result], dim=1)[:_SHOWN, :, 0].numpy()
+                shown[side] = _beside(images, result, candidates["members"])
+            few = seen.part(slice(0, _SHOWN))
+            blind = replace(places.part(slice(0, _SHOWN)), start=noise[:_SHOWN] * (self.high - self.low) + self.low)
+            bare = blind.taken(blind.start)
+            shown["from noise"] = _beside(bare, self._invert(engine, few, which, bare, blind), candidates["members"])
         outcomes = {
             attack: {rule: judge(sides["members"], sides[rule], self.validation, seed) for rule in RULES}
             for attack, sides in scores.items()
@@ -253,6 +258,13 @@ def similarity(left: Tensor, right: Tensor, span: float) -> NDArray[np.float64]:
     window = min(11, smallest - 1 + smallest % 2)
     found = ssim(left.float(), right.float(), data_range=span, size_average=False, win_size=window)
     return np.asarray(found.double().numpy())
+
+
+def _beside(before: Tensor, after: Tensor, truth: Tensor) -> NDArray[np.float32]:
+    count = min(_SHOWN, len(before))
+    parts = [value[:count, 0].float() for value in (before, after, truth)]
+    found: NDArray[np.float32] = torch.stack(parts, dim=1).numpy()
+    return found
 
 
 def _cut(count: int, size: int) -> list[slice]:

@@ -15,7 +15,7 @@ __all__ = ["Outcome", "Rate", "auc_bound", "exact_rate", "judge", "roc", "thresh
 
 Scores = NDArray[np.float64]
 Measure = Callable[[Scores, Scores], float]
-_RESAMPLES = 1000
+_RESAMPLES = 500
 _LOW_RATE = 0.01
 
 
@@ -40,7 +40,7 @@ class Outcome:
     precision : float or None
         Of the games called members, how many were; None if none was called.
     auc, tpr_at_low_fpr : Rate
-        Without any threshold; intervals by bootstrap over the games of each side (1,000 resamples, percentiles). The
+        Without any threshold; intervals by bootstrap over the games of each side (500 resamples, percentiles). The
         second is the true positive rate where at most 1% of the others are called members; with fewer than 100
         others that means none.
     threshold : float

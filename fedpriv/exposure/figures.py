@@ -14,32 +14,39 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_pairs", "draw_roc", "write_pictures"]
 
-_SIDES = {"members": "member", "paper": "non-member\n(any class)", "controlled": "non-member\n(same class)"}
+_SIDES = {
+    "members": "member",
+    "paper": "non-member\n(any class)",
+    "controlled": "non-member\n(same class)",
+    "from noise": "no target",
+}
+_COLUMNS = ("start", "result", "truth")
 
 
 def draw_pairs(played: dict[str, Played], title: str) -> Figure:
-    """Draw targets beside results: a member comes back, a non-member turns into what was really there."""
+    """Draw targets, results and truth: a member stays, a non-member turns into what is really there."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     count = max(len(pairs) for one in played.values() for pairs in one.shown.values())
     rows = [(name, side) for name in played for side in _SIDES]
-    figure = Figure(figsize=(1.6 + 1.35 * count, 0.5 + 0.82 * len(rows)), facecolor="white")
+    size = (1.6 + 1.75 * count, 0.5 + 0.68 * len(rows))
+    figure = Figure(figsize=size, facecolor="white")
     FigureCanvasAgg(figure)
-    left = 1.5 / (1.6 + 1.35 * count)
+    left, top = 1.5 / size[0], 1 - 0.5 / size[1]
     grid = figure.add_gridspec(
-        len(rows), 3 * count, left=left, right=0.99, top=0.9, bottom=0.02, wspace=0.04, hspace=0.2,
-        width_ratios=[1, 1, 0.25] * count,
+        len(rows), 4 * count, left=left, right=0.99, top=top, bottom=0.02, wspace=0.04, hspace=0.2,
+        width_ratios=[1, 1, 1, 0.25] * count,
     )  # fmt: skip
     for line, (name, side) in enumerate(rows):
-        for column, (before, after) in enumerate(played[name].shown[side]):
-            for offset, image in enumerate((before, after)):
-                axes = figure.add_subplot(grid[line, 3 * column + offset])
+        for column, triple in enumerate(played[name].shown[side]):
+            for offset, image in enumerate(triple):
+                axes = figure.add_subplot(grid[line, 4 * column + offset])
                 axes.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
                 axes.set_xticks([])
                 axes.set_yticks([])
                 if line == 0:
-                    axes.set_title(("target", "result")[offset], fontsize=6.5, pad=2)
+                    axes.set_title(_COLUMNS[offset], fontsize=6.5, pad=2)
                 if column == 0 and offset == 0:
                     axes.set_ylabel(f"{name} set,\n{_SIDES[side]}", rotation=0, ha="right", va="center", fontsize=7.5)
     figure.suptitle(title, fontsize=8.5, x=0.02, ha="left")
@@ -53,7 +60,8 @@ def draw_roc(played: dict[str, Played], bound: float | None, title: str) -> Figu
     for name, one in played.items():
         scores = one.scores["inversion"]
         for rule in RULES:
-            false, true = roc(scores["members"], scores[rule])
+            judged = slice(one.outcomes["inversion"][rule].validation, None)
+            false, true = roc(scores["members"][judged], scores[rule][judged])
             value = one.outcomes["inversion"][rule].auc.value
             line = "-" if rule == "paper" else (0, (4, 2))
             label = f"{name} set, {'any class' if rule == 'paper' else 'same class'}: AUC {value:.2f}"
