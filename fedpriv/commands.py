@@ -186,14 +186,15 @@ def _print_newcomers(console: Any, found: dict[str, Any] | None) -> None:
         return
     names = {
         "billboard": "the billboard",
-        "scratch": "the public start (best rate for it)",
-        "pretrained": "a plain pre-trained network (best rate for it)",
+        "scratch": "the public start",
+        "pretrained": "a plain pre-trained network",
     }
-    parts = [
-        f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
-        for name, text in names.items()
-        if name in found
-    ]
+    parts = []
+    for name, text in names.items():
+        if name in found:
+            score = f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
+            best = found[name].get("best")
+            parts.append(score + (f" ({_number(best['accuracy'])} at the rate that is best for it)" if best else ""))
     console.print(
         f"Accuracy of {found['people']} people who took no part, after the same adaptation (diagnostic): "
         f"{', '.join(parts)}.",

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ["pretrained", "score_newcomers", "score_start"]
 
-_RATES = (0.1, 0.3, 1.0, 3.0, 10.0)
-"""References may adapt by any of these multiples of the client's own rate, and the best on the held-out people counts:
-that favours them."""
+_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""References adapt at the client's own rate, and at the one of these multiples that is best on the held-out people
+themselves: that favours them."""
 _BATCH, _RATE, _MOMENTUM, _EPOCHS = 32, 0.05, 0.9, 100
 
 
@@ -48,8 +48,9 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
     Returns
     -------
     dict
-        Per start mean accuracy (``accuracy``; the loss in regression), half width of its 95% interval over people,
-        and for references the rate and the paired difference.
+        Per start mean accuracy (the negative loss in regression) and half the width of its 95% interval over people;
+        for references also by how much the billboard is better, person by person, and the same with the rate that is
+        best for the reference (``best``).
     """
     people = run.held_out
     if people is None:
@@ -62,13 +63,9 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
     for name, reference in references.items():
         if reference is None:
             continue
-        rate, scores = _best(run.client, learner, reference, people)
-        gain = contrast(own.tolist(), scores.tolist()).interval if len(people) > 1 else None
-        found[name] = _measured(scores) | {
-            "rate": rate,
-            "gain": None if gain is None else round(gain.mean, 4),
-            "gain_half": None if gain is None or gain.half is None else round(gain.half, 4),
-        }
+        rate, best = _best(run.client, learner, reference, people)
+        same = score_start(run.client, learner, reference, people)
+        found[name] = _compared(own, same) | {"best": _compared(own, best) | {"rate": rate}}
     return found
 
 
@@ -132,6 +129,14 @@ def _best(
         (rate, score_start(client.model_copy(update={"learning_rate": rate}), learner, start, people)) for rate in tried
     ]
     return max(scored, key=lambda pair: float(pair[1].mean()))
+
+
+def _compared(own: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[str, Any]:
+    if len(own) < 2:
+        return _measured(scores)
+    gain = contrast(own.tolist(), scores.tolist()).interval
+    half = None if gain.half is None else round(gain.half, 4)
+    return _measured(scores) | {"gain": round(gain.mean, 4), "gain_half": half}
 
 
 def _measured(scores: NDArray[np.float64]) -> dict[str, float | None]:

@@ -77,11 +77,11 @@ def test_protected_data_exit_with_3_when_the_budget_is_spent(fedpriv: Any) -> No
 
 
 def test_lists(fedpriv: Any) -> None:
-    assert [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])] == ["pmtl"]
-    assert [row["preset"] for row in json.loads(fedpriv("list", "presets", "--json")[1])] == [
-        "digits",
-        "femnist",
-        "fashion",
+    assert [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])] == ["maml", "pmtl"]
+    presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
+    assert presets == [
+        *[("maml", name) for name in ("digits", "mnist", "fashion", "femnist")],
+        *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
     ]
     found = json.loads(fedpriv("list", "datasets", "--json")[1])
     assert {"digits", "femnist", "mnist", "fashion"} <= {row["name"] for row in found}

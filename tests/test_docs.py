@@ -15,7 +15,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
-NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.pmtl"}
+NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.maml", "fedpriv.scenarios.pmtl"}
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
 SCRIPT = """\
@@ -40,19 +40,20 @@ ARROWS: dict[str, tuple[str, str]] = {
     "fedpriv": ("", "cohort data experiment privacy summary"),
     "__main__": ("cli", ""),
     "privacy": ("", ""),
-    "cohort": ("", ""),
+    "cohort": ("", "privacy"),
     "models": ("", ""),
     "report": ("statistics", ""),
     "data": ("", "cohort"),
     "protocol": ("", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort", ""),
+    "clients": ("cohort privacy", ""),
     "strategies": ("privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
     "statistics": ("", ""),
     "progress": ("", ""),
-    "experiment": ("cohort models privacy protocol runs runtime strategies summary", "clients"),
+    "newcomers": ("cohort statistics", "experiment"),
+    "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
     "config": ("", "clients data experiment models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress sweep", "data runtime"),
@@ -64,7 +65,7 @@ ARROWS: dict[str, tuple[str, str]] = {
 LIBRARIES = {
     "ray": {"runtime"},
     "flwr": {"protocol", "strategies", "runtime", "experiment"},
-    "torch": {"cohort", "models", "clients", "runtime", "experiment"},
+    "torch": {"cohort", "models", "clients", "runtime", "experiment", "newcomers"},
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}

@@ -89,6 +89,21 @@ class Engine(ABC):
     def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:
         """Return every task's mean loss [C], differentiable as often as the model; 0 for a task without examples."""
 
+    def meta_shortcut(
+        self,
+        problem: Problem,  # noqa: ARG002
+        params: Params,  # noqa: ARG002
+        support: Batch,  # noqa: ARG002
+        query: Batch,  # noqa: ARG002
+        *,
+        rate: float,  # noqa: ARG002
+        steps: int,  # noqa: ARG002
+        through: bool,  # noqa: ARG002
+        create_graph: bool,  # noqa: ARG002
+    ) -> tuple[Params, Tensor] | None:
+        """Return meta-gradients [C, ...] and query losses [C] if this engine knows a faster way; None otherwise."""
+        return None
+
     @abstractmethod
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return mean loss and accuracy of every task, both [C]; NaN for a task without examples."""

@@ -79,12 +79,11 @@ def draw_episodes(
         support[row, : len(first)], query[row, : len(rest)] = first, rest
         if permute_labels:
             names[row] = generator.permutation(kinds)
-    parts = [next(cohort.batches(index[:, None])) for index in (support, query)]
+    first_set, second_set = (next(cohort.batches(index[:, None])) for index in (support, query))
     if not permute_labels:
-        return Episodes(*parts)
+        return Episodes(first_set, second_set)
     called = torch.from_numpy(names)
-    renamed = [replace(part, targets=torch.where(part.mask > 0, called.gather(1, part.targets), 0)) for part in parts]
-    return Episodes(*renamed, called)
+    return Episodes(_renamed(first_set, called), _renamed(second_set, called), called)
 
 
 def check_shots(tasks: Tasks, shots: int) -> None:
@@ -110,6 +109,10 @@ def check_shots(tasks: Tasks, shots: int) -> None:
                 f"and {shots} shots leave none to judge by; lower the shots to {max(int(counts.min()) - 1, 0)} or give "
                 "the task more examples."
             )
+
+
+def _renamed(batch: Batch, called: Tensor) -> Batch:
+    return replace(batch, targets=torch.where(batch.mask > 0, called.gather(1, batch.targets), 0))
 
 
 def _labels(tasks: Tasks, position: int) -> NDArray[np.int64]:

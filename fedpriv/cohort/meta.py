@@ -62,13 +62,10 @@ class MetaGradient:
         The gradient of the query loss after adaptation, by the parameters before it (by those after it in first order).
     query_loss : Tensor, shape [C]
         Mean loss on the query set after adaptation; 0 for a task without query examples.
-    adapted : Params, each [C, ...]
-        The parameters after adaptation.
     """
 
     gradient: Params
     query_loss: Tensor
-    adapted: Params
 
 
 def task_gradients(
@@ -178,6 +175,19 @@ def meta_gradient(
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks, Algorithm 2.
     """
     through = inner.order == "second"
+    if step_gradient is None and not any(value.requires_grad for value in params.values()):
+        quick = engine.meta_shortcut(
+            problem,
+            params,
+            support,
+            query,
+            rate=inner.learning_rate,
+            steps=inner.steps,
+            through=through,
+            create_graph=create_graph,
+        )
+        if quick is not None:
+            return MetaGradient(*quick)
     with torch.enable_grad():
         start = {name: value if value.requires_grad else _leaf(value) for name, value in params.items()}
         graph = through or create_graph
@@ -189,8 +199,8 @@ def meta_gradient(
         found = torch.autograd.grad(losses.sum(), list(by.values()), create_graph=create_graph, materialize_grads=True)
     gradient = dict(zip(by, found, strict=True))
     if create_graph:
-        return MetaGradient(gradient, losses, adapted)
-    return MetaGradient(gradient, losses.detach(), {name: value.detach() for name, value in adapted.items()})
+        return MetaGradient(gradient, losses)
+    return MetaGradient(gradient, losses.detach())
 
 
 def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor) -> None:
@@ -219,7 +229,7 @@ def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor
             # Back to everything that there is, not to chosen tensors: a layer that stops the way is reached, too.
             rolled = sum((value.square().sum() for value in gradients), start=torch.zeros((), dtype=problem.dtype))
             if rolled.requires_grad:
-                rolled.backward()
+                torch.autograd.backward(rolled)
     except (RuntimeError, NotImplementedError) as error:
         raise InputError(
             f"the model {type(problem.model).__name__} cannot be differentiated twice ({str(error).splitlines()[0]}); "

@@ -136,8 +136,8 @@ def _sides(dataset: Dataset, settings: FewShot) -> tuple[Positions, Positions]:
         first = [label for label in order.tolist() if label not in alike]
         place = int(np.flatnonzero(np.isin(order, alike))[0])
         both = list(alike) if place < held and held >= len(alike) else []
-        theirs = both + first[: held - len(both)]
-        order = np.array(theirs + [label for label in order.tolist() if label not in theirs], dtype=np.int64)
+        chosen = both + first[: held - len(both)]
+        order = np.array(chosen + [label for label in order.tolist() if label not in chosen], dtype=np.int64)
     mine, theirs = (order, order) if held == 0 else (order[held:], order[:held])
     if turned:
         mine, theirs = ((4 * side[:, None] + np.arange(4)).reshape(-1) for side in (mine, theirs))
