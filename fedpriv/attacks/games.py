@@ -26,7 +26,7 @@ from fedpriv.cohort.products import ProductEngine
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 
-__all__ = ["RULES", "SETS", "Games", "Played", "similarity"]
+__all__ = ["RULES", "SETS", "Games", "Played", "SetName", "similarity"]
 
 SetName = Literal["query", "support"]
 SETS: tuple[SetName, ...] = ("query", "support")

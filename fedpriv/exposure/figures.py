@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fedpriv.attacks import RULES, Played, roc
 from fedpriv.errors import ComponentFailure
 from fedpriv.report.figures import COLOURS, INK, canvas, save_svg
@@ -12,7 +14,7 @@ from fedpriv.report.figures import COLOURS, INK, canvas, save_svg
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_pairs", "draw_roc", "write_pictures"]
+__all__ = ["draw_roc", "draw_triples", "write_pictures"]
 
 _SIDES = {
     "members": "member",
@@ -23,33 +25,32 @@ _SIDES = {
 _COLUMNS = ("start", "result", "truth")
 
 
-def draw_pairs(played: dict[str, Played], title: str) -> Figure:
-    """Draw targets, results and truth: a member stays, a non-member turns into what is really there."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    count = max(len(pairs) for one in played.values() for pairs in one.shown.values())
-    rows = [(name, side) for name in played for side in _SIDES]
-    size = (1.6 + 1.75 * count, 0.5 + 0.68 * len(rows))
-    figure = Figure(figsize=size, facecolor="white")
-    FigureCanvasAgg(figure)
-    left, top = 1.5 / size[0], 1 - 0.5 / size[1]
-    grid = figure.add_gridspec(
-        len(rows), 4 * count, left=left, right=0.99, top=top, bottom=0.02, wspace=0.04, hspace=0.2,
-        width_ratios=[1, 1, 1, 0.25] * count,
-    )  # fmt: skip
-    for line, (name, side) in enumerate(rows):
-        for column, triple in enumerate(played[name].shown[side]):
+def draw_triples(played: dict[str, Played], title: str) -> Figure:
+    """Draw start, result and truth side by side: a member stays, a non-member turns into what is really there."""
+    rows = [(name, side, one.shown[side]) for name, one in played.items() for side in _SIDES]
+    count, _, height, width = max((shown.shape for _, _, shown in rows), key=lambda shape: shape[0])
+    down, across, apart = height + max(2, height // 6), width + 1, max(3, width // 4)
+    # One picture for all: hundreds of axes would take minutes to draw.
+    mosaic = np.full((down * len(rows), (3 * across + apart) * count), np.nan)
+    for line, (_, _, shown) in enumerate(rows):
+        for column, triple in enumerate(shown):
             for offset, image in enumerate(triple):
-                axes = figure.add_subplot(grid[line, 4 * column + offset])
-                axes.imshow(image, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
-                axes.set_xticks([])
-                axes.set_yticks([])
-                if line == 0:
-                    axes.set_title(_COLUMNS[offset], fontsize=6.5, pad=2)
-                if column == 0 and offset == 0:
-                    axes.set_ylabel(f"{name} set,\n{_SIDES[side]}", rotation=0, ha="right", va="center", fontsize=7.5)
-    figure.suptitle(title, fontsize=8.5, x=0.02, ha="left")
+                left = column * (3 * across + apart) + offset * across
+                mosaic[line * down : line * down + height, left : left + width] = image
+    figure, axes = canvas(0.7 + 6.6 * mosaic.shape[0] / mosaic.shape[1])
+    figure.set_size_inches(8.2, figure.get_figheight())
+    axes.imshow(mosaic, cmap="gray", vmin=0.0, vmax=1.0, interpolation="nearest")
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.set_yticks([line * down + height / 2 for line in range(len(rows))])
+    axes.set_yticklabels([f"{name} set,\n{_SIDES[side]}" for name, side, _ in rows], fontsize=6.5)
+    places = [
+        column * (3 * across + apart) + offset * across + width / 2 for column in range(count) for offset in range(3)
+    ]
+    axes.set_xticks(places, list(_COLUMNS) * count, fontsize=6)
+    axes.xaxis.tick_top()
+    axes.tick_params(length=0)
+    axes.set_title(title, fontsize=8.5, loc="left")
     return figure
 
 
@@ -82,7 +83,7 @@ def write_pictures(run: Path, number: int, played: dict[str, Played], bound: flo
     """
     folder, written = run / "private", []
     drawn = {
-        f"reconstructions-{number:06d}": draw_pairs(played, f"{run.name}, round {number}: gradient inversion"),
+        f"reconstructions-{number:06d}": draw_triples(played, f"{run.name}, round {number}: gradient inversion"),
         f"roc-{number:06d}": draw_roc(played, bound, f"{run.name}, round {number}"),
     }
     try:
