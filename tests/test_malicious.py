@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
@@ -137,10 +138,50 @@ def _bare() -> Any:
 
 
 def test_a_failing_attack_does_not_stop_the_run(tmp_path: Path) -> None:
-    greedy = with_watch(experiment(), Watch(games=500, rounds=(1,)))
-    greedy.run(tmp_path / "run", reproduce=1)
+    with pytest.raises(InputError, match="540 rows of one round, and there are 9 tasks"):
+        with_watch(experiment(), Watch(games=500))
+    few = experiment(strategy={"sampling_rate": 0.2, "sampling": "fixed-size"})
+    with_watch(few, Watch(games=6, validation=3, rounds=(1,))).run(tmp_path / "run", reproduce=1)
     failed = results_of(tmp_path / "run")["attacked"][0]["failed"]
-    assert "lower attack.games" in failed
+    assert "need 9 rows, and 2 were seen" in failed
+
+
+class Steps(torch.autograd.Function):
+    """An identity without a second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0]
+
+
+class Stepped(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 3)
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return Steps.apply(self.layer(inputs.flatten(1)))
+
+
+def test_models_that_cannot_be_differentiated_twice_are_refused() -> None:
+    """In first order MAML itself does without; the attacks do not."""
+    first = experiment(model=Stepped(), client=MAML(queries=1, order="first"))
+    with pytest.raises(InputError, match="Stepped cannot be differentiated twice"):
+        with_watch(first, Watch(**GAMES))
+
+
+def test_protected_data_are_not_recorded(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    tasks = replace(experiment().tasks, declared="protected")
+    theirs = experiment(tasks=tasks, held_out=None, population="people", ledger=tmp_path / "people.sqlite")
+    with pytest.raises(InputError, match="declared protected; attack a run on benchmark data"):
+        with_watch(theirs, Watch(rounds=(1,), during=False))
 
 
 def test_only_meta_gradients_are_attacked() -> None:

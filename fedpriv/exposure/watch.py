@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
 from fedpriv.attacks.games import SetName
-from fedpriv.cohort import Cohort, Key
+from fedpriv.cohort import Cohort, Key, refuse_once_differentiable
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.recorded import private_folder, record
 from fedpriv.names import kebab
@@ -85,14 +85,25 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
     Raises
     ------
     InputError
-        The client sends no meta-gradients, or nodes send sums.
+        The data are protected, the client sends no meta-gradients, nodes send sums, or there are too few tasks.
     """
+    if experiment.declared == "protected":
+        raise InputError(
+            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data are "
+            "declared protected; attack a run on benchmark data with the same settings."
+        )
     last = experiment.strategy.rounds
     rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
     if watch.during:
         refuse_unattackable(experiment)
         if experiment.strategy.reply_kind == "sum":
             raise InputError(_sums(None))
+        needed = watch.games + watch.validation
+        if needed > len(experiment.tasks):
+            raise InputError(
+                f"{watch.games} games and {watch.validation} for the threshold need {needed} rows of one round, and "
+                f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or raise data.tasks."
+            )
 
     def listen(sighting: Sighting, run: Path | None) -> None:
         if run is None or not (run / "config.toml").exists():
@@ -148,18 +159,21 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
 
 
 def refuse_unattackable(experiment: Experiment) -> None:
-    """Refuse clients whose updates are no meta-gradients.
+    """Refuse clients whose updates are no meta-gradients, and models whose gradients cannot be differentiated.
 
     Raises
     ------
     InputError
-        The client is not one that works on episodes.
+        Says which, and what to do.
     """
     if not (hasattr(experiment.client, "draw") and hasattr(experiment.client, "inner")):
         raise InputError(
             f"the attacks read meta-gradients, and the client {kebab(type(experiment.client).__name__)!r} sends "
             "something else; use the client 'maml', or set attack.during = false to record rows only."
         )
+    problem, tasks = experiment.problem(), experiment.tasks
+    inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
+    refuse_once_differentiable(problem, inputs, torch.zeros(2, dtype=torch.int64))
 
 
 def _sums(sighting: Sighting | None) -> str:
