@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks.envs import pfl_python
-from benchmarks.maml import NETWORKS, measure
+from benchmarks.maml import measure_apart
 from benchmarks.peers import PEERS, QUICK
 from benchmarks.report import Result, write_report
 from benchmarks.runner import prepared
@@ -51,7 +51,7 @@ def main(arguments: list[str] | None = None) -> int:
         pfl_python()  # made now, so that no measurement runs beside the installation
 
     load = os.getloadavg()[0]
-    meta = {name: measure(name, turns=3 if chosen.quick else 7) for name in NETWORKS}
+    meta = measure_apart(turns=3 if chosen.quick else 7)
     print(f"second-order MAML, times a loop: { ({name: round(median(one.ratios), 2) for name, one in meta.items()}) }")
     results: list[Result] = []
     for model in chosen.models or (("mlp",) if chosen.quick else MODELS):

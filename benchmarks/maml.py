@@ -6,8 +6,12 @@ and add it to a sum, on one thread of one process. The loop's episodes are made 
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
@@ -20,7 +24,7 @@ from fedpriv.clients import MAML
 from fedpriv.cohort import Cohort, Key, Learner, Problem, Ragged, Tasks, engine_named
 from fedpriv.privacy.clipping import clipped_sum
 
-__all__ = ["NETWORKS", "MetaSpeed", "measure", "section"]
+__all__ = ["NETWORKS", "MetaSpeed", "measure", "measure_apart", "section"]
 
 NETWORKS = {"mlp": (784, 64), "small": (72, 64)}
 """Inputs and hidden width; five outputs. The second has 4,997 parameters."""
@@ -126,6 +130,14 @@ def measure(name: str, *, tasks: int = 400, turns: int = 5) -> MetaSpeed:
     return MetaSpeed(problem.num_parameters, ratios, median(rates["ours"]), median(rates["loop"]), apart)
 
 
+def measure_apart(*, turns: int) -> dict[str, MetaSpeed]:
+    """Measure all networks in a fresh process whose libraries have one thread, as a shard's have."""
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+    command = [sys.executable, "-m", "benchmarks.maml", "--json", str(turns)]
+    done = subprocess.run(command, env=os.environ | one, check=True, capture_output=True, text=True)
+    return {name: MetaSpeed(**values) for name, values in json.loads(done.stdout).items()}
+
+
 def section(found: dict[str, MetaSpeed]) -> str:
     """Return the part of the report."""
     lines = [
@@ -162,4 +174,7 @@ def _apart(client: MAML, model: nn.Module, people: Tasks) -> float:
 
 
 if __name__ == "__main__":
-    print(section({name: measure(name) for name in NETWORKS}))
+    if sys.argv[1:2] == ["--json"]:
+        print(json.dumps({name: asdict(measure(name, turns=int(sys.argv[2]))) for name in NETWORKS}))
+    else:
+        print(section(measure_apart(turns=5)))

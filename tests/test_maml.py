@@ -409,15 +409,17 @@ def test_bad_input_is_refused_before_anything_starts() -> None:
 
 
 def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
-    """The preset in short: what it adapts to beats the public start by more than the interval."""
+    """A quarter of the preset, everything fixed by a seed: people held out do better than from the public start."""
     config = scenario("maml").preset("digits")
-    config["data"] |= {"held_out": 30}
     config["strategy"]["rounds"] = 80
+    config["run"] |= {"grid": "in-process", "shards": 1}
     result = build_experiment(config).run(reproduce=0)
     found = result.summary["diagnostics"]["held_out"]
     assert found["people"] == 30
     assert set(found) == {"people", "billboard", "scratch", "pretrained"}
-    assert found["scratch"]["gain"] > found["scratch"]["gain_half"] > 0
+    assert found["billboard"]["accuracy"] - found["billboard"]["half"] > 0.4  # chance is 0.2
+    assert found["scratch"]["gain"] > 0.02
+    assert found["scratch"]["best"]["accuracy"] >= found["scratch"]["accuracy"]
 
 
 @pytest.mark.parametrize("preset", ["digits", "mnist", "fashion", "femnist"])
