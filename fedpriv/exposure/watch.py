@@ -89,8 +89,8 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
     """
     if experiment.declared == "protected":
         raise InputError(
-            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data are "
-            "declared protected; attack a run on benchmark data with the same settings."
+            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data "
+            "are declared protected; attack a run on benchmark data with the same settings."
         )
     last = experiment.strategy.rounds
     rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
@@ -102,7 +102,7 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         if needed > len(experiment.tasks):
             raise InputError(
                 f"{watch.games} games and {watch.validation} for the threshold need {needed} rows of one round, and "
-                f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or raise data.tasks."
+                f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or add tasks."
             )
 
     def listen(sighting: Sighting, run: Path | None) -> None:
