@@ -197,6 +197,9 @@ def test_noise_of_the_nodes_is_in_the_rows_and_bounds_the_auc(tmp_path: Path) ->
     results = results_of(tmp_path / "run")
     # mu = 2 / 4; Phi(mu / sqrt 2)
     assert results["auc_bound"] == pytest.approx(0.6382, abs=1e-4)
+    for name in ("query", "support"):
+        for attack in ("inversion", "score"):
+            assert results[name][attack]["controlled"]["auc"]["low"] <= results["auc_bound"]
 
 
 def test_the_command_attacks_a_recorded_run(tmp_path: Path, fedpriv: Any) -> None:

@@ -36,7 +36,8 @@ class Outcome:
     ----------
     accuracy, recall, false_positives : Rate
         At the threshold, on games that had no part in choosing it; intervals of Clopper and Pearson, which are exact
-        for one proportion. The accuracy's joins the two sides, which are of one size.
+        for one proportion of independent games. The accuracy's joins the two sides, which are of one size and play on
+        the same rows: it takes them for independent.
     precision : float or None
         Of the games called members, how many were; None if none was called.
     auc, tpr_at_low_fpr : Rate

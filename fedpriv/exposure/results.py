@@ -32,7 +32,7 @@ def results_of(run: Path) -> dict[str, Any]:
                 **{key: best[name][key] for key in ("inversion", "score", "observer", "output")},
             }
     bounds = [one["auc_bound"] for one in rounds if "auc_bound" in one]
-    return {**found, "auc_bound": bounds[0] if bounds else None, "attacked": rounds}
+    return {"released": False, **found, "auc_bound": bounds[0] if bounds else None, "attacked": rounds}
 
 
 def as_text(results: dict[str, Any]) -> str:
