@@ -297,6 +297,21 @@ def report(
     _print(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
 
 
+@app.command(
+    epilog="Example: fedpriv attack runs/maml-attack-digits --set attack.games=20",
+    help="What a malicious server learns from the rows of a recorded run: membership, reconstructions, pictures.",
+)
+def attack(
+    run: Annotated[Path, typer.Argument(help="A run folder whose rows were recorded.")],
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. attack.games=50.")] = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.exposure.command import attack_run
+
+    attack_run(run, assignments=assignments or [], data_dir=data_dir, json_output=as_json)
+
+
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 

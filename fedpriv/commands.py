@@ -65,10 +65,24 @@ def run_scenario(
                 folder, reproduce=reproduce, resume=resume, progress=progress, about=about, config=resolved
             )
     page = write_report([folder])
+    leaked = _leaked(config, folder)
     if as_json:
-        sys.stdout.write(json.dumps(_headline(result, folder), indent=2) + "\n")
-    else:
-        _print_result(result, folder, page)
+        sys.stdout.write(json.dumps({**_headline(result, folder), **leaked}, indent=2) + "\n")
+        return
+    _print_result(result, folder, page)
+    if leaked:
+        from fedpriv.exposure import as_text
+
+        sys.stdout.write(as_text(leaked) + "\n")
+
+
+def _leaked(config: Config, folder: Path) -> dict[str, Any]:
+    """Return what attacks inside the rounds came to, if there were any."""
+    if not config.get("attack"):
+        return {}
+    from fedpriv.exposure import results_of
+
+    return results_of(folder)
 
 
 def _under_flower(

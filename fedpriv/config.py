@@ -1,7 +1,8 @@
 """Configuration: dotted keys in sections, read once at the edge, turned into frozen objects.
 
 The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
-keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``.
+keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``. An
+``[attack]`` section, if there is one, puts a malicious server beside the run (:class:`fedpriv.exposure.Watch`).
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ __all__ = [
 ]
 
 Config = dict[str, dict[str, Any]]
-SECTIONS = ("data", "model", "client", "strategy", "run")
+SECTIONS = ("data", "model", "client", "strategy", "run", "attack")
 _RUN_ONLY = ("reproduce",)
 _FEW_SHOT = "few-shot"
 _TARGET = ("epsilon", "delta", "relation")
@@ -53,7 +54,7 @@ def read_toml(path: Path) -> Config:
     for section, values in found.items():
         if section not in SECTIONS or not isinstance(values, dict):
             raise InputError(unknown("section", section, SECTIONS))
-    return {section: dict(found.get(section, {})) for section in SECTIONS}
+    return {section: dict(found.get(section, {})) for section in SECTIONS if section != "attack" or section in found}
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -101,10 +102,14 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "data.partition":
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
-        if name == "name" and value != result[section].get("name") and section in ("client", "strategy", "model"):
+        if (
+            name == "name"
+            and value != result.get(section, {}).get("name")
+            and section in ("client", "strategy", "model")
+        ):
             allowed = _known_settings(section, str(value))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
-        result[section][name] = value
+        result.setdefault(section, {})[name] = value
         if key == "strategy.noise_multiplier":  # the noise itself replaces a target, and the other way round
             result[section].pop("epsilon", None)
         if key == "strategy.clipping_norms":  # so do norms of groups and one for the whole update
@@ -227,7 +232,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
         from dataclasses import replace
 
         tasks = replace(tasks, declared=declared)
-    return Experiment(
+    experiment = Experiment(
         tasks=tasks,
         held_out=held_out,
         model=ModelSettings(name=name, settings=model),
@@ -235,6 +240,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
         strategy=strategy_object,
         **run,
     )
+    if not config.get("attack"):
+        return experiment
+    from fedpriv.exposure import Watch, with_watch
+
+    return with_watch(experiment, Watch(**config["attack"]))
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:

@@ -2,6 +2,7 @@
 
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.strategies.billboard import Billboard
+from fedpriv.strategies.malicious import MaliciousMetaLearner
 from fedpriv.strategies.silent import Silent
 
-__all__ = ["Billboard", "Silent", "TaskStrategy"]
+__all__ = ["Billboard", "MaliciousMetaLearner", "Silent", "TaskStrategy"]

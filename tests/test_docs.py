@@ -15,7 +15,10 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
-NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.maml", "fedpriv.scenarios.pmtl"}
+NO_ALL = {
+    "fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.maml", "fedpriv.scenarios.maml_attack",
+    "fedpriv.scenarios.pmtl",
+}  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
 SCRIPT = """\
@@ -55,19 +58,21 @@ ARROWS: dict[str, tuple[str, str]] = {
     "progress": ("", ""),
     "newcomers": ("cohort statistics", "experiment"),
     "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
-    "config": ("", "clients data experiment models privacy strategies"),
+    "attacks": ("cohort data", ""),
+    "exposure": ("attacks cohort config protocol report runs strategies", "experiment"),
+    "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data runtime"),
     "scenarios": ("config evidence statistics", "report"),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
-    "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "account commands data ledger report scenarios sweep"),
+    "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
+    "cli": ("", "account commands data exposure ledger report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},
     "flwr": {"arrays", "protocol", "strategies", "runtime", "experiment"},
-    "torch": {"cohort", "models", "clients", "runtime", "experiment", "newcomers"},
+    "torch": {"cohort", "models", "clients", "runtime", "experiment", "newcomers", "attacks", "exposure"},
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}
