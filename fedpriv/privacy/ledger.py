@@ -212,7 +212,7 @@ class Ledger:
                 if release.stream is not None:
                     _refuse_other_stream(connection, (population, run, group), round, release)
             if new and known.filter is not None:
-                charged = charged_releases(connection, population)
+                charged = charged_releases(connection, population, alike=True)
                 for group, release in new.items():
                     add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release)
                 self._refuse_excess(population, known, charged)
@@ -232,7 +232,7 @@ class Ledger:
             return
         with self._file.read() as connection:
             known = self._known(connection, population)
-            charged = charged_releases(connection, population) if known.filter is not None else {}
+            charged = charged_releases(connection, population, alike=True) if known.filter is not None else {}
         if known.filter is None:
             self._unlimited.add(population)
         else:

@@ -83,9 +83,14 @@ def find_population(connection: sqlite3.Connection, name: str) -> Population | N
 
 
 def charged_releases(
-    connection: sqlite3.Connection, population: str, run: str | None = None
+    connection: sqlite3.Connection, population: str, run: str | None = None, *, alike: bool = False
 ) -> dict[str, dict[str, Counter[Release]]]:
-    """Count releases per run and group, from the index alone; all rounds of a stream count once."""
+    """Count releases per run and group, from the index alone; all rounds of a stream count once.
+
+    With ``alike`` those that differ in the clipping norm only are one kind, since they cost the same: an adaptive norm
+    makes every round a release of its own, and a charge would take longer with every round.
+    """
+    read = _priced_alike if alike else release_from
     rows = connection.execute(
         "SELECT run, part, release, count(*) FROM entries WHERE population = ? AND (? IS NULL OR run = ?) "
         "GROUP BY run, part, release",
@@ -94,7 +99,7 @@ def charged_releases(
     texts = dict(connection.execute("SELECT id, release FROM releases"))
     charged: dict[str, dict[str, Counter[Release]]] = {}
     for name, group, release, count in rows:
-        add_release(charged.setdefault(name, {}).setdefault(group, Counter()), release_from(texts[release]), count)
+        add_release(charged.setdefault(name, {}).setdefault(group, Counter()), read(texts[release]), count)
     return charged
 
 
@@ -107,6 +112,18 @@ def add_release(counts: Counter[Release], release: Release, count: int = 1) -> N
 def release_from(text: str) -> Release:
     """Read a release; a ledger holds the same few texts again and again."""
     return Release.from_json(text)
+
+
+@functools.lru_cache(maxsize=4096)
+def _priced_alike(text: str) -> Release:
+    release = Release.from_json(text)
+    return release if release.stream is not None else _one_object(release.model_copy(update={"clipping_norm": 1.0}))
+
+
+@functools.lru_cache(maxsize=256)
+def _one_object(release: Release) -> Release:
+    """Return the same object for equal releases: to count them then costs no comparison of their fields."""
+    return release
 
 
 def divergence(budget: BudgetFilter, charged: Charged) -> float:
