@@ -222,11 +222,14 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
-    from fedpriv.data import kept, load
+    from fedpriv.data import SYNTHETIC, kept, load, synthetic_tasks
     from fedpriv.data.loading import load_options
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
+    if data["name"] in SYNTHETIC:
+        made = {"seed": seed, **data}
+        return kept(("tasks", made), lambda: synthetic_tasks(**made))
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")
