@@ -2,7 +2,15 @@
 
 from fedpriv.clients.global_model import FedProx, GlobalModel
 from fedpriv.clients.local_only import LocalOnly
-from fedpriv.clients.low_rank_sparse import FrozenLowRankSparse, LowRankSparse
+from fedpriv.clients.low_rank_sparse import FrozenLowRankSparse, LowRankSparse, PublishedLowRankSparse
 from fedpriv.clients.mean_regularized import MeanRegularized
 
-__all__ = ["FedProx", "FrozenLowRankSparse", "GlobalModel", "LocalOnly", "LowRankSparse", "MeanRegularized"]
+__all__ = [
+    "FedProx",
+    "FrozenLowRankSparse",
+    "GlobalModel",
+    "LocalOnly",
+    "LowRankSparse",
+    "MeanRegularized",
+    "PublishedLowRankSparse",
+]

@@ -15,7 +15,7 @@ from fedpriv.errors import InputError
 from fedpriv.lrs.sparse import Own, Thresholding, pursue, threshold
 from fedpriv.lrs.statistics import clip_to, curvature, gradient, moments, normal_equations
 
-__all__ = ["FrozenLowRankSparse", "LowRankSparse"]
+__all__ = ["FrozenLowRankSparse", "LowRankSparse", "PublishedLowRankSparse"]
 
 _PIECE_BYTES = 16 * 2**20
 """Examples that are worked on at once."""
@@ -33,15 +33,12 @@ class LowRankSparse(ClientAlgorithm):
     sparsity : int
         k, numbers of a task's own beside w; 0 learns a representation alone.
     steps : int
-        Changes of the support in each round (with ``published``: iterations of Algorithm 2).
+        Changes of the support in each round. Every round begins with b = 0: a support that was found with poor factors
+        is hard to leave again, and one stuck task keeps U from becoming exact. So what is sent follows from the
+        billboard and the task's own data alone.
     final_steps : int
         The same for the last fit to the last billboard, after which nothing is sent. Tasks that never took part get
         their model here, so a new task costs no privacy.
-    method : {"pursuit", "published"}
-        Hard thresholding pursuit with joint refit of w and b, or Algorithm 2 of the paper, which diverges where m is
-        not several times larger.
-    thresholding : Thresholding
-        Constants of Algorithm 2.
     coefficients : {"free", "one"}
         Whether w is fitted or always 1: one shared model plus sparse parts (rank 1; use ``orthonormal=false`` in the
         strategy then).
@@ -54,14 +51,15 @@ class LowRankSparse(ClientAlgorithm):
 
     References
     ----------
-    Pal and others: Private and Efficient Meta-Learning with Low Rank and Sparse Decomposition, Algorithms 1 and 2.
+    Pal and others: Private and Efficient Meta-Learning with Low Rank and Sparse Decomposition, Algorithm 1, with hard
+    thresholding pursuit and a joint refit of w and b in the place of Algorithm 2 (:class:`PublishedLowRankSparse`).
     """
 
+    updates_use_state: ClassVar[bool] = False
+
     sparsity: int = Field(default=10, ge=0)
-    steps: int = Field(default=1, ge=1)
+    steps: int = Field(default=5, ge=1)
     final_steps: int = Field(default=10, ge=1)
-    method: Literal["pursuit", "published"] = "pursuit"
-    thresholding: Thresholding = Thresholding()
     coefficients: Literal["free", "one"] = "free"
     batches: int = Field(default=1, ge=1)
     matrix_norm: float | None = Field(default=None, gt=0)
@@ -71,14 +69,11 @@ class LowRankSparse(ClientAlgorithm):
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:
         """Start from w = 0 (or 1) and b = 0."""
         factors = _factors(billboard, cohort)
-        own = Own.zeros(len(cohort), factors.shape[1], self.sparsity)
         if self.sparsity > len(factors):
             raise InputError(
                 f"'sparsity' must be at most the number of features {len(factors)}, got {self.sparsity}; use fewer."
             )
-        if self.coefficients == "one":
-            own = Own(torch.ones_like(own.coefficients), own.index, own.values)
-        return _to_state(own)
+        return _to_state(self._start(len(cohort), factors.shape[1]))
 
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
@@ -104,7 +99,9 @@ class LowRankSparse(ClientAlgorithm):
 
         def work(part: Cohort, own: Own) -> Params:
             batch = part.part("train")
-            return _to_state(self._fit(batch.inputs.flatten(2), _targets(batch), batch.sizes, factors, own, self.final_steps))
+            return _to_state(
+                self._fit(batch.inputs.flatten(2), _targets(batch), batch.sizes, factors, own, self.final_steps)
+            )
 
         _count(learner, cohort, self.final_steps)
         return _by_pieces(work, cohort, state)
@@ -118,12 +115,23 @@ class LowRankSparse(ClientAlgorithm):
         return rest | {"factors": model}
 
     def _fit(
-        self, inputs: Tensor, targets: Tensor, counts: Tensor, factors: Tensor, own: Own, steps: int
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        counts: Tensor,  # noqa: ARG002
+        factors: Tensor,
+        own: Own,  # noqa: ARG002
+        steps: int,
     ) -> Own:
-        fixed = self.coefficients == "one"
-        if self.method == "pursuit":
-            return pursue(inputs, targets, factors, own, steps, fixed=fixed)
-        return threshold(inputs, targets, counts, factors, own, steps, self.thresholding, fixed=fixed)
+        """Fit w and b of some tasks that have ``counts`` examples and came to ``own`` last time: here from anew."""
+        fresh = self._start(len(inputs), factors.shape[1])
+        return pursue(inputs, targets, factors, fresh, steps, fixed=self.coefficients == "one")
+
+    def _start(self, tasks: int, rank: int) -> Own:
+        own = Own.zeros(tasks, rank, self.sparsity)
+        if self.coefficients == "free":
+            return own
+        return Own(torch.ones_like(own.coefficients), own.index, own.values)
 
     def _examples(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a round's inputs [C, n, d], targets [C, n] and how many of them are real, [C]."""
@@ -159,6 +167,26 @@ class LowRankSparse(ClientAlgorithm):
             fitted = own.columns(inputs, factors if self.coefficients == "free" else None)
             sent["curvature"] = curvature(inputs, weights, fitted, counts)
         return sent
+
+
+class PublishedLowRankSparse(LowRankSparse):
+    """The same with Algorithm 2 as published: hard thresholding that goes on from the last b, then w alone.
+
+    It diverges where m is not several times larger than pursuit needs; a task that diverges goes on with b = 0.
+
+    Attributes
+    ----------
+    thresholding : Thresholding
+        Constants of Algorithm 2; ``steps`` are its iterations.
+    """
+
+    updates_use_state: ClassVar[bool] = True
+
+    thresholding: Thresholding = Thresholding()
+
+    def _fit(self, inputs: Tensor, targets: Tensor, counts: Tensor, factors: Tensor, own: Own, steps: int) -> Own:
+        fixed = self.coefficients == "one"
+        return threshold(inputs, targets, counts, factors, own, steps, self.thresholding, fixed=fixed)
 
 
 class FrozenLowRankSparse(LowRankSparse):

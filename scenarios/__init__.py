@@ -1,8 +1,8 @@
 """Scenarios: runnable experiments, one folder each, with their presets as TOML files beside the code.
 
 A scenario is a package here whose docstring's first line describes it. ``PRESETS`` names its presets, the default
-first; a ``build(config, data_dir)`` function is only needed where the usual one does not do. ``measure(experiment, result)``
-returns what the scenario compares its runs with, which goes into the summary and the answer.
+first; a ``build(config, data_dir)`` function is only needed where the usual one does not do, and
+``measure(experiment, result)`` returns what the scenario compares its runs with, for the summary and the answer.
 """
 
 from __future__ import annotations

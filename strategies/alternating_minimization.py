@@ -17,8 +17,9 @@ __all__ = ["AlternatingMinimization"]
 class AlternatingMinimization(Billboard):
     """Publish orthonormal factors U, moved by what tasks say about them.
 
-    Clipping, noise and charge are those of :class:`fedpriv.strategies.billboard.Billboard`; what is done here comes after
-    the noise and costs nothing. Which step is made follows from the billboard (:class:`fedpriv.models.low_rank.LowRank`):
+    Clipping, noise and charge are those of :class:`fedpriv.strategies.billboard.Billboard`; what is done here comes
+    after the noise and costs nothing. Which step is made follows from the billboard, that is from the model
+    :class:`fedpriv.models.low_rank.LowRank`:
 
     * factors alone: ``U <- QR(U + step (I - U U^T) G)`` for G the noisy mean of minus the clipped gradients;
     * with ``curvature``: the Newton step of variable projection, ``U <- QR(U + H^+ G)``;

@@ -15,7 +15,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
-NO_ALL = {"fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.pmtl"}
+NO_ALL = {
+    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.pmtl",
+}  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
 SCRIPT = """\
@@ -41,14 +43,15 @@ ARROWS: dict[str, tuple[str, str]] = {
     "__main__": ("cli", ""),
     "privacy": ("", ""),
     "cohort": ("", ""),
-    "models": ("", ""),
+    "lrs": ("", ""),
+    "models": ("lrs", ""),
     "report": ("statistics", ""),
     "data": ("", "cohort"),
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort", ""),
-    "strategies": ("privacy protocol", ""),
+    "clients": ("cohort lrs", ""),
+    "strategies": ("lrs privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
     "statistics": ("", ""),
@@ -57,7 +60,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "config": ("", "clients data experiment models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress sweep", "data runtime"),
-    "scenarios": ("config evidence statistics", "report"),
+    "scenarios": ("cohort config evidence experiment lrs statistics summary", "report"),
     "account": ("privacy report runs", ""),
     "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
     "cli": ("", "account commands data report scenarios sweep"),
@@ -65,7 +68,7 @@ ARROWS: dict[str, tuple[str, str]] = {
 LIBRARIES = {
     "ray": {"runtime"},
     "flwr": {"arrays", "protocol", "strategies", "runtime", "experiment"},
-    "torch": {"cohort", "models", "clients", "runtime", "experiment"},
+    "torch": {"cohort", "lrs", "models", "clients", "runtime", "experiment", "scenarios"},
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -47,8 +48,8 @@ class LowRankSparseTruth:
 class LowRankSparseDesign(Settings):
     """A population of linear-regression tasks; the defaults are those of the paper's synthetic experiment.
 
-    An example is ``x ~ N(0, I)``, ``y = <x, U w + b> + noise * N(0, 1)``. U is uniform among orthonormal bases, w and the
-    entries of b are standard normal. Targets of the test part carry no noise, so a score there is the excess risk.
+    An example is ``x ~ N(0, I)``, ``y = <x, U w + b> + noise * N(0, 1)``. U is uniform among orthonormal bases, w and
+    the entries of b are standard normal. Targets of the test part carry no noise, so a score there is the excess risk.
 
     Attributes
     ----------
@@ -126,9 +127,9 @@ class LowRankSparseDesign(Settings):
             targets[task] = inputs[task] @ theta
             targets[task, : cuts[2]] += self.noise * rng.standard_normal(cuts[2])
         label = "low-rank-sparse(" + ",".join(f"{key}={value}" for key, value in self.model_dump().items()) + ")"
-        parts = [_part(inputs, targets, start, stop) for start, stop in zip(cuts, cuts[1:], strict=False)]
+        train, validation, test = (_part(inputs, targets, start, stop) for start, stop in pairwise(cuts))
         names = tuple(f"{label}/{task:07d}" for task in range(self.tasks))
-        return Tasks(label, names, *parts, num_classes=None)
+        return Tasks(label, names, train, validation, test, num_classes=None)
 
     def _supports(self) -> NDArray[np.int64]:
         """Draw which coordinates each task's sparse part uses, shape [t, k]."""

@@ -28,7 +28,7 @@ def alternate(
     sparsity: int,
     *,
     iterations: int = 50,
-    steps: int = 1,
+    steps: int = 5,
     solver: Solver = "newton",
 ) -> tuple[Array, Own]:
     """Alternate between the tasks' own parts and the shared factors.
@@ -44,7 +44,7 @@ def alternate(
     sparsity : int
         k; 0 learns a representation alone.
     iterations, steps : int
-        Outer iterations, and changes of the support in each.
+        Outer iterations, and changes of the support in each, always from b = 0; four times as many at the end.
     solver : {"newton", "gradient", "normal-equations", "conjugate-gradients"}
         How the factors move: a step with the curvature that accounts for the tasks' refit, one along the gradient on
         the tangent space, or to the least-squares factors for w and b fixed (as published), from their normal equations
@@ -56,12 +56,11 @@ def alternate(
     own : Own
         Fitted to these factors.
     """
-    factors, own = start, Own.zeros(len(inputs), start.shape[1], sparsity, inputs.dtype)
+    factors, fresh = start, Own.zeros(len(inputs), start.shape[1], sparsity, inputs.dtype)
     for _ in range(iterations):
-        public = torch.from_numpy(factors)
-        own = pursue(inputs, targets, public, own, steps)
+        own = pursue(inputs, targets, torch.from_numpy(factors), fresh, steps)
         factors = _moved(inputs, targets, counts, factors, own, solver)
-    return factors, pursue(inputs, targets, torch.from_numpy(factors), own, steps)
+    return factors, pursue(inputs, targets, torch.from_numpy(factors), fresh, 4 * steps)
 
 
 def moment_start(inputs: Tensor, targets: Tensor, counts: Tensor, rank: int) -> Array:
@@ -69,9 +68,7 @@ def moment_start(inputs: Tensor, targets: Tensor, counts: Tensor, rank: int) -> 
     return leading(unpack(_mean(moments(inputs, targets, counts))), rank)
 
 
-def _moved(
-    inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own: Own, solver: Solver
-) -> Array:
+def _moved(inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own: Own, solver: Solver) -> Array:
     """Return the next factors for the tasks' own parts."""
     weights, sparse, public = own.coefficients, own.sparse(inputs.shape[2]), torch.from_numpy(factors)
     if solver in ("newton", "gradient"):

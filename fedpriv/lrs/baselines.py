@@ -32,7 +32,8 @@ def single(inputs: Tensor, targets: Tensor) -> Tensor:
 
 def full(inputs: Tensor, targets: Tensor) -> Tensor:
     """Fit a model per task on its own examples, that of least norm if several fit; shape [C, d]."""
-    return torch.linalg.lstsq(inputs, targets.unsqueeze(2), driver="gelsd").solution.squeeze(2)
+    solution: Tensor = torch.linalg.lstsq(inputs, targets.unsqueeze(2), driver="gelsd").solution
+    return solution.squeeze(2)
 
 
 def ridge(
@@ -55,13 +56,9 @@ def ridge(
     return fits[int(np.argmin(errors))]
 
 
-def representation(
-    inputs: Tensor, targets: Tensor, counts: Tensor, start: Array, *, iterations: int = 30
-) -> Tensor:
+def representation(inputs: Tensor, targets: Tensor, counts: Tensor, start: Array, *, iterations: int = 30) -> Tensor:
     """Learn shared factors [d, r] and coefficients without a sparse part; shape [C, d]."""
-    factors, own = alternate(
-        inputs, targets, counts, start, 0, iterations=iterations, solver="normal-equations"
-    )
+    factors, own = alternate(inputs, targets, counts, start, 0, iterations=iterations, solver="normal-equations")
     return own.theta(torch.from_numpy(factors))
 
 

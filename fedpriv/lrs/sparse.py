@@ -40,9 +40,7 @@ class Own:
     def zeros(cls, tasks: int, rank: int, sparsity: int, dtype: torch.dtype = torch.float64) -> Own:
         """Return the start w = 0, b = 0."""
         index = torch.arange(sparsity).expand(tasks, sparsity)
-        return cls(
-            torch.zeros((tasks, rank), dtype=dtype), index.clone(), torch.zeros((tasks, sparsity), dtype=dtype)
-        )
+        return cls(torch.zeros((tasks, rank), dtype=dtype), index.clone(), torch.zeros((tasks, sparsity), dtype=dtype))
 
     def sparse(self, dimension: int) -> Tensor:
         """Return b as a dense tensor [C, d]."""
@@ -80,13 +78,25 @@ class Thresholding(Settings):
     c1: float = Field(default=0.4, gt=0, lt=0.5)
 
 
-def pursue(inputs: Tensor, targets: Tensor, factors: Tensor, own: Own, steps: int, *, fixed: bool = False) -> Own:
+def pursue(
+    inputs: Tensor,
+    targets: Tensor,
+    factors: Tensor,
+    own: Own,
+    steps: int,
+    *,
+    exchanges: int = 2,
+    fixed: bool = False,
+) -> Own:
     """Hard thresholding pursuit with joint refit: the k largest entries of a gradient step, then least squares.
 
     First (w, b) are fitted anew on the old support, because the factors may have moved. Then each step takes the k
     largest entries of ``b + X^T (y - X theta) / s`` as the support, where s is the mean squared norm of X's columns (m
     for standardised data: units cancel), and fits w and b on it together. Plain thresholding of such a step diverges
     unless m is several times larger than it has to be here.
+
+    With few examples a large wrong entry can hold its place. So at last come exchanges: k more coordinates that
+    correlate with the residual, a fit on 2 k, the k largest of it; kept by the tasks whose error falls.
 
     Parameters
     ----------
@@ -100,6 +110,8 @@ def pursue(inputs: Tensor, targets: Tensor, factors: Tensor, own: Own, steps: in
         Where to start.
     steps : int
         Changes of the support; 0 only fits on the old one.
+    exchanges : int
+        Exchanges after them.
     fixed : bool
         Keep w as it is and fit the sparse part alone.
 
@@ -125,6 +137,9 @@ def pursue(inputs: Tensor, targets: Tensor, factors: Tensor, own: Own, steps: in
         index = moved.abs().topk(own.index.shape[1], dim=1).indices
         chosen = Own(own.coefficients, index, own.values)
         own = _refit(inputs, targets, shared, chosen, fixed=fixed)
+    for _ in range(exchanges if steps else 0):
+        other = _exchanged(inputs, targets, shared, own, fixed=fixed)
+        own = _better(inputs, targets, shared, own, other)
     return own
 
 
@@ -198,6 +213,31 @@ def _refit(
     found = least_squares(torch.cat([shared, columns], dim=2), targets)
     rank = shared.shape[2]
     return Own(found[:, :rank], own.index, found[:, rank:])
+
+
+def _exchanged(inputs: Tensor, targets: Tensor, shared: Tensor, own: Own, *, fixed: bool) -> Own:
+    """Fit on the support and as many new coordinates, and again on the largest of both, by what they explain."""
+    sparsity, norms = own.index.shape[1], inputs.square().sum(dim=1).sqrt()
+    residual = targets - _predict(inputs, shared, own)
+    linked = ((residual.unsqueeze(1) @ inputs).squeeze(1) / norms.clamp(min=torch.finfo(norms.dtype).tiny)).abs()
+    linked.scatter_(1, own.index, -1.0)
+    more = linked.topk(min(sparsity, inputs.shape[2] - sparsity), dim=1).indices
+    index = torch.cat([own.index, more], dim=1)
+    both = _refit(inputs, targets, shared, Own(own.coefficients, index, torch.zeros_like(index)), fixed=fixed)
+    size = both.values.abs() * norms.gather(1, index)
+    kept = index.gather(1, size.topk(sparsity, dim=1).indices)
+    return _refit(inputs, targets, shared, Own(own.coefficients, kept, own.values), fixed=fixed)
+
+
+def _better(inputs: Tensor, targets: Tensor, shared: Tensor, one: Own, two: Own) -> Own:
+    """Return, per task, the second of two fits if its error is smaller."""
+    first, second = ((targets - _predict(inputs, shared, own)).square().sum(dim=1) for own in (one, two))
+    wins = (second < first).unsqueeze(1)
+    return Own(
+        torch.where(wins, two.coefficients, one.coefficients),
+        torch.where(wins, two.index, one.index),
+        torch.where(wins, two.values, one.values),
+    )
 
 
 def _predict(inputs: Tensor, shared: Tensor, own: Own) -> Tensor:

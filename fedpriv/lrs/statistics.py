@@ -118,7 +118,8 @@ def clip_to(rows: Tensor, norm: float | None) -> Tensor:
         return rows
     flat = rows.flatten(1)
     largest = torch.linalg.vector_norm(flat, dim=1).clamp(min=norm)
-    return (flat / largest.unsqueeze(1)).reshape(rows.shape)
+    clipped: Tensor = flat / largest.unsqueeze(1)
+    return clipped.reshape(rows.shape)
 
 
 def _kronecker(coefficients: Tensor, gram: Tensor, counts: Tensor) -> Tensor:

@@ -60,7 +60,8 @@ def solve_factors(matrix: Array, right: Array, cutoff: float = 1e-9) -> Array:
     kept = values > max(cutoff * values[-1], 0.0)
     basis = vectors[:, kept]
     vector = basis @ ((basis.T @ right.reshape(-1, order="F")) / values[kept])
-    return vector.reshape(right.shape, order="F")
+    found: Array = vector.reshape(right.shape, order="F")
+    return found
 
 
 def newton_step(factors: Array, matrix: Array, step: Array, cutoff: float = 1e-6) -> Array:

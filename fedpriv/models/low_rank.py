@@ -22,8 +22,8 @@ _LARGEST = 4096
 class Factors(nn.Module):
     """Orthonormal factors U, with places for what else tasks send about them; those stay zero on the billboard.
 
-    As a model it is the sum of the factors' columns: the task whose coefficients are all 1. A task's own model, a vector
-    theta, is one of these with theta in the first column and zeros elsewhere.
+    As a model it is the sum of the factors' columns: the task whose coefficients are all 1. A task's own model, a
+    vector theta, is one of these with theta in the first column and zeros elsewhere.
 
     Parameters
     ----------

@@ -13,13 +13,13 @@ from fedpriv.experiment import Experiment
 from fedpriv.lrs import baselines
 from fedpriv.summary import RunResult
 
-__all__ = ["measure"]
+__all__ = ["compare"]
 
 FAILED = 0.1
-"""A task failed if its error is above this share of the root mean square of its test targets."""
+"""A task failed if its error is above this share of the root mean square of all tasks' test targets."""
 
 
-def measure(experiment: Experiment, result: RunResult) -> dict[str, Any]:
+def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     """Compare a run's personal models with models that were fitted to the same training examples in one place.
 
     Parameters
@@ -32,8 +32,8 @@ def measure(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rmse``: per kind of model, the root of the squared error averaged over tasks, with ``median`` and ``failed`` for
-        the run itself; ``released`` is False.
+        ``rmse``: per kind of model, the root of the squared error averaged over tasks. For the run itself (``amht``)
+        also ``median`` of the tasks' errors, how many ``failed``, and the error ``without_failed``.
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
@@ -47,8 +47,7 @@ def measure(experiment: Experiment, result: RunResult) -> dict[str, Any]:
         return _together(baselines.rmse(theta, test.inputs, test.targets, test.sizes, offset))
 
     own = np.sqrt(2 * result.scores["personal.loss"])  # the loss is half the squared error
-    size = (test.targets.square().sum(dim=1) / test.sizes).sqrt().numpy()
-    failed = own > FAILED * size
+    failed = own > FAILED * float((test.targets.square().sum() / test.sizes.sum()).sqrt())
     shared, level = baselines.offsets(train.inputs, train.targets, counts)
     return {
         "rmse": {
