@@ -261,7 +261,7 @@ def test_the_papers_design_from_ten_of_ten_random_starts(rank: int) -> None:
     truth, inputs, targets, counts = made(rank=rank, overlap=5)
     for seed in range(10):
         start = orthonormal(np.random.default_rng(seed).normal(size=(150, rank)))
-        factors, own = alternate(inputs, targets, counts, start, 10, iterations=20)
+        factors, own = alternate(inputs, targets, counts, start, 10, iterations=15)
         assert error(truth, factors, own) < 1e-8, seed
 
 

@@ -132,5 +132,6 @@ def _kronecker(coefficients: Tensor, gram: Tensor, counts: Tensor) -> Tensor:
 
 def _pack(matrices: Tensor) -> Tensor:
     """Pack symmetric matrices [C, p, p]; what is on both sides of the diagonal is taken from above it."""
-    rows, columns, weights = packed_places(matrices.shape[1])
-    return matrices[:, torch.from_numpy(rows), torch.from_numpy(columns)] * torch.from_numpy(weights)
+    side = matrices.shape[1]
+    rows, columns, weights = packed_places(side)
+    return matrices.flatten(1).index_select(1, torch.from_numpy(rows * side + columns)).mul_(torch.from_numpy(weights))
