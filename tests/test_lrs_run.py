@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import crash_at
 
 from fedpriv import Experiment, InputError, RunResult, Target, Tasks
 from fedpriv.cli import main
@@ -172,6 +173,23 @@ def test_tasks_that_never_took_part_get_their_model_at_the_end() -> None:
     result = made.run(reproduce=1)
     assert sine(factors_of(result), design.truth().factors) < 1e-8
     assert result.scores["personal.loss"].max() < 1e-14
+
+
+def test_a_crashed_run_goes_on_to_the_same_factors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The strategy keeps nothing between rounds, and what was charged is not drawn again."""
+
+    def made() -> Experiment:
+        model = {"update": "normal-equations", "start": "moments"}
+        return experiment(
+            model=model, clipping_norm=1.0, noise_multiplier=0.01, rounds=4, first_step=2.0, last_step=0.5
+        )
+
+    whole = made().run(tmp_path / "whole", reproduce=3)
+    with crash_at(monkeypatch, "after charge", 3):
+        made().run(tmp_path / "crashed", reproduce=3)
+    resumed = made().run(tmp_path / "crashed", reproduce=3, resume=True)
+    np.testing.assert_array_equal(factors_of(resumed), factors_of(whole))
+    np.testing.assert_array_equal(resumed.scores["personal.loss"], whole.scores["personal.loss"])
 
 
 # --- privacy ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def ridge(
     inputs: Tensor,
     targets: Tensor,
     validation: tuple[Tensor, Tensor],
-    strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 0.3, 1.0, 3.0, 10.0, 100.0),
+    strengths: Sequence[float] = (1e-3, 1e-2, 1e-1, 1.0, 10.0),
 ) -> Tensor:
     """Fit a model per task by ridge regression; shape [C, d].
 
@@ -56,13 +56,13 @@ def ridge(
     return fits[int(np.argmin(errors))]
 
 
-def representation(inputs: Tensor, targets: Tensor, counts: Tensor, start: Array, *, iterations: int = 30) -> Tensor:
+def representation(inputs: Tensor, targets: Tensor, counts: Tensor, start: Array, *, iterations: int = 15) -> Tensor:
     """Learn shared factors [d, r] and coefficients without a sparse part; shape [C, d]."""
     factors, own = alternate(inputs, targets, counts, start, 0, iterations=iterations, solver="normal-equations")
     return own.theta(torch.from_numpy(factors))
 
 
-def sparse_only(inputs: Tensor, targets: Tensor, sparsity: int, steps: int = 30) -> Tensor:
+def sparse_only(inputs: Tensor, targets: Tensor, sparsity: int, steps: int = 20) -> Tensor:
     """Fit a k-sparse model per task by hard thresholding pursuit; shape [C, d]."""
     nothing = torch.zeros((inputs.shape[2], 0), dtype=inputs.dtype)
     return pursue(inputs, targets, nothing, Own.zeros(len(inputs), 0, sparsity), steps).theta(nothing)

@@ -39,7 +39,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
     train, validation, test = (everybody.part(name) for name in ("train", "validation", "test"))
     counts = train.sizes
-    (billboard,) = result.billboards.values()
+    billboard = next(iter(result.billboards.values()))
     rank, sparsity = billboard["factors"].shape[1], getattr(client, "sparsity", 0)
     start = np.linalg.qr(np.random.default_rng(experiment.seed).standard_normal((train.inputs.shape[2], rank)))[0]
 
