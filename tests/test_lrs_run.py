@@ -16,6 +16,7 @@ from fedpriv import Experiment, InputError, RunResult, Target, Tasks
 from fedpriv.cli import main
 from fedpriv.clients import FrozenLowRankSparse, LowRankSparse, PublishedLowRankSparse
 from fedpriv.cohort import Cohort, Key, Learner, Problem, Ragged
+from fedpriv.config import apply
 from fedpriv.data import LowRankSparseDesign
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.alternate import alternate, moment_start
@@ -24,6 +25,7 @@ from fedpriv.models.low_rank import Factors
 from fedpriv.privacy.accounting import epsilon
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import Relation
+from fedpriv.scenarios import scenario
 from fedpriv.strategies import AlternatingMinimization, Silent
 
 DESIGN = LowRankSparseDesign(tasks=24, dimension=12, samples=16, rank=1, sparsity=1, validation=2, tests=8)
@@ -381,6 +383,18 @@ def test_a_task_counts_alike_alone_and_in_a_cohort() -> None:
 
 
 # --- the scenario ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", ["exact", "published", "private", "private-statistics"])
+def test_presets_fit_together(preset: str) -> None:
+    chosen = scenario("lrs-synthetic")
+    config = apply(chosen.preset(preset), {"data.tasks": 150, "data.tests": 1, "data.overlap": None})
+    built = chosen.build(config, None)
+    strategy, _ = built.check()
+    assert strategy.rounds == config["strategy"]["rounds"]
+    private = preset.startswith("private")
+    assert (strategy.resolve_noise(150) > 0) == private
+    assert not private or strategy.clipping_norm == 1.0, "bounded statistics have norm 1"
 
 
 def test_the_scenario_finds_the_truth_where_simpler_models_do_not(
