@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from fedpriv.errors import InputError
 from fedpriv.lrs.packing import unpack
 from fedpriv.lrs.subspace import leading, orthonormal, solve_factors, tangent
 from fedpriv.protocol import Arrays
@@ -52,6 +53,16 @@ class AlternatingMinimization(Billboard):
         """Return what the step of a round is multiplied by."""
         done = (number - 1) / max(self.rounds - 1, 1)
         return float(self.first_step ** (1 - done) * self.last_step**done)
+
+    def check_boundary(self) -> None:
+        """Refuse a model without factors, before anybody works."""
+        super().check_boundary()
+        for billboard in self.session.boundary.billboards.values():
+            if "factors" not in billboard:
+                raise InputError(
+                    f"'alternating-minimization' needs the model 'low-rank', whose billboard holds 'factors', got "
+                    f"{sorted(billboard)}; set model.name='low-rank', or strategy.name='billboard'."
+                )
 
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
         before = self.session.boundary.billboards[group]

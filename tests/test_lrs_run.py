@@ -14,7 +14,7 @@ from helpers import crash_at
 
 from fedpriv import Experiment, InputError, RunResult, Target, Tasks
 from fedpriv.cli import main
-from fedpriv.clients import FrozenLowRankSparse, LowRankSparse, PublishedLowRankSparse
+from fedpriv.clients import FrozenLowRankSparse, GlobalModel, LowRankSparse, PublishedLowRankSparse
 from fedpriv.cohort import Cohort, Key, Learner, Problem, Ragged
 from fedpriv.config import apply
 from fedpriv.data import LowRankSparseDesign
@@ -358,6 +358,9 @@ def test_other_models_and_sizes_are_refused() -> None:
     linear = made.model_copy(update={"model": "linear"})
     with pytest.raises(InputError, match=r"needs the model 'low-rank'.*set model.name='low-rank'"):
         linear.check()
+    averaging = linear.model_copy(update={"client": GlobalModel()})
+    with pytest.raises(InputError, match=r"'alternating-minimization' needs the model 'low-rank'"):
+        averaging.run()
     wide = LowRankSparseDesign(tasks=2, dimension=5000, samples=2, sparsity=1, validation=0, tests=1).make()
     with pytest.raises(InputError, match=r"features times rank of at most 4096, got 5000.*use update='gradient'"):
         experiment(wide, model={"update": "newton"}).check()
