@@ -222,8 +222,9 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
-    from fedpriv.data import SYNTHETIC, kept, load, synthetic_tasks
+    from fedpriv.data import kept, load, synthetic_tasks
     from fedpriv.data.loading import load_options
+    from fedpriv.data.synthetic import SYNTHETIC
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")

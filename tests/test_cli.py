@@ -77,7 +77,7 @@ def test_protected_data_exit_with_3_when_the_budget_is_spent(fedpriv: Any) -> No
 
 
 def test_lists(fedpriv: Any) -> None:
-    assert [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])] == ["pmtl"]
+    assert [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])] == ["lrs-synthetic", "pmtl"]
     assert [row["preset"] for row in json.loads(fedpriv("list", "presets", "--json")[1])] == [
         "digits",
         "femnist",

@@ -32,10 +32,9 @@ from fedpriv.data.loading import load
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
-from fedpriv.data.synthetic import SYNTHETIC, synthetic_tasks
+from fedpriv.data.synthetic import synthetic_tasks
 
 __all__ = [
-    "SYNTHETIC",
     "CheckResult",
     "Dataset",
     "LowRankSparseDesign",
