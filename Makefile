@@ -41,6 +41,7 @@ bench-quick: $(VENV)/dev
 
 evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
+	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

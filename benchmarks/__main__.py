@@ -14,9 +14,11 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks.envs import pfl_python
+from benchmarks.maml import measure_apart
 from benchmarks.peers import PEERS, QUICK
 from benchmarks.report import Result, write_report
 from benchmarks.runner import prepared
@@ -49,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         pfl_python()  # made now, so that no measurement runs beside the installation
 
     load = os.getloadavg()[0]
+    meta = measure_apart(turns=3 if chosen.quick else 7)
+    print(f"second-order MAML, times a loop: { ({name: round(median(one.ratios), 2) for name, one in meta.items()}) }")
     results: list[Result] = []
     for model in chosen.models or (("mlp",) if chosen.quick else MODELS):
         work = Work(model=model, tasks=chosen.tasks or (_QUICK_TASKS if chosen.quick else TASKS[model]))
@@ -60,9 +64,21 @@ def main(arguments: list[str] | None = None) -> int:
             turns = take_turns(runner, work, peers, chosen.turns or (1 if chosen.quick else 3), quick=chosen.quick)
         results.append(Result(work, peers, few.tasks, agreement, turns, load))
         if not chosen.quick:
-            write_report(chosen.report, results, _TARGET)  # after each network, so that a crash keeps what there is
+            write_report(
+                chosen.report, results, meta, _TARGET
+            )  # after each network, so that a crash keeps what there is
     found = {result.work.model: _summary(result) for result in results}
-    print(json.dumps({**next(iter(found.values())), "models": found, "load": round(load, 1), "quick": chosen.quick}))
+    print(
+        json.dumps(
+            {
+                **next(iter(found.values())),
+                "models": found,
+                "maml": {name: asdict(one) for name, one in meta.items()},
+                "load": round(load, 1),
+                "quick": chosen.quick,
+            }
+        )
+    )
     agree = all(one.relative_to_step < _TOLERANCE for result in results for one in result.agreement.values())
     return 0 if agree and all(_met(result) for result in results) else 1
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from benchmarks.envs import PINS
 from benchmarks.machine import describe_machine, describe_versions
+from benchmarks.maml import MetaSpeed, section
 from benchmarks.peers import OURS, PEERS, Peer
 from benchmarks.tune import RESULTS
 from benchmarks.turns import Agreement, Turns
@@ -30,6 +31,8 @@ turn. The last column divides by the CPU time of all processes of a side (driver
 jobs on the machine blur it less, and it is fair to sides that use one core.
 
 {tables}
+
+{meta}
 
 ## The work
 
@@ -123,7 +126,7 @@ class Result:
         return [peer.name for peer in self.peers]
 
 
-def write_report(path: Path, results: Sequence[Result], target: float) -> None:
+def write_report(path: Path, results: Sequence[Result], meta: dict[str, MetaSpeed], target: float) -> None:
     """Write the page."""
     first = results[0]
     flower = next(peer for peer in PEERS if peer.name == "flower")
@@ -132,6 +135,7 @@ def write_report(path: Path, results: Sequence[Result], target: float) -> None:
         headline=_headline(first, target),
         turns=len(first.turns.rates),
         tables="\n\n".join(_table(result) for result in results),
+        meta=section(meta),
         agreement=_agreement(results),
         machine=describe_machine(),
         versions=describe_versions(PINS),

@@ -245,34 +245,41 @@ def data_check(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
         raise InputError("some files are not what they should be; fetch them again.")
 
 
+PopulationName = Annotated[str, typer.Argument(help="A run folder, or the name of a population.")]
+LedgerFile = Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")]
+MoreRuns = Annotated[
+    list[Path] | None, typer.Option("--run", help="Folders of further runs on the population, as evidence.")
+]
+
+
 @ledger_app.command(
     "show",
-    epilog="Example: fedpriv ledger show runs/first",
-    help="What a population has spent, and what is left.",
+    epilog="Example: fedpriv ledger show my-study --ledger my-study.sqlite --run runs/first --run runs/second",
+    help="What a population has spent, what is left, and what single tasks have spent.",
 )
 def ledger_show(
-    population: Annotated[str, typer.Argument(help="A run folder, or the name of a population.")],
-    ledger: Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")] = None,
+    population: PopulationName,
+    ledger: LedgerFile = None,
+    runs: MoreRuns = None,
+    task: Annotated[int | None, typer.Option(help="Id of a task to show; --json holds all of them.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    from fedpriv.commands import show_ledger
+    from fedpriv.ledger import show_ledger
 
-    show_ledger(population, ledger, as_json=as_json)
+    show_ledger(population, ledger, runs or [], task, as_json=as_json)
 
 
 @ledger_app.command(
     "check",
     epilog="Example: fedpriv ledger check runs/first",
-    help="Is the ledger whole, and within its budget?",
+    help="Is the ledger whole, does it hold all that runs have published, and is it within its budget?",
 )
 def ledger_check(
-    population: Annotated[str, typer.Argument(help="A run folder, or the name of a population.")],
-    ledger: Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")] = None,
-    as_json: JsonFlag = False,
+    population: PopulationName, ledger: LedgerFile = None, runs: MoreRuns = None, as_json: JsonFlag = False
 ) -> None:
-    from fedpriv.commands import check_ledger
+    from fedpriv.ledger import check_ledger
 
-    check_ledger(population, ledger, as_json=as_json)
+    check_ledger(population, ledger, runs or [], as_json=as_json)
 
 
 @app.command(
@@ -288,6 +295,21 @@ def report(
 
     page = write_report(runs, out)
     _print(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
+
+
+@app.command(
+    epilog="Example: fedpriv attack runs/maml-attack-digits --set attack.games=20",
+    help="What a malicious server learns from the rows of a recorded run: membership, reconstructions, pictures.",
+)
+def attack(
+    run: Annotated[Path, typer.Argument(help="A run folder whose rows were recorded.")],
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. attack.games=50.")] = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.exposure.command import attack_run
+
+    attack_run(run, assignments=assignments or [], data_dir=data_dir, json_output=as_json)
 
 
 def _print(text: str) -> None:

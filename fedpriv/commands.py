@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
-from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.errors import InputError
 from fedpriv.progress import Progress
 from fedpriv.summary import RunResult
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.guarantee import Guarantee
-    from fedpriv.privacy.ledger import Ledger
 
-__all__ = ["check_ledger", "run_scenario", "show_ledger"]
+__all__ = ["run_scenario"]
 
 
 def run_scenario(
@@ -72,10 +71,24 @@ def run_scenario(
                 measure=chosen.measure,
             )
     page = write_report([folder])
+    leaked = _leaked(config, folder)
     if as_json:
-        sys.stdout.write(json.dumps(_headline(result, folder), indent=2) + "\n")
-    else:
-        _print_result(result, folder, page)
+        sys.stdout.write(json.dumps({**_headline(result, folder), **leaked}, indent=2) + "\n")
+        return
+    _print_result(result, folder, page)
+    if leaked:
+        from fedpriv.exposure import as_text
+
+        sys.stdout.write(as_text(leaked) + "\n")
+
+
+def _leaked(config: Config, folder: Path) -> dict[str, Any]:
+    """Return what attacks inside the rounds came to, if there were any."""
+    if not config.get("attack"):
+        return {}
+    from fedpriv.exposure import results_of
+
+    return results_of(folder)
 
 
 def _under_flower(
@@ -121,8 +134,12 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "preset": summary.get("preset"),
         "diagnostics": diagnostics,
         **summary.get("measures", {}),
+        **({"metrics": summary["metrics"]} if "metrics" in summary else {}),
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
+        "group_guarantees": summary.get("group_guarantees", {}),
+        "local_guarantees": summary.get("local_guarantees", []),
+        "warnings": summary["warnings"],
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -151,9 +168,16 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(table)
     for name, values in result.summary.get("measures", {}).items():
         console.print(f"{name} (diagnostic, not released): {_listed(values)}", highlight=False, soft_wrap=True)
+    if "metrics" in result.summary:
+        console.print(_published(result.summary["metrics"]["means"][-1]), highlight=False, soft_wrap=True)
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
     if result.personal_guarantee != result.guarantee:
         console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
+    for group, guarantee in result.group_guarantees.items():
+        console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
+    for local in result.summary.get("local_guarantees", []):
+        console.print(local["sentence"], highlight=False, soft_wrap=True)
+    _print_newcomers(console, result.summary["diagnostics"].get("held_out"))
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
@@ -165,6 +189,37 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     console.print(
         f"{result.tasks_per_second:,.0f} tasks/s in training{padding}, {seconds['total']:.1f} s in all. "
         f"Run folder: {folder}; report: {page}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _published(last: dict[str, Any]) -> str:
+    """Say the last metrics that were released."""
+    said = (
+        f"{name.replace('.', ' ')} {value:.3f} ± {last['noise'][name]:.2g}" for name, value in last["values"].items()
+    )
+    return f"published: {', '.join(said)} (mean over all tasks, ± the standard deviation of its noise)"
+
+
+def _print_newcomers(console: Any, found: dict[str, Any] | None) -> None:
+    """Say what the billboard is worth to people who took no part."""
+    if not found:
+        return
+    names = {
+        "billboard": "the billboard",
+        "scratch": "the public start",
+        "pretrained": "a plain pre-trained network",
+    }
+    parts = []
+    for name, text in names.items():
+        if name in found:
+            score = f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
+            best = found[name].get("best")
+            parts.append(score + (f" ({_number(best['accuracy'])} at the rate that is best for it)" if best else ""))
+    console.print(
+        f"Accuracy of {found['people']} people who took no part, after the same adaptation (diagnostic): "
+        f"{', '.join(parts)}.",
         highlight=False,
         soft_wrap=True,
     )
@@ -182,46 +237,3 @@ def _listed(values: dict[str, Any]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _ledger_of(population: str, ledger: Path | None) -> tuple[Ledger, str]:
-    from fedpriv.privacy.ledger import Ledger
-
-    folder = Path(population)
-    if ledger is None and (folder / "summary.json").exists():
-        found = json.loads((folder / "summary.json").read_text())["ledger"]
-        own = folder / "ledger.sqlite"
-        return Ledger(own if own.exists() else Path(found["path"])), str(found["population"])
-    if ledger is None and (folder / "ledger.sqlite").exists():
-        opened = Ledger(folder / "ledger.sqlite")
-        return opened, opened.populations()[0]
-    if ledger is None:
-        raise InputError(f"{population!r} is not a run folder; give --ledger FILE for a population by name.")
-    return Ledger(ledger), population
-
-
-def show_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
-    """Print what a population has spent; asking changes nothing."""
-    from fedpriv.runs import plain
-
-    opened, name = _ledger_of(population, ledger)
-    found = plain(opened.describe(name))
-    if as_json:
-        sys.stdout.write(json.dumps(found, indent=2) + "\n")
-        return
-    for key, value in found.items():
-        sys.stdout.write(f"{key}: {json.dumps(value) if isinstance(value, dict | list) else value}\n")
-
-
-def check_ledger(population: str, ledger: Path | None, *, as_json: bool) -> None:
-    """Check that a ledger is whole and within its budget."""
-    opened, name = _ledger_of(population, ledger)
-    opened.verify()
-    left = opened.describe(name)["left"]
-    exceeded = left is not None and float(left["renyi_spent"]) > left["renyi_allowance"] * (1 + 1e-9)
-    if as_json:
-        sys.stdout.write(json.dumps({"population": name, "whole": True, "within_budget": not exceeded}) + "\n")
-    else:
-        sys.stdout.write(f"{name}: the ledger is whole{'' if exceeded else ' and within its budget'}.\n")
-    if exceeded:
-        raise BudgetExceeded(f"{name} has spent more than its budget; make no further releases.")

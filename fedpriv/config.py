@@ -1,7 +1,8 @@
 """Configuration: dotted keys in sections, read once at the edge, turned into frozen objects.
 
 The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
-keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``.
+keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``. An
+``[attack]`` section, if there is one, puts a malicious server beside the run (:class:`fedpriv.exposure.Watch`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ __all__ = [
 ]
 
 Config = dict[str, dict[str, Any]]
-SECTIONS = ("data", "model", "client", "strategy", "run")
+SECTIONS = ("data", "model", "client", "strategy", "run", "attack")
 _RUN_ONLY = ("reproduce",)
+_FEW_SHOT = "few-shot"
 _TARGET = ("epsilon", "delta", "relation")
 
 
@@ -52,7 +54,7 @@ def read_toml(path: Path) -> Config:
     for section, values in found.items():
         if section not in SECTIONS or not isinstance(values, dict):
             raise InputError(unknown("section", section, SECTIONS))
-    return {section: dict(found.get(section, {})) for section in SECTIONS}
+    return {section: dict(found.get(section, {})) for section in SECTIONS if section != "attack" or section in found}
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -100,12 +102,20 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "data.partition":
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
-        if name == "name" and value != result[section].get("name") and section in ("client", "strategy", "model"):
+        if (
+            name == "name"
+            and value != result.get(section, {}).get("name")
+            and section in ("client", "strategy", "model")
+        ):
             allowed = _known_settings(section, str(value))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
-        result[section][name] = value
+        result.setdefault(section, {})[name] = value
         if key == "strategy.noise_multiplier":  # the noise itself replaces a target, and the other way round
             result[section].pop("epsilon", None)
+        if key == "strategy.clipping_norms":  # so do norms of groups and one for the whole update
+            result[section].pop("clipping_norm", None)
+        if key == "strategy.clipping_norm":
+            result[section].pop("clipping_norms", None)
         if key == "strategy.epsilon":
             result[section].pop("noise_multiplier", None)
     return result
@@ -142,9 +152,12 @@ def _known_settings(section: str, name: str) -> set[str]:
 
 def _data_options(name: Any, partition: Any) -> set[str]:
     from fedpriv.data.dataset import Partition
+    from fedpriv.data.fewshot import FewShot
     from fedpriv.data.loading import load_options
     from fedpriv.data.schemes import scheme_options
 
+    if partition == _FEW_SHOT:
+        return {"name", "partition"} | set(FewShot.model_fields) | load_options(str(name))
     common = {"name", "partition"} | set(Partition.model_fields)
     return common | load_options(str(name)) | scheme_options(str(partition))
 
@@ -181,6 +194,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     client, strategy, run, model = (dict(config[name]) for name in ("client", "strategy", "run", "model"))
     client_class = _class_named(fedpriv.clients, "client", client.pop("name", "mean-regularized"))
     strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
+    if isinstance(per_group := strategy.get("epsilon"), dict):
+        if not per_group or not all(isinstance(one, int | float) for one in per_group.values()):
+            raise InputError(f"strategy.epsilon must be a number, or a table of one per group, got {per_group!r}.")
+        strategy["group_epsilons"] = per_group
+        strategy["epsilon"] = max(per_group.values())
     if "epsilon" in strategy:
         strategy["target"] = Target(**{key: strategy.pop(key) for key in _TARGET if key in strategy})
     budget = {key: run.pop(f"budget_{key}") for key in _TARGET if f"budget_{key}" in run}
@@ -194,10 +212,12 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     for key in _RUN_ONLY:
         run.pop(key, None)
     declared = run.pop("declared", None)
-    known = set(Experiment.model_fields) - {"tasks", "model", "client", "strategy"}
+    known = set(Experiment.model_fields) - {"tasks", "held_out", "model", "client", "strategy"}
     for key in run:
         if key not in known:
             raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))
+    if config["data"].get("partition") == _FEW_SHOT and "shots" in client_class.model_fields:
+        client.setdefault("shots", config["data"].get("shots", 1))  # held-out people learn from as many
     client_object, strategy_object = client_class(**client), strategy_class(**strategy)
     name = model.pop("name", "mlp")
     if declared == "protected" and config["data"].get("drop_unusable"):
@@ -205,32 +225,39 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
             "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
             "choose the tasks of a protected population beforehand."
         )
-    tasks = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
+    tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
     if declared is not None:
         if declared not in ("benchmark", "protected"):
             raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
         from dataclasses import replace
 
         tasks = replace(tasks, declared=declared)
-    return Experiment(
+    experiment = Experiment(
         tasks=tasks,
+        held_out=held_out,
         model=ModelSettings(name=name, settings=model),
         client=client_object,
         strategy=strategy_object,
         **run,
     )
+    if not config.get("attack"):
+        return experiment
+    from fedpriv.exposure import Watch, with_watch
+
+    return with_watch(experiment, Watch(**config["attack"]))
 
 
-def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
-    from fedpriv.data import kept, load, synthetic_tasks
+def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:
+    """Return the population, and the people held out (None unless tasks are few-shot tasks)."""
+    from fedpriv.data import FewShot, few_shot, kept, load, synthetic_tasks
     from fedpriv.data.loading import load_options
     from fedpriv.data.synthetic import SYNTHETIC
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
     if data["name"] in SYNTHETIC:
-        made = {"seed": seed, **data}
-        return kept(("tasks", made), lambda: synthetic_tasks(**made))
+        drawn = {"seed": seed, **data}
+        return kept(("tasks", drawn), lambda: synthetic_tasks(**drawn)), None
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")
@@ -239,7 +266,14 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> Any:
     place = str(data_dir.resolve()) if data_dir else None
     source = ("data set", name, place, loading)
     settings = {"seed": seed, **data}
+    if scheme == _FEW_SHOT:
+        wanted = FewShot(**settings)
+        made: tuple[Any, Any] = kept(
+            ("tasks", *source[1:], scheme, settings),
+            lambda: few_shot(kept(source, lambda: load(name, data_dir, **loading)), wanted),
+        )
+        return made
     return kept(
         ("tasks", *source[1:], scheme, settings),
         lambda: kept(source, lambda: load(name, data_dir, **loading)).partition(scheme, **settings),
-    )
+    ), None

@@ -24,7 +24,10 @@ from fedpriv.cohort.problem import Loss
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
+from fedpriv.newcomers import score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
+from fedpriv.privacy.filters import FilterName
+from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
@@ -68,6 +71,8 @@ class Experiment(Settings):
     ----------
     tasks : Tasks
         The population.
+    held_out : Tasks or None
+        People who take no part: the last billboard is scored on them as on somebody who comes later.
     model : str, ModelSettings or nn.Module
         The network that is shared and personalised.
     client : ClientAlgorithm
@@ -104,9 +109,13 @@ class Experiment(Settings):
         The ledger of that population; a benchmark run keeps its own in its folder.
     budget : Target or None
         What the population may spend over all runs; fixed when it is first registered.
+    budget_filter : {"renyi", "gdp"}
+        What cuts the budget off: a Renyi filter pays for every kind of release, a GDP filter for a little more of them
+        where sampling amplifies nothing. Fixed with the budget.
     """
 
     tasks: Tasks
+    held_out: Tasks | None = None
     model: str | ModelSettings | nn.Module = "mlp"
     client: ClientAlgorithm
     policy: NodePolicy | None = None
@@ -124,6 +133,7 @@ class Experiment(Settings):
     population: str | None = None
     ledger: Path | None = None
     budget: Target | None = None
+    budget_filter: FilterName = "renyi"
 
     @field_validator("strategy")
     @classmethod
@@ -142,16 +152,33 @@ class Experiment(Settings):
             raise ValueError(
                 f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}."
             )
+        largest = None if self.policy is None else self.policy.max_clipping_norm
+        self.strategy.check_nodes(classes=self.tasks.num_classes is not None, largest_norm=largest)
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
+            )
+        if (
+            self.budget is not None
+            and self.strategy.declared_noise_at == "node"
+            and (self.budget.relation is Relation.ADD_REMOVE)
+        ):
+            raise ValueError(
+                "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen missing; "
+                "set run.budget_relation = 'replace-one', or strategy.noise_at = 'server'."
             )
         if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is Relation.ADD_REMOVE:
             raise ValueError(
                 "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
                 "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."
             )
+        if self.budget is None and self.budget_filter != "renyi":
+            raise ValueError(
+                f"budget_filter={self.budget_filter!r} cuts off a budget, and there is none; give 'budget'."
+            )
         self.tasks.check()
+        if self.held_out is not None:
+            _check_newcomers(self.tasks, self.held_out)
         for part in PARTS:
             inputs = self.tasks.part(part).inputs
             if np.can_cast(inputs.dtype, self.dtype):
@@ -177,8 +204,13 @@ class Experiment(Settings):
         """Nodes of the simulation: as many as asked for, or one per core, but no more than tasks."""
         return min(self.shards or os.cpu_count() or 1, len(self.tasks))
 
-    def problem(self) -> Problem:
+    def problem(self, outputs: int | None = None) -> Problem:
         """Return the model and loss.
+
+        Parameters
+        ----------
+        outputs : int or None
+            Outputs of a model by name; as many as there are classes or values unless given.
 
         Raises
         ------
@@ -191,8 +223,8 @@ class Experiment(Settings):
             return Problem(deepcopy(self.model).to(dtype), loss)
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         targets = self.tasks.train.targets
-        outputs = self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
-        model = build_model(chosen.name, self.tasks.input_shape, outputs, chosen.settings, seed=self.seed, dtype=dtype)
+        wanted = outputs or self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
+        model = build_model(chosen.name, self.tasks.input_shape, wanted, chosen.settings, seed=self.seed, dtype=dtype)
         return Problem(model, loss)
 
     def describe(self) -> dict[str, Any]:
@@ -206,7 +238,7 @@ class Experiment(Settings):
         else:
             chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
             model = {"name": chosen.name, **chosen.settings}
-        skip = {"tasks", "model", "client", "strategy"}
+        skip = {"tasks", "held_out", "model", "client", "strategy"}
         return {
             "data": {
                 "origin": self.tasks.dataset,
@@ -223,7 +255,7 @@ class Experiment(Settings):
             "run": self.model_dump(mode="json", exclude=skip),
         }
 
-    def specs(self, problem: Problem, shards: int) -> list[NodeSpec]:
+    def specs(self, problem: Problem, shards: int, noise_seed: int | None = None) -> list[NodeSpec]:
         """Cut the population into contiguous shards, one node each."""
         count = min(shards, len(self.tasks))
         cuts = np.linspace(0, len(self.tasks), count + 1).round().astype(int)
@@ -237,6 +269,7 @@ class Experiment(Settings):
                 self.policy,
                 self.local_baseline(),
                 self.state_memory * 2**30 / count,
+                noise_seed,
             )
             for start, stop in pairwise(cuts)
         ]
@@ -374,6 +407,8 @@ class Experiment(Settings):
         strategy = self.strategy.model_copy(update={"groups": groups})
         strategy.check(len(self.tasks))
         problem = self.problem()
+        strategy.check_arrays(list(problem.initial()))
+        self.client.check(problem, self.tasks)
         probe(self.client, problem, engine_named(self.engine), self.tasks)
         return strategy, problem
 
@@ -407,7 +442,8 @@ class Experiment(Settings):
             folder.boundaries.promote(0)
         self._check_budget(journal, strategy, boundary)
 
-        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards), pool))
+        noise_seed = self._noise_seed(folder, reproduce)
+        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards, noise_seed), pool))
         own = grid if isinstance(grid, LocalGrid) else None
         if own and folder is not None and resume.snapshot is not None:
             own.restore(folder.boundaries.directory, resume.snapshot)
@@ -454,12 +490,22 @@ class Experiment(Settings):
             reproduce=reproduce,
             run=self,
         )
+        if self.held_out is not None and len(served.boundary.billboards) == 1:
+            (last,) = served.boundary.billboards.values()
+            result.summary["diagnostics"]["held_out"] = score_newcomers(self, problem, last, served.work)
         if folder is not None:
             folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
-            for line in result.privacy_lines:
+            for line in [*result.released_lines, *result.privacy_lines]:
                 folder.log(line)
             result.folder = folder.path
         return result
+
+    def _noise_seed(self, folder: RunFolder | None, reproduce: int | None) -> int | None:
+        """Return what the nodes' own noise comes from; None leaves it to each node."""
+        drawn = self.client.draws_noise or self.strategy.declared_noise_at == "node"
+        if reproduce is not None or folder is None or not drawn:
+            return reproduce
+        return int.from_bytes(folder.node_secret(), "big")
 
     def _grid(self, specs: list[NodeSpec], pool: ShardPool | None) -> LocalGrid:
         if self.grid == "in-process":
@@ -484,7 +530,9 @@ class Experiment(Settings):
             num_tasks=len(self.tasks),
             declared=self.tasks.declared,
             budget=self.budget,
+            budget_filter=self.budget_filter,
         )
+        ledger.refuse_read_only()
         run = folder.run_id if folder is not None else scratch.name
         return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
 
@@ -497,9 +545,25 @@ class Experiment(Settings):
         try:
             journal.check(planned)
         except BudgetExceeded as error:
-            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left))
+            beside = strategy.metric_releases(len(self.tasks), left)
+            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left), beside)
             advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
             raise BudgetExceeded(f"{error}{advice}") from None
+
+
+def _check_newcomers(tasks: Tasks, held_out: Tasks) -> None:
+    """Refuse people held out who are not like the population, or belong to it."""
+    held_out.check()
+    both = set(tasks.names) & set(held_out.names)
+    if both:
+        raise InputError(
+            f"held-out people take no part, but {sorted(both)[0]!r} is in the population, too; leave it out."
+        )
+    if (held_out.input_shape, held_out.num_classes) != (tasks.input_shape, tasks.num_classes):
+        raise InputError(
+            f"held-out people need examples of shape {tasks.input_shape} with {tasks.num_classes} classes, got "
+            f"{held_out.input_shape} with {held_out.num_classes}."
+        )
 
 
 @dataclass(frozen=True)
@@ -516,8 +580,12 @@ def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
     entries = journal.ledger.entries(journal.population, journal.run)
     charged = {(entry.round, entry.group) for entry in entries}
     published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
-    newest = {entry.digest for entry in entries if entry.round == last.round}
-    if not published <= charged or (last.round and newest != {last.digest()}):
+    published |= {(measured.round, EVERYBODY) for measured in folder.boundaries.measured()}
+    newest = {entry.digest for entry in entries if entry.round == last.round and entry.group in last.billboards}
+    # What the nodes add noise to is charged before it is made, so without a digest.
+    reserved = any(entry.release.noise_at == "node" for entry in entries)
+    known = {last.digest(), ""} if reserved else {last.digest()}
+    if not published <= charged or (last.round and not (newest and newest <= known)):
         raise InputError(
             f"the ledger {journal.ledger.path} does not hold all {last.round} rounds that {folder.path} has published; "
             "restore the ledger that the run was started with: going on would under-count what was released."
@@ -535,6 +603,12 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
             store.promote(pending.round)  # charged but not published: read back, never drawn again
         else:
             store.discard_pending()
+    measured = store.pending_measured()
+    if measured is not None:
+        if journal.charged(measured):
+            store.promote_measured(measured.round)
+        else:
+            store.discard_pending_measured()
     rounds, snapshots = store.rounds(), store.snapshots()
     if publishes and rounds:
         _check_ledger(folder, journal, store.load(rounds[-1]))

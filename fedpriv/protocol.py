@@ -6,7 +6,7 @@ with public groups of tasks there is one per group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from fedpriv.arrays import Arrays, arrays_from, record_of
 
 __all__ = [
     "ALL",
+    "METRICS",
     "Arrays",
     "Billboards",
     "Reply",
@@ -33,6 +34,9 @@ Ids = NDArray[np.int64]
 
 ALL = "all"
 """Name of the one group when tasks are not grouped."""
+
+METRICS = "metrics"
+"""Under which group and name a node's contribution to published metrics travels."""
 
 
 def record_from_billboards(billboards: Billboards) -> ArrayRecord:
@@ -80,9 +84,19 @@ class Request:
         Length of the local-only baseline; 0 elsewhere.
     fixed_size : bool
         Whether the server draws cohorts of fixed size, for which add/remove does not hold.
+    noise_at : {"server", "node"}
+        Who adds the noise: with "node" every task's row gets its own before it leaves.
     stream : tuple of int
         Declared where noise is correlated over rounds: number of rounds, participations of a task at most, rounds
         between two of them at least, bands. Empty if the noise is drawn for this round alone.
+    clipping_norms : mapping
+        Norms of groups of arrays, where there are any; ``clipping_norm`` is then what they come to together.
+    metrics : sequence of str
+        Which scores tasks shall contribute to published means; ``clipping_norm`` and ``noise_multiplier`` are theirs.
+    largest_loss : float
+        Losses above this contribute this.
+    target_quantile : float or None
+        Given where nodes also send, for each task, how far the bit "its update was within the norm" lies from it.
     """
 
     round: int
@@ -94,6 +108,11 @@ class Request:
     epochs: int = 0
     fixed_size: bool = False
     stream: tuple[int, ...] = ()
+    clipping_norms: Mapping[str, float] = field(default_factory=dict)
+    target_quantile: float | None = None
+    metrics: Sequence[str] = ()
+    largest_loss: float = 1.0
+    noise_at: Literal["server", "node"] = "server"
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
         """Write the request as the content of a Flower message.
@@ -110,9 +129,18 @@ class Request:
             "noise_multiplier": self.noise_multiplier,
             "epochs": self.epochs,
             "fixed_size": self.fixed_size,
+            "noise_at": self.noise_at,
         }
         if self.stream:
             settings["stream"] = list(self.stream)
+        if self.clipping_norms:
+            settings["clipped_groups"] = list(self.clipping_norms)
+            settings["clipping_norms"] = [float(norm) for norm in self.clipping_norms.values()]
+        if self.metrics:
+            settings["metrics"] = list(self.metrics)
+            settings["largest_loss"] = self.largest_loss
+        if self.target_quantile is not None:
+            settings["target_quantile"] = self.target_quantile
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
             content[f"tasks/{group}"] = record_of({"ids": ids})
@@ -134,6 +162,13 @@ class Request:
             epochs=int(settings["epochs"]),
             fixed_size=bool(settings.get("fixed_size", False)),
             stream=tuple(int(value) for value in settings.get("stream", ())),
+            clipping_norms=dict(
+                zip(settings.get("clipped_groups", ()), settings.get("clipping_norms", ()), strict=True)
+            ),
+            target_quantile=settings.get("target_quantile"),
+            metrics=tuple(settings.get("metrics", ())),
+            largest_loss=float(settings.get("largest_loss", 1.0)),
+            noise_at="node" if settings.get("noise_at") == "node" else "server",
         )
 
 

@@ -19,7 +19,7 @@ from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import check_delta
-from fedpriv.privacy.terms import Observer, Output, Relation
+from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
 
@@ -62,10 +62,15 @@ class RunResult:
         billboards.
     personal_guarantee : Guarantee
         What holds for the personal models; the same object unless cohorts had a fixed size.
+    group_guarantees : dict
+        What holds for the personal models of each public group, where groups were charged differently; the other two
+        then hold for the group with the largest epsilon.
     diagnostics : Diagnostics
         Mean test scores; not released.
     tasks_per_second : float
         Tasks trained per second of training, start-up and evaluation left out.
+    released_lines : list of dict
+        What was published besides billboards, line by line as in ``metrics.jsonl``: metrics and adapted clipping norms.
     summary : dict
         Everything above and more, ready for JSON.
     billboards : dict
@@ -84,7 +89,9 @@ class RunResult:
     billboards: dict[str, dict[str, NDArray[Any]]] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     privacy_lines: list[dict[str, Any]] = field(default_factory=list)
+    released_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
+    group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any], folder: Path) -> RunResult:
@@ -105,6 +112,9 @@ class RunResult:
             billboards=store.load(rounds[-1]).billboards if rounds else {},
             scores={f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()},
             folder=folder,
+            group_guarantees={
+                group: Guarantee.from_json(one) for group, one in summary.get("group_guarantees", {}).items()
+            },
         )
 
 
@@ -122,7 +132,11 @@ def summarize(
     """Put together what a run came to; the guarantee is computed from what the ledger holds."""
     counts = journal.ledger.counts(journal.population, journal.run)
     guarantee, personal = _guarantees(counts, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
+    groups = _group_guarantees(journal, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
+    local, plain = run.client.local_guarantees(
+        tasks, rounds=strategy.rounds, delta=delta, reproduction=reproduce is not None
+    )
     seconds = served.seconds
     speed = served.trained / seconds["training"] if seconds["training"] > 0 else 0.0
     summary = {
@@ -136,7 +150,9 @@ def summarize(
         "dataset": tasks.dataset,
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
-        "warnings": [*check_delta(delta, len(tasks)), *_problems(served), *served.warnings],
+        **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
+        "local_guarantees": [one.to_json() for one in local],
+        "warnings": [*check_delta(delta, len(tasks)), *plain, *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
         "diagnostics": {
             "released": False,
@@ -161,6 +177,7 @@ def summarize(
             "spent": _spent(journal, tasks, delta),
         },
         "releases": _releases(journal),
+        **_published(served, strategy, counts, delta, len(tasks)),
     }
     return RunResult(
         guarantee=guarantee,
@@ -170,7 +187,9 @@ def summarize(
         summary=summary,
         billboards=served.boundary.billboards,
         scores=served.scores,
-        privacy_lines=_privacy_curve(counts, delta, guarantee.relation),
+        privacy_lines=_privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
+        released_lines=_released_lines(served, journal),
+        group_guarantees=groups,
     )
 
 
@@ -178,6 +197,17 @@ def _guarantees(
     counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
 ) -> tuple[Guarantee, Guarantee]:
     """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
+    if counts and all(release.noise_at == "node" for release in counts):
+        rows = guarantee_for(
+            counts,
+            delta=delta,
+            num_tasks=num_tasks,
+            output=Output.ROWS,
+            observer=Observer.SERVER,
+            noise_at=NoiseAt.NODE,
+            reproduction=reproduction,
+        )
+        return rows, rows
     counted = counted_in_full(counts)
     personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
     if Relation.ADD_REMOVE in relations_for(counts):
@@ -192,6 +222,20 @@ def _guarantees(
         reproduction=reproduction,
     )
     return billboards, personal
+
+
+def _group_guarantees(
+    journal: Journal, delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
+) -> dict[str, Guarantee]:
+    """Return the guarantee of each public group, if they differ: groups are disjoint, and who is in which is public."""
+    groups = journal.ledger.group_counts(journal.population, journal.run)
+    counted = {group: counted_in_full(counts) for group, counts in sorted(groups.items())}
+    if len({frozenset(counts.items()) for counts in counted.values()}) < 2:
+        return {}
+    return {
+        group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
+        for group, counts in counted.items()
+    }
 
 
 def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:
@@ -238,15 +282,86 @@ def _releases(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def _privacy_curve(counts: Counter[Release], delta: float, relation: Relation) -> list[dict[str, Any]]:
-    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters."""
-    if len(counts) != 1:
+def _published(
+    served: Served, strategy: TaskStrategy, counts: Counter[Release], delta: float, num_tasks: int
+) -> dict[str, Any]:
+    """Return what was published besides billboards: metrics with the guarantee that they have alone, the last norm."""
+    found: dict[str, Any] = {}
+    if served.measured:
+        releases = Counter({release: count for release, count in counts.items() if release.measures is not None})
+        relation = strategy.relation
+        alone = guarantee_for(
+            releases,
+            delta=delta,
+            num_tasks=num_tasks,
+            output=Output.METRICS,
+            observer=Observer.PUBLIC,
+            relation=relation,
+        )
+        found["metrics"] = {
+            "released": True,
+            "means": [{"round": one.round, "values": one.values, "noise": one.noise} for one in served.measured],
+            "alone": {
+                "epsilon": alone.epsilon,
+                "delta": alone.delta,
+                "relation": str(alone.relation),
+                "observer": str(alone.observer),
+                "included": "the guarantee of this run covers these metrics, too",
+            },
+        }
+    if served.boundary.clipping_norm is not None:
+        found["clipping"] = {"released": True, "norm": served.boundary.clipping_norm}
+    return found
+
+
+def _released_lines(served: Served, journal: Journal) -> list[dict[str, Any]]:
+    """Return what was published besides billboards, for ``metrics.jsonl``: adapted clipping norms, and metrics."""
+    norms: dict[int, float] = {}
+    if served.boundary.clipping_norm is not None:
+        for entry in journal.ledger.entries(journal.population, journal.run):
+            if entry.release.measures is None:
+                norms[entry.round] = entry.release.clipping_norm
+    lines: list[dict[str, Any]] = [
+        {"round": number, "kind": "clipping", "released": True, "clipping_norm": norm}
+        for number, norm in sorted(norms.items())
+    ]
+    for one in served.measured:
+        line: dict[str, Any] = {"round": one.round, "kind": "metrics", "released": True, "loss": {}, "accuracy": {}}
+        for name, value in one.values.items():
+            model, measure = name.split(".")
+            line[measure][model] = value
+        lines.append({**line, "noise": one.noise})
+    return lines
+
+
+def _privacy_curve(
+    counts: Counter[Release], delta: float, relation: Relation, measured: list[int]
+) -> list[dict[str, Any]]:
+    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters.
+
+    Releases of updates that differ in the clipping norm only cost the same, and metrics come after known rounds.
+    """
+    updates: Counter[Release] = Counter()
+    metrics = next((release for release in counts if release.measures is not None), None)
+    for release, count in counts.items():
+        if release.measures is None:
+            updates[release.model_copy(update={"clipping_norm": 1.0})] += count
+    if len(updates) != 1:
         return []
-    ((release, rounds),) = counts.items()
+    ((release, rounds),) = updates.items()
     if release.stream is not None:  # charged as a whole when it begins
-        return [_privacy_line(point, counts, delta, relation) for point in sorted({1, release.rounds})]
-    points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
-    return [_privacy_line(point, {release: point}, delta, relation) for point in points]
+        rounds = release.rounds
+        points = sorted({1, *measured, rounds})
+    else:
+        points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
+    lines = []
+    for point in points:
+        history = {release: 1 if release.stream is not None else point}
+        done = sum(number <= point for number in measured)
+        lines.append(
+            _privacy_line(point, {**history, **({metrics: done} if metrics and done else {})}, delta, relation)
+        )
+    return lines
 
 
 def _privacy_line(round: int, releases: Mapping[Release, int], delta: float, relation: Relation) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from fedpriv.strategies.alternating_minimization import AlternatingMinimization
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.strategies.billboard import Billboard
+from fedpriv.strategies.malicious import MaliciousMetaLearner
 from fedpriv.strategies.silent import Silent
 
-__all__ = ["AlternatingMinimization", "Billboard", "Silent", "TaskStrategy"]
+__all__ = ["AlternatingMinimization", "Billboard", "MaliciousMetaLearner", "Silent", "TaskStrategy"]

@@ -24,6 +24,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.entropy import COINS, Entropy, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import default_delta
@@ -130,7 +131,7 @@ class Session:
     entropy : Entropy
         Where coins and noise come from.
     noise_multiplier : float
-        Standard deviation of the noise on the sum, in clipping norms.
+        Standard deviation of the noise on the sum, in clipping norms; the smallest where groups differ.
     boundary : Boundary
         The last release boundary.
     sampled : dict
@@ -139,6 +140,10 @@ class Session:
         The limits of participation that are kept.
     noise : dict
         Per group, what the boundary of the round at work will keep for correlated noise.
+    bits : dict
+        Per group, the noisy count that decides over the next clipping norm (see :mod:`fedpriv.privacy.adaptive`).
+    measured : dict
+        Metrics that were released, by round.
     scores : dict
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
@@ -162,6 +167,8 @@ class Session:
     sampled: dict[str, Ids] = field(default_factory=dict)
     stream: Stream | None = None
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    bits: dict[str, float] = field(default_factory=dict)
+    measured: dict[int, Measured] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
@@ -245,8 +252,14 @@ class TaskStrategy(Settings, Strategy):
     def sampling_of(self, num_tasks: int) -> Sampling:
         """Return how participants are drawn from a group of this size."""
         if self.fixed_cohorts:
-            return fixed_size(self.sampling_rate, num_tasks, counted=self._updates_use_state)
+            counted = self._updates_use_state or self.measures_state
+            return fixed_size(self.sampling_rate, num_tasks, counted=counted)
         return sampling_from(self.sampling_rate)
+
+    @property
+    def measures_state(self) -> bool:
+        """Whether this strategy publishes metrics of what tasks learned in earlier rounds, which tell who was drawn."""
+        return False
 
     def costliest_sampling(self, num_tasks: int) -> Sampling:
         """Return the sampling of the group whose tasks take part most often, in a population of this size."""
@@ -294,6 +307,8 @@ class TaskStrategy(Settings, Strategy):
             start=first.billboards,
             stream=self.stream(registry.num_tasks),
         )
+        if journal is not None and journal.storage is not None and self.metric_releases(registry.num_tasks):
+            self._session.measured = {one.round: one for one in journal.storage.measured()}
         self.check_boundary()
         return self._session
 
@@ -324,6 +339,20 @@ class TaskStrategy(Settings, Strategy):
         """Refuse, before anything is written, what does not fit a population of this size."""
         self._members(num_tasks)
         self.planned(num_tasks, self.rounds)
+
+    def check_nodes(self, *, classes: bool, largest_norm: float | None) -> None:
+        """Refuse what tasks cannot give or their policy does not allow; overridden by strategies that ask for more.
+
+        Parameters
+        ----------
+        classes : bool
+            Whether the tasks predict classes.
+        largest_norm : float or None
+            The largest clipping norm that the nodes allow.
+        """
+
+    def check_arrays(self, names: Sequence[str]) -> None:
+        """Refuse settings that do not fit the arrays of a model; overridden by strategies that name arrays."""
 
     def check_boundary(self) -> None:
         """Refuse a boundary from which this strategy cannot go on; overridden by strategies that need more of it."""
@@ -371,6 +400,17 @@ class TaskStrategy(Settings, Strategy):
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""
+
+    def measure(self, number: int, grid: Grid, timeout: float) -> None:
+        """Release metrics that are due after a round; overridden by strategies that have any."""
+
+    def metric_releases(self, num_tasks: int, rounds: int | None = None) -> Counter[Release]:  # noqa: ARG002
+        """Return the releases of metrics that are due in the last so many rounds; all of them by default."""
+        return Counter()
+
+    def measuring(self, boundary: Boundary) -> list[Message]:  # noqa: ARG002
+        """Return the messages that ask for what metrics after a boundary need; there are none by default."""
+        return []
 
     @abstractmethod
     def aggregate_train(
@@ -435,6 +475,7 @@ class TaskStrategy(Settings, Strategy):
         result.arrays = arrays
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         for number in range(session.boundary.round + 1, last + 1):
+            self.measure(number - 1, grid, timeout)  # here, so that a run that goes on makes up for it
             began = time.perf_counter()
             replies = grid.send_and_receive(self.configure_train(number, arrays, train_config, grid), timeout=timeout)
             new, metrics = self.aggregate_train(number, replies)
@@ -462,16 +503,36 @@ class TaskStrategy(Settings, Strategy):
         """What nodes answer a training request with."""
         return "sum"
 
+    def declared(self, boundary: Boundary) -> dict[str, Any]:  # noqa: ARG002
+        """Return what the requests of the round after a boundary declare about clipping."""
+        return {}
+
     @property
-    def declared_clipping_norm(self) -> float:
-        """The clipping norm that requests declare to the nodes."""
-        return 1.0
+    def declared_noise_at(self) -> Literal["server", "node"]:
+        """Who adds the noise, as requests declare it to the nodes."""
+        return "server"
 
     def messages(
-        self, kind: str, number: int, arrays: ArrayRecord, tasks: dict[str, Ids], epochs: int = 0
+        self,
+        kind: str,
+        number: int,
+        arrays: ArrayRecord,
+        tasks: dict[str, Ids],
+        epochs: int = 0,
+        declared: dict[str, Any] | None = None,
     ) -> list[Message]:
-        """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards."""
+        """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
+
+        What is ``declared`` is that of the round after the last boundary, unless given.
+        """
         stream = self.session.stream
+        mechanism: dict[str, Any] = {
+            "noise_multiplier": self.session.noise_multiplier,
+            "fixed_size": self.fixed_cohorts,
+            "stream": tuple(stream.model_dump().values()) if stream is not None else (),
+            "noise_at": self.declared_noise_at,
+            **(self.declared(self.session.boundary) if declared is None else declared),
+        }
         per_node: dict[int, dict[str, Ids]] = {}
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
@@ -484,11 +545,8 @@ class TaskStrategy(Settings, Strategy):
                     billboards={},  # they travel as records
                     tasks=mine,
                     reply=self.reply_kind,
-                    clipping_norm=self.declared_clipping_norm,
-                    noise_multiplier=self.session.noise_multiplier,
                     epochs=epochs,
-                    fixed_size=self.fixed_cohorts,
-                    stream=tuple(stream.model_dump().values()) if stream is not None else (),
+                    **mechanism,
                 ).to_content(records),
                 node,
                 kind,

@@ -77,10 +77,14 @@ def test_protected_data_exit_with_3_when_the_budget_is_spent(fedpriv: Any) -> No
 
 
 def test_lists(fedpriv: Any) -> None:
-    assert [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])] == ["lrs-synthetic", "pmtl"]
+    names = [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])]
+    assert names == ["lrs-synthetic", "maml", "maml-attack", "pmtl"]
     presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
-    assert [preset for name, preset in presets if name == "pmtl"] == ["digits", "femnist", "fashion"]
-    assert ("lrs-synthetic", "exact") in presets
+    assert presets == [
+        *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
+        *[("maml", name) for name in ("digits", "mnist", "fashion", "femnist")],
+        *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
+    ]
     found = json.loads(fedpriv("list", "datasets", "--json")[1])
     assert {"digits", "femnist", "mnist", "fashion"} <= {row["name"] for row in found}
     assert all(row["licence"] and row["source"] for row in found)

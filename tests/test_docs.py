@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.pmtl",
+    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
+    "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
@@ -42,7 +43,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "fedpriv": ("", "cohort data experiment privacy summary"),
     "__main__": ("cli", ""),
     "privacy": ("", ""),
-    "cohort": ("", ""),
+    "cohort": ("", "privacy"),
     "lrs": ("", ""),
     "models": ("lrs", ""),
     "report": ("statistics", ""),
@@ -50,25 +51,40 @@ ARROWS: dict[str, tuple[str, str]] = {
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort lrs", ""),
+    "clients": ("cohort lrs privacy", ""),
     "strategies": ("lrs privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
     "statistics": ("", ""),
     "progress": ("", ""),
-    "experiment": ("cohort models privacy protocol runs runtime strategies summary", "clients"),
-    "config": ("", "clients data experiment models privacy strategies"),
+    "newcomers": ("cohort statistics", "experiment"),
+    "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
+    "attacks": ("cohort data", ""),
+    "exposure": ("attacks cohort config protocol report runs strategies", "experiment"),
+    "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
-    "evidence": ("config progress sweep", "data runtime"),
+    "evidence": ("config progress statistics sweep", "data runtime"),
     "scenarios": ("cohort config evidence experiment lrs statistics summary", "report"),
     "account": ("privacy report runs", ""),
-    "commands": ("config progress summary", "experiment privacy report runs runtime scenarios"),
-    "cli": ("", "account commands data report scenarios sweep"),
+    "ledger": ("privacy runs", ""),
+    "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
+    "cli": ("", "account commands data exposure ledger report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},
     "flwr": {"arrays", "protocol", "strategies", "runtime", "experiment"},
-    "torch": {"cohort", "lrs", "models", "clients", "runtime", "experiment", "scenarios"},
+    "torch": {
+        "cohort",
+        "lrs",
+        "models",
+        "clients",
+        "runtime",
+        "experiment",
+        "newcomers",
+        "attacks",
+        "exposure",
+        "scenarios",
+    },
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}

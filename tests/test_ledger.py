@@ -203,7 +203,7 @@ def test_damaged_and_foreign_files_are_refused_and_kept(tmp_path: Path, ledger: 
     connection.close()
     newer.write_bytes(good)
     connection = sqlite3.connect(newer)
-    connection.execute("PRAGMA user_version = 2")
+    connection.execute("PRAGMA user_version = 3")
     connection.close()
     middle = len(good) // 2
     cases = {

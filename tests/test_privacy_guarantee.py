@@ -39,6 +39,7 @@ FULL = Release(noise_multiplier=20.0, sampling_name="full", rate=1.0, clipping_n
 ALLOWED = {
     (Output.BILLBOARDS, Observer.PUBLIC, NoiseAt.SERVER): Notion.DP,
     (Output.PERSONAL_MODELS, Observer.COALITION, NoiseAt.SERVER): Notion.JOINT_DP,
+    (Output.METRICS, Observer.PUBLIC, NoiseAt.SERVER): Notion.DP,
     (Output.ROWS, Observer.SERVER, NoiseAt.NODE): Notion.LOCAL_DP,
     (Output.CLIPPED_SUM, Observer.SERVER, NoiseAt.NODE): Notion.LOCAL_DP,
 }

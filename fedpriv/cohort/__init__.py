@@ -6,8 +6,18 @@ from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
+from fedpriv.cohort.episodes import Episodes, check_shots, draw_episodes
 from fedpriv.cohort.kernels import KernelEngine
-from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.learner import Learner, Noise, Scores
+from fedpriv.cohort.meta import (
+    InnerLoop,
+    MetaGradient,
+    Order,
+    adapt,
+    meta_gradient,
+    refuse_once_differentiable,
+    task_gradients,
+)
 from fedpriv.cohort.probe import probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
@@ -21,12 +31,17 @@ __all__ = [
     "Cohort",
     "Descent",
     "Engine",
+    "Episodes",
+    "InnerLoop",
     "KernelEngine",
     "Key",
     "Learner",
     "LocalSGD",
     "LoopEngine",
     "Marks",
+    "MetaGradient",
+    "Noise",
+    "Order",
     "Params",
     "Problem",
     "Purpose",
@@ -37,13 +52,19 @@ __all__ = [
     "TaskFailure",
     "Tasks",
     "VmapEngine",
+    "adapt",
     "broadcast",
+    "check_shots",
+    "draw_episodes",
     "engine_named",
+    "meta_gradient",
     "nest",
     "padded_width",
     "probe",
+    "refuse_once_differentiable",
     "select",
     "subtract",
+    "task_gradients",
     "unnest",
     "zeros_like",
 ]

@@ -6,16 +6,21 @@ A real client is a cohort of one, a simulation shard a cohort of hundreds; there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.learner import Learner, Scores
+from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
+from fedpriv.cohort.tasks import Tasks
 from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.settings import Settings
+
+if TYPE_CHECKING:
+    from fedpriv.privacy.guarantee import Guarantee
 
 __all__ = ["ClientAlgorithm", "LocalSGD"]
 
@@ -40,6 +45,31 @@ class ClientAlgorithm(Settings, ABC):
         """Forget what a parent said about its updates where a class makes them anew and says nothing itself."""
         if "updates_use_state" not in vars(cls) and {"train", "fit"} & vars(cls).keys():
             cls.updates_use_state = True
+
+    @property
+    def draws_noise(self) -> bool:
+        """Whether tasks draw noise of their own (``learner.normal``)."""
+        return False
+
+    def check(self, problem: Problem, tasks: Tasks) -> None:
+        """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.
+
+        Raises
+        ------
+        InputError
+            One sentence that says what does not fit and what to do.
+        """
+
+    def local_guarantees(
+        self,
+        tasks: Tasks,  # noqa: ARG002
+        *,
+        rounds: int,  # noqa: ARG002
+        delta: float,  # noqa: ARG002
+        reproduction: bool = False,  # noqa: ARG002
+    ) -> tuple[list[Guarantee], list[str]]:
+        """Return what the tasks' own noise promises about examples, and sentences about noise that promises nothing."""
+        return [], []
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002
         """Return the personal state [C, ...] of tasks that take part for the first time.

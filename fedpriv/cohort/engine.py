@@ -86,6 +86,25 @@ class Engine(ABC):
         """Return every task's gradient of its mean loss; parameters and gradients are [C, ...]."""
 
     @abstractmethod
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:
+        """Return every task's mean loss [C], differentiable as often as the model; 0 for a task without examples."""
+
+    def meta_shortcut(
+        self,
+        problem: Problem,  # noqa: ARG002
+        params: Params,  # noqa: ARG002
+        support: Batch,  # noqa: ARG002
+        query: Batch,  # noqa: ARG002
+        *,
+        rate: float,  # noqa: ARG002
+        steps: int,  # noqa: ARG002
+        through: bool,  # noqa: ARG002
+        create_graph: bool,  # noqa: ARG002
+    ) -> tuple[Params, Tensor] | None:
+        """Return meta-gradients [C, ...] and query losses [C] if this engine knows a faster way; None otherwise."""
+        return None
+
+    @abstractmethod
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:
         """Return mean loss and accuracy of every task, both [C]; NaN for a task without examples."""
 
@@ -103,6 +122,10 @@ class VmapEngine(Engine):
         gradient = vmap(grad(problem.mean_loss))
         result: Params = gradient(params, batch.inputs, batch.targets, batch.mask)
         return result
+
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
+        found: Tensor = vmap(problem.mean_loss)(params, batch.inputs, batch.targets, batch.mask)
+        return found
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         with torch.no_grad():
@@ -126,6 +149,19 @@ class LoopEngine(Engine):
             found = torch.autograd.grad(loss, list(leaves.values()), materialize_grads=True)
             rows.append(dict(zip(leaves, found, strict=True)))
         return {name: torch.stack([row[name] for row in rows]) for name in params}
+
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
+        return torch.stack(
+            [
+                problem.mean_loss(
+                    {name: value[position] for name, value in params.items()},
+                    batch.inputs[position],
+                    batch.targets[position],
+                    batch.mask[position],
+                )
+                for position in range(len(batch.mask))
+            ]
+        )
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         losses, hits = [], []

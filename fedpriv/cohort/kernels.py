@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.descent import Descent, per_task
 from fedpriv.cohort.engine import VmapEngine, average
+from fedpriv.cohort.low_rank import low_rank_meta_gradient, shared
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.tiles import Tiles
 from fedpriv.cohort.trees import Params, zeros_like
@@ -87,6 +88,33 @@ class KernelEngine(VmapEngine):
                     return
                 chain = _Chain(layers, problem, params, descent, batch)
             chain.step(batch)
+
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
+        layers = self._layers(problem, batch.inputs.dim())
+        if layers is None:
+            return super().losses(problem, params, batch)
+        outputs = _forward(_views(layers, params), batch.inputs)[-1]
+        loss, _ = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
+        loss = loss.view(batch.mask.shape)
+        return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
+
+    def meta_shortcut(  # noqa: D102
+        self,
+        problem: Problem,
+        params: Params,
+        support: Batch,
+        query: Batch,
+        *,
+        rate: float,
+        steps: int,
+        through: bool,
+        create_graph: bool,
+    ) -> tuple[Params, Tensor] | None:
+        layers = self._layers(problem, query.inputs.dim())
+        if layers is None or not shared(params):
+            return None
+        how = {"through": through, "create_graph": create_graph}
+        return low_rank_meta_gradient(layers, problem, params, support, query, rate=rate, steps=steps, **how)
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch.inputs.dim())

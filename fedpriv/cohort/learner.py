@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -19,7 +21,14 @@ from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part
 from fedpriv.cohort.trees import Params
 
-__all__ = ["Learner", "Scores"]
+__all__ = ["Learner", "Noise", "Scores"]
+
+
+class Noise(Protocol):
+    """A node's own source of secret noise, asked by purpose, round and task."""
+
+    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
+        """Return independent standard normals of this shape."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,15 @@ class Learner:
         Per-example gradient evaluations so far, by task id.
     cells : int
         Places for an example in all mini-batches so far; work over cells tells how little was padding.
+    noise : Noise or None
+        Where noise of the tasks themselves comes from; the operating system if None.
     """
 
     problem: Problem
     engine: Engine = field(default_factory=KernelEngine)
     work: dict[int, int] = field(default_factory=dict)
     cells: int = 0
+    noise: Noise | None = None
 
     def sgd(
         self,
@@ -103,6 +115,19 @@ class Learner:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
         descent = Descent(learning_rate, anchor, strength, momentum)
         return self.engine.sgd(self.problem, start, cohort, schedule.index, descent)
+
+    def normal(self, purpose: str, cohort: Cohort, key: Key, shape: Sequence[int]) -> Tensor:
+        """Return standard normals [C, *shape] in the cohort's type, drawn by every task for itself.
+
+        They are secret: they come from the node's own source, never from the public seed of ``key``, of which only the
+        round is used.
+        """
+        if self.noise is None:
+            from fedpriv.privacy.entropy import SystemEntropy
+
+            self.noise = SystemEntropy()
+        rows = [self.noise.normal(purpose, key.round, shape, f"task {task}") for task in cohort.ids.tolist()]
+        return torch.from_numpy(np.stack(rows)).to(cohort.dtype)
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""

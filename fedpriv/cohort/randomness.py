@@ -24,6 +24,7 @@ class Purpose(IntEnum):
     FINISH = 2
     LOCAL_ONLY = 3
     MODEL = 4
+    EPISODE = 5
 
 
 @dataclass(frozen=True)

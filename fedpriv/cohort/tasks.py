@@ -81,6 +81,8 @@ class Tasks:
         A *public* cluster label per task, or None.
     first : int
         The id of the first task here: a shard keeps the ids of the whole population.
+    kinds : ndarray of int64, shape [m, num_classes], or None
+        *Public*: which class of the data set each class of a task is, where tasks have names of their own for them.
     """
 
     dataset: str
@@ -92,6 +94,7 @@ class Tasks:
     declared: Literal["benchmark", "protected"] = "benchmark"
     groups: tuple[int, ...] | None = None
     first: int = 0
+    kinds: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -125,6 +128,7 @@ class Tasks:
             names=self.names[start:stop],
             groups=None if self.groups is None else self.groups[start:stop],
             first=self.first + start,
+            kinds=None if self.kinds is None else self.kinds[start:stop],
             train=self.train.slice(start, stop),
             validation=self.validation.slice(start, stop),
             test=self.test.slice(start, stop),

@@ -8,6 +8,7 @@
 ``catalog``             where the data come from: licences, files, checksums
 ``loading``             ``load``: files to a ``Dataset``
 ``dataset``             ``Dataset.partition``: a ``Dataset`` to ``Tasks``
+``fewshot``             ``few_shot``: a ``Dataset`` to tasks of few classes, and people held out
 ``schemes``             the partition schemes and their options
 ``exact``               Dirichlet draws of exact size
 ``flower``              the partitioners of flwr-datasets
@@ -27,6 +28,7 @@ from __future__ import annotations
 from fedpriv.data.catalog import SourceFile, SourceInfo, sources
 from fedpriv.data.checks import CheckResult, check
 from fedpriv.data.dataset import Dataset
+from fedpriv.data.fewshot import FewShot, few_shot
 from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
@@ -37,11 +39,13 @@ from fedpriv.data.synthetic import synthetic_tasks
 __all__ = [
     "CheckResult",
     "Dataset",
+    "FewShot",
     "LowRankSparseDesign",
     "LowRankSparseTruth",
     "SourceFile",
     "SourceInfo",
     "check",
+    "few_shot",
     "keep_data",
     "kept",
     "load",

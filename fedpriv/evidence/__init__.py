@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
-from fedpriv.evidence.protocol import Protocol, Tuning, read_protocol
-from fedpriv.evidence.run import Evidence, collect
+from fedpriv.evidence.page import ending, page_root
+from fedpriv.evidence.pairs import Difference, differences
+from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
+from fedpriv.evidence.run import Configs, Evidence, collect, configurations
+from fedpriv.evidence.tune import Tried, tune
 
-__all__ = ["Evidence", "Protocol", "Tuning", "collect", "read_protocol"]
+__all__ = [
+    "Arm",
+    "Configs",
+    "Difference",
+    "Evidence",
+    "Point",
+    "Protocol",
+    "Trial",
+    "Tried",
+    "Tuning",
+    "collect",
+    "configurations",
+    "differences",
+    "ending",
+    "page_root",
+    "read_protocol",
+    "tune",
+]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,10 @@ from fedpriv.evidence.protocol import Protocol
 from fedpriv.progress import Progress
 from fedpriv.sweep import Build, Job, check_jobs, run_jobs
 
-__all__ = ["Evidence", "collect"]
+__all__ = ["Configs", "Evidence", "collect", "configurations"]
+
+Configs = Mapping[tuple[str, str], Config]
+"""What is run, by (arm, point)."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +27,17 @@ class Evidence:
     ----------
     columns : dict
         By (arm, point, model), the accuracy of each seed in the protocol's order.
+    guarantees : dict
+        By (arm, point), the guarantee of the personal models as JSON holds it; that of the largest epsilon.
+    seconds : float
+        Of all runs together, as each measured itself.
     versions : dict
         Versions of the libraries that the runs were made with.
     """
 
     columns: dict[tuple[str, str, str], list[float]]
+    guarantees: dict[tuple[str, str], dict[str, Any]]
+    seconds: float
     versions: dict[str, str]
 
     def column(self, arm: str, point: str, model: str = "personal") -> list[float]:
@@ -36,26 +45,46 @@ class Evidence:
         return self.columns[arm, point, model]
 
 
-def collect(
-    protocol: Protocol,
-    *,
-    config: Config,
-    arms: Mapping[str, Mapping[str, Any]],
-    points: Mapping[str, Mapping[str, Any]],
-    build: Build,
-    out: Path,
-    data_dir: Path | None = None,
-) -> Evidence:
-    """Run every arm at every point with every report seed; a killed call goes on where it stopped.
+def configurations(
+    protocol: Protocol, presets: Callable[[str], Config], common: Mapping[str, Any]
+) -> dict[tuple[str, str], Config]:
+    """Return what a protocol's arms are at its points.
 
     Parameters
     ----------
     protocol : Protocol
-        Whose report seeds are run.
-    config : dict
-        What all runs share.
-    arms, points : mapping of str to dict
-        Settings by the name of what is compared, and of where it is compared; a point's come first.
+        With arms and points.
+    presets : callable
+        From a preset's name to its configuration.
+    common : dict
+        Changes by dotted key that all runs share; points, arms, and what tuning chose for them follow in this order.
+    """
+    return {
+        (name, where): apply(
+            presets(str(point.preset or protocol.preset)),
+            {**common, **point.settings, **arm.settings, **arm.at.get(where, {})},
+        )
+        for where, point in protocol.points.items()
+        for name, arm in protocol.arms.items()
+    }
+
+
+def collect(
+    configs: Configs,
+    seeds: Sequence[int] | Mapping[str, Sequence[int]],
+    *,
+    build: Build,
+    out: Path,
+    data_dir: Path | None = None,
+) -> Evidence:
+    """Run every arm at every point with every seed; a killed call goes on where it stopped.
+
+    Parameters
+    ----------
+    configs : mapping
+        What is run, by (arm, point).
+    seeds : sequence of int, or mapping
+        Seeds of all points, or of each by its name.
     build : callable
         From a configuration to an experiment.
     out : Path
@@ -71,21 +100,26 @@ def collect(
     from fedpriv.data import keep_data
     from fedpriv.runtime.pool import ShardPool
 
-    where: list[tuple[str, str]] = []
-    jobs = []
-    for seed in protocol.report_seeds:
-        for point, at in points.items():
-            for arm, changes in arms.items():
-                changed = apply(config, {**at, **changes, "run.seed": seed})
-                values = {"arm": arm, "point": point}
-                jobs.append(Job(out / f"{arm}-{point}" / f"seed-{seed}", changed, seed, values))
-                where.append((arm, point))
+    at = seeds if isinstance(seeds, Mapping) else {point: seeds for _, point in configs}
+    jobs = [
+        Job(
+            out / f"{arm}-{point}" / f"seed-{seed}",
+            apply(config, {"run.seed": seed}),
+            seed,
+            {"arm": arm, "point": point},
+        )
+        for seed in dict.fromkeys(seed for several in at.values() for seed in several)
+        for (arm, point), config in configs.items()
+        if seed in at[point]
+    ]
     columns: dict[tuple[str, str, str], list[float]] = {}
+    guarantees: dict[tuple[str, str], dict[str, Any]] = {}
+    seconds = 0.0
     versions: dict[str, str] = {}
     with keep_data(), ShardPool() as pool, Progress(quiet=False, runs=len(jobs)) as progress:
         check_jobs(jobs, build, data_dir, pool)
-        runs = run_jobs(jobs, build, data_dir, pool, progress)
-        for (arm, point), (job, summary) in zip(where, runs, strict=True):
+        for job, summary in run_jobs(jobs, build, data_dir, pool, progress):
+            arm, point = job.values["arm"], job.values["point"]
             found = summary["versions"]
             if versions and found != versions:
                 raise ComponentFailure(
@@ -93,10 +127,16 @@ def collect(
                     f"({_list(versions)}); delete the older ones and start again."
                 )
             versions = found
+            seconds += summary["seconds"]["total"]
+            guarantees[arm, point] = max(
+                guarantees.get((arm, point), summary["personal_guarantee"]),
+                summary["personal_guarantee"],
+                key=lambda one: float(one["epsilon"]),
+            )
             for model, value in summary["diagnostics"]["accuracy"].items():
                 if value is not None:
                     columns.setdefault((arm, point, model), []).append(float(value))
-    return Evidence(columns, versions)
+    return Evidence(columns, guarantees, seconds, versions)
 
 
 def _list(versions: Mapping[str, str]) -> str:

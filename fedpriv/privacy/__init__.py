@@ -12,7 +12,7 @@ from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
 from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import GdpFilter, RenyiFilter
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.ledger import Entry, Ledger
@@ -42,6 +42,7 @@ __all__ = [
     "Epsilon",
     "FixedSizeSampling",
     "FullParticipation",
+    "GdpFilter",
     "Guarantee",
     "Ledger",
     "NodePolicy",

@@ -4,9 +4,9 @@ Releases that differ in the clipping norm only are merged before anything is com
 
 - ``"gaussian"``: the exact curve of the composed Gaussian mechanism; ignores amplification by sampling, so it
   is an upper bound for Poisson releases;
-- ``"pld"``: privacy loss distributions of dp_accounting, pessimistic rounding (both directions of add/remove,
-  the replace-one pair, and for cohorts of fixed size the pair of :mod:`fedpriv.privacy.without_replacement`); the
-  tightest for sampled releases;
+- ``"pld"``: privacy loss distributions with pessimistic rounding (both directions of add/remove, the replace-one
+  pair, and for cohorts of fixed size the pair of :mod:`fedpriv.privacy.without_replacement`); the tightest for sampled
+  releases;
 - ``"rdp"``: Renyi accounting; fast, a few per cent loose for Poisson sampling and up to three times for fixed sizes;
 - ``"opacus-rdp"``: the same bound from another library, as a cross-check; add/remove only;
 - ``"auto"``: "gaussian" if nothing is sampled, otherwise "pld".

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import epsilon
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import BudgetFilter
 from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling
@@ -23,7 +23,12 @@ _WINDOW = 0.998
 """Calibration stops once epsilon is between this and 1 of its target."""
 
 
-def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, num_tasks: int) -> float:
+Beside = tuple[tuple[Release, int], ...]
+
+
+def calibrate_noise_multiplier(
+    target: Target, sampling: Sampling, rounds: int, num_tasks: int, beside: Mapping[Release, int] | None = None
+) -> float:
     """Return the smallest noise multiplier whose epsilon stays within the target.
 
     Parameters
@@ -36,6 +41,8 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
         Number of releases, at least 1.
     num_tasks : int
         Size of the population, for the check and the default of delta.
+    beside : mapping from Release to count, or None
+        What else the target has to cover: releases with full participation and noise that is decided already.
 
     Returns
     -------
@@ -46,7 +53,8 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
     Raises
     ------
     InputError
-        If rounds is below 1, delta is too large for the population, or epsilon is above 1000.
+        If rounds is below 1, delta is too large for the population, epsilon is above 1000, or what comes beside leaves
+        nothing of it.
     """
     delta = target.delta_for(num_tasks)
     _check_rounds(rounds)
@@ -55,10 +63,10 @@ def calibrate_noise_multiplier(target: Target, sampling: Sampling, rounds: int, 
             f"calibration: 'epsilon' must be at most {_LARGEST_EPSILON:g}, got {target.epsilon:g}, which "
             "protects nobody; set 'noise_multiplier' itself instead."
         )
-    return _calibrate(target.epsilon, delta, target.relation, sampling, rounds)
+    return _calibrate(target.epsilon, delta, target.relation, sampling, rounds, tuple((beside or {}).items()))
 
 
-def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) -> float:
+def calibrate_to_filter(budget: BudgetFilter, sampling: Sampling, rounds: int) -> float:
     """Return the smallest noise multiplier with which a run passes an unused budget filter.
 
     A run that is calibrated to the same epsilon by privacy loss distributions needs a little less noise than
@@ -72,27 +80,40 @@ def calibrate_to_filter(budget: RenyiFilter, sampling: Sampling, rounds: int) ->
     """
     _check_rounds(rounds)
     cost = functools.partial(_filter_share, budget, sampling, rounds)
-    sensitivity = 2.0 if budget.relation is Relation.REPLACE_ONE else 1.0
-    enough = sensitivity * math.sqrt(rounds * budget.order / (2.0 * budget.allowance))
+    enough = budget.enough(rounds)
     return _search(cost, 1.0, enough, enough * 0.5)
 
 
 @functools.lru_cache(maxsize=256)
-def _calibrate(epsilon: float, delta: float, relation: Relation, sampling: Sampling, rounds: int) -> float:
+def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling, rounds: int, beside: Beside) -> float:
     one = Release.of(sampling, 1.0).cost
     if one.fixed:
         refuse_add_remove(relation)
     sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
-    # Without amplification all rounds are one Gaussian mechanism; with it, less noise is enough.
-    enough = sensitivity * math.sqrt(rounds) / gaussian_mu(epsilon, delta) * (1.0 + 1e-10)
+    # Without amplification all releases are one Gaussian mechanism; with it, less noise is enough.
+    mu, other = gaussian_mu(goal, delta), 0.0
+    for release, count in beside:
+        cost = release.cost
+        if cost.rate < 1.0 or cost.noise_multiplier == 0.0:
+            raise InputError("calibration: what comes beside must have noise, and full participation.")
+        other = math.hypot(other, sensitivity * math.sqrt(count) / cost.noise_multiplier)
+    if other >= mu:
+        alone = epsilon(dict(beside), delta, relation).value
+        raise InputError(
+            f"calibration: metrics alone cost epsilon {alone:.4g}, and the target for everything is {goal:g}; give "
+            "them less ('metrics_epsilon')."
+        )
+    enough = sensitivity * math.sqrt(rounds) / math.sqrt((mu - other) * (mu + other)) * (1.0 + 1e-10)
     if one.rate == 1.0:
         return enough
     if relation is Relation.ADD_REMOVE:
-        rough = _search(functools.partial(_cost, sampling, rounds, delta, relation, "rdp"), epsilon, enough, enough / 2)
+        rough = _search(
+            functools.partial(_cost, sampling, rounds, delta, relation, beside, "rdp"), goal, enough, enough / 2
+        )
         start = rough * 0.95  # Renyi accounting is a few per cent loose.
     else:
         start = enough * math.sqrt(sampling.rate)
-    return _search(functools.partial(_cost, sampling, rounds, delta, relation, "auto"), epsilon, enough, start)
+    return _search(functools.partial(_cost, sampling, rounds, delta, relation, beside, "auto"), goal, enough, start)
 
 
 def _cost(
@@ -100,14 +121,15 @@ def _cost(
     rounds: int,
     delta: float,
     relation: Relation,
+    beside: Beside,
     accountant: str,
     noise_multiplier: float,
 ) -> float:
-    release = Release.of(sampling, noise_multiplier)
-    return epsilon({release: rounds}, delta, relation, "rdp" if accountant == "rdp" else "auto").value
+    releases = {**dict(beside), Release.of(sampling, noise_multiplier): rounds}
+    return epsilon(releases, delta, relation, "rdp" if accountant == "rdp" else "auto").value
 
 
-def _filter_share(budget: RenyiFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
+def _filter_share(budget: BudgetFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
     release = Release.of(sampling, noise_multiplier)
     return budget.cost({release: rounds}) / budget.allowance
 

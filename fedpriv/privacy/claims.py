@@ -110,6 +110,17 @@ CLAIMS: tuple[Row, ...] = (
         attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
     Row(
+        output=Output.METRICS,
+        observer=Observer.PUBLIC,
+        noise_at=NoiseAt.SERVER,
+        relations=_BOTH,
+        samplings=_SAMPLINGS,
+        amplified=True,
+        notion=Notion.DP,
+        accounting="the exact Gaussian curve; together with billboards they are accounted as billboards are",
+        attacks="attacks on published means (tracing, canaries)",
+    ),
+    Row(
         output=Output.ROWS,
         observer=Observer.SERVER,
         noise_at=NoiseAt.NODE,

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.blas import daxpy
 
 from fedpriv.errors import InputError
 
@@ -147,6 +146,8 @@ def _add_clipped(rows: NDArray[np.float64], clipping_norm: float, total: NDArray
 
     Row after row, so that the rounding of a sum follows neither from blocks nor from chunks.
     """
+    from scipy.linalg.blas import daxpy  # here, so that asking a ledger does not wait for it
+
     norms, extreme = _measure([rows])
     for k in extreme:
         (rows[k],) = _clip_extreme([rows], int(k), clipping_norm)

@@ -1,9 +1,15 @@
-"""A budget cut-off that stays valid when later releases react to earlier ones.
+"""Budget cut-offs that stay valid when later releases react to earlier ones.
 
-Privacy loss distributions bound a run whose parameters were fixed beforehand; "stop when their epsilon
-reaches the budget" is not valid across runs that learn from each other. A Renyi filter is: if the releases'
-divergences at one order, fixed beforehand, never sum to more than an allowance, the whole adaptive history
-has at most that divergence (Feldman and Zrnic, NeurIPS 2021; Lecuyer, 2021).
+Privacy loss distributions bound a run whose parameters were fixed beforehand; "stop when their epsilon reaches the
+budget" is not valid across runs that learn from each other. Two filters are:
+
+- Renyi: if the releases' divergences at one order, fixed beforehand, never sum to more than an allowance, the whole
+  adaptive history has at most that divergence (Feldman and Zrnic, NeurIPS 2021; Lecuyer, 2021). It pays for whatever
+  has a Renyi divergence.
+- GDP: if the squares of ``mu = sensitivity / noise`` never sum to more than ``mu^2``, the whole adaptive history is
+  mu-Gaussian DP (Smith and Thakurta, 2022; Koskela, Tobaben and Honkela, 2023). It admits as much as the exact curve of
+  runs that were fixed beforehand, 10 to 20 per cent more rounds than Renyi, but pays for plain Gaussian releases only:
+  a release that sampling amplifies is not Gaussian DP with any smaller mu.
 """
 
 from __future__ import annotations
@@ -11,13 +17,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.renyi import renyi
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.terms import Relation, refuse_add_remove
 
-__all__ = ["RenyiFilter", "allowance_at"]
+__all__ = ["BudgetFilter", "FilterName", "GdpFilter", "RenyiFilter", "allowance_at", "filter_for"]
+
+FilterName = Literal["renyi", "gdp"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +98,98 @@ class RenyiFilter:
     def admits(self, spent: float) -> bool:
         """Return whether a total divergence is within the allowance, up to rounding."""
         return spent <= self.allowance * (1.0 + 1e-12)
+
+    def enough(self, rounds: int) -> float:
+        """Return the noise multiplier with which the filter pays for so many releases without sampling."""
+        return _sensitivity(self.relation) * math.sqrt(rounds * self.order / (2.0 * self.allowance))
+
+    def epsilon(self, spent: float, delta: float) -> float:
+        """Return the epsilon that holds for an adaptive history which has spent so much; 0 for nothing."""
+        if spent == 0.0:
+            return 0.0
+        return max(0.0, spent - allowance_at(self.order, 0.0, delta))
+
+    def words(self) -> str:
+        """Return the filter in words."""
+        return f"Renyi filter at order {self.order:g}"
+
+
+@dataclass(frozen=True)
+class GdpFilter:
+    """Squares of mu that a population may spend.
+
+    Attributes
+    ----------
+    allowance : float
+        What the sum of (sensitivity / noise)^2 over all releases may reach.
+    relation : Relation
+        Neighbouring relation.
+    """
+
+    allowance: float
+    relation: Relation
+
+    @classmethod
+    def for_budget(cls, epsilon: float, delta: float, relation: Relation = Relation.ADD_REMOVE) -> GdpFilter:
+        """Return the filter of the largest mu that is (epsilon, delta)-DP, by the exact Gaussian curve."""
+        return cls(gaussian_mu(epsilon, delta) ** 2, relation)
+
+    def cost(self, releases: Mapping[Release, int]) -> float:
+        """Return the sum of the squares of mu; infinite if a release had no noise.
+
+        Raises
+        ------
+        NoGuarantee
+            A release is amplified by sampling, or has no formula under the relation.
+        """
+        total = 0.0
+        for release, count in releases.items():
+            noise_multiplier, rate, fixed = release.cost
+            if fixed:
+                refuse_add_remove(self.relation)
+            if rate < 1.0:
+                raise NoGuarantee(
+                    f"filter: a GDP filter pays for plain Gaussian releases only, got {release.sampling_name} sampling "
+                    f"with rate {rate:g}, which is amplified; register the population with the filter 'renyi' "
+                    "(run.budget_filter), or let all tasks take part."
+                )
+            mu = _sensitivity(self.relation) / noise_multiplier if noise_multiplier > 0.0 else math.inf
+            total += count * mu * mu
+        return total
+
+    def admits(self, spent: float) -> bool:
+        """Return whether a sum of squares is within the allowance, up to rounding."""
+        return spent <= self.allowance * (1.0 + 1e-12)
+
+    def enough(self, rounds: int) -> float:
+        """Return the noise multiplier with which the filter pays for so many releases without sampling."""
+        return _sensitivity(self.relation) * math.sqrt(rounds / self.allowance)
+
+    def epsilon(self, spent: float, delta: float) -> float:
+        """Return the epsilon that holds for an adaptive history which has spent so much."""
+        return gaussian_epsilon(math.sqrt(spent), delta)
+
+    def words(self) -> str:
+        """Return the filter in words."""
+        return f"GDP filter at mu {math.sqrt(self.allowance):.4g}"
+
+
+BudgetFilter = RenyiFilter | GdpFilter
+
+
+def filter_for(
+    name: str, order: float | None, epsilon: float, delta: float, relation: Relation = Relation.ADD_REMOVE
+) -> BudgetFilter:
+    """Return the filter of a budget by its name; ``order`` is that of a Renyi filter, None to choose it now."""
+    if name == "gdp":
+        return GdpFilter.for_budget(epsilon, delta, relation)
+    if order is None:
+        return RenyiFilter.for_budget(epsilon, delta, relation)
+    return RenyiFilter.at_order(order, epsilon, delta, relation)
+
+
+def _sensitivity(relation: Relation) -> float:
+    return 2.0 if relation is Relation.REPLACE_ONE else 1.0
 
 
 def allowance_at(order: float, epsilon: float, delta: float) -> float:

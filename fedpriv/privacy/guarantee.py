@@ -55,7 +55,7 @@ class Guarantee:
     rounds : int
         Number of releases that were charged: all rounds of a stream once it began.
     noise_multiplier, clipping_norm : float or None
-        None if the releases differ in it, or there were none.
+        Of the updates, where there are any; None if the releases differ in it, or there were none.
     num_tasks : int
         Size of the population.
     public : str
@@ -216,6 +216,9 @@ def guarantee_for(
     accountant: Accountant = "auto" if amplified else "gaussian"
     found = epsilon(counts, delta, relation, accountant)
     replaced = epsilon(counts, delta, Relation.REPLACE_ONE, accountant)
+    # What is said of the noise is about updates; published metrics have a noise of their own.
+    stated = [release for release in counts if release.measures is None] or list(counts)
+    public = "the number of tasks, the initial model, all settings, and the billboards"
     return Guarantee(
         notion=row.notion,
         unit="task",
@@ -230,10 +233,10 @@ def guarantee_for(
         sampling=_sampling(counts),
         sampling_names=names,
         rounds=sum(count * release.rounds for release, count in counts.items()),
-        noise_multiplier=_only({release.noise_multiplier for release in counts}),
-        clipping_norm=_only({release.clipping_norm for release in counts}),
+        noise_multiplier=_only({release.noise_multiplier for release in stated}),
+        clipping_norm=_only({release.clipping_norm for release in stated}),
         num_tasks=num_tasks,
-        public="the number of tasks, the initial model, all settings, and the billboards",
+        public=f"{public} and metrics" if any(release.measures for release in counts) else public,
         assumptions=(*assumptions_for(row, names, amplified=amplified), *assumptions),
         reproduction=reproduction,
         warnings=tuple(warnings),
@@ -261,7 +264,9 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
 
 
 def _sampling(counts: dict[Release, int]) -> str:
-    kinds = sorted({(release.sampling_name, release.rate) for release in counts if release.stream is None})
+    plain = [release for release in counts if release.stream is None and release.measures is None]
+    kinds = sorted({(release.sampling_name, release.rate) for release in plain})
+    metrics = ["all tasks for the metrics"] if any(release.measures for release in counts) else []
     words = {
         "full": "full participation",
         "poisson": "Poisson, rate {rate:g}",
@@ -269,7 +274,7 @@ def _sampling(counts: dict[Release, int]) -> str:
         COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
     }
     streams = sorted({_limits(release.stream) for release in counts if release.stream is not None})
-    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *streams]) or "no sampling"
+    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *streams, *metrics]) or "no sampling"
 
 
 def _limits(stream: Stream) -> str:

@@ -16,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.privacy.calibration import calibrate_to_filter
+from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
 
 __all__ = ["Boundary", "Journal", "Storage"]
@@ -41,6 +43,8 @@ class Boundary:
         Per group, the noise of past rounds that the noise to come depends on, float64 [bands - 1, d]; empty without
         correlated noise. As secret as the updates: without it the next round cannot be made, and it is never drawn
         again.
+    clipping_norm : float or None
+        The norm that the next round clips to, where it adapts to what was released.
     """
 
     round: int
@@ -48,10 +52,13 @@ class Boundary:
     sampled: dict[str, NDArray[np.int64]] = field(default_factory=dict)
     participations: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    clipping_norm: float | None = None
 
     def digest(self) -> str:
-        """Return the SHA-256 of the billboards: the ledger knows by it which draw it was charged for."""
+        """Return the SHA-256 of what is released: the ledger knows by it which draw it was charged for."""
         found = hashlib.sha256(str(self.round).encode())
+        if self.clipping_norm is not None:
+            found.update(f"|{self.clipping_norm!r}|".encode())
         for group, arrays in sorted(self.billboards.items()):
             for name, value in sorted(arrays.items()):
                 found.update(f"|{group}|{name}|{value.dtype}|{value.shape}|".encode())
@@ -68,10 +75,19 @@ class Storage(Protocol):
     def promote(self, round: int) -> None:
         """Make the pending boundary of a round the newest one."""
 
+    def stage_measured(self, measured: Measured) -> None:
+        """Write metrics under a pending name."""
+
+    def promote_measured(self, round: int) -> None:
+        """Make the pending metrics of a round published ones."""
+
+    def measured(self) -> list[Measured]:
+        """Return the metrics that were published, by round."""
+
 
 @dataclass(frozen=True)
 class Journal:
-    """The only way from an aggregate to a billboard.
+    """The only way from an aggregate to a billboard, and from the tasks' scores to published metrics.
 
     Attributes
     ----------
@@ -98,14 +114,22 @@ class Journal:
         """
         self.ledger.check(self.population, self.run, releases)
 
-    def enough_noise(self, sampling: Sampling, rounds: int) -> float | None:
+    def enough_noise(
+        self, sampling: Sampling, rounds: int, beside: Mapping[Release, int] | None = None
+    ) -> float | None:
         """Return the smallest noise multiplier with which the budget pays for rounds to come, None if none does.
+
+        What else the run will release is paid first.
 
         A budget that holds over several runs needs a little more noise than a target for one run, because it stays
         valid when later runs react to earlier ones.
         """
         left = self.ledger.left(self.population)
-        if left is None or left.allowance <= 1e-4:  # the search gets long where hardly anything is left
+        if left is None:
+            return None
+        beside = dict(beside or {})
+        left = replace(left, allowance=left.allowance - left.cost(beside))
+        if left.allowance <= 1e-4:  # the search gets long where hardly anything is left
             return None
         if isinstance(sampling, FixedSizeSampling):
             sampling = replace(sampling, counted=True)  # as the ledger counts it
@@ -114,6 +138,14 @@ class Journal:
         rounded = math.ceil(exact * (1.0 + 1e-9) / digit) * digit  # up: what is advised must fit
         release = Release.of(sampling, rounded)
         return rounded if left.admits(left.cost({release: rounds})) else None
+
+    def reserve(self, number: int, releases: Mapping[str, Release]) -> None:
+        """Charge a round before its rows are asked for: with noise on the nodes, what arrives at the server is out.
+
+        A round that is asked for again is charged once: the nodes' noise comes from a secret of the run, so the same
+        rows come again.
+        """
+        self.ledger.charge_many(self.population, self.run, number, dict(releases))
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
         """Stage a boundary, charge one release per group, and promote it.
@@ -139,7 +171,20 @@ class Journal:
         if releases:
             self.ledger.charge_many(self.population, self.run, boundary.round, dict(releases), digest=boundary.digest())
 
-    def charged(self, boundary: Boundary) -> bool:
-        """Tell whether this very boundary was charged already."""
+    def publish_measured(self, measured: Measured, release: Release) -> None:
+        """Stage metrics, charge them to everybody, and promote them."""
+        if self.storage:
+            self.storage.stage_measured(measured)
+        self.charge_measured(measured, release)
+        if self.storage:
+            self.storage.promote_measured(measured.round)
+
+    def charge_measured(self, measured: Measured, release: Release) -> None:
+        """Charge metrics; the same ones again count once, another draw is refused."""
+        where = (self.population, self.run, measured.round, EVERYBODY)
+        self.ledger.charge(*where, release, digest=measured.digest())
+
+    def charged(self, boundary: Boundary | Measured) -> bool:
+        """Tell whether this very boundary, or these very metrics, were charged already."""
         digest = boundary.digest()
         return any(entry.digest == digest for entry in self.ledger.entries(self.population, self.run))

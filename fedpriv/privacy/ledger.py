@@ -16,8 +16,9 @@ from typing import Any, Literal, get_args
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import BudgetFilter, FilterName, RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
+from fedpriv.privacy.integrity import out_of_order, problems
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import (
     Population,
@@ -77,6 +78,7 @@ class Ledger:
         num_tasks: int,
         declared: str,
         budget: Target | None = None,
+        budget_filter: FilterName = "renyi",
     ) -> None:
         """Enter a population, or check that it is the one that was entered before.
 
@@ -92,6 +94,8 @@ class Ledger:
             A protected population keeps one budget over all runs; each run on a benchmark is accounted alone.
         budget : Target or None
             What a protected population may spend over all runs; None means no limit.
+        budget_filter : "renyi" or "gdp"
+            What cuts off the budget (:mod:`fedpriv.privacy.filters`).
 
         Raises
         ------
@@ -107,11 +111,14 @@ class Ledger:
                 f"ledger: population {population!r} is a benchmark, whose runs are accounted alone, so it "
                 "takes no budget; declare it 'protected'."
             )
+        if budget_filter not in get_args(FilterName):
+            raise InputError("ledger: " + unknown("filter", budget_filter, get_args(FilterName)))
         order = None
-        if budget is not None:
+        if budget is not None and budget_filter == "renyi":
             delta = budget.delta_for(num_tasks)
             order = RenyiFilter.for_budget(budget.epsilon, delta, budget.relation).order
-        wanted = Population(fingerprint, num_tasks, declared, budget, order)
+        chosen = None if budget is None else budget_filter
+        wanted = Population(fingerprint, num_tasks, declared, budget, chosen, order)
         check_delta(wanted.delta, num_tasks)
         if self.path.exists():
             with self._file.read() as connection:
@@ -135,10 +142,15 @@ class Ledger:
                     f"here; a second name would spend it twice. Use {twin[0]!r}."
                 )
             stored = budget.model_dump_json() if budget is not None else None
+            self._file.upgrade(connection)
             connection.execute(
-                "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?)",
-                (population, fingerprint, num_tasks, declared, stored, order),
+                "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (population, fingerprint, num_tasks, declared, stored, order, chosen),
             )
+
+    def refuse_read_only(self) -> None:
+        """Refuse a file that nobody could charge to, before any work is done for it (ComponentFailure)."""
+        self._file.refuse_read_only()
 
     def charge(self, population: str, run: str, round: int, group: str, release: Release, digest: str = "") -> bool:
         """Charge one release, durably; charging the same release twice counts once.
@@ -227,7 +239,7 @@ class Ledger:
             charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
             self._refuse_excess(population, known, charged)
 
-    def left(self, population: str) -> RenyiFilter | None:
+    def left(self, population: str) -> BudgetFilter | None:
         """Return the filter that is left for releases to come, None without a budget."""
         known, charged = self._read(population)
         if known.filter is None:
@@ -283,6 +295,12 @@ class Ledger:
         relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
         return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
+    def group_counts(self, population: str, run: str) -> dict[str, Counter[Release]]:
+        """Return what the tasks of each group saw of one run: releases to everybody, and those to the group."""
+        groups = self._read(population, run)[1].get(run, {})
+        shared = groups.get(EVERYBODY, Counter())
+        return {group: shared + own for group, own in groups.items() if group != EVERYBODY}
+
     def spent(
         self,
         population: str,
@@ -301,23 +319,38 @@ class Ledger:
         found = (epsilon(counted_in_full(one), delta, relation, accountant) for one in several)
         return max(found, key=lambda one: one.value)
 
-    def verify(self) -> None:
-        """Read every page of the file and check its structure.
+    def verify(self, population: str) -> tuple[list[str], list[str]]:
+        """Read everything, and return what is wrong and what is merely odd, in sentences.
 
         Raises
         ------
+        InputError
+            The population is unknown, or the file no ledger.
         ComponentFailure
-            The file is damaged.
+            The file is damaged so that it cannot be read.
         """
         with self._file.read() as connection:
             found = connection.execute("PRAGMA integrity_check").fetchone()[0]
-        if found != "ok":
-            raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
+            if found != "ok":
+                raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
+            wrong = list(problems(connection, population))
+            if not wrong:
+                self._known(connection, population)
+            return wrong, [] if wrong else list(out_of_order(connection, population))
 
     def describe(self, population: str) -> dict[str, Any]:
         """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""
-        known, charged = self._read(population)
-        return describe_population(population, known, charged)
+        with self._file.read() as connection:
+            known = self._known(connection, population)
+            charged = charged_releases(connection, population)
+            rows = "FROM entries WHERE population = ?"
+            entries = dict(connection.execute(f"SELECT run, count(*) {rows} GROUP BY run", (population,)))
+            newest = connection.execute(
+                f"SELECT release FROM releases WHERE id = (SELECT release {rows} ORDER BY id DESC LIMIT 1)",  # noqa: S608
+                (population,),
+            ).fetchone()
+        last = None if newest is None else release_from(newest[0])
+        return describe_population(population, known, charged, entries, last)
 
     def _read(
         self, population: str, run: str | None = None
@@ -344,6 +377,11 @@ class Ledger:
             raise InputError(
                 f"ledger {self.path}: the budget of population {population!r} was {known.budget!r}, got "
                 f"{wanted.budget!r}; a budget may not change once it is entered."
+            )
+        if known.filter_name != wanted.filter_name:
+            raise InputError(
+                f"ledger {self.path}: the budget of population {population!r} is cut off by the filter "
+                f"{known.filter_name!r}, got {wanted.filter_name!r}; a filter may not change once it is entered."
             )
 
     def _refuse_excess(self, population: str, known: Population, charged: Charged) -> None:

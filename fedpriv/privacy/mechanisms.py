@@ -33,7 +33,7 @@ class Cost(NamedTuple):
     rate : float
         Rate of the sampling that amplifies; 1 if nothing does.
     fixed : bool
-        True for cohorts of fixed size, which have formulas under replace-one only.
+        True for cohorts of fixed size and for rows with noise of their own, which have formulas under replace-one only.
     """
 
     noise_multiplier: float
@@ -62,6 +62,11 @@ class Release(Settings):
         Bound of the l2 norm of a task's update.
     stream : Stream or None
         Of which stream this is one round, for "banded".
+    measures : "metrics" or None
+        Of what the sum is: mean scores of the tasks; None is their updates. It costs the same.
+    noise_at : "node" or None
+        "node" if every task's node added the noise to its own row before it left: then the release is what the server
+        sees of a task, and nothing but replace-one has a formula. None for noise that the server adds.
     """
 
     mechanism: Literal["gaussian", "banded"] = "gaussian"
@@ -70,6 +75,8 @@ class Release(Settings):
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float = Field(ge=1e-100, le=1e100)
     stream: Stream | None = None
+    measures: Literal["metrics"] | None = None
+    noise_at: Literal["node"] | None = None
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
@@ -87,14 +94,32 @@ class Release(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _rows_are_noised_one_by_one(self) -> Release:
+        if self.noise_at == "node" and (self.mechanism != "gaussian" or self.sampling_name == FIXED_SIZE):
+            raise ValueError(
+                "noise on the node is independent from row to row and never amplified, got "
+                f"{self.mechanism!r} with {self.sampling_name!r} sampling; use mechanism='gaussian', and "
+                f"{COUNTED!r} for cohorts of fixed size."
+            )
+        return self
+
     @classmethod
-    def of(cls, sampling: Sampling, noise_multiplier: float, clipping_norm: float = 1.0) -> Release:
-        """Return the release of a noisy sum over tasks that this sampling chose."""
+    def of(
+        cls,
+        sampling: Sampling,
+        noise_multiplier: float,
+        clipping_norm: float = 1.0,
+        noise_at: Literal["node"] | None = None,
+    ) -> Release:
+        """Return the release of a noisy sum, or of noisy rows, over tasks that this sampling chose."""
+        name = COUNTED if noise_at == "node" and sampling.name == FIXED_SIZE else sampling.name
         return cls(
             noise_multiplier=noise_multiplier,
-            sampling_name=sampling.name,
+            sampling_name=name,
             rate=sampling.rate,
             clipping_norm=clipping_norm,
+            noise_at=noise_at,
         )
 
     @property
@@ -123,6 +148,8 @@ class Release(Settings):
                 f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
                 f"sampling; use Gaussian noise with one of the samplings {', '.join(known)}."
             )
+        if self.noise_at == "node":  # the server knows who took part: every participation counts, and a row is replaced
+            return Cost(self.noise_multiplier, 1.0, fixed=True)
         fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
         return Cost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
 

@@ -1,8 +1,9 @@
-"""Privacy loss distributions of dp_accounting, with a grid that fits the question.
+"""Epsilon by privacy loss distributions, with a grid that fits the question.
 
-The library's fixed grid of 1e-4 needs gigabytes for little noise and is too coarse for a lot of it. Its
-rounding is pessimistic whatever the grid, so the grid may follow a rough guess of the answer: a bad guess
-costs tightness or time, never validity.
+A fixed grid (1e-4 is usual) needs gigabytes for little noise and is too coarse for a lot of it. Rounding is pessimistic
+whatever the grid, so the grid may follow a rough guess of the answer: a bad guess costs tightness or time, never
+validity. The distributions of single releases are kept, so that a history which grew by some rounds is answered without
+building any again. Tests compare the answers with dp_accounting's, which shares no code with these.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from typing import Any
 
+from fedpriv.privacy.distribution import Distribution, compose, from_curve
 from fedpriv.privacy.gaussian import gaussian_epsilon
 from fedpriv.privacy.mechanisms import Cost
+from fedpriv.privacy.poisson import curves
 from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.without_replacement import wor_curve
 
 __all__ = ["Event", "pld_deltas", "pld_epsilon"]
 
@@ -30,7 +33,7 @@ _POINTS_OF_ONE, _POINTS = 3e5, 1e6
 """Most points on the grid of one release (a few seconds to build) and of all of them together."""
 
 _MOST = 1_000_000
-"""The library composes distributions of a single atom one by one, which takes hours for larger counts."""
+"""Powers of a transform lose digits with the count: beyond this the answer would be rounded visibly."""
 
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
@@ -38,7 +41,7 @@ def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> 
     interval = _interval(events, delta, relation)
     if interval is None:
         return math.inf
-    return max(0.0, float(_composed(events, relation, interval).get_epsilon_for_delta(delta)))
+    return max(one.epsilon(delta) for one in _composed(events, relation, interval))
 
 
 def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: Relation) -> list[float]:
@@ -46,8 +49,8 @@ def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: R
     interval = _interval(events, 1e-6, relation)
     if interval is None:
         return [1.0] * len(epsilons)
-    composed = _composed(events, relation, interval)
-    return [min(1.0, max(0.0, float(composed.get_delta_for_epsilon(one)))) for one in epsilons]
+    found = (one.deltas(epsilons) for one in _composed(events, relation, interval))
+    return [min(1.0, max(0.0, *several)) for several in zip(*found, strict=True)]
 
 
 def _interval(events: tuple[Event, ...], delta: float, relation: Relation) -> float | None:
@@ -79,41 +82,27 @@ def _deviation(mu: float, rate: float) -> float:
 
 
 @functools.lru_cache(maxsize=2)
-def _composed(events: tuple[Event, ...], relation: Relation, interval: float) -> Any:
-    """Compose the events; the result answers for any delta or epsilon without changing."""
-    import numpy as np
+def _composed(events: tuple[Event, ...], relation: Relation, interval: float) -> list[Distribution]:
+    """Compose the events, each direction on its own; the result answers for any delta or epsilon."""
+    parts = []
+    for cost, count in events:
+        if cost.rate == 1.0:  # so many Gaussians are one
+            parts.append((_single(Cost(cost.noise_multiplier / math.sqrt(count), 1.0), relation, interval), 1))
+        else:
+            parts.append((_single(cost, relation, interval), count))
+    directions = max(len(single) for single, _ in parts)
+    # What has one curve only is symmetric: it goes with either direction of the others.
+    return [
+        compose([(single[min(direction, len(single) - 1)], count) for single, count in parts])
+        for direction in range(directions)
+    ]
 
-    with np.errstate(all="ignore"):
-        whole = None
-        for cost, count in events:
-            if cost.rate == 1.0:  # so many Gaussians are one
-                part = _single(Cost(cost.noise_multiplier / math.sqrt(count), 1.0), relation, interval)
-            else:
-                part = _single(cost, relation, interval).self_compose(count)
-            whole = part if whole is None else whole.compose(part)
-    return whole
 
-
-@functools.lru_cache(maxsize=4)
-def _single(cost: Cost, relation: Relation, interval: float) -> Any:
-    """Return the distribution of one release, the costly part: histories of one run share it."""
-    import numpy as np
-
+@functools.lru_cache(maxsize=8)
+def _single(cost: Cost, relation: Relation, interval: float) -> tuple[Distribution, ...]:
+    """Return the distribution of one release per direction, the costly part: histories of one run share it."""
     if cost.fixed and cost.rate < 1.0:
-        from fedpriv.privacy.without_replacement import wor_distribution
-
-        return wor_distribution(cost.noise_multiplier, cost.rate, interval)
-    from dp_accounting import NeighboringRelation
-    from dp_accounting.pld import privacy_loss_distribution
-
-    neighbours = {
-        Relation.ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE,
-        Relation.REPLACE_ONE: NeighboringRelation.REPLACE_ONE,
-    }
-    with np.errstate(all="ignore"):
-        return privacy_loss_distribution.from_gaussian_mechanism(
-            standard_deviation=cost.noise_multiplier,
-            value_discretization_interval=interval,
-            sampling_prob=cost.rate,
-            neighboring_relation=neighbours[relation],
-        )
+        found = [wor_curve(cost.noise_multiplier, cost.rate)]
+    else:
+        found = curves(cost.noise_multiplier, cost.rate, relation)
+    return tuple(from_curve(one.deltas, interval, one.smallest, one.largest) for one in found)

@@ -27,7 +27,7 @@ class NodePolicy(Settings):
     Attributes
     ----------
     max_participations : int or None
-        How often a task may take part.
+        How often a task may take part; contributing to published metrics counts.
     max_epsilon : float or None
         Epsilon that a task's participations may reach, counted without amplification by sampling.
     delta : float or None
@@ -114,7 +114,7 @@ def decide(
             return Decision(
                 False,
                 f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') under {relation.value}, "
-                "which does not describe the cohorts of fixed size of the request; set 'relation' to replace-one.",
+                f"which does not describe {_requested(request)} of the request; set 'relation' to replace-one.",
                 math.inf,
                 label,
             )
@@ -124,6 +124,10 @@ def decide(
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def _requested(request: Release) -> str:
+    return "rows with noise of their own" if request.noise_at == "node" else "the cohorts of fixed size"
 
 
 def _whole_streams(participations: Counter[Release]) -> Counter[Release]:
@@ -150,9 +154,10 @@ def _objection(
             f"this node asks for a noise multiplier of at least {policy.min_noise_multiplier:g} "
             f"('min_noise_multiplier'), the request declares {request.noise_multiplier:g}."
         )
-    if policy.max_clipping_norm is not None and request.clipping_norm > policy.max_clipping_norm:
+    norm = policy.max_clipping_norm if request.measures is None else None  # which is about updates
+    if norm is not None and request.clipping_norm > norm:
         return (
-            f"this node sends updates of norm at most {policy.max_clipping_norm:g} ('max_clipping_norm'), "
+            f"this node sends updates of norm at most {norm:g} ('max_clipping_norm'), "
             f"the request clips at {request.clipping_norm:g}."
         )
     if policy.max_epsilon is not None and total > policy.max_epsilon:

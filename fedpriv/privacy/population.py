@@ -6,11 +6,12 @@ import functools
 import math
 import sqlite3
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
-from fedpriv.privacy.filters import RenyiFilter
+from fedpriv.privacy.filters import BudgetFilter, filter_for
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import Target, default_delta
@@ -41,14 +42,17 @@ class Population:
         "benchmark" or "protected".
     budget : Target or None
         What it may spend over all runs.
+    filter_name : str or None
+        Which filter cuts off the budget; None without a budget.
     order : float or None
-        Renyi order of its filter, fixed when it was entered.
+        Order of a Renyi filter, fixed when the population was entered.
     """
 
     fingerprint: str
     num_tasks: int
     declared: str
     budget: Target | None
+    filter_name: str | None
     order: float | None
 
     @property
@@ -57,22 +61,25 @@ class Population:
         return self.budget.delta_for(self.num_tasks) if self.budget else default_delta(self.num_tasks)
 
     @property
-    def filter(self) -> RenyiFilter | None:
+    def filter(self) -> BudgetFilter | None:
         """The budget cut-off, None without a budget."""
-        if self.budget is None or self.order is None:
+        if self.budget is None or self.filter_name is None:
             return None
-        return RenyiFilter.at_order(self.order, self.budget.epsilon, self.delta, self.budget.relation)
+        return filter_for(self.filter_name, self.order, self.budget.epsilon, self.delta, self.budget.relation)
 
 
 def find_population(connection: sqlite3.Connection, name: str) -> Population | None:
     """Read a population, None if it was never entered."""
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    chosen = "filter" if version > 1 else "CASE WHEN budget IS NULL THEN NULL ELSE 'renyi' END"
     row = connection.execute(
-        "SELECT fingerprint, num_tasks, declared, budget, filter_order FROM populations WHERE name = ?",
+        f"SELECT fingerprint, num_tasks, declared, budget, {chosen}, filter_order FROM populations WHERE name = ?",  # noqa: S608 (our own words)
         (name,),
     ).fetchone()
     if row is None:
         return None
-    return Population(row[0], row[1], row[2], Target.model_validate_json(row[3]) if row[3] else None, row[4])
+    budget = Target.model_validate_json(row[3]) if row[3] else None
+    return Population(row[0], row[1], row[2], budget, row[4], row[5])
 
 
 def charged_releases(
@@ -102,67 +109,113 @@ def release_from(text: str) -> Release:
     return Release.from_json(text)
 
 
-def divergence(budget: RenyiFilter, charged: Charged) -> float:
-    """Return the divergence of all runs for the worst task: per run the most expensive group.
+def divergence(budget: BudgetFilter, charged: Charged) -> float:
+    """Return what the filter counts of all runs for the worst task: per run the most expensive group.
 
     A budget is a promise against the other tasks, too, so cohorts of fixed size count in full.
     """
     return math.fsum(max(budget.cost(counted_in_full(one)) for one in of_run(groups)) for groups in charged.values())
 
 
-def describe_population(name: str, population: Population, charged: Charged) -> dict[str, Any]:
+def describe_population(
+    name: str, population: Population, charged: Charged, entries: Mapping[str, int], newest: Release | None
+) -> dict[str, Any]:
     """Return budget, spending and what is left, ready for JSON.
 
     Runs on a benchmark are accounted alone, so "spent" is None for it. An epsilon is None under a relation for which a
     release has no formula (cohorts of fixed size under add/remove); what is stated holds against the other tasks, so
     such cohorts count in full here, and the guarantee of a run may state less towards the public. "left" is None
     without a budget; otherwise it is the state of the filter, whose share of 1 is the budget.
+
+    Parameters
+    ----------
+    name, population, charged
+        Who, and what each of its runs was charged.
+    entries : mapping
+        Per run, the number of its rows in the ledger; a stream has one per round that was run.
+    newest : Release or None
+        What was charged last.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
     note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
     if any(Relation.ADD_REMOVE not in relations_for(one) for one in histories(charged)):
         note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
-    out: dict[str, Any] = {
+    whole = _spent(histories(charged), population.delta)
+    return {
         "population": name,
         "tasks": population.num_tasks,
         "fingerprint": population.fingerprint,
         "declared": population.declared,
         "delta": population.delta,
+        "observer": "a coalition of all other tasks, and so the public, too",
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
-        "spent": None if alone else _spent(histories(charged), population.delta),
+        "spent": None if alone else whole.epsilons,
+        "accountant": None if alone else whole.accountant,
         "note": note,
         "runs": {
-            run: {
-                "releases": sum(count * one.rounds for counts in groups.values() for one, count in counts.items()),
-                **_spent(of_run(groups), population.delta),
-            }
+            run: {**_run(groups, population.delta), "entries": entries.get(run, 0)}
             for run, groups in sorted(charged.items())
         },
-        "left": None,
+        "left": _left(population, charged, whole, newest),
     }
-    limit = population.filter
-    if limit is not None:
-        share = divergence(limit, charged) / limit.allowance
-        out["left"] = {
-            "share": max(0.0, 1.0 - share),
-            "renyi_order": limit.order,
-            "renyi_allowance": limit.allowance,
-            "renyi_spent": _number(share * limit.allowance),
-        }
-    return out
 
 
-def _spent(several: list[Counter[Release]], delta: float) -> dict[str, float | str | None]:
-    """Return epsilon per relation, also against the other tasks; None where a release has no formula under it."""
+def _run(groups: Mapping[str, Counter[Release]], delta: float) -> dict[str, Any]:
+    found = _spent(of_run(groups), delta)
+    streams = {group: one for group, counts in groups.items() for one in counts if one.stream is not None}
+    return {
+        "releases": sum(count * one.rounds for counts in groups.values() for one, count in counts.items()),
+        **found.epsilons,
+        "accountant": found.accountant,
+        "streams": {group: one.stream.model_dump() for group, one in sorted(streams.items()) if one.stream is not None},
+    }
+
+
+def _left(population: Population, charged: Charged, whole: _Spent, newest: Release | None) -> dict[str, Any] | None:
+    """Return the state of the filter, which decides, and beside it the epsilon that would hold for fixed plans."""
+    limit, budget = population.filter, population.budget
+    if limit is None or budget is None:
+        return None
+    spent = divergence(limit, charged)
+    more = None
+    if newest is not None and spent < math.inf:
+        cost = limit.cost(counted_in_full({newest: 1}))
+        more = max(0, math.floor((limit.allowance * (1.0 + 1e-12) - spent) / cost)) if cost < math.inf else 0
+    return {
+        "share": max(0.0, 1.0 - spent / limit.allowance),
+        "within": limit.admits(spent),
+        "decides": "the filter",
+        "filter": population.filter_name,
+        "filter_words": limit.words(),
+        "filter_allowance": limit.allowance,
+        "filter_spent": _number(spent),
+        "filter_epsilon": _number(limit.epsilon(spent, population.delta)),
+        "epsilon_if_runs_were_fixed_beforehand": whole.epsilons[budget.relation.value],
+        "more_like_the_last": more,
+    }
+
+
+@dataclass(frozen=True)
+class _Spent:
+    """Epsilon per relation, None where a release has no formula under it, and who found them."""
+
+    epsilons: dict[str, float | str | None]
+    accountant: str
+
+
+def _spent(several: list[Counter[Release]], delta: float) -> _Spent:
+    """Return epsilon also against the other tasks."""
     several = [counted_in_full(one) for one in several]
     valid = [relation for relation in Relation if all(relation in relations_for(one) for one in several)]
-    return {
-        relation.value: _number(max(epsilon(one, delta, relation).value for one in several))
-        if relation in valid
-        else None
-        for relation in Relation
+    worst = {
+        relation: max((epsilon(one, delta, relation) for one in several), key=lambda found: found.value)
+        for relation in valid
     }
+    return _Spent(
+        {one.value: _number(worst[one].value) if one in worst else None for one in Relation},
+        " and ".join(sorted({found.accountant for found in worst.values()})),
+    )
 
 
 def _number(value: float) -> float | str:

@@ -4,6 +4,9 @@ Commits are durable before they return: ``synchronous=EXTRA`` with a rollback jo
 header is overwritten and flushed to commit. To delete it instead would need the folder flushed as well, without which a
 power failure could undo a charge whose release is already out. A write-ahead log is not used because reading it writes
 to the folder.
+
+Version 2 says which filter cuts off a population's budget; in version 1 all were Renyi filters. A file of version 1 is
+read as it is, and becomes one of version 2 when a population is entered.
 """
 
 from __future__ import annotations
@@ -16,12 +19,12 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import ComponentFailure, FedprivError, InputError
 
 __all__ = ["LedgerFile"]
 
 _APPLICATION = 0x46504C47  # "FPLG"
-_VERSION = 1
+_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -30,7 +33,8 @@ CREATE TABLE populations (
     num_tasks INTEGER NOT NULL,
     declared TEXT NOT NULL,
     budget TEXT,
-    filter_order REAL
+    filter_order REAL,
+    filter TEXT
 ) STRICT;
 CREATE TABLE releases (id INTEGER PRIMARY KEY, release TEXT NOT NULL UNIQUE) STRICT;
 CREATE TABLE entries (
@@ -109,7 +113,7 @@ class LedgerFile:
         InputError
             If there is no file, it is not a ledger, or a newer fedpriv wrote it.
         ComponentFailure
-            If it is damaged or stays locked.
+            If it is damaged, stays locked, or may not be read.
         """
         self._recover()
         with self._open("ro") as connection:
@@ -123,7 +127,7 @@ class LedgerFile:
         Raises
         ------
         InputError, ComponentFailure
-            As :meth:`read`.
+            As :meth:`read`; also if it may not be written.
         """
         with self._sentences():
             connection = self._kept_writer()
@@ -187,15 +191,31 @@ class LedgerFile:
         """Say in words what SQLite found wrong."""
         try:
             yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                raise ComponentFailure(
-                    f"ledger {self.path}: another process has been writing for more than "
-                    f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
-                ) from None
-            raise self._damaged(error) from None
         except sqlite3.DatabaseError as error:
-            raise self._damaged(error) from None
+            raise self._failure(error) from None
+
+    def refuse_read_only(self) -> None:
+        """Refuse a file that nobody could charge to, before any work is done for it.
+
+        Raises
+        ------
+        ComponentFailure
+            The file or its folder may not be written.
+        """
+        if not all(_may(place, os.W_OK) for place in self._places() if place.exists()):
+            raise self._unwritable()
+
+    def _places(self) -> list[Path]:
+        """Return what a charge writes to."""
+        return [self.path, self.path.with_name(f"{self.path.name}-journal"), self.path.resolve().parent]
+
+    @staticmethod
+    def upgrade(connection: sqlite3.Connection) -> None:
+        """Bring an open file to the newest version, as part of the transaction at work."""
+        if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+            connection.execute("ALTER TABLE populations ADD COLUMN filter TEXT")
+            connection.execute("UPDATE populations SET filter = 'renyi' WHERE budget IS NOT NULL")
+            connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _refuse_missing(self) -> None:
         if not self.path.is_file():
@@ -213,6 +233,8 @@ class LedgerFile:
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if application != _APPLICATION:
             raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
+        if version < 1:
+            raise self._damaged(f"version {version}, which no fedpriv ever wrote")
         if version > _VERSION:
             raise InputError(
                 f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
@@ -229,16 +251,61 @@ class LedgerFile:
     def _recover(self) -> None:
         """Let SQLite roll back what a killed writer left: a read-only connection may not do that itself."""
         journal = self.path.with_name(f"{self.path.name}-journal")
+        if journal.exists() and not _may(journal, os.R_OK):
+            raise self._unreadable()
         if journal.exists() and any(_first_bytes(journal)):  # zeros mark what was committed
             with self._open("rw") as connection:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.execute("ROLLBACK")
+
+    def _failure(self, error: sqlite3.DatabaseError) -> FedprivError:
+        """Say what an error of SQLite means, by its primary code."""
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            return ComponentFailure(
+                f"ledger {self.path}: another process has been writing for more than "
+                f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
+            )
+        if code == sqlite3.SQLITE_FULL:
+            return ComponentFailure(
+                f"ledger {self.path}: the disk is full; make room, then go on (nothing was charged)."
+            )
+        if not _may(self.path, os.R_OK):
+            return self._unreadable()
+        if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
+            return self._unwritable()
+        if code == sqlite3.SQLITE_IOERR:
+            # Also what SQLite says when the journal beside the file may not be changed.
+            writable = all(_may(place, os.W_OK) for place in self._places() if place.exists())
+            return self._failed(error) if writable else self._unwritable()
+        return self._damaged(error)
+
+    def _unreadable(self) -> ComponentFailure:
+        return ComponentFailure(
+            f"ledger {self.path}: the file, or the journal beside it, may not be read by this user; ask its owner for "
+            "the permission."
+        )
+
+    def _failed(self, error: sqlite3.DatabaseError) -> ComponentFailure:
+        return ComponentFailure(
+            f"ledger {self.path}: the disk failed ({error}); see to it, then go on: what was charged before stays."
+        )
+
+    def _unwritable(self) -> ComponentFailure:
+        return ComponentFailure(
+            f"ledger {self.path}: the file or its folder is read-only, so nothing was charged; make both writable, "
+            "then start again."
+        )
 
     def _damaged(self, cause: object) -> ComponentFailure:
         return ComponentFailure(
             f"ledger {self.path}: the file is damaged or not a ledger ({cause}); restore it from a backup. "
             "It is never recreated, because the budget that it records would be forgotten."
         )
+
+
+def _may(path: Path, mode: int) -> bool:
+    return os.access(path, mode, effective_ids=os.access in os.supports_effective_ids)
 
 
 def _first_bytes(path: Path) -> bytes:

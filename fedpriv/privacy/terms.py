@@ -49,6 +49,7 @@ class Output(enum.StrEnum):
     PERSONAL_MODELS = "personal models"
     ROWS = "rows of updates"
     CLIPPED_SUM = "clipped sum"
+    METRICS = "published metrics"
     DIAGNOSTICS = "diagnostics"
 
 

@@ -19,14 +19,14 @@ the truth (Lebeda, Regehr, Kamath and Steinke, 2024). They are not used.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.privacy.gaussian import gaussian_deltas
+from fedpriv.privacy.poisson import Curve
 
-__all__ = ["wor_deltas", "wor_distribution", "wor_renyi"]
+__all__ = ["wor_curve", "wor_deltas", "wor_renyi"]
 
 _TAIL = 12.0
 """The grid ends where the base mechanism's delta is below Phi(-12) = 2e-33."""
@@ -58,23 +58,13 @@ def wor_deltas(noise_multiplier: float, rate: float, epsilons: NDArray[np.float6
     return np.where(epsilons >= 0.0, above, -np.expm1(-size) + np.exp(-size) * above)
 
 
-def wor_distribution(noise_multiplier: float, rate: float, interval: float) -> Any:
-    """Return the privacy loss distribution of one release on a grid with this step.
-
-    Rounding is pessimistic: on the grid the curve is met, between its points it is connected from above.
-    """
-    from dp_accounting.pld import pld_pmf, privacy_loss_distribution
-
+def wor_curve(noise_multiplier: float, rate: float) -> Curve:
+    """Return the curve of one release; both directions of replacing have it."""
     mu = 2.0 / noise_multiplier
     # The base mechanism's loss at the end of the grid, as a loss of the sampled mechanism.
     end = mu * mu / 2.0 + _TAIL * mu
     end = end + math.log(rate) if end > 600.0 else math.log1p(rate * math.expm1(end))
-    points = max(1, math.ceil(end / interval))
-    grid = interval * np.arange(-points, points + 1, dtype=np.float64)
-    # Rounding may not make the curve rise.
-    deltas = np.minimum.accumulate(np.clip(wor_deltas(noise_multiplier, rate, grid), 0.0, 1.0))
-    pmf = pld_pmf.create_pmf_pessimistic_connect_dots_fixed_gap(interval, -points, points, deltas)
-    return privacy_loss_distribution.PrivacyLossDistribution(pmf)
+    return Curve(lambda at: wor_deltas(noise_multiplier, rate, at), -end, end)
 
 
 def wor_renyi(noise_multiplier: float, rate: float, orders: tuple[float, ...]) -> list[float]:

@@ -13,7 +13,7 @@ from typing import Any
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.report.figures import FIGURES, write_figures
 from fedpriv.report.reader import Run, read_run
-from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs
+from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs, published
 from fedpriv.report.words import figure_words, not_protected
 
 __all__ = ["render", "write_report"]
@@ -102,6 +102,7 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
         "benchmark": run.benchmark,
         "key": key_numbers(run),
         "headline": headline(run),
+        "published": published(run),
         "sentence": " ".join(one.sentence for one in (guarantee, summary.other_guarantee) if one is not None),
         "guarantee": guarantee_rows(run),
         "not_protected": not_protected(run),

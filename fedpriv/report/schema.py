@@ -11,7 +11,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
 
-__all__ = ["Diagnostics", "GuaranteeRecord", "LedgerReference", "MetricLine", "ReleaseRecord", "Summary"]
+__all__ = [
+    "Diagnostics",
+    "GuaranteeRecord",
+    "LedgerReference",
+    "MetricLine",
+    "PublishedMetrics",
+    "ReleaseRecord",
+    "Summary",
+]
 
 
 def _known(value: float | None) -> float | None:
@@ -94,6 +102,32 @@ class ReleaseRecord(_Record):
     sampling_name: str | None = None
     rate: Number = None
     clipping_norm: Number = None
+    measures: str | None = None
+
+
+class PublishedMeans(_Record):
+    """Noisy means over all tasks after one round, and the standard deviation of their noise."""
+
+    round: int
+    values: Numbers = {}
+    noise: Numbers = {}
+
+
+class GuaranteeShare(_Record):
+    """The cost of a part of the releases."""
+
+    epsilon: Number = None
+    delta: Number = None
+    relation: str
+    observer: str
+
+
+class PublishedMetrics(_Record):
+    """Means that were released, and what all of them cost without anything else."""
+
+    released: Literal[True]
+    means: list[PublishedMeans] = []
+    alone: GuaranteeShare
 
 
 class Summary(_Record):
@@ -116,6 +150,7 @@ class Summary(_Record):
     seconds: Numbers = {}
     versions: Texts = {}
     ledger: LedgerReference | None = None
+    metrics: PublishedMetrics | None = None
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
 
     @property

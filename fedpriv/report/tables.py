@@ -20,7 +20,7 @@ from fedpriv.report.words import (
     seconds_text,
 )
 
-__all__ = ["Table", "comparison", "facts", "guarantee_rows", "headline", "key_numbers", "outputs"]
+__all__ = ["Table", "comparison", "facts", "guarantee_rows", "headline", "key_numbers", "outputs", "published"]
 
 ALONE = "each run accounted alone"
 MEASURED_WORDS = {
@@ -79,6 +79,29 @@ def headline(run: Run) -> Table:
     )
 
 
+def published(run: Run) -> Table | None:
+    """Return the means that were released, None if there are none."""
+    metrics = run.summary.metrics
+    if metrics is None:
+        return None
+    names = list(dict.fromkeys(name for one in metrics.means for name in one.values))
+    rows = [
+        (
+            f"round {one.round}",
+            *(f"{number(one.values.get(name))} ± {number(one.noise.get(name), 2)}" for name in names),
+        )
+        for one in metrics.means
+    ]
+    alone = metrics.alone
+    note = (
+        f"Beside each mean the standard deviation of its noise. These metrics alone cost epsilon "
+        f"{epsilon_text(alone.epsilon)} at delta {delta_text(alone.delta)} ({relation_text(alone.relation)}, against "
+        f"the {alone.observer}); the guarantee below covers them."
+    )
+    columns = ("after", *(name.replace(".", " ") for name in names))
+    return Table("Published, with noise: means over all tasks", columns, tuple(rows), note)
+
+
 def guarantee_rows(run: Run) -> list[tuple[str, str]]:
     """Return the facts of the guarantee beside its sentence."""
     stated = run.summary.guarantee
@@ -114,15 +137,16 @@ def outputs(run: Run) -> Table:
     """Return everything that the run let out or stored: every kind of release, every diagnostic."""
     kinds: dict[tuple[str, str, str], list[ReleaseRecord]] = {}
     for release in run.summary.releases:
-        kinds.setdefault((release.group, release.mechanism, release.sampling_name or "–"), []).append(release)
+        name = "published metrics" if release.measures else release.group or "update sum"
+        kinds.setdefault((name, release.mechanism, release.sampling_name or "–"), []).append(release)
     rows = []
-    for (group, mechanism, sampling), made in kinds.items():
+    for (name, mechanism, sampling), made in kinds.items():
         rate = _range(release.rate for release in made)
         noise = _range(release.noise_multiplier for release in made)
         norm = _range(release.clipping_norm for release in made)
         rows.append(
             (
-                f"release: {group or 'update sum'}",
+                f"release: {name}",
                 f"{len(made)} ({_rounds(made)})",
                 mechanism,
                 f"{noise} × {norm}",
@@ -131,8 +155,8 @@ def outputs(run: Run) -> Table:
             )
         )
     found = run.summary.diagnostics
-    for name, words in MEASURED_WORDS.items():
-        held = getattr(found, name)
+    for measured, words in MEASURED_WORDS.items():
+        held = getattr(found, measured)
         known = [key for key, value in held.items() if value is not None and value != []]
         if known:
             label = ", ".join(MODELS.get(key, key) for key in known)

@@ -122,7 +122,8 @@ def not_protected(run: Run) -> list[str]:
             "on their tasks."
         )
     said.append(
-        "The diagnostics on this page (losses, accuracies, values per task). They are computed without noise "
+        "The diagnostics on this page (losses, accuracies, values per task; not what is called published). They are "
+        "computed without noise "
         "and are for the experimenter alone; publishing them, or this page, is not covered."
     )
     said.append(

@@ -18,14 +18,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.metrics import Measured
 from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
 
-__all__ = ["Block", "BoundaryStore", "read_states", "write_states"]
+__all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
 
 _FORMAT = 1
 Block = tuple[str, NDArray[np.int64], NDArray[Any]]
 """A name, positions [k], and their rows [k, ...]: how states travel into checkpoints and back."""
 _PENDING = "pending.npz"
+_PENDING_METRICS = "metrics-pending.json"
 
 
 class BoundaryStore:
@@ -48,7 +50,9 @@ class BoundaryStore:
             arrays.update({f"billboard/{group}/{name}": value for name, value in named.items()})
         arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
         arrays.update({f"participations/{name}": counts for name, counts in boundary.participations.items()})
-        header = {"format": _FORMAT, "round": boundary.round}
+        header: dict[str, Any] = {"format": _FORMAT, "round": boundary.round}
+        if boundary.clipping_norm is not None:
+            header["clipping_norm"] = boundary.clipping_norm
         if boundary.noise:
             # First, so that a boundary that is there has its noise; that of the round before stays until this round
             # is promoted. It is large and needed once, so old boundaries do without it.
@@ -76,6 +80,29 @@ class BoundaryStore:
     def discard_pending(self) -> None:
         """Throw away a staged boundary that was never charged, so never published."""
         (self.directory / _PENDING).unlink(missing_ok=True)
+
+    def stage_measured(self, measured: Measured) -> None:
+        """Write metrics under a pending name, durably."""
+        write_bytes(self.directory / _PENDING_METRICS, measured.to_json().encode())
+
+    def promote_measured(self, round: int) -> None:
+        """Rename pending metrics to their final name."""
+        (self.directory / _PENDING_METRICS).replace(self.directory / f"metrics-{round:06d}.json")
+        sync_directory(self.directory)
+
+    def pending_measured(self) -> Measured | None:
+        """Return the metrics that were staged but not promoted, if there are any."""
+        path = self.directory / _PENDING_METRICS
+        return Measured.from_json(path.read_text()) if path.exists() else None
+
+    def discard_pending_measured(self) -> None:
+        """Throw away staged metrics that were never charged, so never published."""
+        (self.directory / _PENDING_METRICS).unlink(missing_ok=True)
+
+    def measured(self) -> list[Measured]:
+        """Return the published metrics, by round."""
+        found = (path for path in self.directory.iterdir() if re.fullmatch(r"metrics-\d+\.json", path.name))
+        return [Measured.from_json(path.read_text()) for path in sorted(found)]
 
     def rounds(self) -> list[int]:
         """Return the rounds whose boundary is here, ascending."""
@@ -128,7 +155,8 @@ class BoundaryStore:
                 participations[group] = value
             else:
                 sampled[group] = value
-        return Boundary(int(header["round"]), billboards, sampled, participations)
+        norm = header.get("clipping_norm")
+        return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm)
 
 
 def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:
@@ -172,3 +200,21 @@ def read_states(directory: Path, round: int, first: int = 0) -> Iterator[Block]:
                 positions = values + (int(header["first"]) - first)
             else:
                 yield name, positions, values
+
+
+def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64] | None:
+    """Return how often each task took part up to a snapshot, int64 [m]; None if it does not say for every task.
+
+    A node counts a task that it let take part, whether or not its update was of use.
+    """
+    counts = np.full(num_tasks, -1, dtype=np.int64)
+    for path in sorted(directory.glob(f"states-{round:06d}-*.npz")):
+        header, members = read_members(path)
+        positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        for key, values in members:
+            if key == "positions/participations":
+                positions = values + int(header["first"])
+            elif key == "rows/participations":
+                counts[positions] = values
+                break
+    return counts if (counts >= 0).all() else None

@@ -116,6 +116,26 @@ class RunFolder:
             coins = self.coins()
             self._keep_coins(coins.at(max(coins.round, round + 1)))
 
+    def node_secret(self) -> bytes:
+        """Return the secret that the noise of this run's nodes comes from, 32 bytes, made when the run starts.
+
+        A round that is run again, because nothing of it was published, gives the very same noisy rows. With fresh noise
+        two copies of a row would be out, of which one was charged.
+        """
+        path = self._node_secret_path
+        if not path.exists():
+            if any(number > 0 for number in self.boundaries.rounds()):
+                raise InputError(f"{path} is gone, which holds the noise of the rounds to come; restore it to go on.")
+            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+        content = path.read_bytes()
+        if len(content) != 32:
+            raise InputError(f"{path} is damaged ({len(content)} bytes where 32 belong); restore it to go on.")
+        return content
+
+    @property
+    def _node_secret_path(self) -> Path:
+        return self.boundaries.directory / "node-noise.key"
+
     def _keep_coins(self, coins: RoundSecret) -> None:
         write_bytes(self._coins_path, coins.round.to_bytes(8, "big") + coins.secret, mode=0o600)
 
@@ -142,6 +162,7 @@ class RunFolder:
     def _forget_secrets(self) -> None:
         """Delete what only rounds to come need, and what would tell more than was released."""
         self._coins_path.unlink(missing_ok=True)
+        self._node_secret_path.unlink(missing_ok=True)
         self.boundaries.forget_noise()
 
     def keep_about(self, about: dict[str, Any]) -> dict[str, Any]:

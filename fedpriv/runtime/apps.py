@@ -44,6 +44,14 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
             after(node, context)
         return Message(content, reply_to=message)
 
+    @app.train("metrics")
+    def metrics(message: Message, context: Context) -> Message:
+        node = node_for(context)
+        content = node.measure(message.content)
+        if after:
+            after(node, context)
+        return Message(content, reply_to=message)
+
     @app.evaluate()
     def evaluate(message: Message, context: Context) -> Message:
         return Message(node_for(context).evaluate(message.content), reply_to=message)

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedpriv.cohort import Cohort, Engine, Learner, Problem, State, TaskFailure
+from fedpriv.cohort import Cohort, Engine, Learner, Noise, Problem, State, TaskFailure
 
 __all__ = ["Outcome", "Stage", "run_guarded"]
 
@@ -50,15 +50,23 @@ class Outcome:
     cells: int
 
 
-def run_guarded(engine: Engine, problem: Problem, name: str, stage: Stage, cohort: Cohort, state: State) -> Outcome:
+def run_guarded(
+    engine: Engine,
+    problem: Problem,
+    name: str,
+    stage: Stage,
+    cohort: Cohort,
+    state: State,
+    noise: Noise | None = None,
+) -> Outcome:
     """Run one stage of an algorithm on a cohort; see the module for what happens to failures."""
-    learner = Learner(problem, engine)
+    learner = Learner(problem, engine, noise=noise)
     failed, note = np.zeros(len(cohort), dtype=bool), ""
     try:
         tree = engine.over_tasks(name, partial(stage, learner), cohort, state)
     except Exception:
         # By the same engine: another one rounds differently, and then one task's failure would change its neighbours.
-        learner = Learner(problem, engine)
+        learner = Learner(problem, engine, noise=noise)
         tree, failed, note = _one_by_one(engine, name, partial(stage, learner), cohort, state)
     finite = np.ones(len(cohort), dtype=bool)
     for value in tree.values():

@@ -5,6 +5,7 @@ One class serves a phone with one task and a simulation shard with thousands.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -35,18 +36,24 @@ from fedpriv.cohort import (
     unnest,
 )
 from fedpriv.errors import InputError
-from fedpriv.privacy.clipping import clip_rows, clipped_sum
+from fedpriv.names import unknown
+from fedpriv.privacy.bounds import WHOLE, Bounds
+from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.metrics import contributions, metrics_release
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
-from fedpriv.protocol import Arrays, Reply, Request, TaskRange
+from fedpriv.privacy.terms import NoiseAt
+from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.guard import Outcome, Stage, run_guarded
+from fedpriv.runtime.own_noise import Asked, OwnNoise
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
+_SCORES = ("personal.loss", "personal.accuracy", "billboard.loss", "billboard.accuracy")
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
@@ -73,6 +80,9 @@ class NodeSpec:
         The local-only reference that is scored beside the run; None leaves it out.
     memory_bytes : float
         Personal states beyond this live in a file.
+    noise_seed : int or None
+        What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
+        reproduction. None, as on a real node: the node makes a secret of its own.
     """
 
     tasks: Tasks
@@ -83,6 +93,7 @@ class NodeSpec:
     policy: NodePolicy | None = None
     baseline: LocalSGD | None = None
     memory_bytes: float = 4 * 2**30
+    noise_seed: int | None = field(default=None, repr=False)
 
 
 @dataclass
@@ -90,20 +101,27 @@ class _Totals:
     """Updates of one group as they come in, chunk by chunk."""
 
     kind: Literal["sum", "rows"]
-    clipping_norm: float
+    bounds: Bounds
     arrays: Arrays = field(default_factory=dict)
     rows: list[Arrays] = field(default_factory=list)
     ids: list[Ids] = field(default_factory=list)
+    std: float | None = None
+    """Standard deviation of the noise that every task adds to its own row; None if the server adds the noise."""
 
-    def add(self, ids: Ids, update: Arrays) -> None:
+    def add(self, ids: Ids, update: Arrays, noise: OwnNoise) -> None:
         """Clip a chunk's updates; nothing that was not clipped leaves the node."""
-        names = list(update)
-        values = [update[name] for name in names]
-        if self.kind == "rows":
-            self.rows.append(dict(zip(names, clip_rows(values, self.clipping_norm).rows, strict=True)))
-            self.ids.append(ids)
-            return
-        for name, value in zip(names, clipped_sum(values, self.clipping_norm), strict=True):
+        if self.kind == "sum" and self.std is None:
+            totals = self.bounds.sum(update)
+        else:
+            rows = self.bounds.rows(update)
+            if self.std is not None:
+                _add_noise(list(rows.values()), self.std, noise)
+            if self.kind == "rows":
+                self.rows.append(rows)
+                self.ids.append(ids)
+                return
+            totals = {name: row.sum(axis=0) for name, row in rows.items()}
+        for name, value in totals.items():
             self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
 
     def result(self, asked: Ids) -> Arrays:
@@ -122,6 +140,8 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
+        self._noise = ReproducibleEntropy(secret)
 
     def warm_up(self) -> None:
         """Get late imports over with, so that they count as start-up and not as training."""
@@ -139,24 +159,29 @@ class Node:
         request, algorithm = self._request(content), self.spec.algorithm
         key = Key(self.spec.seed, request.round, Purpose.TRAIN)
         updates: dict[str, Arrays] = {}
+        bounds = _bounds(request)
         problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            totals = _Totals(request.reply, request.clipping_norm)
+            asked = Asked(request, group)
+            std = request.noise_multiplier * request.clipping_norm if request.noise_at == "node" else None
+            totals = _Totals(request.reply, bounds, std=std)
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 new, update = algorithm.train(learner, public, state, part, key)
                 return {**nest("state", new), **nest("update", update)}
 
             for cohort in self._chunks(ids, billboard):
-                allowed, reason = self._allowed(cohort, request)
-                outcome = self._run("train", stage, cohort, billboard)
+                allowed, reason = self._allowed(cohort, request, _declared(request))
+                own = self._own_noise(asked, cohort, allowed)
+                outcome = self._run("train", stage, cohort, billboard, own)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 self.store.participations[cohort.positions[allowed]] += 1
-                totals.add(cohort.ids, _counted_update(unnest("update", outcome.tree), billboard, counted))
+                update = _counted_update(unnest("update", outcome.tree), billboard, counted)
+                totals.add(cohort.ids, bounds.marked(update, counted), own)
             updates[group] = totals.result(ids)
         if not self._open:  # a refusal depends on what was asked; the other counts depend on data
             problems = Counter({"refused": problems["refused"]})
@@ -176,7 +201,8 @@ class Node:
                 return nest("state", algorithm.finish(learner, public, state, part, key))
 
             for cohort in self._chunks(ids, billboard):
-                outcome = self._run("finish", stage, cohort, billboard)
+                own = self._own_noise(Asked(request, group), cohort)
+                outcome = self._run("finish", stage, cohort, billboard, own)
                 note, failed = note or outcome.note, failed + int((~outcome.counted).sum())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
         if not self._open:
@@ -189,20 +215,46 @@ class Node:
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
-        request = self._request(content)
-        algorithm = self.spec.algorithm
 
         def score(learner: Learner, public: Params, cohort: Cohort) -> dict[str, Tensor]:
-            personal = algorithm.evaluate(learner, public, self._state(public, cohort), cohort)
-            shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
-            return {
-                "personal.loss": personal.loss,
-                "personal.accuracy": personal.accuracy,
-                "billboard.loss": shared.loss,
-                "billboard.accuracy": shared.accuracy,
-            }
+            return self._score(learner, public, cohort, self._state(public, cohort))
 
-        return self._scores(request, score)
+        return self._scores(self._request(content), score)
+
+    def measure(self, content: RecordDict) -> RecordDict:
+        """Answer with the sum of what the tasks contribute to published metrics: bounded values, no scores of a task.
+
+        A release covers this, so a policy counts it as one and does not need to allow diagnostics.
+        """
+        request = self._request(content)
+        for name in request.metrics:
+            if name not in _SCORES:
+                raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
+        if not request.metrics:
+            raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
+        # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
+        asked = metrics_release(len(request.metrics), request.noise_multiplier)
+        total, problems, note = np.zeros(len(request.metrics)), Counter({"failed": 0, "refused": 0}), ""
+        for group, ids in request.tasks.items():
+            billboard = _to_tensors(request.billboards[group])
+
+            def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
+                scores = self._score(learner, public, part, state)
+                return {name: scores[name] for name in request.metrics}
+
+            for cohort in self._chunks(ids, billboard):
+                allowed, reason = self._allowed(cohort, request, asked)
+                own = self._own_noise(Asked(request, group), cohort)
+                outcome = self._run("measure", stage, cohort, billboard, own)
+                problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
+                note = note or reason or (outcome.note if self._open else "")
+                if outcome.tree:
+                    scores = {name: value.double().numpy() for name, value in outcome.tree.items()}
+                    values = contributions(scores, request.metrics, request.largest_loss)
+                    total += values[allowed & outcome.counted].sum(axis=0)
+        if not self._open:
+            problems = Counter({"refused": problems["refused"]})
+        return Reply({METRICS: {METRICS: total}}, diagnostics=dict(problems), note=note).to_content()
 
     def local_only(self, content: RecordDict) -> RecordDict:
         """Train and score the local-only baseline, with the busiest task's epochs for every task."""
@@ -242,12 +294,22 @@ class Node:
             )
         return request
 
-    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params) -> Outcome:
+    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params, noise: OwnNoise) -> Outcome:
         state = self._state(billboard, cohort)
-        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state)
+        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, noise)
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
+
+    def _score(self, learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
+        """Score personal models and the billboard on the tasks' test parts."""
+        personal = self.spec.algorithm.evaluate(learner, public, state, cohort)
+        shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
+        values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
+        return dict(zip(_SCORES, values, strict=True))
+
+    def _own_noise(self, asked: Asked, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> OwnNoise:
+        return OwnNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
@@ -270,7 +332,7 @@ class Node:
         return Reply(diagnostics=cast(Any, {"ids": ids, **results})).to_content()
 
     def _learner(self) -> Learner:
-        return Learner(self.spec.problem, self._engine)
+        return Learner(self.spec.problem, self._engine, noise=self._noise)
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
@@ -294,18 +356,20 @@ class Node:
             for start in range(first, last, size):
                 yield Cohort(tasks, positions[start : min(start + size, last)], self.spec.problem.dtype)
 
-    def _allowed(self, cohort: Cohort, request: Request) -> tuple[NDArray[np.bool_], str]:
+    def _allowed(self, cohort: Cohort, request: Request, asked: Release) -> tuple[NDArray[np.bool_], str]:
         """Apply the node's own policy with its own count of what each task granted (invariant 10)."""
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
-        asked = _declared(request)
-        counts = self.store.grants(asked.to_json())
+        # What differs in the clipping norm only costs the same, and an adaptive one differs in every round.
+        kind = asked if asked.stream is not None else asked.model_copy(update={"clipping_norm": 1.0})
+        counts = self.store.grants(kind.to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
         # Tasks with equal histories get equal answers.
         patterns, which = np.unique(history, axis=0, return_inverse=True)
         answers = [
-            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked) for pattern in patterns
+            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked, NoiseAt(request.noise_at))
+            for pattern in patterns
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
         reason = next((answer.reason for answer in answers if not answer.allowed), "")
@@ -324,13 +388,28 @@ class Node:
         return allowed, reason
 
 
+def _bounds(request: Request) -> Bounds:
+    """Return what bounds the updates that a request asks for."""
+    return Bounds(request.clipping_norms or {WHOLE: request.clipping_norm}, request.target_quantile)
+
+
 def _declared(request: Request) -> Release:
     """Return what the server says that it will release; a node's own participation is never a matter of chance."""
-    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": request.clipping_norm, "rate": 1.0}
+    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": _bounds(request).norm, "rate": 1.0}
     if not request.stream:
-        return Release(sampling_name=COUNTED if request.fixed_size else "full", **values)
+        at: Literal["node"] | None = "node" if request.noise_at == "node" else None
+        return Release(sampling_name=COUNTED if request.fixed_size else "full", noise_at=at, **values)
     stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
     return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
+
+
+def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> None:
+    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too."""
+    sizes = [row[0].size for row in rows]
+    for position in range(len(rows[0])):
+        drawn = std * noise.row(position, sum(sizes))
+        for row, part in zip(rows, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
+            row[position] += part.reshape(row[position].shape)
 
 
 def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:

@@ -16,6 +16,7 @@ from fedpriv.cohort import Tasks
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.metrics import Measured
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import Registry, TaskStrategy
 
@@ -50,6 +51,8 @@ class Served:
         The first of them in words.
     warnings : list of str
         What else the experimenter has to know.
+    measured : list of Measured
+        Metrics that were released, by round.
     """
 
     boundary: Boundary
@@ -62,6 +65,7 @@ class Served:
     problems: dict[str, int] = field(default_factory=dict)
     note: str = ""
     warnings: list[str] = field(default_factory=list)
+    measured: list[Measured] = field(default_factory=list)
 
 
 def serve(
@@ -111,11 +115,18 @@ def serve(
     session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, timeout=_TIMEOUT)
     if population is not None:
         _same_population(session.registry, population)
+
+    def count_metrics(at: Boundary | None) -> None:
+        """Let nodes count once more what they granted for metrics; what they answer is not used."""
+        if at is not None and at.round in session.measured:
+            _checked(grid.send_and_receive(strategy.measuring(at), timeout=_TIMEOUT), "replay")
+
+    count_metrics(replay[0][0] if replay else boundary)  # a snapshot comes before the metrics of its round
     for before, after in replay:
-        messages = strategy.messages(
-            MessageType.TRAIN, after.round, record_from_billboards(before.billboards), after.sampled
-        )
+        published, declared = record_from_billboards(before.billboards), strategy.declared(before)
+        messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)
         _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
+        count_metrics(after)
     started = time.perf_counter()
     strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
@@ -130,6 +141,7 @@ def serve(
     cells = sum(_count(reply, "cells") for reply in replies)
     fill = sum(_count(reply, "cells_with_example") for reply in replies) / cells if cells else None
     alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
+    strategy.measure(strategy.rounds, grid, _TIMEOUT)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
     scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started
@@ -157,6 +169,7 @@ def serve(
         {name: count for name, count in session.problems.items() if count},
         session.note or next((reply.note for reply in replies if reply.note), ""),
         warnings,
+        [session.measured[number] for number in sorted(session.measured)],
     )
 
 

@@ -61,7 +61,7 @@ def _specs(config: str, data_dir: str, nodes: int, reproduce: int) -> list[NodeS
     experiment = build_experiment(read_toml(Path(config)), Path(data_dir) if data_dir else None)
     if reproduce >= 0:  # as Experiment.run does: the number replaces the seed
         experiment = experiment.model_copy(update={"seed": reproduce})
-    return experiment.specs(experiment.problem(), nodes)
+    return experiment.specs(experiment.problem(), nodes, reproduce if reproduce >= 0 else None)
 
 
 def _node(context: Context) -> Node:

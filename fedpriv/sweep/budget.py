@@ -79,6 +79,7 @@ class Spending:
             num_tasks=len(experiment.tasks),
             declared=experiment.declared,
             budget=experiment.budget,
+            budget_filter=experiment.budget_filter,
         )
         left = experiment.strategy.rounds - self._charged(account, job.folder)
         if left > 0 and not job.finished:

@@ -1,0 +1,186 @@
+"""Losses of convolutional chains as batched matrix products over the task axis, for gradients of gradients.
+
+``vmap`` turns a convolution whose weights are every task's own into one of many groups, whose second derivatives are
+slow on CPUs. Here images keep their channels last, patches are copied once, and each layer is one batched product.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from fedpriv.cohort.cohort import Batch
+from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.trees import Params
+
+__all__ = ["ProductEngine"]
+
+_POINTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.GELU, nn.SiLU)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+_Step = Callable[[Params, Tensor], Tensor]
+
+
+class ProductEngine(KernelEngine):
+    """Losses of chains of Conv2d, Linear, Flatten and pointwise layers; all else as :class:`KernelEngine`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: tuple[nn.Module, list[_Step] | None] | None = None
+
+    def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
+        if self._seen is None or self._seen[0] is not problem.model:
+            self._seen = (problem.model, _steps(problem.model))
+        steps = self._seen[1]
+        if steps is None or batch.inputs.dim() != 5:
+            return super().losses(problem, params, batch)
+        values = batch.inputs.movedim(2, -1)  # [C, n, H, W, c]
+        for step in steps:
+            values = step(params, values)
+        loss, _ = problem.judge(values.flatten(0, 1), batch.targets.flatten(0, 1))
+        loss = loss.view(batch.mask.shape)
+        return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
+
+
+@dataclass(frozen=True)
+class _Convolution:
+    """Weights [C, out, c, k, l] on images [C, n, H, W, c]."""
+
+    name: str
+    window: _Window
+    bias: bool
+
+    def __call__(self, params: Params, values: Tensor) -> Tensor:
+        weight = params[f"{self.name}.weight"]
+        count, outputs = weight.shape[:2]
+        patches: Tensor = _Patches.apply(values.flatten(0, 1), self.window)  # type: ignore[no-untyped-call]
+        height, width = patches.shape[1:3]
+        rows = patches.view(count, -1, patches.shape[-1])
+        columns = weight.permute(0, 3, 4, 2, 1).reshape(count, -1, outputs)
+        made = _product(rows, columns, params[f"{self.name}.bias"] if self.bias else None)
+        return made.view(count, -1, height, width, outputs)
+
+
+@dataclass(frozen=True)
+class _Linear:
+    """Weights [C, out, in] on values [C, n, in]."""
+
+    name: str
+    bias: bool
+
+    def __call__(self, params: Params, values: Tensor) -> Tensor:
+        bias = params[f"{self.name}.bias"] if self.bias else None
+        return _product(values, params[f"{self.name}.weight"].mT, bias)
+
+
+@dataclass(frozen=True)
+class _Pointwise:
+    """A layer without parameters that looks at one value at a time."""
+
+    module: nn.Module
+
+    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: ARG002
+        made: Tensor = self.module(values)
+        return made
+
+
+def _product(rows: Tensor, columns: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.bmm(rows, columns) if bias is None else torch.baddbmm(bias.unsqueeze(1), rows, columns)
+
+
+def _flatten(params: Params, values: Tensor) -> Tensor:  # noqa: ARG001
+    return values.movedim(-1, 2).flatten(2) if values.dim() == 5 else values
+
+
+def _steps(model: nn.Module) -> list[_Step] | None:
+    """Return what a chain does, or None for a model that is computed otherwise."""
+    if type(model) is not nn.Sequential:
+        return None
+    found: list[_Step] = []
+    names: set[str] = set()
+    flat = False
+    for name, module in model._modules.items():
+        if type(module) is nn.Conv2d and not flat:
+            if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
+                return None
+            window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
+            if module.dilation != (1, 1):
+                return None
+            found.append(_Convolution(name, window, module.bias is not None))
+        elif type(module) is nn.Linear and flat:
+            found.append(_Linear(name, module.bias is not None))
+        elif type(module) is nn.Flatten and not flat and (module.start_dim, module.end_dim) == (1, -1):
+            flat = True
+            found.append(_flatten)
+        elif type(module) in _POINTWISE and found:
+            found.append(_Pointwise(module))
+        else:
+            return None
+        names |= {f"{name}.{own}" for own, _ in module.named_parameters()}
+    changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
+    whole = {name for name, _ in model.named_parameters()} == names and flat
+    convolves = any(isinstance(step, _Convolution) for step in found)
+    return found if whole and convolves and not changed else None
+
+
+def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
+    return sizes[0], sizes[1]
+
+
+@dataclass(frozen=True)
+class _Window:
+    """How patches lie on images."""
+
+    size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Return the patches [N, H', W', k l c] of images [N, H, W, c]."""
+        down, across = self.padding
+        images = pad(images, (0, 0, across, across, down, down))
+        views = images.unfold(1, self.size[0], self.stride[0]).unfold(2, self.size[1], self.stride[1])
+        return views.permute(0, 1, 2, 4, 5, 3).flatten(3)
+
+    def paste(self, patches: Tensor, shape: torch.Size) -> Tensor:
+        """Return the sum of patches at their places: the transpose of :meth:`cut`."""
+        count, height, width, channels = shape
+        (down, across), (first, second) = self.padding, self.stride
+        made = patches.new_zeros(count, height + 2 * down, width + 2 * across, channels)
+        rows, columns = patches.shape[1:3]
+        parts = patches.view(*patches.shape[:3], *self.size, channels)
+        for row in range(self.size[0]):
+            for column in range(self.size[1]):
+                here = made[:, row : row + first * rows : first, column : column + second * columns : second]
+                here += parts[:, :, :, row, column]
+        return made[:, down : down + height, across : across + width]
+
+
+class _Patches(torch.autograd.Function):
+    """Cutting is linear, and pasting is its transpose: each is the gradient of the other, as often as one likes."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, window: _Window) -> Tensor:
+        ctx.window, ctx.shape = window, images.shape
+        return window.cut(images)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Pasted.apply(gradients[0], ctx.window, ctx.shape), None  # type: ignore[no-untyped-call]
+
+
+class _Pasted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, patches: Tensor, window: _Window, shape: torch.Size) -> Tensor:
+        ctx.window = window
+        return window.paste(patches.contiguous(), shape)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        return _Patches.apply(gradients[0], ctx.window), None, None  # type: ignore[no-untyped-call]

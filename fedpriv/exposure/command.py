@@ -1,0 +1,52 @@
+"""What ``fedpriv attack`` does."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
+from fedpriv.errors import InputError
+from fedpriv.exposure.figures import write_pictures
+from fedpriv.exposure.recorded import read_sighting, recorded_rounds
+from fedpriv.exposure.results import as_text, results_of
+from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, to_json
+
+__all__ = ["attack_run"]
+
+
+def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, json_output: bool) -> None:
+    """Attack the rounds of which a run folder holds rows, write results and pictures beside them, print.
+
+    Raises
+    ------
+    InputError
+        The run recorded nothing, or what it recorded cannot be attacked.
+    """
+    if not (run / "config.toml").exists():
+        raise InputError(f"{run} is not a run folder: it holds no config.toml; give the --out of a run.")
+    recorded = recorded_rounds(run)
+    if not recorded:
+        raise InputError(
+            f"{run} holds no rows to attack: a run records them only if it is asked to; run it again with "
+            "--set attack.during=false --set strategy.reply=rows."
+        )
+    config = apply(read_toml(run / "config.toml"), parse_assignments(assignments))
+    settings = Watch(**config.pop("attack"))
+    experiment = build_experiment({**config, "attack": {}}, data_dir)
+    chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
+    if not chosen:
+        raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
+    pictures: list[Path] = []
+    for number in chosen:
+        attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
+        found = {"round": number, **to_json(attacked, experiment)}
+        keep(run, found)
+        pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+    results = results_of(run)
+    if json_output:
+        sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")
+        return
+    sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in pictures))

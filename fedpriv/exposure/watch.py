@@ -1,0 +1,209 @@
+"""Listening during a run, and attacking inside the rounds that were listened to."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
+from fedpriv.attacks.games import SetName
+from fedpriv.cohort import Cohort, Key, refuse_once_differentiable
+from fedpriv.errors import FedprivError, InputError
+from fedpriv.exposure.recorded import private_folder, record
+from fedpriv.names import kebab
+from fedpriv.runs import plain, read_config
+from fedpriv.runs.atomic import write_bytes
+from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+
+__all__ = [
+    "Attacked",
+    "Watch",
+    "attack_sighting",
+    "episode_seed",
+    "keep",
+    "refuse_unattackable",
+    "to_json",
+    "with_watch",
+]
+
+
+class Watch(Games):
+    """The settings of ``[attack]``: when to listen, what to keep, and (see :class:`Games`) how to attack.
+
+    Attributes
+    ----------
+    rounds : tuple of int, or None
+        Rounds to listen to; the first, the middle and the last one unless given.
+    sets : tuple of {"query", "support"}
+        What is attacked.
+    global_game : bool
+        Whether to ask, too, in whose query set an image is, among 20 tasks.
+    during : bool
+        Whether to attack inside the rounds; otherwise rows are recorded only, for `fedpriv attack RUN`.
+    limit_mib : float
+        How much disk the recorded rows of a run may take; rows beyond it are left out, and said so.
+    """
+
+    rounds: tuple[int, ...] | None = None
+    sets: tuple[SetName, ...] = SETS
+    global_game: bool = True
+    during: bool = True
+    limit_mib: float = Field(default=256.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Attacked:
+    """What came out of one round.
+
+    Attributes
+    ----------
+    played : dict
+        The local games, by set.
+    which_task : WhichTask or None
+        The global game.
+    unusable : int
+        Rows that could not be attacked: all zero, or of an episode that is not full.
+    """
+
+    played: dict[str, Played]
+    which_task: WhichTask | None
+    unusable: int
+
+
+def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
+    """Return the experiment with a malicious server around its strategy; everything is checked before it starts.
+
+    Raises
+    ------
+    InputError
+        The data are protected, the client sends no meta-gradients, nodes send sums, or there are too few tasks.
+    """
+    if experiment.declared == "protected":
+        raise InputError(
+            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data "
+            "are declared protected; attack a run on benchmark data with the same settings."
+        )
+    last = experiment.strategy.rounds
+    rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
+    if watch.during:
+        refuse_unattackable(experiment)
+        if experiment.strategy.reply_kind == "sum":
+            raise InputError(_sums(None))
+        needed = watch.games + watch.validation
+        if needed > len(experiment.tasks):
+            raise InputError(
+                f"{watch.games} games and {watch.validation} for the threshold need {needed} rows of one round, and "
+                f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or add tasks."
+            )
+
+    def listen(sighting: Sighting, run: Path | None) -> None:
+        if run is None or not (run / "config.toml").exists():
+            return  # nobody would read it
+        left_out = record(sighting, run, int(watch.limit_mib * 2**20))
+        found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
+        if watch.during:
+            try:
+                found |= to_json(attack_sighting(experiment, sighting, watch, episode_seed(run)), experiment)
+            except FedprivError as error:  # an attack that fails may not stop the run that it listens to
+                found["failed"] = str(error)
+        keep(run, found)
+
+    strategy = MaliciousMetaLearner.around(experiment.strategy, rounds=rounds, listener=listen)
+    return experiment.model_copy(update={"strategy": strategy})
+
+
+def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> Attacked:
+    """Play the games on what was seen in one round.
+
+    Parameters
+    ----------
+    seed : int
+        The run's public seed, from which tasks drew their episodes.
+
+    Raises
+    ------
+    InputError
+        Sums were recorded, or rows cannot be attacked.
+    """
+    refuse_unattackable(experiment)
+    if sighting.kind == "sum":
+        raise InputError(_sums(sighting))
+    seen, cohort, left_out = _largest_group(experiment, sighting, seed)
+    played: dict[str, Played] = {name: games.play(seen, name, cohort, seed=seed) for name in games.sets}
+    named = which_task(seen, cohort, seed=seed) if games.global_game else None
+    return Attacked(played, named, left_out)
+
+
+def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[Seen, Cohort, int]:
+    group = max(sighting.updates, key=lambda name: len(sighting.tasks[name]))
+    problem = experiment.problem()
+    ids = sighting.tasks[group]
+    order = np.argsort(ids, kind="stable")
+    cohort = Cohort(experiment.tasks, ids[order], problem.dtype)
+    rows = {
+        name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()
+    }
+    billboard = {name: torch.from_numpy(np.array(value)) for name, value in sighting.billboards[group].items()}
+    client: Any = experiment.client
+    seen, left_out = seen_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))
+    return seen, cohort, left_out
+
+
+def refuse_unattackable(experiment: Experiment) -> None:
+    """Refuse clients whose updates are no meta-gradients, and models whose gradients cannot be differentiated.
+
+    Raises
+    ------
+    InputError
+        Says which, and what to do.
+    """
+    if not (hasattr(experiment.client, "draw") and hasattr(experiment.client, "inner")):
+        raise InputError(
+            f"the attacks read meta-gradients, and the client {kebab(type(experiment.client).__name__)!r} sends "
+            "something else; use the client 'maml', or set attack.during = false to record rows only."
+        )
+    problem, tasks = experiment.problem(), experiment.tasks
+    inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
+    refuse_once_differentiable(problem, inputs, torch.zeros(2, dtype=torch.int64))
+
+
+def _sums(sighting: Sighting | None) -> str:
+    count = "" if sighting is None else f" (here {sum(map(len, sighting.tasks.values()))} tasks in all)"
+    return (
+        "with strategy.reply = 'sum' the server sees one clipped sum per node over all tasks that the node trained"
+        f"{count}, so no task has a gradient of its own to attack, unless a node hosts one task only; set "
+        "strategy.reply = 'rows' to attack rows."
+    )
+
+
+def episode_seed(run: Path) -> int:
+    """Return the public seed from which the tasks of a run drew their episodes."""
+    stored = read_config(run)["run"]
+    return int(stored.get("reproduce", stored["seed"]))
+
+
+def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
+    """Return what came out of one round as plain values, with the bound where there is one."""
+    result: dict[str, Any] = {name: played.to_json() for name, played in found.played.items()}
+    result["unusable"] = found.unusable
+    if found.which_task is not None:
+        result["which_task"] = found.which_task.to_json()
+    if getattr(experiment.strategy, "noise_at", "server") == "node":
+        noise = experiment.strategy.resolve_noise(len(experiment.tasks))
+        result["auc_bound"] = auc_bound(noise)
+    return result
+
+
+def keep(run: Path, found: dict[str, Any]) -> None:
+    """Write the results of one round beside its sighting."""
+    path = private_folder(run) / f"attack-{found['round']:06d}.json"
+    write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)

@@ -1,0 +1,144 @@
+"""What a model is worth to people who come later: held-out tasks, adapted from several starts.
+
+Diagnostics of the experimenter. Held-out people send nothing, so the guarantee of the billboard does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Problem, Purpose, Ragged, Tasks, engine_named
+from fedpriv.statistics import contrast, interval
+
+if TYPE_CHECKING:
+    from fedpriv.experiment import Experiment
+
+__all__ = ["pretrained", "score_newcomers", "score_start"]
+
+_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+"""References adapt at the client's own rate, and at the one of these multiples that is best on the held-out people
+themselves: that favours them."""
+_BATCH, _RATE, _MOMENTUM, _EPOCHS = 32, 0.05, 0.9, 100
+
+
+def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDArray[Any]], work: int) -> dict[str, Any]:
+    """Score the last billboard on held-out people, beside two references with the same adaptation steps.
+
+    ``scratch`` starts from the public initial model. ``pretrained`` is a plain network that was trained on the pooled
+    examples of the population without any privacy, with the data set's own classes where tasks say which they are
+    (``Tasks.kinds``); its last layer starts from zero.
+
+    Parameters
+    ----------
+    run : Experiment
+        Client, engine, and the people.
+    problem : Problem
+        Model and loss.
+    billboard : dict
+        The last billboard.
+    work : int
+        Gradient evaluations of the run: the pre-trained network gets as many, at most 100 passes over the pool.
+
+    Returns
+    -------
+    dict
+        Per start mean accuracy (the negative loss in regression) and half the width of its 95% interval over people;
+        for references also by how much the billboard is better, person by person, and the same with the rate that is
+        best for the reference (``best``).
+    """
+    people = run.held_out
+    if people is None:
+        return {}
+    learner = Learner(problem, engine_named(run.engine))
+    start = {name: torch.from_numpy(np.array(value)) for name, value in billboard.items()}
+    own = score_start(run.client, learner, start, people)
+    found: dict[str, Any] = {"people": len(people), "billboard": _measured(own)}
+    references = {"scratch": problem.initial(), "pretrained": pretrained(run, problem, work)}
+    for name, reference in references.items():
+        if reference is None:
+            continue
+        rate, best = _best(run.client, learner, reference, people)
+        same = score_start(run.client, learner, reference, people)
+        found[name] = _compared(own, same) | {"best": _compared(own, best) | {"rate": rate}}
+    return found
+
+
+def score_start(client: ClientAlgorithm, learner: Learner, start: Params, people: Tasks) -> NDArray[np.float64]:
+    """Return the accuracy (negative loss in regression) of each person who begins from ``start``, float64 [m]."""
+    found = []
+    for positions in np.array_split(np.arange(len(people)), max(1, len(people) // 32)):
+        cohort = Cohort(people, positions, learner.problem.dtype)
+        state = client.initial_state(start, cohort)
+        state = client.finish(learner, start, state, cohort, Key(0, 0, Purpose.FINISH))
+        scores = client.evaluate(learner, start, state, cohort)
+        found.append(-scores.loss if people.num_classes is None else scores.accuracy)
+    return torch.cat(found).double().nan_to_num(0.0 if people.num_classes else -float("inf")).numpy()
+
+
+def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:
+    """Train a plain network on the pooled examples of the population; None for a model that cannot be rebuilt."""
+    tasks = run.tasks
+    targets = tasks.train.targets
+    if tasks.num_classes is None:
+        network, head = problem, set[str]()
+    else:
+        owner = np.repeat(np.arange(len(tasks)), tasks.train.sizes)
+        if tasks.kinds is not None:
+            known, targets = np.unique(tasks.kinds[owner, targets], return_inverse=True)
+            outputs = len(known)
+        else:
+            outputs = tasks.num_classes
+        if isinstance(run.model, nn.Module) and tasks.kinds is not None:
+            return None  # a model of one's own has as many outputs as it has
+        network, wider = run.problem(outputs), run.problem(outputs + 1).initial()
+        head = {name for name, value in network.initial().items() if value.shape != wider[name].shape}
+        if tasks.kinds is None:  # the classes mean the same to everybody, so the last layer is of use as it is
+            head = set()
+    whole = Ragged(tasks.train.inputs, targets, np.array([0, len(targets)], dtype=np.int64))
+    pool = Tasks("pool", ("pool",), whole, whole, whole, None if tasks.num_classes is None else int(targets.max()) + 1)
+    epochs = int(np.clip(work // max(len(targets), 1), 1, _EPOCHS))
+    start = {name: value.unsqueeze(0) for name, value in network.initial().items()}
+    trained = Learner(network, engine_named(run.engine)).sgd(
+        start,
+        Cohort(pool, np.arange(1), network.dtype),
+        Key(run.seed, 0, Purpose.MODEL),
+        learning_rate=_RATE,
+        batch_size=_BATCH,
+        epochs=epochs,
+        momentum=_MOMENTUM,
+    )
+    public = problem.initial()
+    return {name: torch.zeros_like(value) if name in head else trained[name][0] for name, value in public.items()}
+
+
+def _best(
+    client: ClientAlgorithm, learner: Learner, start: Params, people: Tasks
+) -> tuple[float | None, NDArray[np.float64]]:
+    """Return the rate of adaptation that is best for these very people, and their scores."""
+    if "learning_rate" not in type(client).model_fields:
+        return None, score_start(client, learner, start, people)
+    base: float = client.learning_rate  # type: ignore[attr-defined]
+    tried: Iterable[float] = (base * factor for factor in _RATES)
+    scored = [
+        (rate, score_start(client.model_copy(update={"learning_rate": rate}), learner, start, people)) for rate in tried
+    ]
+    return max(scored, key=lambda pair: float(pair[1].mean()))
+
+
+def _compared(own: NDArray[np.float64], scores: NDArray[np.float64]) -> dict[str, Any]:
+    if len(own) < 2:
+        return _measured(scores)
+    gain = contrast(own.tolist(), scores.tolist()).interval
+    half = None if gain.half is None else round(gain.half, 4)
+    return _measured(scores) | {"gain": round(gain.mean, 4), "gain_half": half}
+
+
+def _measured(scores: NDArray[np.float64]) -> dict[str, float | None]:
+    found = interval(scores.tolist())
+    return {"accuracy": round(found.mean, 4), "half": None if found.half is None else round(found.half, 4)}

@@ -1,0 +1,144 @@
+"""Mean scores of the tasks as a release of its own.
+
+Each task contributes n values, scaled to [0, 1] and centred: a vector whose entries lie within 1/2 of 0, so of norm
+sqrt(n) / 2 at most, and 0 if it does not answer or its scores are not finite. Noise on the sum of these vectors is an
+ordinary Gaussian release with full participation: one task moves the sum by at most that norm, and by twice that if
+its data are replaced. The sum is divided by the number of tasks, a public constant. So a task that does not answer
+pulls the mean towards the middle of the range, and a mean may come to lie a little outside of it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.errors import InputError
+from fedpriv.privacy.clipping import clipped_sum
+from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.histories import EVERYBODY
+from fedpriv.privacy.mechanisms import Release, gaussian_sum
+
+__all__ = ["Measured", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Means that were released after a round.
+
+    Attributes
+    ----------
+    round : int
+        The round after which they were taken.
+    values : dict
+        Name of a measure to its noisy mean over all tasks.
+    noise : dict
+        Name of a measure to the standard deviation of the noise on its mean.
+    """
+
+    round: int
+    values: dict[str, float]
+    noise: dict[str, float]
+
+    def digest(self) -> str:
+        """Return a SHA-256: the ledger knows by it which draw it was charged for."""
+        return hashlib.sha256(f"metrics|{self.to_json()}".encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """Return one line of JSON."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Measured:
+        """Read back what :meth:`to_json` wrote."""
+        return cls(**json.loads(text))
+
+
+def metrics_norm(count: int) -> float:
+    """Return the bound of one task's contribution to ``count`` measures."""
+    return math.sqrt(count) / 2.0
+
+
+def metrics_release(count: int, noise_multiplier: float) -> Release:
+    """Return the release of the means of ``count`` measures over all tasks."""
+    return Release(
+        noise_multiplier=noise_multiplier,
+        sampling_name="full",
+        rate=1.0,
+        clipping_norm=metrics_norm(count),
+        measures="metrics",
+    )
+
+
+def contributions(
+    scores: Mapping[str, NDArray[np.float64]], names: Sequence[str], largest_loss: float
+) -> NDArray[np.float64]:
+    """Return what k tasks contribute, float64 [k, n].
+
+    Parameters
+    ----------
+    scores : mapping
+        Measure to its values [k].
+    names : sequence of str
+        The n measures that are released. Those that end in "loss" are clipped to [0, largest_loss] and scaled to
+        [0, 1], the others clipped to [0, 1].
+    largest_loss : float
+        A public bound.
+
+    Raises
+    ------
+    InputError
+        A measure does not exist.
+    """
+    for name in names:
+        if name not in scores:
+            raise InputError(f"there is no measure {name!r} for these tasks; there are {', '.join(sorted(scores))}.")
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        scaled = [np.asarray(scores[name], dtype=np.float64) / _range(name, largest_loss) for name in names]
+    values = np.stack(scaled, axis=1)
+    return np.where(np.isfinite(values).all(axis=1, keepdims=True), np.clip(values, 0.0, 1.0) - 0.5, 0.0)
+
+
+def noisy_means(
+    sums: Sequence[tuple[NDArray[np.float64], int]],
+    names: Sequence[str],
+    largest_loss: float,
+    num_tasks: int,
+    noise_multiplier: float,
+    entropy: Entropy,
+    round: int,
+) -> Measured:
+    """Add up what came, add noise, and divide by the number of tasks.
+
+    Parameters
+    ----------
+    sums : sequence of (array [n], int)
+        Sums of contributions and from how many tasks each is at most. One that is not finite counts as zero, and one
+        that so many tasks cannot come to is clipped to what they can.
+    names, largest_loss
+        As :func:`contributions`.
+    num_tasks : int
+        A public constant.
+    noise_multiplier : float
+        Of the release.
+    entropy : Entropy
+        Asked once, for the purpose "noise" of this round and everybody.
+    round : int
+        After which the scores were taken.
+    """
+    norm, total = metrics_norm(len(names)), np.zeros(len(names))
+    for part, tasks in sums:
+        total += clipped_sum([part[None]], norm * tasks)[0]
+    (noisy,) = gaussian_sum([total], norm, noise_multiplier, entropy, round, EVERYBODY)
+    std = noise_multiplier * norm / num_tasks
+    values = {name: float(noisy[i] / num_tasks + 0.5) * _range(name, largest_loss) for i, name in enumerate(names)}
+    return Measured(round, values, {name: std * _range(name, largest_loss) for name in names})
+
+
+def _range(name: str, largest_loss: float) -> float:
+    return largest_loss if name.endswith("loss") else 1.0

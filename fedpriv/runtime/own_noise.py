@@ -1,0 +1,83 @@
+"""The noise that tasks add themselves, bound to what was asked of them and to how often they answered.
+
+A round that is run again because nothing of it was published must give the very same rows: two copies of a row with
+fresh noise would be out where one was charged. So noise comes from a secret, by key. But it may not be the same for
+two different rows either, since their difference would have none: a server could ask twice in one round, with another
+billboard or after the task's state has changed. So the key holds the digest of the request, how often the task took
+part before, and whether it took part now.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.cohort import Cohort
+from fedpriv.privacy.entropy import ReproducibleEntropy
+from fedpriv.protocol import Request
+
+__all__ = ["Asked", "OwnNoise"]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asks of the tasks of one group."""
+
+    request: Request
+    group: str
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that a task's answer may depend on, besides the task."""
+        asked = self.request
+        found = hashlib.sha256()
+        for part in (asked.round, self.group, asked.clipping_norm, asked.noise_multiplier, asked.noise_at):
+            found.update(f"{part!r}|".encode())
+        for name, value in sorted(asked.billboards.get(self.group, {}).items()):
+            found.update(f"{name}|{value.dtype}|{value.shape}|".encode())
+            found.update(np.ascontiguousarray(value).tobytes())
+        return found.hexdigest()
+
+
+@dataclass(frozen=True)
+class OwnNoise:
+    """Noise of some tasks for one answer; implements :class:`fedpriv.cohort.Noise`.
+
+    Attributes
+    ----------
+    source : ReproducibleEntropy
+        Made from the node's secret.
+    asked : Asked
+        What they answer.
+    cohort : Cohort
+        The tasks.
+    before : ndarray of int64, shape [C]
+        How often each took part before.
+    allowed : ndarray of bool, shape [C], or None
+        Who takes part now; a row of zeros in place of a refused one must not show the noise of an answer. None is all.
+    """
+
+    source: ReproducibleEntropy
+    asked: Asked
+    cohort: Cohort
+    before: NDArray[np.int64]
+    allowed: NDArray[np.bool_] | None = None
+
+    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
+        """Return the standard normals of one task, which ``group`` names as ``task <id>``."""
+        return self.source.normal(purpose, round, shape, f"{group}|{self._labels.get(group, '')}|{self.asked.digest}")
+
+    def row(self, position: int, size: int) -> NDArray[np.float64]:
+        """Return the standard normals [size] for the row of one task, by its place in the cohort."""
+        return self.normal("row", self.asked.request.round, size, f"task {int(self.cohort.ids[position])}")
+
+    @cached_property
+    def _labels(self) -> dict[str, str]:
+        allowed = np.ones(len(self.before), dtype=bool) if self.allowed is None else self.allowed
+        several = zip(self.cohort.ids.tolist(), self.before.tolist(), allowed.tolist(), strict=True)
+        return {f"task {task}": f"{count} before, {'part' if part else 'refused'}" for task, count, part in several}

@@ -1,0 +1,270 @@
+"""`fedpriv ledger show` and `check`: figures against counts of our own, and damage of every kind, made by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fedpriv import Experiment
+from fedpriv.clients import GlobalModel
+from fedpriv.privacy import Ledger, Release, Target, gaussian_epsilon
+from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.terms import Relation
+from fedpriv.strategies import Billboard
+from tests.helpers import toy_tasks
+
+TASKS = 12
+NOISE = 8.0
+
+
+def run(out: Path, monkeypatch: Any, *, declared: str = "benchmark", **strategy: Any) -> Counter[int]:
+    """Make a real run of six rounds; return how often each task was asked, counted here."""
+    asked: Counter[int] = Counter()
+    publish = Journal.publish
+
+    def spy(self: Journal, boundary: Boundary, releases: Any) -> None:
+        for ids in boundary.sampled.values():
+            asked.update(ids.tolist())
+        publish(self, boundary, releases)
+
+    tasks = replace(toy_tasks(TASKS), declared=declared)
+    place: dict[str, Any] = {}
+    if declared == "protected":
+        budget = Target(epsilon=9.0, delta=1e-3)
+        place = {"population": "people", "ledger": out.parent / "people.sqlite", "budget": budget}
+    settings: dict[str, Any] = {"sampling_rate": 0.5, "noise_multiplier": NOISE, **strategy}
+    experiment = Experiment(
+        tasks=tasks,
+        model="linear",
+        client=GlobalModel(learning_rate=0.1, epochs=1),
+        strategy=Billboard(clipping_norm=1.0, rounds=6, **settings),
+        grid="in-process",
+        baseline=False,
+        checkpoint_every=4,
+        **place,
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "publish", spy)
+        experiment.run(out)
+    return asked
+
+
+def answer(fedpriv: Any, *words: str) -> Any:
+    code, out, err = fedpriv("ledger", *words, "--json")
+    assert code == 0, err
+    return json.loads(out)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        {},
+        {"groups": tuple(number % 2 for number in range(TASKS))},
+        {"sampling_rate": 0.25, "noise": "banded", "min_separation": 3},
+        {"sampling_rate": 1.0},
+    ],
+    ids=["poisson", "groups", "stream", "full"],
+)
+def test_single_tasks_have_spent_their_participations(
+    tmp_path: Path, monkeypatch: Any, fedpriv: Any, strategy: dict[str, Any]
+) -> None:
+    """Rounds before the snapshot are known by the nodes' counts, later ones by their boundaries."""
+    asked = run(tmp_path / "r", monkeypatch, **strategy)
+    found = answer(fedpriv, "show", "r")
+    mine = found["individual"]
+    delta = found["delta"]
+    expected = [gaussian_epsilon(math.sqrt(asked[task]) / NOISE, delta) for task in range(TASKS)]
+    np.testing.assert_allclose(mine["per_task"], expected, rtol=1e-9)
+    assert (mine["min"], mine["max"]) == (min(mine["per_task"]), max(mine["per_task"]))
+    assert sorted(expected)[(TASKS - 1) // 2] == pytest.approx(mine["median"])
+    assert (mine["released"], mine["amplified"], mine["observer"]) == (False, False, "experimenter")
+    assert (mine["rounds"], mine["rounds_with_participants_assumed"]) == (6, 0)
+    code, text, _ = fedpriv("ledger", "show", "r", "--task", "3")
+    assert code == 0
+    assert f"task 3: epsilon {expected[3]:.4g}" in text
+    assert "known for 6 of 6 rounds" in text
+    assert "no guarantee" in text
+    assert ("participations" in text and "paid for 6 rounds" in text) == ("noise" in strategy)
+    code, _, err = fedpriv("ledger", "show", "r", "--task", str(TASKS))
+    assert (code, err) == (2, f"fedpriv: --task must be an id from 0 to {TASKS - 1}, got {TASKS}.\n")
+
+
+def test_two_runs_on_one_population(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    first = run(tmp_path / "a", monkeypatch, declared="protected")
+    second = run(tmp_path / "b", monkeypatch, declared="protected")
+    before = (tmp_path / "people.sqlite").read_bytes()
+    whole = answer(fedpriv, "show", "a", "--run", "b")
+    assert [one["releases"] for one in whole["runs"].values()] == [6, 6]
+    each = [gaussian_epsilon(math.sqrt(first[task] + second[task]) / NOISE, 1e-3) for task in range(TASKS)]
+    np.testing.assert_allclose(whole["individual"]["per_task"], each, rtol=1e-9)
+    # whose folder is not given, every round of it counts for everybody
+    half = answer(fedpriv, "show", "people", "--ledger", "people.sqlite", "--run", "b")
+    assert half["individual"]["rounds_with_participants_assumed"] == 6
+    each = [gaussian_epsilon(math.sqrt(6 + second[task]) / NOISE, 1e-3) for task in range(TASKS)]
+    np.testing.assert_allclose(half["individual"]["per_task"], each, rtol=1e-9)
+    left = whole["left"]
+    ledger = Ledger(tmp_path / "people.sqlite")
+    limit = ledger.left("people")
+    assert limit is not None
+    assert left["share"] == pytest.approx(limit.allowance / left["filter_allowance"])
+    assert left["decides"] == "the filter"
+    assert left["epsilon_if_runs_were_fixed_beforehand"] == whole["spent"]["add/remove"] < left["filter_epsilon"] < 9
+    one = ledger.entries("people")[0].release
+    assert limit.admits(limit.cost({one: left["more_like_the_last"]}))
+    assert not limit.admits(limit.cost({one: left["more_like_the_last"] + 1}))
+    code, text, _ = fedpriv("ledger", "show", "a")
+    assert code == 0
+    assert "the filter decides" in text
+    assert answer(fedpriv, "check", "a", "--run", "b")["problems"] == []
+    assert (tmp_path / "people.sqlite").read_bytes() == before
+
+
+def test_what_is_not_known_counts_for_everybody() -> None:
+    """By hand: five rounds, one known, three counted, one neither; and the worst group where groups are unknown."""
+    release = Release(noise_multiplier=2.0, sampling_name="poisson", rate=0.1, clipping_norm=1.0)
+    louder = release.model_copy(update={"noise_multiplier": 1.0})
+    full = Release(noise_multiplier=4.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
+    known = Participants(asked={4: {"": np.array([0])}}, counts=np.array([3, 1, 0]), counted=3, last=4)
+    plain = {number: {"": release} for number in range(1, 6)}
+    found = individual_spending([(plain, known)], 3)
+    assert found.squares.tolist() == [0.25 * 5, 0.25 * 2, 0.25 * 1]
+    assert (found.rounds, found.assumed) == (5, 1)
+    groups = {1: {"a": release, "b": louder, "": full}}
+    found = individual_spending([(groups, Participants())], 3)
+    assert found.squares.tolist() == [1.0 + 1 / 16] * 3
+    stream = Stream(horizon=9, participations=3, separation=3, bands=3)
+    banded = full.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "stream": stream})
+    rounds = {number: {"": banded} for number in range(1, 6)}
+    limited = Participants(limited=np.array([2, 1, 0]), last=4)
+    assert individual_spending([(rounds, limited)], 3).squares.tolist() == [3 / 16, 2 / 16, 1 / 16]
+    assert individual_spending([(rounds, Participants())], 3).squares.tolist() == [3 / 16] * 3
+    epsilons = individual_epsilons(found, 1e-5, Relation.REPLACE_ONE)
+    assert epsilons[0] == gaussian_epsilon(2 * math.sqrt(17 / 16), 1e-5)
+
+
+def alter(path: Path, *statements: str) -> None:
+    """Change a ledger as no fedpriv does, and leave no other trace."""
+    connection = sqlite3.connect(path)
+    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for name, _ in triggers:
+        connection.execute(f"DROP TRIGGER {name}")
+    for statement in statements:
+        connection.execute(statement)
+    for _, sql in triggers:
+        connection.execute(sql)
+    connection.commit()
+    connection.close()
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "an entry in the middle is gone": (
+        lambda path: alter(path, "DELETE FROM entries WHERE round = 3"),
+        "6 releases were charged in this file and 5 are there",
+    ),
+    "the last entry is gone": (
+        lambda path: alter(path, "DELETE FROM entries WHERE round = 6"),
+        "some were deleted, so what was spent is under-counted",
+    ),
+    "the last entry and the counter are gone": (
+        lambda path: alter(path, "DELETE FROM entries WHERE round = 6", "UPDATE sqlite_sequence SET seq = 5"),
+        "has published 6 rounds and the ledger does not hold round 6",
+    ),
+    "another draw": (
+        lambda path: alter(path, f"UPDATE entries SET digest = '{'0' * 64}' WHERE round = 6"),
+        "was charged for another draw than",
+    ),
+    "no digest": (lambda path: alter(path, "UPDATE entries SET digest = 'x' WHERE round = 2"), "is 'x', which is none"),
+    "a negative round": (lambda path: alter(path, "UPDATE entries SET round = -2 WHERE round = 2"), "count from 0"),
+    "an unreadable release": (lambda path: alter(path, "UPDATE releases SET release = '{}'"), "cannot be read"),
+    "no such release": (lambda path: alter(path, "DELETE FROM releases"), "that is not there"),
+    "no trigger": (lambda path: plainly(path, "DROP TRIGGER entries_stay"), "the trigger 'entries_stay' is missing"),
+    "no table": (lambda path: plainly(path, "DROP TABLE releases"), "the table 'releases' is missing"),
+    "cut in the middle": (
+        lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) and None,
+        "damaged",
+    ),
+}
+
+
+def plainly(path: Path, statement: str) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+
+
+def test_check_finds_every_damage(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    run(tmp_path / "r", monkeypatch)
+    good = tmp_path / "r/ledger.sqlite"
+    assert answer(fedpriv, "check", "r") == {
+        "population": "toy", "ledger": "r/ledger.sqlite", "whole": True, "within_budget": True, "folders": ["r"],
+        "problems": [], "notes": [],
+    }  # fmt: skip
+    content = good.read_bytes()
+    for name, (damage, words) in DAMAGE.items():
+        good.write_bytes(content)
+        damage(good)
+        code, _, err = fedpriv("ledger", "check", "r")
+        assert code == 4, (name, err)
+        assert words in err, name
+        assert err.count("\n") == 1, name
+    good.write_bytes(content)
+    code, out, _ = fedpriv("ledger", "check", "r")
+    assert (code, out) == (0, "toy: the ledger is whole and within its budget.\n")
+
+
+def test_check_notes_what_was_charged_and_not_published(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    run(tmp_path / "r", monkeypatch)
+    ledger = Ledger(tmp_path / "r/ledger.sqlite")
+    (name,) = ledger.runs("toy")
+    release = ledger.entries("toy")[0].release
+    for number in (8, 7):
+        ledger.charge("toy", name, number, "", release)
+    found = answer(fedpriv, "check", "r")
+    assert found["whole"]
+    assert found["notes"] == [
+        f"run {name!r} (group '') was charged for round 7 after round 8",
+        "round 7 was charged and never published: the budget is over-charged by 2",
+    ]
+
+
+def test_an_older_copy_of_the_ledger_is_found_by_its_runs(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    run(tmp_path / "a", monkeypatch, declared="protected")
+    shutil.copy(tmp_path / "people.sqlite", tmp_path / "copy.sqlite")
+    run(tmp_path / "b", monkeypatch, declared="protected")
+    shutil.copy(tmp_path / "copy.sqlite", tmp_path / "people.sqlite")
+    assert fedpriv("ledger", "check", "people", "--ledger", "people.sqlite")[0] == 0  # nothing shows in the file alone
+    code, _, err = fedpriv("ledger", "check", "a", "--run", "b")
+    assert code == 4
+    assert "b has published 6 rounds and the ledger does not hold round 1 and 5 more" in err
+
+
+def test_exit_codes(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    code, _, err = fedpriv("ledger", "check", "nothing-here")
+    assert (code, "give --ledger FILE" in err) == (2, True)
+    run(tmp_path / "a", monkeypatch, declared="protected")
+    code, _, err = fedpriv("ledger", "check", "peeple", "--ledger", "people.sqlite")
+    assert (code, "did you mean 'people'" in err) == (2, True)
+    code, _, err = fedpriv("ledger", "show", "people", "--ledger", "people.sqlite", "--run", str(tmp_path))
+    assert (code, "is not a run folder" in err) == (2, True)
+    alter(
+        tmp_path / "people.sqlite",
+        "INSERT INTO entries (population, run, round, part, release, digest) WITH RECURSIVE n (x) AS (SELECT 1 UNION "
+        "ALL SELECT x + 1 FROM n WHERE x < 5000) SELECT 'people', 'other', x, '', 1, '' FROM n",
+    )
+    code, _, err = fedpriv("ledger", "check", "a")
+    assert (code, "more than its budget" in err) == (3, True)
+    (tmp_path / "people.sqlite").write_bytes(b"")
+    assert fedpriv("ledger", "show", "a")[0] == 4

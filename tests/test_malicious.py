@@ -1,0 +1,241 @@
+"""The malicious meta-learner: it reads along, attacks inside the rounds, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fedpriv import Experiment, InputError
+from fedpriv.clients import MAML, GlobalModel
+from fedpriv.data import FewShot, few_shot, load
+from fedpriv.exposure import Watch, read_sighting, record, recorded_rounds, results_of, with_watch
+from fedpriv.exposure.command import attack_run
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.protocol import ALL
+from fedpriv.strategies import Billboard, MaliciousMetaLearner, Silent
+from fedpriv.strategies.malicious import Sighting
+
+GAMES = {"games": 5, "validation": 3, "iterations": 2}
+
+
+def experiment(**changes: Any) -> Experiment:
+    tasks, held_out = few_shot(
+        load("digits"), FewShot(ways=3, examples=5, tasks=9, held_out=2, held_out_classes=0, seed=1)
+    )
+    strategy = {"clipping_norm": 2.0, "noise_multiplier": 0.5, "rounds": 4, "reply": "rows", "evaluate_every": 1}
+    settings = {
+        "tasks": tasks,
+        "held_out": held_out,
+        "model": "mlp",
+        "client": MAML(queries=1, permute_labels=True),
+        "strategy": Billboard(**{**strategy, **changes.pop("strategy", {})}),
+        "grid": "in-process",
+        "shards": 2,
+        "baseline": False,
+    }
+    return Experiment(**{**settings, **changes})
+
+
+def without_times(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_the_run_is_the_same_bit_by_bit_while_it_is_attacked(tmp_path: Path) -> None:
+    """Done-when 1. Noise, coins, personal scores, and what every round published (by the ledger's digests)."""
+    plain, attacked = experiment(), with_watch(experiment(), Watch(**GAMES, rounds=(1, 3)))
+    found = []
+    for name, one in (("plain", plain), ("attacked", attacked)):
+        result = one.run(tmp_path / name, reproduce=5)
+        ledger = Ledger(tmp_path / name / "ledger.sqlite")
+        digests = [entry.digest for entry in ledger.entries(ledger.populations()[0])]
+        found.append((result.billboards[ALL], digests, result.scores))
+    (first, digests, scores), (second, others, again) = found
+    assert len(digests) == 4
+    assert digests == others
+    for name, value in first.items():
+        np.testing.assert_array_equal(value, second[name])
+    for name, value in scores.items():
+        np.testing.assert_array_equal(value, again[name])
+    lines = [without_times(tmp_path / name / "metrics.jsonl") for name in ("plain", "attacked")]
+    assert lines[0] == lines[1]
+    configs = [(tmp_path / name / "config.toml").read_text() for name in ("plain", "attacked")]
+    assert configs[0] == configs[1], "the strategy that ran has its own name and settings"
+    results = results_of(tmp_path / "attacked")
+    assert [one["round"] for one in results["attacked"]] == [1, 3]
+    for name in ("query", "support"):
+        assert results[name]["inversion"]["controlled"]["games"] == 5
+        assert results[name]["observer"] == "server"
+    assert results["auc_bound"] is None, "noise of the server bounds nothing against the server"
+
+
+def test_what_is_seen_is_before_the_servers_noise(tmp_path: Path) -> None:
+    """The rows sum to what was published, up to the noise, and without noise exactly."""
+    quiet = with_watch(experiment(strategy={"noise_multiplier": 0.0}), Watch(rounds=(2,), during=False))
+    noisy = with_watch(experiment(), Watch(rounds=(2,), during=False))
+    seen = []
+    for name, one in (("quiet", quiet), ("noisy", noisy)):
+        one.run(tmp_path / name, reproduce=5)
+        assert recorded_rounds(tmp_path / name) == [2]
+        seen.append(read_sighting(tmp_path / name, 2))
+    from fedpriv.runs.checkpoint import BoundaryStore
+
+    after = BoundaryStore(tmp_path / "quiet/checkpoints").load(2).billboards[ALL]
+    sighting = seen[0]
+    assert sighting.kind == "rows"
+    assert sighting.tasks[ALL].tolist() == list(range(9))
+    for name, before in sighting.billboards[ALL].items():
+        moved = before + sighting.updates[ALL][name].sum(axis=0) / 9
+        np.testing.assert_allclose(moved, after[name], rtol=1e-5, atol=1e-7)
+    norms = np.sqrt(sum(np.square(value).reshape(9, -1).sum(axis=1) for value in seen[1].updates[ALL].values()))
+    assert (norms <= 2.0 + 1e-5).all(), "noise of 1.0 in each of thousands of coordinates would show"
+    private = tmp_path / "quiet/private"
+    assert private.stat().st_mode & 0o077 == 0
+    assert "PRIVATE" in (private / "PRIVATE.txt").read_text()
+
+
+def test_sums_are_recorded_as_sums_and_say_so(tmp_path: Path, capsys: Any) -> None:
+    summed = experiment(strategy={"reply": "sum"})
+    with pytest.raises(InputError, match=r"strategy\.reply = 'sum' the server sees one clipped sum per node"):
+        with_watch(summed, Watch(**GAMES))
+    watched = with_watch(summed, Watch(rounds=(1,), during=False))
+    watched.run(tmp_path / "run", reproduce=1)
+    sighting = read_sighting(tmp_path / "run", 1)
+    assert sighting.kind == "sum"
+    assert len(next(iter(sighting.updates[ALL].values()))) == 2, "one for each node"
+
+
+def test_disk_is_bounded(tmp_path: Path) -> None:
+    rows = {"w": np.ones((10, 100), dtype=np.float32)}
+    sighting = Sighting(3, "rows", {ALL: {"w": np.zeros(100, np.float32)}}, {ALL: np.arange(10)}, {ALL: rows})
+    assert record(sighting, tmp_path, 400 + 4 * 400) == 6
+    back = read_sighting(tmp_path, 3)
+    assert back.tasks[ALL].tolist() == [0, 1, 2, 3]
+    np.testing.assert_array_equal(back.updates[ALL]["w"], rows["w"][:4])
+    with pytest.raises(InputError, match=r"round 4 of .* was not recorded; recorded are 3"):
+        read_sighting(tmp_path, 4)
+
+
+def test_any_strategy_can_be_wrapped() -> None:
+    heard: list[int] = []
+    silent = Silent(rounds=2)
+    made = MaliciousMetaLearner.around(silent, rounds=(2,), listener=lambda seen, run: heard.append(seen.round))
+    assert isinstance(made, Silent)
+    assert type(made).__name__ == "Silent"
+    assert made.model_dump() == silent.model_dump()
+    with pytest.raises(InputError, match=r"rounds from 1 to 2, got \[3\]"):
+        MaliciousMetaLearner.around(silent, rounds=(1, 3), listener=lambda seen, run: None)
+    with pytest.raises(InputError, match="wraps another strategy"):
+        experiment().model_copy(update={"strategy": _bare()}).run()
+
+
+def _bare() -> Any:
+    return MaliciousMetaLearner(rounds=2)
+
+
+def test_a_failing_attack_does_not_stop_the_run(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="540 rows of one round, and there are 9 tasks"):
+        with_watch(experiment(), Watch(games=500))
+    few = experiment(strategy={"sampling_rate": 0.2, "sampling": "fixed-size"})
+    with_watch(few, Watch(games=6, validation=3, rounds=(1,))).run(tmp_path / "run", reproduce=1)
+    failed = results_of(tmp_path / "run")["attacked"][0]["failed"]
+    assert "need 9 rows, and 2 were seen" in failed
+
+
+class Steps(torch.autograd.Function):
+    """An identity without a second derivative."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0]
+
+
+class Stepped(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(64, 3)
+
+    def forward(self, inputs: torch.Tensor) -> Any:
+        return Steps.apply(self.layer(inputs.flatten(1)))
+
+
+def test_models_that_cannot_be_differentiated_twice_are_refused() -> None:
+    """In first order MAML itself does without; the attacks do not."""
+    first = experiment(model=Stepped(), client=MAML(queries=1, order="first"))
+    with pytest.raises(InputError, match="Stepped cannot be differentiated twice"):
+        with_watch(first, Watch(**GAMES))
+
+
+def test_protected_data_are_not_recorded(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    tasks = replace(experiment().tasks, declared="protected")
+    theirs = experiment(tasks=tasks, held_out=None, population="people", ledger=tmp_path / "people.sqlite")
+    with pytest.raises(InputError, match="declared protected; attack a run on benchmark data"):
+        with_watch(theirs, Watch(rounds=(1,), during=False))
+
+
+def test_only_meta_gradients_are_attacked() -> None:
+    with pytest.raises(InputError, match="client 'global-model' sends something else; use the client 'maml'"):
+        with_watch(experiment(client=GlobalModel(), held_out=None), Watch(**GAMES))
+
+
+def test_noise_of_the_nodes_is_in_the_rows_and_bounds_the_auc(tmp_path: Path) -> None:
+    local = with_watch(
+        experiment(strategy={"noise_at": "node", "noise_multiplier": 4.0, "rounds": 1}), Watch(**GAMES, rounds=(1,))
+    )
+    local.run(tmp_path / "run", reproduce=1)
+    results = results_of(tmp_path / "run")
+    # mu = 2 / 4; Phi(mu / sqrt 2)
+    assert results["auc_bound"] == pytest.approx(0.6382, abs=1e-4)
+    for name in ("query", "support"):
+        for attack in ("inversion", "score"):
+            assert results[name][attack]["controlled"]["auc"]["low"] <= results["auc_bound"]
+
+
+def test_the_command_attacks_a_recorded_run(tmp_path: Path, fedpriv: Any) -> None:
+    sets = [
+        "--set=data.examples=6", "--set=data.tasks=12", "--set=strategy.rounds=2", "--set=attack.games=8",
+        "--set=attack.validation=4", "--set=attack.iterations=2", "--set=data.held_out=2",
+    ]  # fmt: skip
+    code, out, err = fedpriv("run", "maml-attack", *sets, "--seed=1", "--out=run", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    for name in ("query", "support"):
+        assert 0 <= found[name]["accuracy"] <= 1
+        assert 0 <= found[name]["controlled_accuracy"] <= 1
+    code, out, err = fedpriv("attack", "run", "--set=attack.games=6", "--set=attack.validation=6", "--json")
+    assert code == 0, err
+    again = json.loads(out)
+    assert again["query"]["inversion"]["paper"]["games"] == 6
+    assert all(Path(path).stat().st_size > 5000 for path in again["pictures"])
+    code, out, err = fedpriv("attack", "run", "--set=attack.rounds=[7]")
+    assert code == 2
+    assert "none of the recorded rounds (1, 2)" in err
+    assert fedpriv("attack", "nothing")[0] == 2
+    experiment().run("unwatched", reproduce=1)
+    code, _, err = fedpriv("attack", "unwatched")
+    assert code == 2
+    assert "holds no rows to attack" in err
+    for words, part in (("data.shots=9", "shots"), ("data.ways=1", "ways"), ("attack.game=3", "games")):
+        code, _, err = fedpriv("run", "maml-attack", f"--set={words}", "--out=bad")
+        assert (code, part in err) == (2, True), err
+        assert not Path("bad").exists()
+
+
+def test_a_run_without_a_folder_keeps_nothing() -> None:
+    with_watch(experiment(), Watch(**GAMES, rounds=(1,))).run(reproduce=1)
+
+
+def test_attack_needs_rows(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="is not a run folder"):
+        attack_run(tmp_path, assignments=[], data_dir=None, json_output=False)

@@ -1,0 +1,97 @@
+"""Noise that tasks add to their own rows: the same for the same answer, never shared by two different ones."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from helpers import toy_problem, toy_tasks
+from numpy.typing import NDArray
+
+from fedpriv.clients import GlobalModel, MeanRegularized
+from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
+from fedpriv.privacy.policy import NodePolicy
+from fedpriv.protocol import ALL, Reply, Request
+from fedpriv.runtime.node import Node, NodeSpec
+
+STD = 4.0
+TASKS = toy_tasks(3)
+PROBLEM = toy_problem(TASKS)
+START = {name: value.numpy() for name, value in PROBLEM.initial().items()}
+SIZE = sum(value.size for value in START.values())
+
+
+class Silence(ClientAlgorithm):
+    """Sends zeros, or noise of its own: what leaves the node is noise alone."""
+
+    own: bool = False
+
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        update = zeros_like(broadcast(billboard, len(cohort)))
+        if self.own:
+            for name, value in update.items():
+                value.add_(learner.normal(name, cohort, key, value.shape[1:]))
+        return state, update
+
+
+def node(algorithm: ClientAlgorithm | None = None, **more: Any) -> Node:
+    return Node(NodeSpec(TASKS, algorithm or Silence(), PROBLEM, noise_seed=7, **more))
+
+
+def asked(of: Node, *, round: int = 1, shift: float = 0.0, task: int = 0, at: str = "node") -> NDArray[np.float64]:
+    """Return the row of a task, flat."""
+    billboard = {name: value + shift for name, value in START.items()}
+    how: dict[str, Any] = {"reply": "rows", "clipping_norm": 1e6, "noise_multiplier": STD / 1e6, "noise_at": at}
+    request = Request(round, {ALL: billboard}, {ALL: np.array([task])}, **how)
+    answer = Reply.from_content(of.train(request.to_content()))
+    return np.concatenate([value.ravel() for value in answer.updates[ALL].values()])
+
+
+def independent(one: NDArray[np.float64], two: NDArray[np.float64], std: float = STD) -> bool:
+    """Whether a difference has the spread of two independent draws; wrong once in 1e9 times for either answer."""
+    spread = float(np.sqrt(np.square(one - two).mean())) / (std * math.sqrt(2.0))
+    return abs(spread - 1.0) < 6.5 / math.sqrt(2.0 * len(one))
+
+
+def test_the_same_answer_has_the_same_noise_when_a_round_is_run_again() -> None:
+    assert np.array_equal(asked(node()), asked(node()))
+    first, again = node(), node()
+    for number in (1, 2):
+        asked(first, round=number)
+        asked(again, round=number)  # a replay
+    assert np.array_equal(asked(first, round=3), asked(again, round=3))
+    other = Node(NodeSpec(TASKS, Silence(), PROBLEM))  # a node of its own has a secret of its own
+    assert independent(asked(node()), asked(other))
+
+
+def test_no_two_questions_share_noise() -> None:
+    """Else the difference of two answers would be without any, whatever the ledger says."""
+    mine = node()
+    first = asked(mine)
+    assert independent(first, np.zeros(SIZE), STD / math.sqrt(2.0))
+    assert independent(first, asked(mine)), "the same question again, after the task's state may have changed"
+    assert independent(first, asked(node(), shift=1e-7)), "another billboard in the same round"
+    assert independent(first, asked(node(), round=2))
+    assert independent(first, asked(node(), task=1))
+
+
+def test_noise_of_the_algorithm_is_bound_in_the_same_way() -> None:
+    def own() -> Node:
+        return node(Silence(own=True))
+
+    mine = own()
+    first = asked(mine, at="server")
+    assert np.array_equal(first, asked(own(), at="server"))
+    assert independent(first, asked(mine, at="server"), 1.0)
+    assert independent(first, asked(own(), shift=1e-7, at="server"), 1.0)
+
+
+def test_a_refusal_does_not_show_the_noise_of_an_answer() -> None:
+    """Asked twice where once is allowed: zeros with the answer's noise would give the answer away."""
+    for algorithm in (GlobalModel(epochs=3), MeanRegularized(epochs=3)):
+        mine = node(algorithm, policy=NodePolicy(max_participations=1))
+        answer, refusal = asked(mine), asked(mine)
+        assert independent(answer, refusal)
