@@ -82,7 +82,7 @@ def test_lists(fedpriv: Any) -> None:
     presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
     assert presets == [
         *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
-        *[("maml", name) for name in ("digits", "mnist", "fashion", "femnist")],
+        *[(meta, name) for meta in ("maml", "maml-attack") for name in ("digits", "mnist", "fashion", "femnist")],
         *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
     ]
     found = json.loads(fedpriv("list", "datasets", "--json")[1])
