@@ -2,7 +2,17 @@
 
 from fedpriv.clients.global_model import FedProx, GlobalModel
 from fedpriv.clients.local_only import LocalOnly
+from fedpriv.clients.low_rank_sparse import FrozenLowRankSparse, LowRankSparse, PublishedLowRankSparse
 from fedpriv.clients.maml import MAML
 from fedpriv.clients.mean_regularized import MeanRegularized
 
-__all__ = ["MAML", "FedProx", "GlobalModel", "LocalOnly", "MeanRegularized"]
+__all__ = [
+    "MAML",
+    "FedProx",
+    "FrozenLowRankSparse",
+    "GlobalModel",
+    "LocalOnly",
+    "LowRankSparse",
+    "MeanRegularized",
+    "PublishedLowRankSparse",
+]

@@ -62,7 +62,13 @@ def run_scenario(
     else:
         with Progress(quiet=as_json) as progress:
             result = experiment.run(
-                folder, reproduce=reproduce, resume=resume, progress=progress, about=about, config=resolved
+                folder,
+                reproduce=reproduce,
+                resume=resume,
+                progress=progress,
+                about=about,
+                config=resolved,
+                measure=chosen.measure,
             )
     page = write_report([folder])
     leaked = _leaked(config, folder)
@@ -127,6 +133,7 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
         "scenario": summary.get("scenario"),
         "preset": summary.get("preset"),
         "diagnostics": diagnostics,
+        **summary.get("measures", {}),
         **({"metrics": summary["metrics"]} if "metrics" in summary else {}),
         "guarantee": summary["guarantee"],
         "personal_guarantee": summary["personal_guarantee"],
@@ -159,6 +166,8 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
             shown[key],
         )
     console.print(table)
+    for name, values in result.summary.get("measures", {}).items():
+        console.print(f"{name} (diagnostic, not released): {_listed(values)}", highlight=False, soft_wrap=True)
     if "metrics" in result.summary:
         console.print(_published(result.summary["metrics"]["means"][-1]), highlight=False, soft_wrap=True)
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
@@ -220,6 +229,10 @@ def _shown(guarantee: Guarantee) -> str:
     if guarantee.reproduction:
         return "none: reproduction"
     return f"{guarantee.epsilon:.3g}" if math.isfinite(guarantee.epsilon) else "none: no guarantee"
+
+
+def _listed(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not isinstance(value, bool))
 
 
 def _number(value: float | None) -> str:

@@ -249,11 +249,15 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:
     """Return the population, and the people held out (None unless tasks are few-shot tasks)."""
-    from fedpriv.data import FewShot, few_shot, kept, load
+    from fedpriv.data import FewShot, few_shot, kept, load, synthetic_tasks
     from fedpriv.data.loading import load_options
+    from fedpriv.data.synthetic import SYNTHETIC
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
+    if data["name"] in SYNTHETIC:
+        drawn = {"seed": seed, **data}
+        return kept(("tasks", drawn), lambda: synthetic_tasks(**drawn)), None
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")

@@ -295,6 +295,7 @@ class Experiment(Settings):
         config: dict[str, Any] | None = None,
         on: Grid | None = None,
         pool: ShardPool | None = None,
+        measure: Callable[[Any, RunResult], dict[str, Any]] | None = None,
     ) -> RunResult:
         """Train, score, account, and write the run folder.
 
@@ -318,6 +319,9 @@ class Experiment(Settings):
             their personal states themselves, so such a run cannot be resumed.
         pool : ShardPool or None
             Where a Ray grid gets its shards from; several runs with one pool start Ray and its processes once.
+        measure : callable or None
+            Called with this experiment and the result before the summary is written; what it returns is kept there as
+            ``measures``, diagnostics that are not released.
 
         Returns
         -------
@@ -335,7 +339,15 @@ class Experiment(Settings):
         if reproduce is not None and reproduce != self.seed:
             same = self.model_copy(update={"seed": reproduce})
             return same.run(
-                out, reproduce=reproduce, resume=resume, progress=progress, about=about, config=config, on=on, pool=pool
+                out,
+                reproduce=reproduce,
+                resume=resume,
+                progress=progress,
+                about=about,
+                config=config,
+                on=on,
+                pool=pool,
+                measure=measure,
             )
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
@@ -357,9 +369,15 @@ class Experiment(Settings):
                 begun = max(folder.boundaries.rounds(), default=0) if folder is not None else 0
                 coins = folder.coins() if folder is not None and begun < strategy.rounds else None
                 entropy = SystemEntropy(coins)
-            return self._run(
+            result = self._run(
                 stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )
+            if measure is not None:
+                result.summary["measures"] = measure(self, result)
+                result.summary["not_released"] = [*result.summary["not_released"], "measures"]
+            if folder is not None:
+                folder.write_summary(result.summary)
+            return result
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:
         """Do all of a run that needs no private data: fit the strategy to the population, calibrate, a dry run.
@@ -479,7 +497,6 @@ class Experiment(Settings):
             folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
             for line in [*result.released_lines, *result.privacy_lines]:
                 folder.log(line)
-            folder.write_summary(result.summary)
             result.folder = folder.path
         return result
 

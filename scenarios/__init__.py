@@ -1,7 +1,8 @@
 """Scenarios: runnable experiments, one folder each, with their presets as TOML files beside the code.
 
 A scenario is a package here whose docstring's first line describes it. ``PRESETS`` names its presets, the default
-first; a ``build(config, data_dir)`` function is only needed where the usual one does not do.
+first; a ``build(config, data_dir)`` function is only needed where the usual one does not do, and
+``measure(experiment, result)`` returns what the scenario compares its runs with, for the summary and the answer.
 """
 
 from __future__ import annotations
@@ -35,12 +36,15 @@ class Scenario:
         Path of the TOML file by preset name; the first is the default.
     build : callable
         Turns (configuration, data directory) into an Experiment.
+    measure : callable or None
+        Turns (Experiment, RunResult) into further entries of the summary; diagnostics, not released.
     """
 
     name: str
     description: str
     presets: dict[str, Path]
     build: Callable[[Config, Path | None], Any]
+    measure: Callable[[Any, Any], dict[str, Any]] | None = None
 
     def preset(self, name: str | None = None) -> Config:
         """Return the configuration of a preset, the default one unless named."""
@@ -76,7 +80,11 @@ def _read(name: str, package: ModuleType) -> Scenario:
     if not (package.__doc__ or "").strip():
         raise InputError(f"the scenario {name!r} needs a docstring; its first line is what `fedpriv list` shows.")
     return Scenario(
-        name, (package.__doc__ or "").strip().splitlines()[0], paths, getattr(package, "build", build_experiment)
+        name,
+        (package.__doc__ or "").strip().splitlines()[0],
+        paths,
+        getattr(package, "build", build_experiment),
+        getattr(package, "measure", None),
     )
 
 

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.runtime", "fedpriv.scenarios.maml", "fedpriv.scenarios.maml_attack",
-    "fedpriv.scenarios.pmtl",
+    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
+    "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
@@ -44,14 +44,15 @@ ARROWS: dict[str, tuple[str, str]] = {
     "__main__": ("cli", ""),
     "privacy": ("", ""),
     "cohort": ("", "privacy"),
-    "models": ("", ""),
+    "lrs": ("", ""),
+    "models": ("lrs", ""),
     "report": ("statistics", ""),
     "data": ("", "cohort"),
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort privacy", ""),
-    "strategies": ("privacy protocol", ""),
+    "clients": ("cohort lrs privacy", ""),
+    "strategies": ("lrs privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
     "statistics": ("", ""),
@@ -63,7 +64,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data runtime"),
-    "scenarios": ("config evidence statistics", "report"),
+    "scenarios": ("cohort config evidence experiment lrs statistics summary", "report"),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
@@ -72,7 +73,18 @@ ARROWS: dict[str, tuple[str, str]] = {
 LIBRARIES = {
     "ray": {"runtime"},
     "flwr": {"arrays", "protocol", "strategies", "runtime", "experiment"},
-    "torch": {"cohort", "models", "clients", "runtime", "experiment", "newcomers", "attacks", "exposure"},
+    "torch": {
+        "cohort",
+        "lrs",
+        "models",
+        "clients",
+        "runtime",
+        "experiment",
+        "newcomers",
+        "attacks",
+        "exposure",
+        "scenarios",
+    },
 }
 PUBLIC_FLOWER = {"flwr.app", "flwr.serverapp", "flwr.serverapp.strategy", "flwr.clientapp"}
 PRIVATE_FLOWER = {"fedpriv.runtime.flower_private", "fedpriv.runtime.grid", "fedpriv.strategies.base"}

@@ -14,6 +14,8 @@
 ``flower``              the partitioners of flwr-datasets
 ``split``               train, validation and test within a task
 ``regression``          synthetic linear-regression tasks with known optima
+``low_rank_sparse``     linear tasks that are low-rank plus sparse
+``synthetic``           the generators by name
 ``keep``                what was loaded or divided last, for the next experiment
 ``checks``              ``check``: are the files here, and the right ones?
 ======================  ==========================================================
@@ -29,13 +31,17 @@ from fedpriv.data.dataset import Dataset
 from fedpriv.data.fewshot import FewShot, few_shot
 from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
+from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
+from fedpriv.data.synthetic import synthetic_tasks
 
 __all__ = [
     "CheckResult",
     "Dataset",
     "FewShot",
+    "LowRankSparseDesign",
+    "LowRankSparseTruth",
     "SourceFile",
     "SourceInfo",
     "check",
@@ -47,4 +53,5 @@ __all__ = [
     "regression_tasks",
     "scheme_names",
     "sources",
+    "synthetic_tasks",
 ]

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import nn
 
 from fedpriv.errors import InputError
+from fedpriv.models.low_rank import LowRank
 from fedpriv.names import unknown
 from fedpriv.settings import Settings
 
@@ -88,7 +89,12 @@ def _halved(size: int) -> int:
     return (size + 1) // 2
 
 
-MODELS: dict[str, Callable[..., Linear | MLP | CNN]] = {"linear": Linear, "mlp": MLP, "cnn": CNN}
+MODELS: dict[str, Callable[..., Linear | MLP | CNN | LowRank]] = {
+    "linear": Linear,
+    "mlp": MLP,
+    "cnn": CNN,
+    "low-rank": LowRank,
+}
 
 
 def build_model(

@@ -1,0 +1,71 @@
+"""The error of every kind of model on the same test examples. Diagnostics of a simulation: nothing here is released."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedpriv.cohort import Cohort
+from fedpriv.experiment import Experiment
+from fedpriv.lrs import baselines
+from fedpriv.summary import RunResult
+
+__all__ = ["compare"]
+
+FAILED = 0.1
+"""A task failed if its error is above this share of the root mean square of all tasks' test targets."""
+
+
+def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
+    """Compare a run's personal models with models that were fitted to the same training examples in one place.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What was run.
+    result : RunResult
+        What came out.
+
+    Returns
+    -------
+    dict
+        ``rmse``: per kind of model, the root of the squared error averaged over tasks. For the run itself (``amht``)
+        also ``median`` of the tasks' errors, how many ``failed``, and the error ``without_failed``.
+    """
+    tasks, client = experiment.tasks, experiment.client
+    everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
+    train, validation, test = (everybody.part(name) for name in ("train", "validation", "test"))
+    counts = train.sizes
+    billboard = next(iter(result.billboards.values()))
+    rank, sparsity = billboard["factors"].shape[1], getattr(client, "sparsity", 0)
+    start = np.linalg.qr(np.random.default_rng(experiment.seed).standard_normal((train.inputs.shape[2], rank)))[0]
+
+    def score(theta: torch.Tensor, offset: torch.Tensor | None = None) -> float:
+        return _together(baselines.rmse(theta, test.inputs, test.targets, test.sizes, offset))
+
+    own = np.sqrt(2 * result.scores["personal.loss"])  # the loss is half the squared error
+    failed = own > FAILED * float((test.targets.square().sum() / test.sizes.sum()).sqrt())
+    shared, level = baselines.offsets(train.inputs, train.targets, counts)
+    return {
+        "rmse": {
+            "amht": _together(own),
+            "median": float(np.median(own)),
+            "failed": int(failed.sum()),
+            "without_failed": _together(own[~failed]),
+            "single": score(baselines.single(train.inputs, train.targets)),
+            "offset": score(shared, level),
+            "representation": score(baselines.representation(train.inputs, train.targets, counts, start)),
+            "full": score(baselines.full(train.inputs, train.targets)),
+            "ridge": score(baselines.ridge(train.inputs, train.targets, (validation.inputs, validation.targets))),
+            "sparse": score(baselines.sparse_only(train.inputs, train.targets, sparsity)),
+            "released": False,
+        }
+    }
+
+
+def _together(errors: NDArray[np.float64]) -> float:
+    """Return the root of the mean square over tasks."""
+    return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else float("nan")
