@@ -81,6 +81,7 @@ def test_lists(fedpriv: Any) -> None:
     presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
     assert presets == [
         *[("maml", name) for name in ("digits", "mnist", "fashion", "femnist")],
+        *[("maml-attack", name) for name in ("digits", "mnist", "fashion", "femnist")],
         *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
     ]
     found = json.loads(fedpriv("list", "datasets", "--json")[1])
