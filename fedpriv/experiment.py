@@ -176,6 +176,11 @@ class Experiment(Settings):
             raise ValueError(
                 f"budget_filter={self.budget_filter!r} cuts off a budget, and there is none; give 'budget'."
             )
+        if self.client.draws_noise and self.strategy.metric_releases(len(self.tasks)):
+            raise ValueError(
+                "tasks that add noise of their own hide from the server, and published metrics would send it their "
+                "scores without any; leave out strategy.metrics, or the client's noise."
+            )
         self.tasks.check()
         if self.held_out is not None:
             _check_newcomers(self.tasks, self.held_out)
@@ -539,6 +544,10 @@ class Experiment(Settings):
     def _check_budget(self, journal: Journal, strategy: TaskStrategy, boundary: Boundary) -> None:
         """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
         left = strategy.rounds - boundary.round
+        if strategy.declared_noise_at == "node" and journal.ledger.charged(
+            journal.population, journal.run, boundary.round + 1
+        ):
+            left -= 1  # its rows were asked for, and paid, before a crash
         planned = strategy.planned(len(self.tasks), left)
         if left <= 0 or not planned:
             return

@@ -130,8 +130,14 @@ def summarize(
     run: Experiment,
 ) -> RunResult:
     """Put together what a run came to; the guarantee is computed from what the ledger holds."""
-    counts = journal.ledger.counts(journal.population, journal.run)
-    guarantee, personal = _guarantees(counts, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
+    several = journal.ledger.histories(journal.population, journal.run)
+    pairs = [
+        _guarantees(one, delta, len(tasks), strategy.relation, reproduction=reproduce is not None) for one in several
+    ]
+    # The group that is worst off towards the public need not be the one whose personal models are.
+    worst = max(range(len(pairs)), key=lambda number: pairs[number][0].epsilon)
+    counts, guarantee = several[worst], pairs[worst][0]
+    personal = max((pair[1] for pair in pairs), key=lambda one: one.epsilon)
     groups = _group_guarantees(journal, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
     local, plain = run.client.local_guarantees(
@@ -230,7 +236,8 @@ def _group_guarantees(
     """Return the guarantee of each public group, if they differ: groups are disjoint, and who is in which is public."""
     groups = journal.ledger.group_counts(journal.population, journal.run)
     counted = {group: counted_in_full(counts) for group, counts in sorted(groups.items())}
-    if len({frozenset(counts.items()) for counts in counted.values()}) < 2:
+    costs = {frozenset((one.cost, one.measures, count) for one, count in counts.items()) for counts in counted.values()}
+    if len(costs) < 2:
         return {}
     return {
         group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)

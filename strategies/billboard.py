@@ -255,6 +255,10 @@ class Billboard(MeasuredStrategy):
         session, stream = self.session, self.session.stream
         if session.journal is None or (stream is not None and session.boundary.round):
             return  # a stream was paid for when it began
+        if self.noise_at == "node":  # what arrives here is out: it is charged before it is asked for, and once
+            releases = {group: self.release(group) for group in session.groups}
+            session.journal.reserve(session.boundary.round + 1, releases)
+            return
         if stream is not None:
             release = self._of_stream(session.noise_multiplier, stream)
         else:
@@ -262,10 +266,6 @@ class Billboard(MeasuredStrategy):
             costliest = self.costliest_sampling(session.registry.num_tasks)
             release = self._independent(costliest, session.noise_multiplier, self.bounds(session.boundary).norm)
         session.journal.check(Counter({release: 1}))
-        if self.noise_at == "node":  # what arrives here is out: it is charged before it is asked for
-            session.journal.reserve(
-                session.boundary.round + 1, {group: self.release(group) for group in session.groups}
-            )
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.privacy import Ledger, PoissonSampling, Target, calibrate_noise_multiplier, epsilon
+from fedpriv.privacy.policy import NodePolicy
 from fedpriv.strategies import Billboard, billboard
 from tests.helpers import toy_tasks
 
@@ -113,3 +115,28 @@ def test_the_command_takes_a_table(fedpriv: Any) -> None:
     assert code == 0, err
     code, _, err = fedpriv("run", "pmtl", "--set=strategy.epsilon={0='much'}")
     assert (code, "a table of one per group" in err) == (2, True)
+
+
+def test_personal_models_state_the_worst_group_of_their_own(tmp_path: Path) -> None:
+    """Towards the public one group is worst off, and in full another: rounding gives a small group a larger rate."""
+    tasks = replace(toy_tasks(40), groups=(*[0] * 37, *[1] * 3))
+    strategy = Billboard(
+        clipping_norm=1.0, rounds=3, sampling="fixed-size", sampling_rate=0.1, target=Target(epsilon=2.0, delta=1e-3),
+        group_epsilons={"0": 2.0, "1": 1.5},
+    )  # fmt: skip
+    run = Experiment(tasks=tasks, client=GlobalModel(), model="linear", grid="in-process", strategy=strategy)
+    result = run.run(tmp_path / "run")
+    assert len(result.group_guarantees) == 2
+    assert result.personal_guarantee.epsilon == max(one.epsilon for one in result.group_guarantees.values())
+
+
+def test_equal_norms_per_layer_are_within_their_own_sum() -> None:
+    """The root of three thirds exceeds one by a rounding error; no task may be refused for it."""
+    tasks = toy_tasks(8)
+    layers = nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))
+    run = Experiment(
+        tasks=tasks, client=GlobalModel(), model=layers, grid="in-process", baseline=False,
+        policy=NodePolicy(max_clipping_norm=1.0),
+        strategy=Billboard(clipping_norm=1.0, clipping="per-layer", rounds=1, noise_multiplier=1.0),
+    )  # fmt: skip
+    assert not any("refused" in one for one in run.run().summary["warnings"])

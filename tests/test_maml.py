@@ -22,6 +22,7 @@ from fedpriv.cohort.private_steps import clipped_gradients
 from fedpriv.config import build_experiment
 from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import BudgetExceeded
+from fedpriv.ledger.folders import Folder
 from fedpriv.privacy import epsilon
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.gaussian import gaussian_epsilon
@@ -54,6 +55,8 @@ def sent(client: MAML, tasks: Tasks, positions: Any = None, engine: str = "auto"
 
 def experiment(client: MAML | None = None, **more: Any) -> Experiment:
     tasks, new = people()
+    if more.pop("protected", False):
+        tasks = replace(tasks, declared="protected")
     strategy = more.pop("strategy", {})
     settings = {"clipping_norm": 1.0, "noise_multiplier": 1.0, "rounds": 3} | strategy
     if "target" in settings:
@@ -348,6 +351,40 @@ def test_combinations_without_a_guarantee_are_refused_in_a_sentence(tmp_path: Pa
         Experiment(**common, budget=Target(epsilon=1.0))
     with pytest.raises(BudgetExceeded):
         Experiment(**common, budget=Target(epsilon=0.5, relation="replace-one")).run()
+
+
+def test_a_reserved_round_is_paid_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that just pays for the run still does after a crash, and the ledger is found whole."""
+    noise = 8.0
+    cost = gaussian_epsilon(2.0 * math.sqrt(3) / noise, 1e-5)
+    run = experiment(
+        strategy={"noise_at": "node", "noise_multiplier": noise},
+        protected=True,
+        population="p",
+        ledger=tmp_path / "l.sqlite",
+        budget=Target(epsilon=cost * (1 + 1e-9), delta=1e-5, relation="replace-one"),
+        budget_filter="gdp",
+    )
+    whole = Billboard._publish
+
+    def dies(self: Billboard, number: int, group: str, total: Any) -> Any:
+        if number == 2:
+            raise RuntimeError("the server died")
+        return whole(self, number, group, total)
+
+    monkeypatch.setattr(Billboard, "_publish", dies)
+    with pytest.raises(RuntimeError, match="died"):
+        run.run(tmp_path / "run")
+    monkeypatch.setattr(Billboard, "_publish", whole)
+    assert run.run(tmp_path / "run", resume=True).guarantee.rounds == 3
+    ledger = Ledger(tmp_path / "l.sqlite")
+    assert ledger.verify("p") == ([], [])
+    assert not list(Folder.open(tmp_path / "run").problems(ledger.entries("p"), run.tasks.fingerprint))
+
+
+def test_metrics_do_not_stand_beside_noise_of_the_tasks() -> None:
+    with pytest.raises(InputError, match="published metrics would send it their scores without any"):
+        experiment(MAML(noise_support=0.1), strategy={"metrics": "personal.accuracy", "metrics_epsilon": 0.5})
 
 
 def test_a_node_counts_its_own_noise() -> None:

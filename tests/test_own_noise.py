@@ -6,11 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+import pytest
 from helpers import toy_problem, toy_tasks
 from numpy.typing import NDArray
 
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
+from fedpriv.errors import InputError
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
@@ -95,3 +97,13 @@ def test_a_refusal_does_not_show_the_noise_of_an_answer() -> None:
         mine = node(algorithm, policy=NodePolicy(max_participations=1))
         answer, refusal = asked(mine), asked(mine)
         assert independent(answer, refusal)
+
+
+def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
+    """A policy would judge the declared release, and the row would come with hardly any noise."""
+    tricks: list[dict[str, Any]] = [{"clipping_norms": {"": 1.0}}, {"target_quantile": 0.5}, {"stream": (1, 1, 1, 1)}]
+    for more in tricks:
+        how: dict[str, Any] = {"clipping_norm": 1e-9, "noise_multiplier": 12.0, "noise_at": "node"} | more
+        request = Request(1, {ALL: START}, {ALL: np.array([0])}, "rows", **how)
+        with pytest.raises(InputError, match="one clipping norm for the whole update"):
+            node(policy=NodePolicy(max_epsilon=1.0, relation="replace-one")).train(request.to_content())

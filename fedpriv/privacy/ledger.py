@@ -295,6 +295,10 @@ class Ledger:
         relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
         return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
+    def histories(self, population: str, run: str | None = None) -> list[Counter[Release]]:
+        """Return the releases that single tasks may have seen, one history per kind of task that may be worst off."""
+        return histories(self._read(population, run)[1])
+
     def group_counts(self, population: str, run: str) -> dict[str, Counter[Release]]:
         """Return what the tasks of each group saw of one run: releases to everybody, and those to the group."""
         groups = self._read(population, run)[1].get(run, {})

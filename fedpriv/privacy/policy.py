@@ -155,7 +155,7 @@ def _objection(
             f"('min_noise_multiplier'), the request declares {request.noise_multiplier:g}."
         )
     norm = policy.max_clipping_norm if request.measures is None else None  # which is about updates
-    if norm is not None and request.clipping_norm > norm:
+    if norm is not None and request.clipping_norm > norm * (1.0 + 1e-12):  # norms of groups add up to it by rounding
         return (
             f"this node sends updates of norm at most {norm:g} ('max_clipping_norm'), "
             f"the request clips at {request.clipping_norm:g}."

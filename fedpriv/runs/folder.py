@@ -237,16 +237,22 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path / 'config.toml'} is damaged ({error}); restore it or start a new run.") from None
 
 
+_OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
+"""Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
+
 _FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory"}
 """Settings of [run] that change only speed: a run may go on under other ones."""
 
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     wanted = _toml(wanted)
+    settings = {**stored.get("client", {}), **stored.get("strategy", {})}
+    own = any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
+    free = _FREE - {"engine"} if own else _FREE
     for section in sorted({*stored, *wanted}):
         old, new = stored.get(section, {}), wanted.get(section, {})
         for key in sorted({*old, *new}):
-            if section == "run" and key in _FREE:
+            if section == "run" and key in free:
                 continue
             if old.get(key) != new.get(key):
                 raise InputError(

@@ -164,7 +164,7 @@ class Node:
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             asked = Asked(request, group)
-            std = request.noise_multiplier * request.clipping_norm if request.noise_at == "node" else None
+            std = request.noise_multiplier * bounds.norm if request.noise_at == "node" else None
             totals = _Totals(request.reply, bounds, std=std)
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
@@ -283,6 +283,13 @@ class Node:
     def _request(self, content: RecordDict) -> Request:
         """Read a request and refuse one that names a task twice, or a task of somebody else."""
         request = Request.from_content(content)
+        more = request.clipping_norms or request.stream or request.target_quantile is not None
+        if request.noise_at == "node" and more:
+            # The row's noise is made, and judged by the policy, for one norm over the whole update and one round.
+            raise InputError(
+                "a request for rows with noise of their own declares groups, bits or a stream; noise on the node goes "
+                "with one clipping norm for the whole update."
+            )
         tasks = self.spec.tasks
         ids = np.concatenate([np.empty(0, dtype=np.int64), *request.tasks.values()])
         if len(np.unique(ids)) != len(ids):

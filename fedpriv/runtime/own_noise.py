@@ -36,7 +36,8 @@ class Asked:
         """SHA-256 of all that a task's answer may depend on, besides the task."""
         asked = self.request
         found = hashlib.sha256()
-        for part in (asked.round, self.group, asked.clipping_norm, asked.noise_multiplier, asked.noise_at):
+        mechanism = (asked.clipping_norm, sorted(asked.clipping_norms.items()), asked.target_quantile, asked.stream)
+        for part in (asked.round, self.group, asked.reply, asked.noise_at, asked.noise_multiplier, *mechanism):
             found.update(f"{part!r}|".encode())
         for name, value in sorted(asked.billboards.get(self.group, {}).items()):
             found.update(f"{name}|{value.dtype}|{value.shape}|".encode())
