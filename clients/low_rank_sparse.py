@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedpriv.cohort import Batch, ClientAlgorithm, Cohort, Key, Learner, Params, State, zeros_like
+from fedpriv.cohort import Batch, ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.cohort.trees import concatenate
 from fedpriv.errors import InputError
 from fedpriv.lrs.sparse import Own, Thresholding, pursue, threshold
@@ -84,7 +85,7 @@ class LowRankSparse(ClientAlgorithm):
         def work(part: Cohort, own: Own) -> Params:
             inputs, targets, counts = self._examples(part.part("train"), key.round)
             own = self._fit(inputs, targets, counts, factors, own, self.steps)
-            sent = zeros_like({name: value.expand(len(part), *value.shape) for name, value in billboard.items()})
+            sent = zeros_like(broadcast(billboard, len(part)))
             sent |= self._news(inputs, targets, counts, factors, own, billboard, key.round)
             return _to_state(own) | {f"sent/{name}": value for name, value in sent.items()}
 
@@ -109,9 +110,9 @@ class LowRankSparse(ClientAlgorithm):
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:
         """Return each task's theta as the first column of factors whose other columns are zero."""
         factors = _factors(billboard, cohort)
-        model = zeros_like({"factors": factors.expand(len(cohort), *factors.shape)})["factors"]
+        rest = broadcast(billboard, len(cohort))
+        model = torch.zeros_like(rest["factors"])
         model[:, :, 0] = _to_own(state).theta(factors)
-        rest = {name: value.expand(len(cohort), *value.shape) for name, value in billboard.items()}
         return rest | {"factors": model}
 
     def _fit(
@@ -238,5 +239,4 @@ def _pieces(cohort: Cohort, state: State) -> Iterator[tuple[Cohort, State]]:
 
 def _count(learner: Learner, cohort: Cohort, passes: float) -> None:
     """Count the work: a pass is one gradient per example."""
-    for task, size in zip(cohort.ids.tolist(), cohort.sizes("train").tolist(), strict=True):
-        learner.work[task] = learner.work.get(task, 0) + round(passes * size)
+    learner.count(cohort, np.rint(passes * cohort.sizes("train")).astype(np.int64))

@@ -6,7 +6,7 @@ from dataclasses import replace
 from math import prod
 from typing import Any, ClassVar, Literal
 
-import torch
+import numpy as np
 from pydantic import Field, model_validator
 
 from fedpriv.cohort import (
@@ -29,7 +29,7 @@ from fedpriv.cohort import (
     check_shots,
     draw_episodes,
     meta_gradient,
-    refuse_once_differentiable,
+    refuse_once_differentiable_on,
 )
 from fedpriv.cohort.private_steps import private_gradients
 from fedpriv.privacy.guarantee import Guarantee
@@ -132,11 +132,7 @@ class MAML(ClientAlgorithm):
         """Refuse a model that is not twice differentiable, and tasks without a query example beside the shots."""
         check_shots(tasks, self.shots)
         if self.order == "second":
-            inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
-            targets = torch.from_numpy(tasks.train.targets[:2]) * 0
-            refuse_once_differentiable(
-                problem, inputs, targets.to(problem.dtype if targets.is_floating_point() else torch.int64)
-            )
+            refuse_once_differentiable_on(problem, tasks)
 
     def local_guarantees(
         self, tasks: Tasks, *, rounds: int, delta: float, reproduction: bool = False
@@ -238,10 +234,8 @@ class MAML(ClientAlgorithm):
     def _count(self, learner: Learner, cohort: Cohort, drawn: Episodes) -> None:
         """Count gradients per example; a Hessian times a vector costs as much as two."""
         each = self.steps * (3 if self.order == "second" else 1)
-        for task, (support, query) in zip(cohort.ids.tolist(), drawn.examples.tolist(), strict=True):
-            learner.work[task] = learner.work.get(task, 0) + each * support + query
-        for part in (drawn.support, drawn.query):
-            learner.cells += part.mask.numel() * (each if part is drawn.support else 1)
+        learner.count(cohort, drawn.examples @ np.array([each, 1]))
+        learner.cells += each * drawn.support.mask.numel() + drawn.query.mask.numel()
 
 
 def _plain(name: str, std: float, instead: str) -> str:

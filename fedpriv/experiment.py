@@ -438,6 +438,7 @@ class Experiment(Settings):
         else:
             scratch = folder.path
         journal = self._journal(folder, scratch, resuming=resuming)
+        stack.callback(journal.ledger.close)
         resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
@@ -590,11 +591,7 @@ def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
     charged = {(entry.round, entry.group) for entry in entries}
     published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
     published |= {(measured.round, EVERYBODY) for measured in folder.boundaries.measured()}
-    newest = {entry.digest for entry in entries if entry.round == last.round and entry.group in last.billboards}
-    # What the nodes add noise to is charged before it is made, so without a digest.
-    reserved = any(entry.release.noise_at == "node" for entry in entries)
-    known = {last.digest(), ""} if reserved else {last.digest()}
-    if not published <= charged or (last.round and not (newest and newest <= known)):
+    if not published <= charged or (last.round and not last.charged_by(entries)):
         raise InputError(
             f"the ledger {journal.ledger.path} does not hold all {last.round} rounds that {folder.path} has published; "
             "restore the ledger that the run was started with: going on would under-count what was released."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import Tasks
 from fedpriv.names import kebab
-from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
+from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for, shared_relations
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
@@ -194,7 +194,7 @@ def summarize(
         billboards=served.boundary.billboards,
         scores=served.scores,
         privacy_lines=_privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
-        released_lines=_released_lines(served, journal),
+        released_lines=_released_lines(served, summary["releases"]),
         group_guarantees=groups,
     )
 
@@ -249,7 +249,7 @@ def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | N
     """Return what all runs on a protected population have spent, at the delta of this run."""
     if tasks.declared == "benchmark":
         return None
-    valid = relations_for(journal.ledger.counts(journal.population))
+    valid = shared_relations(journal.ledger.histories(journal.population))
     spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in valid}
     return {**spent, "delta": delta}
 
@@ -321,13 +321,11 @@ def _published(
     return found
 
 
-def _released_lines(served: Served, journal: Journal) -> list[dict[str, Any]]:
+def _released_lines(served: Served, releases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was published besides billboards, for ``metrics.jsonl``: adapted clipping norms, and metrics."""
     norms: dict[int, float] = {}
     if served.boundary.clipping_norm is not None:
-        for entry in journal.ledger.entries(journal.population, journal.run):
-            if entry.release.measures is None:
-                norms[entry.round] = entry.release.clipping_norm
+        norms = {one["round"]: one["clipping_norm"] for one in releases if one["measures"] is None}
     lines: list[dict[str, Any]] = [
         {"round": number, "kind": "clipping", "released": True, "clipping_norm": norm}
         for number, norm in sorted(norms.items())
@@ -352,7 +350,7 @@ def _privacy_curve(
     metrics = next((release for release in counts if release.measures is not None), None)
     for release, count in counts.items():
         if release.measures is None:
-            updates[release.model_copy(update={"clipping_norm": 1.0})] += count
+            updates[release.at_any_norm()] += count
     if len(updates) != 1:
         return []
     ((release, rounds),) = updates.items()

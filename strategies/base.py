@@ -9,7 +9,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -144,6 +144,8 @@ class Session:
         Per group, the noisy count that decides over the next clipping norm (see :mod:`fedpriv.privacy.adaptive`).
     measured : dict
         Metrics that were released, by round.
+    group_noise : dict
+        Noise multipliers of groups with an epsilon of their own, once they were asked for.
     scores : dict
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
@@ -169,12 +171,48 @@ class Session:
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     bits: dict[str, float] = field(default_factory=dict)
     measured: dict[int, Measured] = field(default_factory=dict)
+    group_noise: dict[str, float] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
     problems: Counter[str] = field(default_factory=Counter)
     note: str = ""
     trained: int = 0
     training_seconds: float = 0.0
+
+    def answers(
+        self, replies: Iterable[Message], waiting: set[int], problems: Counter[str], failed: str
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield each node that was asked with its answer, once; what else came is counted in ``problems``.
+
+        Parameters
+        ----------
+        replies : iterable of Message
+            As they come from the grid.
+        waiting : set of int
+            The nodes that were asked; those that answer are taken out.
+        problems : Counter
+            Gets ``rejected`` and ``failed``.
+        failed : str
+            At what, for the error of a node that hosts several tasks.
+
+        Raises
+        ------
+        ComponentFailure
+            A node that hosts several tasks failed: one task's data may not decide over the others.
+        """
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node not in waiting:
+                problems["rejected"] += 1  # not asked, or answered before: a node counts once
+                continue
+            waiting.discard(node)
+            if reply.has_error():
+                if self.registry.hosted(node) > 1:
+                    raise ComponentFailure(f"node {node} failed {failed}: {reply.error.reason}")
+                problems["failed"] += 1
+                self.note = self.note or f"node {node}: {reply.error.reason}"
+                continue
+            yield node, Reply.from_content(reply.content)
 
     def take_note(self, answer: Reply) -> Counter[str]:
         """Keep what a reply says about updates that do not count; return its counts."""

@@ -136,22 +136,16 @@ class Billboard(MeasuredStrategy):
             return self
         if not self.group_epsilons or not all(0 < one < math.inf for one in self.group_epsilons.values()):
             raise ValueError(f"'group_epsilons' must be positive numbers, one per group, got {self.group_epsilons!r}.")
-        if self.metrics_epsilon is not None and self.metrics_epsilon >= min(self.group_epsilons.values()):
-            raise ValueError(
-                f"'metrics_epsilon' must be below the smallest of the groups' epsilons, which cover it, got "
-                f"{self.metrics_epsilon:g}."
-            )
-        largest = max(self.group_epsilons.values())
-        if self.target is None or self.target.epsilon != largest:
-            raise ValueError(
-                f"the target must state the largest of the groups' epsilons, {largest:g}, with the delta and the "
-                "relation of all; give target=Target(epsilon=...)."
-            )
-        smallest = min(self.group_epsilons.values())
+        smallest, largest = min(self.group_epsilons.values()), max(self.group_epsilons.values())
         if self.metrics_epsilon is not None and self.metrics_epsilon >= smallest:
             raise ValueError(
                 f"'metrics_epsilon' must be below the smallest of the groups' epsilons, {smallest:g}, which covers it, "
                 f"got {self.metrics_epsilon:g}."
+            )
+        if self.target is None or self.target.epsilon != largest:
+            raise ValueError(
+                f"the target must state the largest of the groups' epsilons, {largest:g}, with the delta and the "
+                "relation of all; give target=Target(epsilon=...)."
             )
         return self
 
@@ -173,11 +167,10 @@ class Billboard(MeasuredStrategy):
         session = self.session
         if self.group_epsilons is None or self.target is None:
             return session.noise_multiplier
-        num_tasks = session.registry.num_tasks
-        own = {"epsilon": self.group_epsilons[group.removeprefix("group-")], "relation": self.relation}
-        target = self.target.model_copy(update=own)
-        beside = self.metric_releases(num_tasks)
-        return calibrate_noise_multiplier(target, *self.priced(num_tasks, self.rounds), num_tasks, beside)
+        if group not in session.group_noise:
+            own = self.target.model_copy(update={"epsilon": self.group_epsilons[group.removeprefix("group-")]})
+            session.group_noise[group] = self._calibrated(own, session.registry.num_tasks)
+        return session.group_noise[group]
 
     def report_delta(self, num_tasks: int) -> float:
         """Return the delta of the guarantee for a population of this size."""
@@ -189,7 +182,10 @@ class Billboard(MeasuredStrategy):
         """Return the given noise multiplier, or the smallest one that meets the target."""
         if self.target is None:
             return float(self.noise_multiplier or 0.0)
-        target = self.target.model_copy(update={"relation": self.relation})
+        return self._calibrated(self.target, num_tasks)
+
+    def _calibrated(self, target: Target, num_tasks: int) -> float:
+        target = target.model_copy(update={"relation": self.relation})
         beside = self.metric_releases(num_tasks)
         return calibrate_noise_multiplier(target, *self.priced(num_tasks, self.rounds), num_tasks, beside)
 
@@ -289,19 +285,7 @@ class Billboard(MeasuredStrategy):
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
         waiting = {node for ids in session.sampled.values() for node, _ in session.registry.split(ids)}
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if node not in waiting:
-                problems["rejected"] += 1  # not asked, or answered before: a node counts once
-                continue
-            waiting.discard(node)
-            if reply.has_error():
-                if session.registry.hosted(node) > 1:
-                    raise ComponentFailure(f"node {node} failed in round {server_round}: {reply.error.reason}")
-                problems["failed"] += 1
-                session.note = session.note or f"node {node}: {reply.error.reason}"
-                continue
-            answer = Reply.from_content(reply.content)
+        for node, answer in session.answers(replies, waiting, problems, f"in round {server_round}"):
             reported.update(session.take_note(answer))
             for group, total in totals.items():
                 for name, value in self._contribution(answer, group, node, total, problems).items():

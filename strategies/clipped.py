@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -146,7 +146,7 @@ class ClippedStrategy(LimitedStrategy):
         """Refuse, before anything is written, what does not fit a population of this size."""
         super().check(num_tasks)
         if self.adaptive:
-            self._bit_share(num_tasks, self.resolve_noise(num_tasks))
+            self._bit_share(self._members(num_tasks), self.resolve_noise(num_tasks))
 
     def check_boundary(self) -> None:
         """Refuse to go on without the clipping norm of the next round."""
@@ -166,10 +166,10 @@ class ClippedStrategy(LimitedStrategy):
 
     def bit_share(self) -> float:
         """Return which share of the budget of a round the bits take; 0 without bits."""
-        return self._bit_share(self.session.registry.num_tasks, self.session.noise_multiplier) if self.adaptive else 0.0
+        return self._bit_share(self.session.groups, self.session.noise_multiplier) if self.adaptive else 0.0
 
-    def _bit_share(self, num_tasks: int, noise_multiplier: float) -> float:
-        groups = [self.expected(len(ids)) for ids in self._members(num_tasks).values()]
+    def _bit_share(self, members: Mapping[str, Sized], noise_multiplier: float) -> float:
+        groups = [self.expected(len(ids)) for ids in members.values()]
         reach = Bounds({WHOLE: 1.0}, self.target_clipped_quantile).reach
         stddev = self.clipped_count_stddev
         if stddev is None:

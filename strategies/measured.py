@@ -16,8 +16,7 @@ from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import metrics_norm, metrics_release, noisy_means
-from fedpriv.privacy.terms import Relation
-from fedpriv.protocol import METRICS, Reply, record_from_billboards
+from fedpriv.protocol import METRICS, record_from_billboards
 from fedpriv.strategies.clipped import ClippedStrategy
 
 __all__ = ["MeasuredStrategy"]
@@ -87,9 +86,8 @@ class MeasuredStrategy(ClippedStrategy):
         """Return the noise multiplier of the metrics: all their releases together cost ``metrics_epsilon``."""
         if self.metrics_epsilon is None:
             return 0.0
-        sensitivity = 2.0 if self.relation is Relation.REPLACE_ONE else 1.0
         mu = gaussian_mu(self.metrics_epsilon, self.report_delta(num_tasks))
-        return sensitivity * math.sqrt(len(self.metric_rounds)) / mu * (1.0 + 1e-10)
+        return self.relation.sensitivity * math.sqrt(len(self.metric_rounds)) / mu * (1.0 + 1e-10)
 
     def metric_releases(self, num_tasks: int, rounds: int | None = None) -> Counter[Release]:
         """Return the releases of metrics that are due in the last so many rounds; all of them by default."""
@@ -130,18 +128,8 @@ class MeasuredStrategy(ClippedStrategy):
         release = metrics_release(len(self.metrics), noise_multiplier)
         session.journal.check(Counter({release: 1}))
         sums, waiting = [], set(session.registry.nodes)
-        for reply in grid.send_and_receive(self.measuring(session.boundary), timeout=timeout):
-            node = reply.metadata.src_node_id
-            if node not in waiting:
-                session.problems["rejected"] += 1  # not asked, or answered before: a node counts once
-                continue
-            waiting.discard(node)
-            if reply.has_error():
-                if session.registry.hosted(node) > 1:
-                    raise ComponentFailure(f"node {node} failed to measure after round {number}: {reply.error.reason}")
-                session.problems["failed"] += 1
-                continue
-            answer = Reply.from_content(reply.content)
+        replies = grid.send_and_receive(self.measuring(session.boundary), timeout=timeout)
+        for node, answer in session.answers(replies, waiting, session.problems, f"to measure after round {number}"):
             session.take_note(answer)
             part = answer.updates.get(METRICS, {}).get(METRICS)
             if part is None or part.shape != (len(self.metrics),) or part.dtype.kind != "f":

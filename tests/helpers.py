@@ -91,3 +91,31 @@ def crash_at(monkeypatch: Any, moment: str, round: int) -> Iterator[None]:
         patch.setattr(owner, method, crash)
         with pytest.raises(Crash):
             yield
+
+
+class Once(torch.autograd.Function):
+    """An identity whose gradient has no gradient."""
+
+    @staticmethod
+    def forward(inputs: torch.Tensor) -> torch.Tensor:
+        return inputs.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        return gradients[0]
+
+
+class Unbending(nn.Module):
+    """A linear model that cannot be differentiated twice."""
+
+    def __init__(self, features: int = 64, classes: int = 3) -> None:
+        super().__init__()
+        self.layer = nn.Linear(features, classes)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = Once.apply(self.layer(inputs.flatten(1)))
+        return out

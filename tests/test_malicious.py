@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from helpers import Unbending
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
@@ -146,32 +146,10 @@ def test_a_failing_attack_does_not_stop_the_run(tmp_path: Path) -> None:
     assert "need 9 rows, and 2 were seen" in failed
 
 
-class Steps(torch.autograd.Function):
-    """An identity without a second derivative."""
-
-    @staticmethod
-    def forward(ctx: Any, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
-        return gradients[0]
-
-
-class Stepped(torch.nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = torch.nn.Linear(64, 3)
-
-    def forward(self, inputs: torch.Tensor) -> Any:
-        return Steps.apply(self.layer(inputs.flatten(1)))
-
-
 def test_models_that_cannot_be_differentiated_twice_are_refused() -> None:
     """In first order MAML itself does without; the attacks do not."""
-    first = experiment(model=Stepped(), client=MAML(queries=1, order="first"))
-    with pytest.raises(InputError, match="Stepped cannot be differentiated twice"):
+    first = experiment(model=Unbending(), client=MAML(queries=1, order="first"))
+    with pytest.raises(InputError, match="Unbending cannot be differentiated twice"):
         with_watch(first, Watch(**GAMES))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import toy_problem
+from helpers import Unbending, toy_problem
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -395,30 +395,6 @@ def test_a_node_counts_its_own_noise() -> None:
 
 
 # --- bad input, people who come later, the scenario --------------------------------------------------------------
-
-
-class _Once(torch.autograd.Function):
-    @staticmethod
-    def forward(inputs: Tensor) -> Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0]
-
-
-class Unbending(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(64, 3)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = _Once.apply(self.layer(inputs.flatten(1)))
-        return out
 
 
 def test_bad_input_is_refused_before_anything_starts() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import Unbending
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -182,40 +183,8 @@ def test_noise_of_an_adaptation_step_moves_what_is_learned() -> None:
     assert all(torch.allclose(moved[name], params[name] - 0.5) for name in params)
 
 
-class Once(torch.autograd.Function):
-    """An identity whose gradient has no gradient."""
-
-    @staticmethod
-    def forward(inputs: Tensor) -> Tensor:
-        return inputs.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: Any, output: Any) -> None: ...
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0]
-
-
-class OnceModel(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.Linear(16, 3).double()
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        out: Tensor = Once.apply(self.layer(inputs.flatten(1)))
-        return out
-
-
-@pytest.mark.parametrize("kind", ["mlp", "linear", "cnn"])
-def test_usual_models_are_twice_differentiable(kind: str) -> None:
-    batch = examples(1, 3, "cross-entropy", [], 1)
-    refuse_once_differentiable(Problem(network(kind)), batch.inputs[0], batch.targets[0])
-
-
 def test_a_model_that_is_not_twice_differentiable_is_refused() -> None:
     """A gradient by the parameters alone does not fail here: it silently leaves the second derivative out."""
     batch = examples(1, 3, "cross-entropy", [], 1)
-    with pytest.raises(InputError, match=r"OnceModel cannot be differentiated twice.*client.order = 'first'"):
-        refuse_once_differentiable(Problem(OnceModel()), batch.inputs[0], batch.targets[0])
+    with pytest.raises(InputError, match=r"Unbending cannot be differentiated twice.*client.order = 'first'"):
+        refuse_once_differentiable(Problem(Unbending(16).double()), batch.inputs[0], batch.targets[0])

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem, broadcast
+from fedpriv.cohort.descent import per_task
+from fedpriv.cohort.kernels import POINTWISE, untouched
 
 __all__ = ["Entrance", "class_counts", "first_layer_inputs"]
-
-_POINTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.GELU, nn.SiLU)
 
 
 def first_layer_inputs(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,17 +97,20 @@ class Entrance:
         """Return None for models that do not begin like this."""
         model = problem.model
         parts = list(model._modules.items()) if type(model) is nn.Sequential else []
-        if parts and type(parts[0][1]) is nn.Flatten:
+        head = parts[0][1] if parts else None
+        if type(head) is nn.Flatten and (head.start_dim, head.end_dim) == (1, -1):
             parts = parts[1:]
         if not parts or type(parts[0][1]) is not nn.Linear or parts[0][1].bias is None:
             return None
         first, steps = parts[0][0], tuple((name, module) for name, module in parts[1:] if module is not None)
-        hooked = any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
-        if hooked or not all(type(module) is nn.Linear or type(module) in _POINTWISE for _, module in steps):
+        layers = [(name, module) for name, module in parts if module is not None]
+        expected = {f"{name}.{own}" for name, module in layers for own, _ in module.named_parameters()}
+        plain = all(type(module) is nn.Linear or type(module) in POINTWISE for _, module in steps)
+        if not plain or not untouched(model, expected):
             return None
         count = len(next(iter(seen.values())))
         length = torch.stack([value.flatten(1).square().sum(dim=1) for value in seen.values()]).sum(dim=0).sqrt()
-        unit = {name: value / length.view(-1, *[1] * (value.dim() - 1)) for name, value in seen.items()}
+        unit = {name: value / per_task(length, value) for name, value in seen.items()}
         own = (f"{first}.weight", f"{first}.bias")
         rest = {name: value for name, value in broadcast(billboard, count).items() if name not in own}
         return cls(

@@ -16,6 +16,7 @@ from fedpriv.cohort.meta import (
     adapt,
     meta_gradient,
     refuse_once_differentiable,
+    refuse_once_differentiable_on,
     task_gradients,
 )
 from fedpriv.cohort.probe import probe
@@ -62,6 +63,7 @@ __all__ = [
     "padded_width",
     "probe",
     "refuse_once_differentiable",
+    "refuse_once_differentiable_on",
     "select",
     "subtract",
     "task_gradients",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,7 +18,10 @@ from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params, State, concatenate, one, zeros_like
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["Engine", "LoopEngine", "TaskFailure", "VmapEngine", "average"]
+if TYPE_CHECKING:
+    from fedpriv.cohort.meta import InnerLoop
+
+__all__ = ["Engine", "LoopEngine", "TaskFailure", "VmapEngine", "average", "mean_losses"]
 
 Stage = Callable[[Cohort, State], State]
 
@@ -95,10 +98,8 @@ class Engine(ABC):
         params: Params,  # noqa: ARG002
         support: Batch,  # noqa: ARG002
         query: Batch,  # noqa: ARG002
+        inner: InnerLoop,  # noqa: ARG002
         *,
-        rate: float,  # noqa: ARG002
-        steps: int,  # noqa: ARG002
-        through: bool,  # noqa: ARG002
         create_graph: bool,  # noqa: ARG002
     ) -> tuple[Params, Tensor] | None:
         """Return meta-gradients [C, ...] and query losses [C] if this engine knows a faster way; None otherwise."""
@@ -182,6 +183,13 @@ class LoopEngine(Engine):
                 name = cohort.tasks.names[int(cohort.positions[position])]
                 raise TaskFailure(name, stage, error) from error
         return concatenate(results)
+
+
+def mean_losses(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:
+    """Return every task's mean loss [C] from its outputs [C, n, K]; padding counts 0."""
+    loss, _ = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
+    loss = loss.view(batch.mask.shape)
+    return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
 
 
 def average(values: Tensor, mask: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,17 +18,23 @@ from torch import Tensor, nn
 
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.descent import Descent, per_task
-from fedpriv.cohort.engine import VmapEngine, average
+from fedpriv.cohort.engine import VmapEngine, average, mean_losses
 from fedpriv.cohort.low_rank import low_rank_meta_gradient, shared
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.tiles import Tiles
 from fedpriv.cohort.trees import Params, zeros_like
 
-__all__ = ["KernelEngine"]
+if TYPE_CHECKING:
+    from fedpriv.cohort.meta import InnerLoop
+
+__all__ = ["POINTWISE", "KernelEngine", "untouched"]
 
 
 _threshold_backward = torch.ops.aten.threshold_backward
 """The gradient behind a ReLU, as autograd takes it: one pass, where a comparison and a product are two."""
+
+POINTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.GELU, nn.SiLU)
+"""Layers that treat every number alike, and can be differentiated twice."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -93,10 +100,7 @@ class KernelEngine(VmapEngine):
         layers = self._layers(problem, batch.inputs.dim())
         if layers is None:
             return super().losses(problem, params, batch)
-        outputs = _forward(_views(layers, params), batch.inputs)[-1]
-        loss, _ = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
-        loss = loss.view(batch.mask.shape)
-        return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
+        return mean_losses(problem, _forward(_views(layers, params), batch.inputs)[-1], batch)
 
     def meta_shortcut(  # noqa: D102
         self,
@@ -104,17 +108,14 @@ class KernelEngine(VmapEngine):
         params: Params,
         support: Batch,
         query: Batch,
+        inner: InnerLoop,
         *,
-        rate: float,
-        steps: int,
-        through: bool,
         create_graph: bool,
     ) -> tuple[Params, Tensor] | None:
         layers = self._layers(problem, query.inputs.dim())
         if layers is None or not shared(params):
             return None
-        how = {"through": through, "create_graph": create_graph}
-        return low_rank_meta_gradient(layers, problem, params, support, query, rate=rate, steps=steps, **how)
+        return low_rank_meta_gradient(layers, problem, params, support, query, inner, create_graph=create_graph)
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch.inputs.dim())
@@ -149,9 +150,16 @@ def _chain(model: nn.Module, axes: int) -> list[_Layer] | None:
     if not flat or not found or found[-1].relu or not all(layer.relu for layer in found[:-1]):
         return None
     expected = {name for layer in found for name in layer.names}
+    return found if untouched(model, expected) else None
+
+
+def untouched(model: nn.Module, expected: set[str]) -> bool:
+    """Tell whether a chain computes what its layers say, with these parameters and none that two layers share.
+
+    Weights that are shared would be missing: autograd adds up their gradients, hand-batched code does not.
+    """
     changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
-    # Weights that two layers share would be missing here: autograd adds up their gradients, these kernels do not.
-    return None if changed or {name for name, _ in model.named_parameters()} != expected else found
+    return not changed and {name for name, _ in model.named_parameters()} == expected
 
 
 @dataclass(frozen=True)

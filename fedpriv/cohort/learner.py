@@ -108,13 +108,17 @@ class Learner:
         schedule = Schedule.draw(
             cohort.sizes("train"), cohort.ids, key, batch_size=batch_size, epochs=epochs, steps=steps
         )
-        for task, count in zip(cohort.ids.tolist(), schedule.evaluations.tolist(), strict=True):
-            self.work[task] = self.work.get(task, 0) + count
+        self.count(cohort, schedule.evaluations)
         self.cells += schedule.index.size
         if not isinstance(strength, Tensor) and not strength:
             anchor = None  # FedAvg: nothing to compute for a pull of 0
         descent = Descent(learning_rate, anchor, strength, momentum)
         return self.engine.sgd(self.problem, start, cohort, schedule.index, descent)
+
+    def count(self, cohort: Cohort, evaluations: NDArray[np.int64]) -> None:
+        """Add per-example gradient evaluations [C] to the work of a cohort's tasks."""
+        for task, count in zip(cohort.ids.tolist(), evaluations.tolist(), strict=True):
+            self.work[task] = self.work.get(task, 0) + count
 
     def normal(self, purpose: str, cohort: Cohort, key: Key, shape: Sequence[int]) -> Tensor:
         """Return standard normals [C, *shape] in the cohort's type, drawn by every task for itself.

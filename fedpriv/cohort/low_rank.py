@@ -10,14 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch
+from fedpriv.cohort.engine import mean_losses
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
+
+if TYPE_CHECKING:
+    from fedpriv.cohort.meta import InnerLoop
 
 __all__ = ["ChainLayer", "low_rank_meta_gradient", "shared"]
 
@@ -87,10 +91,8 @@ def low_rank_meta_gradient(
     params: Params,
     support: Batch,
     query: Batch,
+    inner: InnerLoop,
     *,
-    rate: float,
-    steps: int,
-    through: bool,
     create_graph: bool,
 ) -> tuple[Params, Tensor]:
     """Return meta-gradients [C, ...] and query losses [C], as :func:`fedpriv.cohort.meta.meta_gradient` does.
@@ -101,22 +103,23 @@ def low_rank_meta_gradient(
         The network.
     problem, params, support, query
         Loss; shared parameters seen [C, ...]; both sets.
-    rate, steps, through
-        Of the adaptation; ``through`` for second order.
+    inner : InnerLoop
+        How tasks adapt, and of which order the gradients are.
     create_graph : bool
         Whether the result can be differentiated by the inputs.
     """
+    through = inner.order == "second"
     layers = [
         _Layer(
             params[one.weight].detach().requires_grad_(),  # so that torch keeps track; nobody asks for its gradient
             None if one.bias is None else params[one.bias].detach().unsqueeze(1),
             one.relu,
-            rate,
+            inner.learning_rate,
         )
         for one in chain
     ]
     with torch.enable_grad():
-        for _ in range(steps):
+        for _ in range(inner.steps):
             _step(layers, problem, support, keep=through or create_graph)
         if not through:  # by the adapted weights: only what the query set does with them counts
             for layer in layers:
@@ -126,9 +129,7 @@ def low_rank_meta_gradient(
         for layer in layers:
             values = layer.forward(values)
             values = torch.relu(values) if layer.relu else values
-        loss, _ = problem.judge(values.flatten(0, 1), query.targets.flatten(0, 1))
-        loss = torch.where(query.mask > 0, loss.view(query.mask.shape), 0.0)
-        losses = (loss * query.marks.share).sum(dim=1)
+        losses = mean_losses(problem, values, query)
         made = [use[1] for layer in layers for use in (*layer.forward_uses, *layer.backward_uses)]
         adjoints = list(torch.autograd.grad(losses.sum(), made, create_graph=create_graph, materialize_grads=True))
         gradient: Params = {}

@@ -16,6 +16,7 @@ from torch import Tensor
 from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import Engine
 from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.tasks import Tasks
 from fedpriv.cohort.trees import Params
 from fedpriv.errors import InputError
 
@@ -26,6 +27,7 @@ __all__ = [
     "adapt",
     "meta_gradient",
     "refuse_once_differentiable",
+    "refuse_once_differentiable_on",
     "task_gradients",
 ]
 
@@ -181,9 +183,7 @@ def meta_gradient(
             params,
             support,
             query,
-            rate=inner.learning_rate,
-            steps=inner.steps,
-            through=through,
+            inner,
             create_graph=create_graph,
         )
         if quick is not None:
@@ -235,6 +235,14 @@ def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor
             f"the model {type(problem.model).__name__} cannot be differentiated twice ({str(error).splitlines()[0]}); "
             "replace that layer, or use first order (client.order = 'first')."
         ) from error
+
+
+def refuse_once_differentiable_on(problem: Problem, tasks: Tasks) -> None:
+    """Do so on made-up examples in the shapes of some tasks."""
+    inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
+    targets = torch.from_numpy(tasks.train.targets[:2]) * 0
+    kind = problem.dtype if targets.is_floating_point() else torch.int64
+    refuse_once_differentiable(problem, inputs, targets.to(kind))
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch, Cohort, Marks
+from fedpriv.cohort.descent import per_task
 from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.meta import Order, task_gradients
 from fedpriv.cohort.randomness import Key
-from fedpriv.cohort.trees import Params
+from fedpriv.cohort.trees import Params, zeros_like
 
 __all__ = ["clipped_gradients", "private_gradients"]
 
@@ -47,9 +48,8 @@ def private_gradients(
         Whether a graph is kept.
     """
     if clip is None:
-        found, _ = task_gradients(learner.engine, learner.problem, params, support, create_graph=order == "second")
+        total, _ = task_gradients(learner.engine, learner.problem, params, support, create_graph=order == "second")
         scale = noise
-        total = found
     else:
         places = support.mask.shape[1]  # public: it follows from settings, not from who has fewer examples
         total = {name: value / places for name, value in clipped_gradients(learner, params, support, clip).items()}
@@ -67,7 +67,7 @@ def clipped_gradients(learner: Learner, params: Params, batch: Batch, clip: floa
 
     An example whose gradient is not finite counts as zero, as padding does.
     """
-    total = {name: torch.zeros_like(value) for name, value in params.items()}
+    total = zeros_like(params)
     for place in range(batch.mask.shape[1]):
         only = slice(place, place + 1)
         one = Batch(batch.inputs[:, only], batch.targets[:, only], Marks(batch.mask[:, only]))
@@ -76,8 +76,8 @@ def clipped_gradients(learner: Learner, params: Params, batch: Batch, clip: floa
         # A little less than the clip, for the rounding of float32 products.
         factor = torch.where(norms.isfinite(), (clip * (1 - 1e-6) / norms.clamp(min=1e-300)).clamp(max=1.0), 0.0)
         for name, value in gradients.items():
-            scaled = torch.where(norms.isfinite().view(-1, *[1] * (value.dim() - 1)), value, 0.0)
-            total[name] += scaled * factor.to(value.dtype).view(-1, *[1] * (value.dim() - 1))
+            scaled = torch.where(per_task(norms.isfinite(), value), value, 0.0)
+            total[name] += scaled * per_task(factor.to(value.dtype), value)
     return total
 
 

@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fedpriv.cohort.cohort import Batch
-from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.engine import mean_losses
+from fedpriv.cohort.kernels import POINTWISE, KernelEngine, untouched
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
 
 __all__ = ["ProductEngine"]
-
-_POINTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.GELU, nn.SiLU)
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 _Step = Callable[[Params, Tensor], Tensor]
 
@@ -43,9 +41,7 @@ class ProductEngine(KernelEngine):
         values = batch.inputs.movedim(2, -1)  # [C, n, H, W, c]
         for step in steps:
             values = step(params, values)
-        loss, _ = problem.judge(values.flatten(0, 1), batch.targets.flatten(0, 1))
-        loss = loss.view(batch.mask.shape)
-        return ((loss if batch.marks.full else torch.where(batch.mask > 0, loss, 0.0)) * batch.marks.share).sum(dim=1)
+        return mean_losses(problem, values, batch)
 
 
 @dataclass(frozen=True)
@@ -118,15 +114,13 @@ def _steps(model: nn.Module) -> list[_Step] | None:
         elif type(module) is nn.Flatten and not flat and (module.start_dim, module.end_dim) == (1, -1):
             flat = True
             found.append(_flatten)
-        elif type(module) in _POINTWISE and found:
+        elif type(module) in POINTWISE and found:
             found.append(_Pointwise(module))
         else:
             return None
         names |= {f"{name}.{own}" for own, _ in module.named_parameters()}
-    changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
-    whole = {name for name, _ in model.named_parameters()} == names and flat
     convolves = any(isinstance(step, _Convolution) for step in found)
-    return found if whole and convolves and not changed else None
+    return found if flat and convolves and untouched(model, names) else None
 
 
 def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:

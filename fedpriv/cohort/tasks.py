@@ -43,6 +43,13 @@ class Ragged:
         offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in targets])]).astype(np.int64)
         return cls(np.concatenate(list(inputs)), np.concatenate(list(targets)), offsets)
 
+    @classmethod
+    def from_block(cls, inputs: NDArray[Any], targets: NDArray[Any]) -> Ragged:
+        """Lay out tasks of equally many examples each, [m, n, ...], one after the other."""
+        count, size = targets.shape[:2]
+        offsets = np.arange(count + 1, dtype=np.int64) * size
+        return cls(inputs.reshape(-1, *inputs.shape[2:]), targets.reshape(-1, *targets.shape[2:]), offsets)
+
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
         """Number of examples of every task, shape [m]."""

@@ -14,7 +14,7 @@ from fedpriv.data.randomness import generator
 from fedpriv.settings import Settings
 
 if TYPE_CHECKING:
-    from fedpriv.cohort.tasks import Ragged, Tasks
+    from fedpriv.cohort.tasks import Tasks
 
 __all__ = ["LowRankSparseDesign", "LowRankSparseTruth"]
 
@@ -116,7 +116,7 @@ class LowRankSparseDesign(Settings):
         Tasks
             Inputs float64 [N, d], targets float64 [N], ``num_classes`` None.
         """
-        from fedpriv.cohort.tasks import Tasks
+        from fedpriv.cohort.tasks import Ragged, Tasks
 
         cuts = np.cumsum([0, self.samples, self.validation, self.tests]).tolist()
         inputs = np.empty((self.tasks, cuts[-1], self.dimension))
@@ -127,7 +127,9 @@ class LowRankSparseDesign(Settings):
             targets[task] = inputs[task] @ theta
             targets[task, : cuts[2]] += self.noise * rng.standard_normal(cuts[2])
         label = "low-rank-sparse(" + ",".join(f"{key}={value}" for key, value in self.model_dump().items()) + ")"
-        train, validation, test = (_part(inputs, targets, start, stop) for start, stop in pairwise(cuts))
+        train, validation, test = (
+            Ragged.from_block(inputs[:, start:stop], targets[:, start:stop]) for start, stop in pairwise(cuts)
+        )
         names = tuple(f"{label}/{task:07d}" for task in range(self.tasks))
         return Tasks(label, names, train, validation, test, num_classes=None)
 
@@ -162,10 +164,3 @@ def _mend(dealt: NDArray[np.int64], spare: NDArray[np.int64], task: int, place: 
         else:
             dealt[row, column] = held
         return
-
-
-def _part(inputs: Array, targets: Array, start: int, stop: int) -> Ragged:
-    from fedpriv.cohort.tasks import Ragged
-
-    offsets = np.arange(len(inputs) + 1, dtype=np.int64) * (stop - start)
-    return Ragged(inputs[:, start:stop].reshape(-1, inputs.shape[-1]), targets[:, start:stop].reshape(-1), offsets)

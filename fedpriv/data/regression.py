@@ -15,7 +15,7 @@ from fedpriv.data.split import Fractions, split_sizes
 from fedpriv.settings import Settings
 
 if TYPE_CHECKING:
-    from fedpriv.cohort.tasks import Ragged, Tasks
+    from fedpriv.cohort.tasks import Tasks
 
 __all__ = ["RegressionTasks", "regression_optima", "regression_tasks"]
 
@@ -70,7 +70,7 @@ def regression_tasks(
     InputError
         A value out of bounds.
     """
-    from fedpriv.cohort.tasks import Tasks
+    from fedpriv.cohort.tasks import Ragged, Tasks
 
     made = RegressionTasks(
         tasks=tasks,
@@ -91,6 +91,8 @@ def regression_tasks(
         inputs[task] = rng.standard_normal((made.examples, made.dimension))
         targets[task] = inputs[task] @ optimum + made.noise * rng.standard_normal(made.examples)
     train, validation, _ = split_sizes(made.examples, shares)
+    cuts = [train, train + validation]
+    parts = list(map(Ragged.from_block, np.split(inputs, cuts, axis=1), np.split(targets, cuts, axis=1)))
     label = (
         f"regression(dimension={made.dimension},examples={made.examples},heterogeneity={made.heterogeneity:g},"
         f"noise={made.noise:g},seed={made.seed})"
@@ -98,9 +100,9 @@ def regression_tasks(
     return Tasks(
         dataset=label,
         names=tuple(f"{label}/{task:05d}" for task in range(made.tasks)),
-        train=_part(inputs, targets, 0, train),
-        validation=_part(inputs, targets, train, train + validation),
-        test=_part(inputs, targets, train + validation, made.examples),
+        train=parts[0],
+        validation=parts[1],
+        test=parts[2],
         num_classes=None,
     )
 
@@ -121,10 +123,3 @@ def regression_optima(*, tasks: int, dimension: int, heterogeneity: float = 0.5,
         for task in range(made.tasks)
     ]
     return common + made.heterogeneity * np.stack(own)
-
-
-def _part(inputs: NDArray[np.float64], targets: NDArray[np.float64], start: int, stop: int) -> Ragged:
-    from fedpriv.cohort.tasks import Ragged
-
-    offsets = np.arange(len(inputs) + 1, dtype=np.int64) * (stop - start)
-    return Ragged(inputs[:, start:stop].reshape(-1, inputs.shape[-1]), targets[:, start:stop].reshape(-1), offsets)

@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.recorded import read_sighting, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
-from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, to_json
+from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
 
 __all__ = ["attack_run"]
 
@@ -39,6 +39,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
     if not chosen:
         raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
+    refuse_unattackable(experiment)
     pictures: list[Path] = []
     for number in chosen:
         attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))

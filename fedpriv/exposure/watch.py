@@ -13,7 +13,7 @@ from pydantic import Field
 
 from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
 from fedpriv.attacks.games import SetName
-from fedpriv.cohort import Cohort, Key, refuse_once_differentiable
+from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.recorded import private_folder, record
 from fedpriv.names import kebab
@@ -134,7 +134,6 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
     InputError
         Sums were recorded, or rows cannot be attacked.
     """
-    refuse_unattackable(experiment)
     if sighting.kind == "sum":
         raise InputError(_sums(sighting))
     seen, cohort, left_out = _largest_group(experiment, sighting, seed)
@@ -171,9 +170,7 @@ def refuse_unattackable(experiment: Experiment) -> None:
             f"the attacks read meta-gradients, and the client {kebab(type(experiment.client).__name__)!r} sends "
             "something else; use the client 'maml', or set attack.during = false to record rows only."
         )
-    problem, tasks = experiment.problem(), experiment.tasks
-    inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
-    refuse_once_differentiable(problem, inputs, torch.zeros(2, dtype=torch.int64))
+    refuse_once_differentiable_on(experiment.problem(), experiment.tasks)
 
 
 def _sums(sighting: Sighting | None) -> str:

@@ -72,7 +72,7 @@ class Folder:
         asked, limited = {}, None
         for number in rounds:
             boundary = store.load(number)
-            if not _same_draw(boundary, charged):
+            if not boundary.charged_by(_entries(boundary, charged)):
                 continue
             if number > snapshot:  # the counts hold the others
                 asked[number] = boundary.sampled
@@ -103,7 +103,10 @@ class Folder:
                 f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: what was released is under-counted"
             )
         for number in rounds:
-            if number and number not in missing and not _same_draw(store.load(number), charged):
+            if not number or number in missing:
+                continue
+            boundary = store.load(number)
+            if not boundary.charged_by(_entries(boundary, charged)):
                 yield f"the ledger was charged for another draw than {self.path} published in round {number}"
 
     def notes(self, entries: list[Entry]) -> Iterator[str]:
@@ -117,13 +120,8 @@ class Folder:
             yield f"round {ahead[0]} was charged and never published: the budget is over-charged by {len(ahead)}"
 
 
-def _same_draw(boundary: Boundary, charged: dict[tuple[int, str], Entry]) -> bool:
-    digest = boundary.digest()
-    found = [charged[key] for group in boundary.billboards if (key := (boundary.round, group)) in charged]
-    # Rows with noise of their own are charged before they are made, so without a digest.
-    return bool(found) and all(
-        one.digest == digest or (one.release.noise_at == "node" and not one.digest) for one in found
-    )
+def _entries(boundary: Boundary, charged: dict[tuple[int, str], Entry]) -> list[Entry]:
+    return [charged[key] for group in boundary.billboards if (key := (boundary.round, group)) in charged]
 
 
 def _publishes(path: Path) -> bool:

@@ -14,6 +14,9 @@ from fedpriv.settings import Settings
 
 __all__ = ["Own", "Thresholding", "pursue", "threshold"]
 
+_EXCHANGES = 2
+"""Tries to exchange a wrong coordinate at the end of a pursuit."""
+
 _USELESS = 1e100
 """Entries of a diverging sparse part beyond this would overflow when they are squared."""
 
@@ -85,7 +88,6 @@ def pursue(
     own: Own,
     steps: int,
     *,
-    exchanges: int = 2,
     fixed: bool = False,
 ) -> Own:
     """Hard thresholding pursuit with joint refit: the k largest entries of a gradient step, then least squares.
@@ -110,8 +112,6 @@ def pursue(
         Where to start.
     steps : int
         Changes of the support; 0 only fits on the old one.
-    exchanges : int
-        Exchanges after them.
     fixed : bool
         Keep w as it is and fit the sparse part alone.
 
@@ -137,7 +137,7 @@ def pursue(
         index = moved.abs().topk(own.index.shape[1], dim=1).indices
         chosen = Own(own.coefficients, index, own.values)
         own = _refit(inputs, targets, shared, chosen, fixed=fixed)
-    for _ in range(exchanges if steps else 0):
+    for _ in range(_EXCHANGES if steps else 0):
         other = _exchanged(inputs, targets, shared, own, fixed=fixed)
         own = _better(inputs, targets, shared, own, other)
     return own

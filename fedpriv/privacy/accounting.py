@@ -38,6 +38,7 @@ __all__ = [
     "deltas_for",
     "epsilon",
     "relations_for",
+    "shared_relations",
 ]
 
 Accountant = Literal["auto", "pld", "rdp", "gaussian", "opacus-rdp"]
@@ -155,6 +156,12 @@ def relations_for(releases: Releases) -> tuple[Relation, ...]:
     return (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
 
 
+def shared_relations(several: Iterable[Releases]) -> list[Relation]:
+    """Return the relations under which all of several histories have formulas; the first is the usual one."""
+    histories = list(several)
+    return [relation for relation in Relation if all(relation in relations_for(one) for one in histories)]
+
+
 def _check_relation(events: Iterable[Event], relation: Relation) -> None:
     if any(cost.fixed for cost, _ in events):
         refuse_add_remove(relation)
@@ -176,7 +183,7 @@ def _resolve(accountant: Accountant, events: tuple[Event, ...]) -> str:
 
 def _mu(events: Iterable[Event], relation: Relation) -> float:
     """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
-    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    sensitivity = relation.sensitivity
     # hypot does not overflow or underflow where the squares would.
     noise = [(cost.noise_multiplier, count) for cost, count in events]
     return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, count in noise))

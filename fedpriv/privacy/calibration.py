@@ -89,7 +89,7 @@ def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling
     one = Release.of(sampling, 1.0).cost
     if one.fixed:
         refuse_add_remove(relation)
-    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    sensitivity = relation.sensitivity
     # Without amplification all releases are one Gaussian mechanism; with it, less noise is enough.
     mu, other = gaussian_mu(goal, delta), 0.0
     for release, count in beside:

@@ -101,7 +101,7 @@ class RenyiFilter:
 
     def enough(self, rounds: int) -> float:
         """Return the noise multiplier with which the filter pays for so many releases without sampling."""
-        return _sensitivity(self.relation) * math.sqrt(rounds * self.order / (2.0 * self.allowance))
+        return self.relation.sensitivity * math.sqrt(rounds * self.order / (2.0 * self.allowance))
 
     def epsilon(self, spent: float, delta: float) -> float:
         """Return the epsilon that holds for an adaptive history which has spent so much; 0 for nothing."""
@@ -153,7 +153,7 @@ class GdpFilter:
                     f"with rate {rate:g}, which is amplified; register the population with the filter 'renyi' "
                     "(run.budget_filter), or let all tasks take part."
                 )
-            mu = _sensitivity(self.relation) / noise_multiplier if noise_multiplier > 0.0 else math.inf
+            mu = self.relation.sensitivity / noise_multiplier if noise_multiplier > 0.0 else math.inf
             total += count * mu * mu
         return total
 
@@ -163,7 +163,7 @@ class GdpFilter:
 
     def enough(self, rounds: int) -> float:
         """Return the noise multiplier with which the filter pays for so many releases without sampling."""
-        return _sensitivity(self.relation) * math.sqrt(rounds / self.allowance)
+        return self.relation.sensitivity * math.sqrt(rounds / self.allowance)
 
     def epsilon(self, spent: float, delta: float) -> float:
         """Return the epsilon that holds for an adaptive history which has spent so much."""
@@ -186,10 +186,6 @@ def filter_for(
     if order is None:
         return RenyiFilter.for_budget(epsilon, delta, relation)
     return RenyiFilter.at_order(order, epsilon, delta, relation)
-
-
-def _sensitivity(relation: Relation) -> float:
-    return 2.0 if relation is Relation.REPLACE_ONE else 1.0
 
 
 def allowance_at(order: float, epsilon: float, delta: float) -> float:

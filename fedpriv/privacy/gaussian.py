@@ -8,6 +8,7 @@ phi(u)`` this is ``phi(u) (R(u) - R(u + mu))``, which neither overflows nor canc
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -127,6 +128,7 @@ def gaussian_epsilon(mu: float, delta: float) -> float:
     return max(0.0, mu * (root + mu / 2.0) + mu * (abs(root) + 1.0) * 1e-13)
 
 
+@functools.lru_cache(maxsize=256)
 def gaussian_mu(epsilon: float, delta: float) -> float:
     """Return the largest ``mu`` whose Gaussian mechanism is (epsilon, delta)-DP.
 

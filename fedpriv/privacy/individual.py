@@ -82,7 +82,7 @@ def individual_spending(runs: Iterable[tuple[Charges, Participants]], num_tasks:
 
 def individual_epsilons(spending: Spending, delta: float, relation: Relation) -> NDArray[np.float64]:
     """Return the epsilon of each task [m], by the exact Gaussian curve."""
-    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    sensitivity = relation.sensitivity
     values, index = np.unique(spending.squares, return_inverse=True)
     found = [gaussian_epsilon(sensitivity * math.sqrt(one), delta) for one in values.tolist()]
     return np.asarray(found, dtype=np.float64)[index]

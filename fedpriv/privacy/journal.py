@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.histories import EVERYBODY
-from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
@@ -53,6 +53,17 @@ class Boundary:
     participations: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     clipping_norm: float | None = None
+
+    def charged_by(self, entries: Iterable[Entry]) -> bool:
+        """Tell whether a ledger's entries for this round and its groups are for this very draw, and there are any.
+
+        Rows with noise of their own are charged before they are made, so without a digest.
+        """
+        digest = self.digest()
+        mine = [one for one in entries if one.round == self.round and one.group in self.billboards]
+        return bool(mine) and all(
+            one.digest == digest or (one.release.noise_at == "node" and not one.digest) for one in mine
+        )
 
     def digest(self) -> str:
         """Return the SHA-256 of what is released: the ledger knows by it which draw it was charged for."""

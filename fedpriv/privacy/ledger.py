@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
-from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, relations_for
+from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.filters import BudgetFilter, FilterName, RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.integrity import out_of_order, problems
@@ -147,6 +147,10 @@ class Ledger:
                 "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (population, fingerprint, num_tasks, declared, stored, order, chosen),
             )
+
+    def close(self) -> None:
+        """Let go of the file at the end of a run; the next question or charge opens it again."""
+        self._file.finish()
 
     def refuse_read_only(self) -> None:
         """Refuse a file that nobody could charge to, before any work is done for it (ComponentFailure)."""
@@ -292,7 +296,7 @@ class Ledger:
         several = histories(charged)
         if len(several) == 1:
             return several[0]
-        relation = next(one for one in Relation if all(one in relations_for(history) for history in several))
+        relation = shared_relations(several)[0]
         return max(several, key=lambda one: epsilon(one, known.delta, relation).value)
 
     def histories(self, population: str, run: str | None = None) -> list[Counter[Release]]:

@@ -153,6 +153,10 @@ class Release(Settings):
         fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
         return Cost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
 
+    def at_any_norm(self) -> Release:
+        """Return this release with the clipping norm 1, which costs the same; to a stream its norm belongs."""
+        return self if self.stream is not None else self.model_copy(update={"clipping_norm": 1.0})
+
     def counted(self) -> Release:
         """Return the release as it counts where a cohort of fixed size is not amplified; others stay as they are."""
         if self.sampling_name != FIXED_SIZE:

@@ -62,7 +62,7 @@ def _interval(events: tuple[Event, ...], delta: float, relation: Relation) -> fl
     """
     if any(count > _MOST and cost.rate < 1.0 for cost, count in events):
         return None
-    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    sensitivity = relation.sensitivity
     largest, squares, smallest = 0.0, 0.0, math.inf
     for (z, rate, _), count in events:
         mu = sensitivity / z

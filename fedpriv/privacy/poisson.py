@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from fedpriv.privacy.gaussian import gaussian_deltas
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["Curve", "curves"]
+__all__ = ["Curve", "both_signs", "curves"]
 
 Vector = NDArray[np.float64]
 
@@ -59,7 +59,7 @@ def curves(noise_multiplier: float, rate: float, relation: Relation) -> list[Cur
     stay, move = math.log1p(-rate), math.log(rate) - mu * mu / 2.0
     if replaced:
         largest = float(np.logaddexp(stay, move + far) - np.logaddexp(stay, move - far))
-        return [Curve(lambda at: _both_signs(lambda size: _replace(mu, rate, size), at), -largest, largest)]
+        return [Curve(lambda at: both_signs(lambda size: _replace(mu, rate, size), at), -largest, largest)]
     largest = float(np.logaddexp(stay, move + far))
     return [
         Curve(lambda at: _remove(mu, rate, at), stay, largest),
@@ -67,7 +67,7 @@ def curves(noise_multiplier: float, rate: float, relation: Relation) -> list[Cur
     ]
 
 
-def _both_signs(curve: Callable[[Vector], Vector], at: Vector) -> Vector:
+def both_signs(curve: Callable[[Vector], Vector], at: Vector) -> Vector:
     """Extend the curve of a symmetric pair to negative epsilons."""
     size = np.abs(at)
     above = curve(size)
@@ -75,7 +75,7 @@ def _both_signs(curve: Callable[[Vector], Vector], at: Vector) -> Vector:
 
 
 def _gaussian(mu: float, at: Vector) -> Vector:
-    return _both_signs(lambda size: gaussian_deltas(mu, size), at)
+    return both_signs(lambda size: gaussian_deltas(mu, size), at)
 
 
 def _remove(mu: float, rate: float, at: Vector) -> Vector:

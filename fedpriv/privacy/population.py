@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for
+from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.filters import BudgetFilter, filter_for
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
@@ -116,8 +116,7 @@ def release_from(text: str) -> Release:
 
 @functools.lru_cache(maxsize=4096)
 def _priced_alike(text: str) -> Release:
-    release = Release.from_json(text)
-    return release if release.stream is not None else _one_object(release.model_copy(update={"clipping_norm": 1.0}))
+    return _one_object(Release.from_json(text).at_any_norm())
 
 
 @functools.lru_cache(maxsize=256)
@@ -156,9 +155,10 @@ def describe_population(
     budget = population.budget
     alone = population.declared == "benchmark"
     note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
-    if any(Relation.ADD_REMOVE not in relations_for(one) for one in histories(charged)):
+    several = histories(charged)
+    if Relation.ADD_REMOVE not in shared_relations(several):
         note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
-    whole = _spent(histories(charged), population.delta)
+    whole = None if alone else _spent(several, population.delta)
     return {
         "population": name,
         "tasks": population.num_tasks,
@@ -167,8 +167,8 @@ def describe_population(
         "delta": population.delta,
         "observer": "a coalition of all other tasks, and so the public, too",
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
-        "spent": None if alone else whole.epsilons,
-        "accountant": None if alone else whole.accountant,
+        "spent": None if whole is None else whole.epsilons,
+        "accountant": None if whole is None else whole.accountant,
         "note": note,
         "runs": {
             run: {**_run(groups, population.delta), "entries": entries.get(run, 0)}
@@ -189,10 +189,12 @@ def _run(groups: Mapping[str, Counter[Release]], delta: float) -> dict[str, Any]
     }
 
 
-def _left(population: Population, charged: Charged, whole: _Spent, newest: Release | None) -> dict[str, Any] | None:
+def _left(
+    population: Population, charged: Charged, whole: _Spent | None, newest: Release | None
+) -> dict[str, Any] | None:
     """Return the state of the filter, which decides, and beside it the epsilon that would hold for fixed plans."""
     limit, budget = population.filter, population.budget
-    if limit is None or budget is None:
+    if limit is None or budget is None or whole is None:
         return None
     spent = divergence(limit, charged)
     more = None
@@ -224,10 +226,9 @@ class _Spent:
 def _spent(several: list[Counter[Release]], delta: float) -> _Spent:
     """Return epsilon also against the other tasks."""
     several = [counted_in_full(one) for one in several]
-    valid = [relation for relation in Relation if all(relation in relations_for(one) for one in several)]
     worst = {
         relation: max((epsilon(one, delta, relation) for one in several), key=lambda found: found.value)
-        for relation in valid
+        for relation in shared_relations(several)
     }
     return _Spent(
         {one.value: _number(worst[one].value) if one in worst else None for one in Relation},

@@ -59,7 +59,7 @@ def renyi_many(cost: Cost, orders: tuple[float, ...], relation: Relation) -> tup
     noise_multiplier, rate, fixed = cost
     if fixed:
         refuse_add_remove(relation)
-    sensitivity = 2.0 if relation is Relation.REPLACE_ONE else 1.0
+    sensitivity = relation.sensitivity
     mu = sensitivity / noise_multiplier if noise_multiplier > 0.0 else math.inf
     plain = tuple(order * mu * mu / 2.0 for order in orders)
     if rate == 1.0 or not all(map(math.isfinite, plain)):

@@ -151,6 +151,15 @@ class LedgerFile:
         if kept is not None:
             kept[1].close()
 
+    def finish(self) -> None:
+        """Let go of the file and take its empty journal away, unless somebody else is writing."""
+        kept = getattr(self._kept, "writer", None)
+        with contextlib.suppress(sqlite3.Error, OSError):
+            # Never for a file that was put in its place: the journal of that name is not ours.
+            if kept is not None and kept[0] == self._identity():
+                kept[1].execute("PRAGMA journal_mode=DELETE")
+        self.close()
+
     def _kept_writer(self) -> sqlite3.Connection:
         """Return this thread's connection for writing: opening one takes longer than a charge."""
         self._refuse_missing()

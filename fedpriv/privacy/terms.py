@@ -19,6 +19,11 @@ class Relation(enum.StrEnum):
     ADD_REMOVE = "add/remove"
     REPLACE_ONE = "replace-one"
 
+    @property
+    def sensitivity(self) -> float:
+        """By how many clipping norms one task moves a sum."""
+        return 2.0 if self is Relation.REPLACE_ONE else 1.0
+
 
 class Notion(enum.StrEnum):
     """What kind of privacy is claimed."""

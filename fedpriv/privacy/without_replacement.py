@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.privacy.gaussian import gaussian_deltas
-from fedpriv.privacy.poisson import Curve
+from fedpriv.privacy.poisson import Curve, both_signs
 
 __all__ = ["wor_curve", "wor_deltas", "wor_renyi"]
 
@@ -49,13 +49,15 @@ def wor_deltas(noise_multiplier: float, rate: float, epsilons: NDArray[np.float6
     ndarray of float64, shape [n]
         In [0, 1].
     """
-    size = np.abs(epsilons)
-    with np.errstate(over="ignore"):
-        base = np.log1p(np.expm1(size) / rate)
-    # Where the exponential overflows, log(1 + (e^s - 1) / q) is s - log q up to rounding.
-    base = np.where(size > 600.0, size - math.log(rate), base)
-    above = rate * gaussian_deltas(2.0 / noise_multiplier, base)
-    return np.where(epsilons >= 0.0, above, -np.expm1(-size) + np.exp(-size) * above)
+
+    def above(size: NDArray[np.float64]) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):
+            base = np.log1p(np.expm1(size) / rate)
+        # Where the exponential overflows, log(1 + (e^s - 1) / q) is s - log q up to rounding.
+        base = np.where(size > 600.0, size - math.log(rate), base)
+        return rate * gaussian_deltas(2.0 / noise_multiplier, base)
+
+    return both_signs(above, epsilons)
 
 
 def wor_curve(noise_multiplier: float, rate: float) -> Curve:

@@ -126,7 +126,7 @@ def guarantee_rows(run: Run) -> list[tuple[str, str]]:
         ("Sampling", stated.sampling or "–"),
         ("Noise multiplier", number(stated.noise_multiplier)),
         ("Clipping norm", number(stated.clipping_norm)),
-        ("Rounds accounted", number(stated.rounds)),
+        ("Releases accounted", number(stated.rounds)),
         ("Tasks", number(stated.num_tasks)),
         ("Ledger", _ledger(run)),
     ]

@@ -191,15 +191,8 @@ def read_states(directory: Path, round: int, first: int = 0) -> Iterator[Block]:
     ComponentFailure
         A file is missing or damaged.
     """
-    for path in sorted(directory.glob(f"states-{round:06d}-*.npz")):
-        header, members = read_members(path)
-        positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        for key, values in members:
-            kind, _, name = key.partition("/")
-            if kind == "positions":
-                positions = values + (int(header["first"]) - first)
-            else:
-                yield name, positions, values
+    for path in _state_files(directory, round):
+        yield from _blocks(path, first)
 
 
 def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64] | None:
@@ -208,13 +201,26 @@ def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64
     A node counts a task that it let take part, whether or not its update was of use.
     """
     counts = np.full(num_tasks, -1, dtype=np.int64)
-    for path in sorted(directory.glob(f"states-{round:06d}-*.npz")):
-        header, members = read_members(path)
-        positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
-        for key, values in members:
-            if key == "positions/participations":
-                positions = values + int(header["first"])
-            elif key == "rows/participations":
-                counts[positions] = values
+    for path in _state_files(directory, round):
+        # Only as far as needed: the states themselves, which come later, may be large.
+        for name, positions, rows in _blocks(path, 0):
+            if name == "participations":
+                counts[positions] = rows
                 break
     return counts if (counts >= 0).all() else None
+
+
+def _state_files(directory: Path, round: int) -> list[Path]:
+    return sorted(directory.glob(f"states-{round:06d}-*.npz"))
+
+
+def _blocks(path: Path, first: int) -> Iterator[Block]:
+    """Read the blocks of one file; positions count from the task ``first``."""
+    header, members = read_members(path)
+    positions: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+    for key, values in members:
+        kind, _, name = key.partition("/")
+        if kind == "positions":
+            positions = values + (int(header["first"]) - first)
+        else:
+            yield name, positions, values

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpriv.runtime.node import Node
 
 __all__ = ["client_app"]
+
+Handler = Callable[[Message, Context], Message]
 
 
 def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Context], None] | None = None) -> ClientApp:
@@ -24,40 +26,24 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
     """
     app = ClientApp()
 
-    @app.query("tasks")
-    def tasks(message: Message, context: Context) -> Message:
-        return Message(node_for(context).describe(), reply_to=message)
+    def answer(
+        register: Callable[[Handler], Handler],
+        work: Callable[[Node, RecordDict], RecordDict],
+        *,
+        changes: bool = False,
+    ) -> None:
+        @register
+        def handle(message: Message, context: Context) -> Message:
+            node = node_for(context)
+            content = work(node, message.content)
+            if changes and after:
+                after(node, context)
+            return Message(content, reply_to=message)
 
-    @app.train()
-    def train(message: Message, context: Context) -> Message:
-        node = node_for(context)
-        content = node.train(message.content)
-        if after:
-            after(node, context)
-        return Message(content, reply_to=message)
-
-    @app.train("finish")
-    def finish(message: Message, context: Context) -> Message:
-        node = node_for(context)
-        content = node.finish(message.content)
-        if after:
-            after(node, context)
-        return Message(content, reply_to=message)
-
-    @app.train("metrics")
-    def metrics(message: Message, context: Context) -> Message:
-        node = node_for(context)
-        content = node.measure(message.content)
-        if after:
-            after(node, context)
-        return Message(content, reply_to=message)
-
-    @app.evaluate()
-    def evaluate(message: Message, context: Context) -> Message:
-        return Message(node_for(context).evaluate(message.content), reply_to=message)
-
-    @app.evaluate("local_only")
-    def local_only(message: Message, context: Context) -> Message:
-        return Message(node_for(context).local_only(message.content), reply_to=message)
-
+    answer(app.query("tasks"), lambda node, _: node.describe())
+    answer(app.train(), lambda node, content: node.train(content), changes=True)
+    answer(app.train("finish"), lambda node, content: node.finish(content), changes=True)
+    answer(app.train("metrics"), lambda node, content: node.measure(content), changes=True)
+    answer(app.evaluate(), lambda node, content: node.evaluate(content))
+    answer(app.evaluate("local_only"), lambda node, content: node.local_only(content))
     return app

@@ -159,11 +159,11 @@ class Node:
         request, algorithm = self._request(content), self.spec.algorithm
         key = Key(self.spec.seed, request.round, Purpose.TRAIN)
         updates: dict[str, Arrays] = {}
-        bounds = _bounds(request)
+        bounds, declared = _bounds(request), _declared(request)
         problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            asked = Asked(request, group)
+            question = Asked(request, group)
             std = request.noise_multiplier * bounds.norm if request.noise_at == "node" else None
             totals = _Totals(request.reply, bounds, std=std)
 
@@ -172,8 +172,8 @@ class Node:
                 return {**nest("state", new), **nest("update", update)}
 
             for cohort in self._chunks(ids, billboard):
-                allowed, reason = self._allowed(cohort, request, _declared(request))
-                own = self._own_noise(asked, cohort, allowed)
+                allowed, reason = self._allowed(cohort, request, declared)
+                own = self._own_noise(question, cohort, allowed)
                 outcome = self._run("train", stage, cohort, billboard, own)
                 counted = outcome.counted & allowed
                 problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
@@ -200,8 +200,9 @@ class Node:
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 return nest("state", algorithm.finish(learner, public, state, part, key))
 
+            question = Asked(request, group)
             for cohort in self._chunks(ids, billboard):
-                own = self._own_noise(Asked(request, group), cohort)
+                own = self._own_noise(question, cohort)
                 outcome = self._run("finish", stage, cohort, billboard, own)
                 note, failed = note or outcome.note, failed + int((~outcome.counted).sum())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
@@ -242,9 +243,10 @@ class Node:
                 scores = self._score(learner, public, part, state)
                 return {name: scores[name] for name in request.metrics}
 
+            question = Asked(request, group)
             for cohort in self._chunks(ids, billboard):
                 allowed, reason = self._allowed(cohort, request, asked)
-                own = self._own_noise(Asked(request, group), cohort)
+                own = self._own_noise(question, cohort)
                 outcome = self._run("measure", stage, cohort, billboard, own)
                 problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
                 note = note or reason or (outcome.note if self._open else "")
@@ -368,8 +370,7 @@ class Node:
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
         # What differs in the clipping norm only costs the same, and an adaptive one differs in every round.
-        kind = asked if asked.stream is not None else asked.model_copy(update={"clipping_norm": 1.0})
-        counts = self.store.grants(kind.to_json())
+        counts = self.store.grants(asked.at_any_norm().to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
         # Tasks with equal histories get equal answers.
