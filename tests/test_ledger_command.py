@@ -393,7 +393,7 @@ def test_unpublished_metrics_are_noted(measured: Path, fedpriv: Any) -> None:
     last = folder / "checkpoints/metrics-000006.json"
     last.rename(folder / "checkpoints/metrics-pending.json")
     (note,) = answer(fedpriv, "check", *where)["notes"]
-    assert note == "the metrics after round 6 were charged and not published yet; --resume reads them back"
+    assert note == "metrics after round 6 were charged and not published yet; --resume reads them back"
     (folder / "checkpoints/metrics-pending.json").unlink()
     (note,) = answer(fedpriv, "check", *where)["notes"]
-    assert note == "the metrics after round 6 were charged and never published: the budget is over-charged by 1"
+    assert note == "metrics after round 6 were charged and never published: the budget is over-charged by 1"

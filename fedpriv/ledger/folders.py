@@ -268,10 +268,10 @@ class Folder:
         stated = {number for (number, _), release in self._stated.items() if release.measures is not None}
         taken, waiting = metrics - stated - {one.round for one in store.measured()}, store.pending_measured()
         if waiting is not None and waiting.round in taken:
-            yield f"the metrics after round {waiting.round} were charged and not published yet; --resume reads them back"
+            yield f"metrics after round {waiting.round} were charged and not published yet; --resume reads them back"
         elif taken:
             yield (
-                f"the metrics after round {min(taken)} were charged and never published: the budget is over-charged by "
+                f"metrics after round {min(taken)} were charged and never published: the budget is over-charged by "
                 f"{len(taken)}"
             )
 

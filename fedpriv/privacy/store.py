@@ -315,8 +315,8 @@ class LedgerFile:
 
     def _unwritable(self) -> ComponentFailure:
         return ComponentFailure(
-            f"ledger {self.path}: the file or its folder is read-only, so nothing more can be charged; make both writable, "
-            "then start again."
+            f"ledger {self.path}: the file or its folder is read-only, so nothing can be charged to it; make both "
+            "writable, then start again."
         )
 
     def _damaged(self, cause: object) -> ComponentFailure:
