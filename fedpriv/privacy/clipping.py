@@ -59,12 +59,12 @@ class ClippedRows:
     counted: NDArray[np.bool_]
 
 
-def check_clipping_norm(clipping_norm: float) -> None:
+def check_clipping_norm(clipping_norm: float, name: str = "clipping_norm") -> None:
     """Raise InputError unless the norm is between 1e-100 and 1e100 (its square must be a normal float)."""
     number = isinstance(clipping_norm, Real) and not isinstance(clipping_norm, bool)
     if not number or not SMALLEST_NORM <= clipping_norm <= LARGEST_NORM:
         raise InputError(
-            f"clipping: 'clipping_norm' must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a "
+            f"clipping: {name!r} must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a "
             "usual value is the median norm of the updates."
         )
 
