@@ -53,7 +53,6 @@ def _holds_truth(value: Any) -> bool:
 @functools.cache
 def _takes_truth(model: type[BaseModel], name: str) -> bool:
     """Tell whether a setting may hold True or False: everything may whose type has no numbers."""
-
     found = list(_parts(model.model_fields[name].annotation))
     return any(one is bool for one in found) or not any(one is int or one is float for one in found)
 

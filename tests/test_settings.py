@@ -50,7 +50,7 @@ def test_true_is_no_number_in_a_configuration_either(key: str) -> None:
     strategy = {"clipping_norm": 1.0, "rounds": 2, "epsilon": 2.0, key: True}
     config = {"data": {"name": "digits"}, "model": {}, "client": {}, "strategy": strategy, "run": {}}
     for value in (True, {"0": True}) if key == "epsilon" else (True,):
-        with pytest.raises(InputError, match="must (be a number|hold numbers), got"):
+        with pytest.raises(InputError, match=r"must (be a number|hold numbers), got"):
             build_experiment({**config, "strategy": {**strategy, key: value}})
 
 
