@@ -339,7 +339,8 @@ def test_check_finds_what_was_changed_behind_the_entries(measured: Path, fedpriv
         ("UPDATE populations SET declared = 'benchmark'", "it is a benchmark, and has a budget"),
         ("UPDATE populations SET budget = 'x'", "row of population 'people' is damaged (Expecting value"),
         ("""UPDATE populations SET budget = '{"epsilon": -1}'""", "target: 'epsilon' must be greater than 0, got -1"),
-        ("UPDATE populations SET filter_order = 0.5", "must be above 1, got 0.5"),
+        ("UPDATE populations SET filter_order = 0.5", "must be above 1 and at most 1e8, got 0.5"),
+        ("UPDATE populations SET filter_order = 1e308", "at most 1e8, got 1e+308"),
         ("UPDATE populations SET filter = NULL", "unknown filter 'None'"),
     ):
         ledger.write_bytes(good)
@@ -358,6 +359,7 @@ def test_damaged_folders_are_said_in_a_sentence(measured: Path, fedpriv: Any) ->
         ("summary.json", b"\xff"),
         ("summary.json", b"[]"),
         ("summary.json", b'{"ledger": {}}'),
+        ("summary.json", (folder / "summary.json").read_bytes().replace(b'"round": 1,', b'"round": null,')),
         ("checkpoints/run-id", b""),
         ("checkpoints/run-id", b"\xff\xfe"),
         ("checkpoints/metrics-000003.json", b"{}"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,7 +69,9 @@ class Finished:
                 "tasks": found["num_tasks"],
                 "declared": where["declared"],
             }
-            releases = {(one.pop("round"), one.pop("group")): Release(**one) for one in found["releases"]}
+            releases = {
+                (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
+            }
             return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases)
         except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
             raise ComponentFailure(f"{path} is damaged ({error}); restore it from a copy.") from None
@@ -274,6 +277,12 @@ class Folder:
                 f"metrics after round {min(taken)} were charged and never published: the budget is over-charged by "
                 f"{len(taken)}"
             )
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, got {value!r}")
+    return value
 
 
 def _budget_words(budget: Mapping[str, Any] | None) -> str:

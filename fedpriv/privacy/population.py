@@ -35,6 +35,9 @@ __all__ = [
 RESTORE = "restore the ledger from a copy"
 """What is left to do where a ledger is damaged."""
 
+_LARGEST_ORDER = 1e8
+"""Above every order that is ever chosen."""
+
 Declared = Literal["benchmark", "protected"]
 
 
@@ -79,8 +82,8 @@ class Population:
             raise InputError("it is a benchmark, and has a budget")
         if self.filter_name not in get_args(FilterName):
             raise InputError(unknown("filter", str(self.filter_name), get_args(FilterName)))
-        if self.filter_name == "renyi" and not 1.0 < (self.order or 0.0) < math.inf:
-            raise InputError(f"the order of its Renyi filter must be above 1, got {self.order!r}")
+        if self.filter_name == "renyi" and not 1.0 < (self.order or 0.0) <= _LARGEST_ORDER:
+            raise InputError(f"the order of its Renyi filter must be above 1 and at most 1e8, got {self.order!r}")
         if self.filter is None or not self.filter.allowance > 0.0:
             raise InputError("its filter leaves no budget")
 
