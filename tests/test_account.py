@@ -360,14 +360,14 @@ WRONG = [
     ([*RUN[:2], *RUN[4:], *TENTH, "--rounds", "0"], "'rounds' must be greater than or equal to 1, got 0"),
     ([*RUN[:4], *TENTH], "'delta' is required"),
     ([*RUN[:4], *TENTH, "--delta", "1"], "'delta' must be less than 1, got 1"),
-    ([*RUN[:2], *RUN[4:], *TENTH, "--epsilon", "-1"], "'epsilon' must be greater than 0, got -1"),
+    ([*RUN[:2], *RUN[4:], *TENTH, "--epsilon", "-1"], "'epsilon' must be greater than or equal to 0.000001, got -1"),
     # nothing that would do
     (
         [*RUN[:2], *RUN[4:], "--sampling", "full", "--epsilon", "0.1"],
         "a single round costs epsilon 4.377, more than 0.1",
     ),
     ([*RUN[2:], "--sampling", "full", "--epsilon", "2000"], "at most 1000"),
-    ([*RUN, "--epsilon", "1e-9", "--sampling", "fixed-size", "--population", "99"], "even a cohort of one task costs"),
+    ([*RUN, "--epsilon", "1e-6", "--sampling", "fixed-size", "--population", "99"], "even a cohort of one task costs"),
     ([*RUN, "--epsilon", "0.0001", "--cohort", "50"], "use a smaller delta, more noise or fewer rounds"),
     ([*RUN, "--epsilon", "1", "--sampling", "fixed"], "'poisson', 'fixed-size', 'fixed-size-counted', 'full'"),
 ]
