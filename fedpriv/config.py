@@ -204,7 +204,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     budget = {key: run.pop(f"budget_{key}") for key in _TARGET if f"budget_{key}" in run}
     if budget:
         run["budget"] = Target(**budget)
-    if not isinstance(run.get("ledger", ""), str):
+    if "ledger" in run and (not isinstance(run["ledger"], str) or not run["ledger"]):
         raise InputError(f"run.ledger must be the path of a file, got {run['ledger']!r}.")
     for key in ("seed", "reproduce"):
         if isinstance(run.get(key, 0), bool) or not isinstance(run.get(key, 0), int):

@@ -143,6 +143,21 @@ class Experiment(Settings):
         limited = policy is not None and policy.counts
         return strategy.for_updates(use_state=client is None or client.updates_use_state or limited)
 
+    @field_validator("population")
+    @classmethod
+    def _has_a_name(cls, population: str | None) -> str | None:
+        if population is not None and not population.strip():
+            raise ValueError(
+                f"run.population must not be empty, got {population!r}; name whose budget this run spends, or leave it "
+                "out for a benchmark."
+            )
+        return population
+
+    @field_validator("ledger")
+    @classmethod
+    def _is_a_file(cls, ledger: Path | None) -> Path | None:
+        return ledger if ledger is None else Ledger(ledger).path
+
     @model_validator(mode="after")
     def _fits_together(self) -> Experiment:
         client, strategy = kebab(type(self.client).__name__), kebab(type(self.strategy).__name__)

@@ -6,7 +6,10 @@ same time the Python keywords, the configuration keys and the bounds that are ch
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import re
+from collections.abc import Iterator
+from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -17,11 +20,18 @@ __all__ = ["Settings", "sentences"]
 
 
 class Settings(BaseModel):
-    """Immutable keyword settings; wrong input raises :class:`~fedpriv.errors.InputError` with a sentence."""
+    """Immutable keyword settings; wrong input raises :class:`~fedpriv.errors.InputError` with a sentence.
+
+    True and False are no numbers here, though Python and pydantic would take them for 1 and 0.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
     def __init__(self, **values: Any) -> None:
+        for name, value in values.items():
+            if _holds_truth(value) and name in type(self).model_fields and not _takes_truth(type(self), name):
+                rule = "be a number" if isinstance(value, bool) else "hold numbers"
+                raise InputError(f"{kebab(type(self).__name__)}: {name!r} must {rule}, got {value!r}.")
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -31,6 +41,26 @@ class Settings(BaseModel):
 def sentences(model: type[BaseModel], error: ValidationError) -> str:
     """Turn pydantic's report into sentences that name the setting, the bound and the value got."""
     return " ".join(_sentence(model, item) for item in error.errors(include_url=False))
+
+
+def _holds_truth(value: Any) -> bool:
+    """Tell whether a value is True or False, or a plain container that holds one."""
+    if isinstance(value, dict):
+        return any(map(_holds_truth, value.values()))
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_truth, value)))
+
+
+@functools.cache
+def _takes_truth(model: type[BaseModel], name: str) -> bool:
+    """Tell whether a setting may hold True or False: everything may whose type has no numbers."""
+    found = list(_parts(model.model_fields[name].annotation))
+    return any(one is bool for one in found) or not any(one is int or one is float for one in found)
+
+
+def _parts(kind: Any) -> Iterator[Any]:
+    yield kind
+    for part in get_args(kind):
+        yield from _parts(part)
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
@@ -45,4 +75,5 @@ def _sentence(model: type[BaseModel], item: Any) -> str:
     if isinstance(cause, FedprivError | ValueError):
         return f"{owner}: {cause}"
     rule = str(item["msg"]).replace("Input should be", "must be")
+    rule = re.sub(r"\d{16,}(\.\d+)?", lambda number: f"{float(number[0]):g}", rule)
     return f"{owner}: {where!r} {rule}, got {item['input']!r}."

@@ -179,6 +179,7 @@ def summarize(
             "path": str(journal.ledger.path),
             "population": journal.population,
             "run": journal.run,
+            "fingerprint": tasks.fingerprint,
             "declared": tasks.declared,
             "spent": _spent(journal, tasks, delta),
         },

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import get_args
 
@@ -24,7 +26,9 @@ from flwr.serverapp import (
 )
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError, NoGuarantee
+from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Epsilon, counted_in_full, delta_for, epsilon
+from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.ledger import Declared, Ledger
@@ -52,7 +56,8 @@ class LedgerAccountant:
     population : str
         Whose budget is spent.
     run : str
-        Name of this training; give another one to another training.
+        Name of this training; give another one to another training. Servers that share a name are charged for
+        together, release by release, as one training.
     clients : sequence of str
         Names of all clients that may ever be asked, in any order: the population. Flower samples among the nodes that
         are connected, so connect no others.
@@ -95,13 +100,25 @@ class LedgerAccountant:
         delta: float | None = None,
         clipping_norm: float = 1.0,
     ) -> None:
-        names = sorted(clients)
-        if isinstance(clients, str) or len(set(names)) != len(names) or not names:
-            raise InputError("accountant: 'clients' must name every client of the population, each once.")
+        named = isinstance(clients, Iterable) and not isinstance(clients, str | bytes)
+        names = list(clients) if named else []
+        if not names or not all(isinstance(one, str) and one for one in names) or len(set(names)) != len(names):
+            raise InputError("accountant: 'clients' must name every client of the population by a text, each once.")
+        names.sort()
         if declared not in get_args(Declared):
             raise InputError(f"accountant: 'declared' must be 'protected' or 'benchmark', got {declared!r}.")
-        if not run:
-            raise InputError("accountant: 'run' must not be empty; name this training.")
+        for name, value in (("population", population), ("run", run)):
+            if not isinstance(value, str) or not value:
+                raise InputError(
+                    f"accountant: {name!r} must be a text that is not empty, got {value!r}; give it a name."
+                )
+        if budget is not None and not isinstance(budget, Target):
+            raise InputError(f"accountant: 'budget' must be a Target, got {budget!r}; say Target(epsilon=...).")
+        if relation is not None and relation not in list(Relation):
+            raise InputError("accountant: " + unknown("relation", str(relation), list(Relation)))
+        if delta is not None:
+            _check_number("delta", delta)
+        check_clipping_norm(clipping_norm)
         if budget is not None and (delta is not None or relation not in (None, budget.relation)):
             raise InputError("accountant: the budget brings its own delta and relation; leave out both beside it.")
         # Both check their numbers: a cohort of everybody is full participation.
@@ -171,27 +188,35 @@ class LedgerAccountant:
             if not self.ledger.charge(self.population, self.run, number, "", release):
                 raise ComponentFailure(
                     f"another server charges the run {self.run!r} of population {self.population!r} at the same time; "
-                    "this aggregate was not released: give every training a name of its own."
+                    "this aggregate must not get out: give every training a name of its own."
                 )
 
     def get_epsilon(self, delta: float) -> float:
         """Return the epsilon of what was released, under :attr:`relation`."""
-        return self._spent(delta).value
+        return self._spent(_check_number("delta", delta)).value
 
     def get_delta(self, epsilon: float) -> float:
         """Return the delta of what was released at an epsilon, under :attr:`relation`."""
-        return delta_for(self._counts(), epsilon, self.relation)
+        return delta_for(self._counts(), _check_number("epsilon", epsilon), self.relation)
 
     def get_privacy_spent(self, delta: float | None = None) -> PrivacySpent:
         """Return what was spent; the method's name says under which relation."""
-        at = self._delta if delta is None else delta
+        at = self._delta if delta is None else _check_number("delta", delta)
         found = self._spent(at)
         method = f"{found.accountant}, {self.relation.value}"
         return PrivacySpent(epsilon=found.value, delta=at, num_releases=self.num_releases, accounting_method=method)
 
     def would_exceed(self, event: GaussianPrivacyEvent, max_epsilon: float | None = None, count: int = 1) -> bool:
-        """Return whether the budget, or an epsilon given here, could not pay for more releases; nothing changes."""
+        """Return whether the budget, or an epsilon given here, could not pay for more releases; nothing changes.
+
+        Raises
+        ------
+        InputError
+            The event is not of this population, or ``max_epsilon`` is no number of at least 0, or needed and missing.
+        """
         release = self._release(event, count)
+        if max_epsilon is not None and _check_number("max_epsilon", max_epsilon) < 0.0:
+            raise InputError(f"accountant: 'max_epsilon' must be at least 0, got {max_epsilon!r}.")
         if max_epsilon is None and self._config.max_epsilon is None:
             raise InputError("accountant: without a budget 'max_epsilon' must be given.")
         try:
@@ -220,11 +245,13 @@ class LedgerAccountant:
         InputError
             The state is of another accountant, or the ledger has lost releases since.
         """
+        if not isinstance(state, Mapping):
+            raise InputError(f"accountant: the state must be what 'state_dict' returned, got {state!r}.")
         for name, mine in {**self.state_dict(), "releases": None, "ledger": None}.items():
             if mine is not None and state.get(name) != mine:
                 raise InputError(f"accountant: {name!r} of the state must be {mine!r}, got {state.get(name)!r}.")
         kept, held = state.get("releases"), self._done()
-        if not isinstance(kept, int) or kept > held:
+        if isinstance(kept, bool) or not isinstance(kept, int) or not 0 <= kept <= held:
             raise InputError(
                 f"accountant: the ledger {self.ledger.path} holds {held} releases of the run {self.run!r}, the state "
                 f"says {kept!r}; restore the ledger: going on would under-count what was released."
@@ -254,6 +281,8 @@ class LedgerAccountant:
     def _release(self, event: GaussianPrivacyEvent, count: int) -> Release:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise InputError(f"accountant: 'count' must be a whole number of at least 1, got {count!r}.")
+        if not isinstance(event, GaussianPrivacyEvent):
+            raise InputError(f"accountant: 'event' must be a GaussianPrivacyEvent of Flower, got {event!r}.")
         for name, wanted in (("population_size", self._m), ("sample_size", self._sampled)):
             if getattr(event, name) != wanted:
                 raise InputError(
@@ -271,3 +300,10 @@ class LedgerAccountant:
 
     def _done(self) -> int:
         return self.ledger.counts(self.population, self.run).total()
+
+
+def _check_number(name: str, value: float) -> float:
+    """Return a number; refuse everything else, and NaN."""
+    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+        raise InputError(f"accountant: {name!r} must be a number, got {value!r}.")
+    return float(value)

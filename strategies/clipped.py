@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from fedpriv.errors import InputError
 from fedpriv.privacy.adaptive import bit_share, default_count_stddev, next_norm
 from fedpriv.privacy.bounds import WHOLE, Bounds, layers
+from fedpriv.privacy.clipping import LARGEST_NORM, check_clipping_norm
 from fedpriv.privacy.journal import Boundary
 from fedpriv.strategies.limited import LimitedStrategy
 
@@ -47,7 +48,7 @@ class ClippedStrategy(LimitedStrategy):
     clipping_norm: float | None = Field(default=None, gt=0)
     clipping: Literal["flat", "per-layer", "adaptive"] = "flat"
     clipping_norms: dict[str, float] | None = None
-    target_clipped_quantile: float = Field(default=0.5, gt=0, lt=1)
+    target_clipped_quantile: float = Field(default=0.5, ge=0.001, le=0.999)
     clip_norm_lr: float = Field(default=0.2, gt=0)
     clipped_count_stddev: float | None = Field(default=None, gt=0)
     largest_clipping_norm: float | None = Field(default=None, gt=0)
@@ -56,6 +57,8 @@ class ClippedStrategy(LimitedStrategy):
     def _one_way_to_clip(self) -> ClippedStrategy:
         if (self.clipping_norm is None) == (self.clipping_norms is None):
             raise ValueError("give either 'clipping_norm' or 'clipping_norms' (one per group); exactly one of them.")
+        if self.clipping_norm is not None:
+            check_clipping_norm(self.clipping_norm)
         if self.clipping_norms is not None:
             if self.clipping != "flat":
                 raise ValueError(
@@ -84,6 +87,8 @@ class ClippedStrategy(LimitedStrategy):
                 "charged, for one norm; use clipping='flat' with limits of participation, or secret coins "
                 "('sampling_rate' alone)."
             )
+        if self.largest_clipping_norm is not None:
+            check_clipping_norm(self.largest_clipping_norm, "largest_clipping_norm")
         if self.largest_clipping_norm is not None and self.largest_clipping_norm < (self.clipping_norm or 0.0):
             raise ValueError(
                 f"'largest_clipping_norm' must be at least clipping_norm={self.clipping_norm}, where the norm starts, "
@@ -98,7 +103,7 @@ class ClippedStrategy(LimitedStrategy):
     @property
     def largest_norm(self) -> float:
         """Where an adaptive norm stops to grow, a public constant."""
-        return self.largest_clipping_norm or 1e6 * self._start
+        return self.largest_clipping_norm or min(LARGEST_NORM, 1e6 * self._start)
 
     @property
     def _start(self) -> float:
@@ -183,4 +188,4 @@ class ClippedStrategy(LimitedStrategy):
             return None
         expected = sum(self.expected(len(ids)) for ids in session.groups.values())
         excess = sum(session.bits.values()) / expected
-        return next_norm(self.bounds(session.boundary).norm, excess, self.clip_norm_lr, self.largest_norm)
+        return next_norm(self.bounds(session.boundary).norm, excess, self.clip_norm_lr, self._start, self.largest_norm)

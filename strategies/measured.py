@@ -42,13 +42,13 @@ class MeasuredStrategy(ClippedStrategy):
         What all releases of metrics cost together, at the delta of the run. A ``target`` covers it: the updates get the
         more noise. Beside a given ``noise_multiplier`` it comes on top. Required unless the noise multiplier is 0.
     metrics_largest_loss : float
-        Losses above this count as this; a public bound.
+        Losses above this count as this; a public bound, from 1e-6 to 1e6.
     """
 
     metrics: Annotated[tuple[Metric, ...], BeforeValidator(_several)] = ()
     metrics_every: int = Field(default=0, ge=0)
     metrics_epsilon: float | None = Field(default=None, gt=0)
-    metrics_largest_loss: float = Field(default=5.0, gt=0)
+    metrics_largest_loss: float = Field(default=5.0, ge=1e-6, le=1e6)
 
     @model_validator(mode="after")
     def _metrics_are_asked_for(self) -> MeasuredStrategy:

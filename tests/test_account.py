@@ -7,6 +7,7 @@ import math
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,19 @@ from scipy.stats import norm
 from fedpriv.account import Account, Answer, solve
 from fedpriv.account.words import as_json, as_text
 from fedpriv.errors import InputError
-from fedpriv.privacy import Observer, Relation, Release, attacker_for, delta_for, epsilon, gaussian_delta
+from fedpriv.privacy import (
+    Observer,
+    Relation,
+    Release,
+    Target,
+    attacker_for,
+    calibration,
+    delta_for,
+    epsilon,
+    gaussian_delta,
+)
+from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise
+from fedpriv.privacy.sampling import FixedSizeSampling, FullParticipation, PoissonSampling
 
 ADD, REPLACE = Relation.ADD_REMOVE, Relation.REPLACE_ONE
 DELTA = 1e-5
@@ -347,14 +360,14 @@ WRONG = [
     ([*RUN[:2], *RUN[4:], *TENTH, "--rounds", "0"], "'rounds' must be greater than or equal to 1, got 0"),
     ([*RUN[:4], *TENTH], "'delta' is required"),
     ([*RUN[:4], *TENTH, "--delta", "1"], "'delta' must be less than 1, got 1"),
-    ([*RUN[:2], *RUN[4:], *TENTH, "--epsilon", "-1"], "'epsilon' must be greater than 0, got -1"),
+    ([*RUN[:2], *RUN[4:], *TENTH, "--epsilon", "-1"], "'epsilon' must be greater than or equal to 0.000001, got -1"),
     # nothing that would do
     (
         [*RUN[:2], *RUN[4:], "--sampling", "full", "--epsilon", "0.1"],
         "a single round costs epsilon 4.377, more than 0.1",
     ),
     ([*RUN[2:], "--sampling", "full", "--epsilon", "2000"], "at most 1000"),
-    ([*RUN, "--epsilon", "1e-9", "--sampling", "fixed-size", "--population", "99"], "even a cohort of one task costs"),
+    ([*RUN, "--epsilon", "1e-6", "--sampling", "fixed-size", "--population", "99"], "even a cohort of one task costs"),
     ([*RUN, "--epsilon", "0.0001", "--cohort", "50"], "use a smaller delta, more noise or fewer rounds"),
     ([*RUN, "--epsilon", "1", "--sampling", "fixed"], "'poisson', 'fixed-size', 'fixed-size-counted', 'full'"),
 ]
@@ -377,3 +390,58 @@ def test_replace_one_cannot_be_had_for_the_price_of_add_remove() -> None:
     with pytest.raises(InputError, match="replace-one"):
         Account(noise_multiplier=1.0, rounds=1, delta=DELTA, sampling="fixed-size-counted", relation=ADD)
     assert Account(noise_multiplier=1.0, rounds=1, delta=DELTA, sampling="full").observer is Observer.PUBLIC
+
+
+# --- where hardly anybody takes part, and where hardly anything may be spent --------------------------------------
+
+
+@pytest.mark.parametrize(("rate", "rounds"), [(1e-5, 1), (1e-7, 80), (1e-3, 20)])
+def test_without_noise_delta_is_the_chance_of_ever_taking_part(rate: float, rounds: int) -> None:
+    """By hand: without noise two neighbours' outputs differ if the task was ever drawn, and only then."""
+    ever = 1.0 - (1.0 - rate) ** rounds
+    nearly = Release(noise_multiplier=0.05, sampling_name="poisson", rate=rate, clipping_norm=1.0)
+    assert delta_for({nearly: rounds}, 3.0) == pytest.approx(ever, rel=1e-3)
+    sampling = PoissonSampling(rate)
+    assert needs_no_noise(sampling, rounds, ever * 1.001)
+    assert not needs_no_noise(sampling, rounds, ever * 0.999)
+    for counted in (FullParticipation(), FixedSizeSampling(1, 10**9, counted=True)):
+        assert not needs_no_noise(counted, rounds, 0.999)
+
+
+def test_a_delta_that_holds_without_noise_is_said() -> None:
+    question = {"sampling_rate": 1e-7, "rounds": 90, "delta": DELTA}
+    with pytest.raises(InputError, match=r"any epsilon holds for this delta without noise.*use a smaller delta"):
+        account(epsilon=1.0, **question)
+    answer = account(noise_multiplier=1.0, **question)
+    assert answer.epsilon().value == 0.0
+    assert any("any of the 90 rounds with a probability of 9e-06" in one for one in answer.warnings)
+    above = account(epsilon=1.0, sampling_rate=1.2e-7, rounds=90)
+    assert 0.99 <= above.epsilon().value <= 1.0
+    assert not any("without noise" in one for one in above.warnings)
+
+
+def test_epsilons_near_zero_are_refused_in_a_sentence(fedpriv: Any) -> None:
+    code, _, err = fedpriv(
+        "account", "--epsilon", "1e-300", "--sampling-rate", "0.1", "--rounds", "10", "--delta", "1e-5"
+    )
+    assert (code, err.count("\n")) == (2, 1)
+    assert "'epsilon' must be greater than or equal to 0.000001, got 1e-300" in err
+    for value in (1e-320, 9e-7):
+        with pytest.raises(InputError, match="'epsilon' must be at least 1e-06"):
+            calibrate_noise_multiplier(Target(epsilon=value), PoissonSampling(0.1), 10, 100)
+
+
+def test_small_targets_take_few_steps(monkeypatch: Any) -> None:
+    """Renyi accounting cannot come down to such an epsilon; the search for a start took 35 steps there."""
+    steps: Counter[str] = Counter()
+    cost = calibration._cost
+
+    def counting(*values: Any) -> float:
+        steps[values[5]] += 1
+        return cost(*values)
+
+    monkeypatch.setattr(calibration, "_cost", counting)
+    answer = account(epsilon=1e-3, sampling_rate=0.011, rounds=90)
+    assert 0.99e-3 <= answer.epsilon().value <= 1e-3
+    assert steps["rdp"] <= 12
+    assert steps["auto"] <= 12

@@ -250,8 +250,19 @@ def test_the_norm_approaches_the_quantile_from_both_sides(start: float, quantile
 def test_zeros_shrink_the_norm_geometrically_and_never_to_nothing() -> None:
     found = followed(Zeros(), noise_multiplier=0.0, rounds=20)
     np.testing.assert_allclose(np.diff(np.log(found)), -0.5 * 0.5)
-    assert next_norm(1e-6, 0.5, 1e9, 1.0) == 1e-12
-    assert next_norm(1.0, -1e300, 0.2, 7.0) == 7.0
+    assert next_norm(1e-6, 0.5, 1e9, 1.0, 1.0) == 1e-12
+    assert next_norm(1.0, -1e300, 0.2, 1.0, 7.0) == 7.0
+
+
+@pytest.mark.parametrize("start", [1e-100, 1e-3, 1.0, 1e97])
+def test_room_above_does_not_lift_the_norm(start: float) -> None:
+    """However large it may grow, its lower end is that of the start: nothing but what was released moves it."""
+    strategy = adaptive(clipping_norm=start, largest_clipping_norm=1e100)
+    for excess, lower, upper in ((0.0, 1.0, 1.0), (1e-3, 0.999, 1.0), (1e9, 1e-22, 1.0), (-1e9, 1.0, 1e22)):
+        norm = next_norm(start, excess, 0.2, start, strategy.largest_norm)
+        assert max(1e-100, start * min(lower, 1e-12 if excess > 1 else lower)) <= norm <= min(1e100, start * upper)
+        assert Release(noise_multiplier=1.0, sampling_name="full", rate=1.0, clipping_norm=norm)
+    assert adaptive(clipping_norm=1e97).largest_norm == 1e100
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9])
@@ -278,7 +289,7 @@ def test_half_of_the_tasks_being_silent_does_not_move_the_aim() -> None:
     norm, silent = 1.0, 0.5
     for _ in range(400):
         excess = (1 - silent) * (float((norm >= LENGTHS).mean()) - 0.9)
-        norm = next_norm(norm, excess, 0.2, 1e9)
+        norm = next_norm(norm, excess, 0.2, 1.0, 1e9)
     assert (norm >= LENGTHS).mean() == pytest.approx(0.9, abs=0.02)
 
 
@@ -384,6 +395,11 @@ def test_a_target_is_met_and_groups_share_one_norm() -> None:
         ({"target_clipped_quantile": 1.0}, "target_clipped_quantile"),
         ({"clip_norm_lr": 0.0}, "clip_norm_lr"),
         ({"clipped_count_stddev": 0.4}, r"must be above 0\.5"),
+        ({"clipped_count_stddev": 1e308}, r"must be at most 5e\+11, got 1e\+308"),
+        ({"noise_multiplier": 1e-200}, "nothing but noise; lower it, or use more noise"),
+        ({"target_clipped_quantile": 1e-320}, "greater than or equal to 0.001"),
+        ({"clipping_norm": 1e308}, "'clipping_norm' must be a number between 1e-100 and 1e100, got 1e"),
+        ({"largest_clipping_norm": 1e308}, "'largest_clipping_norm' must be a number between 1e-100 and 1e100"),
     ],
 )
 def test_what_has_no_guarantee_or_no_sense_is_refused(changes: dict[str, Any], words: str) -> None:

@@ -103,7 +103,7 @@ def test_smaller_cohorts_are_accounted_under_replace_one_and_in_full(tmp_path: P
         ({"clients": ["a", "a"]}, "each once"),
         ({"num_sampled_clients": 5}, "at most the number of tasks"),
         ({"declared": "private"}, "must be 'protected' or 'benchmark'"),
-        ({"run": ""}, "name this training"),
+        ({"run": ""}, "text that is not empty"),
         ({"delta": 1e-4}, "brings its own delta"),
         ({"relation": Relation.REPLACE_ONE}, "brings its own"),
         ({"budget": None, "delta": 0.3}, "below 1/m"),
@@ -123,6 +123,61 @@ def test_two_servers_under_one_name_are_refused(tmp_path: Path, monkeypatch: Any
     with pytest.raises(ComponentFailure, match="at the same time"):
         mine.compose(EVENT)
     assert other.num_releases == 1
+
+
+def test_two_servers_that_alternate_are_one_training(tmp_path: Path) -> None:
+    """As the page says: each release of both is charged."""
+    mine, other = accountant(tmp_path), accountant(tmp_path)
+    for one in (mine, other, mine):
+        one.compose(EVENT)
+    assert [one.round for one in Ledger(tmp_path / "ledger.sqlite").entries("clinics", "r")] == [1, 2, 3]
+    assert mine.get_epsilon(1e-3) == other.get_epsilon(1e-3) == pytest.approx(gaussian_epsilon(math.sqrt(3) / 5, 1e-3))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("clipping_norm", [0, -1.0, math.nan, math.inf, "1", None, True, 1e101]),
+        ("population", ["", 5, None]),
+        ("run", ["", 5]),
+        ("clients", [5, None, "abc", [], ["a", 5], ["a", "a"], [""], [None]]),
+        ("budget", [3.0, {"epsilon": 1.0}]),
+        ("relation", ["no", 5, ""]),
+        ("delta", ["x", math.nan, True, 0.0, 0.5]),
+        ("num_sampled_clients", [0, 5, "4", 4.0, True]),
+        ("declared", ["no", 5]),
+        ("ledger", ["", 5, None, "."]),
+    ],
+)
+def test_odd_arguments_are_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: Any, name: str, values: list[Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    good = {"ledger": "l.sqlite", "population": "p", "run": "r", "clients": NAMES, "num_sampled_clients": 4}
+    for value in values:
+        with pytest.raises(InputError) as refused:
+            LedgerAccountant(**{**good, name: value})
+        assert str(refused.value).count("\n") == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_odd_questions_are_refused_in_a_sentence(tmp_path: Path) -> None:
+    mine = accountant(tmp_path)
+    mine.compose(EVENT)
+    for value in (math.nan, "x", True, -1.0, [1]):
+        with pytest.raises(InputError, match="'max_epsilon' must be"):
+            mine.would_exceed(EVENT, max_epsilon=value)  # type: ignore[arg-type]
+        for question in (mine.get_epsilon, mine.get_delta, mine.get_privacy_spent):
+            with pytest.raises(InputError):
+                question(value)  # type: ignore[operator]
+        with pytest.raises(InputError):
+            mine.load_state_dict(value)  # type: ignore[arg-type]
+        with pytest.raises(InputError):
+            mine.load_state_dict({**mine.state_dict(), "releases": value})
+        with pytest.raises(InputError):
+            mine.compose(value)  # type: ignore[arg-type]
+    assert mine.would_exceed(EVENT, max_epsilon=0.0)
+    assert mine.num_releases == 1
 
 
 class Nodes:

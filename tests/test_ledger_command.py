@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
@@ -199,10 +200,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 
 
 def plainly(path: Path, statement: str) -> None:
-    connection = sqlite3.connect(path)
-    connection.execute(statement)
-    connection.commit()
-    connection.close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(statement)
+        connection.commit()
 
 
 def test_check_finds_every_damage(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
@@ -268,3 +268,134 @@ def test_exit_codes(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
     assert (code, "more than its budget" in err) == (3, True)
     (tmp_path / "people.sqlite").write_bytes(b"")
     assert fedpriv("ledger", "show", "a")[0] == 4
+
+
+# --- what run folders say of their own -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def measured(tmp_path: Path, monkeypatch: Any) -> Path:
+    """A finished run on protected people, with metrics after rounds 3 and 6."""
+    run(
+        tmp_path / "r",
+        monkeypatch,
+        declared="protected",
+        metrics=("personal.loss",),
+        metrics_every=3,
+        metrics_epsilon=1.0,
+    )
+    return tmp_path
+
+
+def test_check_compares_published_metrics(measured: Path, fedpriv: Any) -> None:
+    ledger = measured / "people.sqlite"
+    good = ledger.read_bytes()
+    assert answer(fedpriv, "check", "r")["notes"] == []
+    metrics = "round = 3 AND part = ''"
+    renumber = ("UPDATE entries SET id = id - 1 WHERE id > (SELECT max(seq) FROM gone)", "DROP TABLE gone")
+    for damage, words in (
+        (
+            (f"UPDATE entries SET digest = '{'0' * 64}' WHERE {metrics}",),
+            "charged for other metrics than r published after",
+        ),
+        (
+            (
+                f"CREATE TABLE gone AS SELECT id AS seq FROM entries WHERE {metrics}",
+                f"DELETE FROM entries WHERE {metrics}",
+                *renumber,
+                "UPDATE sqlite_sequence SET seq = seq - 1",
+            ),
+            "r has published metrics after round 3 and the ledger does not hold them",
+        ),
+    ):
+        ledger.write_bytes(good)
+        alter(ledger, *damage)
+        for file in (measured / "r/checkpoints").glob("round-*"):
+            file.rename(file.with_suffix(".hidden"))  # metrics are looked at on their own
+        code, _, err = fedpriv("ledger", "check", "r")
+        assert (code, words in err) == (4, True), err
+        for file in (measured / "r/checkpoints").glob("round-*.hidden"):
+            file.rename(file.with_suffix(".npz"))
+
+
+def test_check_finds_what_was_changed_behind_the_entries(measured: Path, fedpriv: Any) -> None:
+    """Populations and releases may not be changed either; whoever puts the triggers back is found by the run folder."""
+    ledger = measured / "people.sqlite"
+    good = ledger.read_bytes()
+    for table in ("populations", "releases"):
+        for action in (f"DELETE FROM {table}", f"UPDATE {table} SET rowid = rowid"):
+            with pytest.raises(sqlite3.IntegrityError, match=f"{table} are immutable"):
+                plainly(ledger, action)
+    for damage, words in (
+        ("UPDATE releases SET release = replace(release, '8.0', '80.0')", "another release for round"),
+        ("UPDATE populations SET fingerprint = 'f'", "their fingerprint is"),
+        ("UPDATE populations SET num_tasks = 13", "their number is 12, the ledger's 13"),
+        (
+            "UPDATE populations SET budget = replace(budget, '9.0', '90.0')",
+            "epsilon 9 at delta 0.001 (add/remove), and",
+        ),
+        ("UPDATE populations SET budget = NULL, filter = NULL, filter_order = NULL", "and the ledger says no budget"),
+        ("UPDATE populations SET declared = 'nobody'", "unknown declaration 'nobody'"),
+        ("UPDATE populations SET declared = 'benchmark'", "it is a benchmark, and has a budget"),
+        ("UPDATE populations SET budget = 'x'", "row of population 'people' is damaged (Expecting value"),
+        ("""UPDATE populations SET budget = '{"epsilon": -1}'""", "target: 'epsilon' must be greater than 0, got -1"),
+        ("UPDATE populations SET filter_order = 0.5", "must be above 1 and at most 1e8, got 0.5"),
+        ("UPDATE populations SET filter_order = 1e308", "at most 1e8, got 1e+308"),
+        ("UPDATE populations SET filter = NULL", "unknown filter 'None'"),
+    ):
+        ledger.write_bytes(good)
+        alter(ledger, damage)
+        code, _, err = fedpriv("ledger", "check", "r")
+        assert (code, words in err, err.count("\n")) == (4, True, 1), (damage, err)
+        code, out, err = fedpriv("ledger", "show", "r")
+        assert code in (0, 4), (damage, out, err)
+        assert err.count("\n") == (code == 4)
+
+
+def test_damaged_folders_are_said_in_a_sentence(measured: Path, fedpriv: Any) -> None:
+    folder = measured / "r"
+    for name, content in (
+        ("summary.json", b"{"),
+        ("summary.json", b"\xff"),
+        ("summary.json", b"[]"),
+        ("summary.json", b'{"ledger": {}}'),
+        ("summary.json", (folder / "summary.json").read_bytes().replace(b'"round": 1,', b'"round": null,')),
+        ("checkpoints/run-id", b""),
+        ("checkpoints/run-id", b"\xff\xfe"),
+        ("checkpoints/metrics-000003.json", b"{}"),
+        ("checkpoints/metrics-000003.json", b'{"round": 3, "values": {"a": "b"}, "noise": {}}'),
+    ):
+        good = (folder / name).read_bytes()
+        (folder / name).write_bytes(content)
+        code, _, err = fedpriv("ledger", "check", "r")
+        assert (code, "is damaged (" in err, err.count("\n")) == (4, True, 1), (name, err)
+        (folder / name).write_bytes(good)
+    alter(measured / "people.sqlite", "DELETE FROM releases WHERE id = 1")
+    for command in ("show", "check"):
+        code, _, err = fedpriv("ledger", command, "r")
+        assert (code, "that is not there" in err or "is not there; restore" in err) == (4, True), err
+
+
+def test_a_lost_checkpoint_is_no_unpublished_round(measured: Path, fedpriv: Any) -> None:
+    """The summary knows that the last round was published, and the ledger is held against it."""
+    (measured / "r/checkpoints/round-000006.npz").unlink()
+    (note,) = answer(fedpriv, "check", "r")["notes"]
+    assert note.startswith("the checkpoint of round 6, the last one of r, is gone")
+    (measured / "r/checkpoints/metrics-000006.json").unlink()
+    assert len(answer(fedpriv, "check", "r")["notes"]) == 1
+    alter(measured / "people.sqlite", "DELETE FROM entries WHERE id > 6", "UPDATE sqlite_sequence SET seq = 6")
+    code, _, err = fedpriv("ledger", "check", "r")
+    assert (code, "has published 6 rounds and the ledger does not hold round" in err) == (4, True), err
+
+
+def test_unpublished_metrics_are_noted(measured: Path, fedpriv: Any) -> None:
+    folder = measured / "r"
+    (folder / "summary.json").unlink()  # as if the run had been killed
+    where = ("people", "--ledger", "people.sqlite", "--run", "r")
+    last = folder / "checkpoints/metrics-000006.json"
+    last.rename(folder / "checkpoints/metrics-pending.json")
+    (note,) = answer(fedpriv, "check", *where)["notes"]
+    assert note == "metrics after round 6 were charged and not published yet; --resume reads them back"
+    (folder / "checkpoints/metrics-pending.json").unlink()
+    (note,) = answer(fedpriv, "check", *where)["notes"]
+    assert note == "metrics after round 6 were charged and never published: the budget is over-charged by 1"

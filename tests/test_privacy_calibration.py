@@ -38,9 +38,9 @@ def test_calibration_is_within_one_per_cent_and_never_above(
     eps: float, delta: float, rate: float, rounds: int, relation: Relation
 ) -> None:
     sampling = sampling_from(rate)
-    start = time.perf_counter()
+    start = time.process_time()
     z = calibrate_noise_multiplier(Target(epsilon=eps, delta=delta, relation=relation), sampling, rounds, 1000)
-    assert time.perf_counter() - start < 30  # about 3 s on a free core
+    assert time.process_time() - start < 30  # about 3 s on a free core
     release = Release(noise_multiplier=z, sampling_name=sampling.name, rate=rate, clipping_norm=1.0)
     assert 0.99 * eps <= epsilon({release: rounds}, delta, relation).value <= eps
 

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.privacy.calibration import SMALLEST_EPSILON
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.sampling import (
     COUNTED,
@@ -68,7 +69,7 @@ class Account(Settings):
     sampling_rate: float | None = Field(default=None, gt=0.0, le=1.0)
     cohort: int | None = Field(default=None, ge=1)
     population: int | None = Field(default=None, ge=1)
-    epsilon: float | None = Field(default=None, gt=0.0)
+    epsilon: float | None = Field(default=None, ge=SMALLEST_EPSILON)
     delta: float | None = Field(default=None, gt=0.0, lt=1.0)
     sampling: Literal["poisson", "fixed-size", "fixed-size-counted", "full"] = "poisson"
     relation: Relation | None = None

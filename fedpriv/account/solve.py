@@ -10,7 +10,7 @@ from fedpriv.account.account import Account, Unknown
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import Epsilon, counted_in_full, epsilon
 from fedpriv.privacy.attacker import Attacker, attacker_for
-from fedpriv.privacy.calibration import calibrate_noise_multiplier
+from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise, without_noise
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FixedSizeSampling, Sampling
 from fedpriv.privacy.target import Target, check_delta
@@ -97,6 +97,9 @@ class Answer:
                 f"the other tasks know who takes part: against a coalition of them epsilon is {known:.5g} "
                 f"(--observer coalition --sampling {COUNTED})."
             )
+        counted = self.question.as_counted(self.sampling)
+        if needs_no_noise(counted, self.rounds, self.delta):
+            said.append(f"{without_noise(counted, self.rounds, self.delta)}; use a smaller delta.")
         if self.population is None:
             return [*said, "delta must be far below 1/number of tasks; give --population to have it checked."]
         return [*said, *check_delta(self.delta, self.population)]

@@ -65,7 +65,7 @@ def check_ledger(population: str, ledger: Path | None, runs: list[Path], *, as_j
         within = found["left"] is None or found["left"]["within"]
         for folder in folders:
             mine = [one for one in entries if one.run == folder.run]
-            wrong += folder.problems(mine, found["fingerprint"])
+            wrong += folder.problems(mine, found)
             notes += folder.notes(mine)
     answer = {
         "population": name,
@@ -104,7 +104,10 @@ def _open(population: str, ledger: Path | None, runs: list[Path]) -> tuple[Ledge
     if found is None:
         raise InputError(f"{folder} has no ledger; give --ledger FILE and the population's name.")
     opened = Ledger(found[0])
-    return opened, found[1] or opened.populations()[0], [mine, *(one for one in folders if one.run != mine.run)]
+    there = [found[1]] if found[1] else opened.populations()
+    if not there:
+        raise InputError(f"the ledger {opened.path} holds no population yet; nothing was released.")
+    return opened, there[0], [mine, *(one for one in folders if one.run != mine.run)]
 
 
 def _individual(

@@ -3,21 +3,78 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import operator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedpriv.errors import InputError
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.individual import Participants
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.ledger import Entry
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.target import Target
 from fedpriv.runs import BoundaryStore, read_config
 from fedpriv.runs.checkpoint import read_counts
 
 __all__ = ["Folder"]
+
+Charged = Mapping[tuple[int, str], Entry]
+"""(round, group) -> what the ledger holds of one run."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What the summary of a finished run says.
+
+    Attributes
+    ----------
+    ledger : Path
+        Where its releases were charged.
+    population : str
+        To whom.
+    stated : dict
+        Fingerprint, number and declaration of the tasks, as far as the summary has them.
+    rounds : int
+        How many rounds it had.
+    releases : dict
+        What it was charged, per round and group.
+    """
+
+    ledger: Path
+    population: str
+    stated: dict[str, Any]
+    rounds: int
+    releases: dict[tuple[int, str], Release]
+
+    @classmethod
+    def read(cls, path: Path) -> Finished:
+        """Read a summary.
+
+        Raises
+        ------
+        ComponentFailure
+            It is damaged.
+        """
+        try:
+            found = json.loads(path.read_text())
+            where = found["ledger"]
+            stated = {
+                "fingerprint": where.get("fingerprint"),
+                "tasks": found["num_tasks"],
+                "declared": where["declared"],
+            }
+            releases = {
+                (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
+            }
+            return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            raise ComponentFailure(f"{path} is damaged ({error}); restore it from a copy.") from None
 
 
 @dataclass(frozen=True)
@@ -43,28 +100,49 @@ class Folder:
         ------
         InputError
             There is none.
+        ComponentFailure
+            Its name is damaged.
         """
         name = path / "checkpoints" / "run-id"
         if not name.exists():
             raise InputError(f"{path} is not a run folder with checkpoints; give the --out of a run.")
-        return cls(path, name.read_text())
+        try:
+            run = name.read_text()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ComponentFailure(f"{name} is damaged ({error}); restore it from a copy.") from None
+        if not run:
+            raise ComponentFailure(f"{name} is damaged (it is empty); restore it from a copy.")
+        return cls(path, run)
 
     @property
     def _store(self) -> BoundaryStore:
         return BoundaryStore(self.path / "checkpoints")
 
+    @cached_property
+    def _finished(self) -> Finished | None:
+        path = self.path / "summary.json"
+        return Finished.read(path) if path.exists() else None
+
+    @property
+    def _stated(self) -> Mapping[tuple[int, str], Release]:
+        """What the summary says was charged; nothing before the run is finished."""
+        return {} if self._finished is None else self._finished.releases
+
+    def _section(self, name: str) -> dict[str, Any]:
+        found = read_config(self.path).get(name, {})
+        return found if isinstance(found, dict) else {}
+
     def ledger(self) -> tuple[Path, str | None] | None:
         """Return the ledger of the run and the population there (None: its only one); None if it has no ledger yet."""
         own = self.path / "ledger.sqlite"
-        if (self.path / "summary.json").exists():
-            found = json.loads((self.path / "summary.json").read_text())["ledger"]
-            return (own if own.exists() else Path(found["path"])), str(found["population"])
+        if self._finished is not None:
+            return (own if own.exists() else self._finished.ledger), self._finished.population
         if own.exists():
             return own, None
-        run = read_config(self.path).get("run", {})
+        run = self._section("run")
         return (Path(run["ledger"]), str(run["population"])) if "ledger" in run and "population" in run else None
 
-    def participants(self, charged: dict[tuple[int, str], Entry], num_tasks: int) -> Participants:
+    def participants(self, charged: Charged, num_tasks: int) -> Participants:
         """Return who took part, as far as the checkpoints say and the ledger knows the same draw."""
         store = self._store
         rounds = [number for number in store.rounds() if number > 0]
@@ -78,28 +156,79 @@ class Folder:
                 asked[number] = boundary.sampled
             if boundary.participations:
                 limited = boundary.participations["counts"].astype(np.int64)
+            ids = np.concatenate([np.empty(0, dtype=np.int64), *boundary.sampled.values()])
+            if ((ids < 0) | (ids >= num_tasks)).any() or (limited is not None and len(limited) != num_tasks):
+                raise ComponentFailure(
+                    f"the checkpoint of round {number} in {self.path} is of other tasks than the {num_tasks} of this "
+                    "population; restore it from a copy."
+                )
         counts = read_counts(store.directory, snapshot, num_tasks) if snapshot else None
         return Participants(asked, counts, snapshot, limited, max(rounds, default=0))
 
-    def problems(self, entries: list[Entry], fingerprint: str) -> Iterator[str]:
-        """Yield a sentence for everything published here that the ledger does not hold."""
-        store = self._store
+    def problems(self, entries: list[Entry], population: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for everything published here that the ledger does not hold, or holds otherwise.
+
+        Parameters
+        ----------
+        entries : list of Entry
+            What the ledger holds of this run.
+        population : mapping
+            What it says about the population (:meth:`Ledger.describe`).
+        """
         charged = {(one.round, one.group): one for one in entries}
-        rounds = store.rounds()
-        stated = read_config(self.path).get("data", {}).get("fingerprint", fingerprint)
-        if stated != fingerprint:
-            yield f"{self.path} is a run on other tasks: their fingerprint is {stated!r}, the ledger's {fingerprint!r}"
-        if not rounds or not _publishes(self.path):
+        yield from self._other_population(population)
+        yield from self._other_rounds(charged)
+        yield from self._other_metrics(charged)
+        for key, release in self._stated.items():
+            if key in charged and charged[key].release != release:
+                yield (
+                    f"the ledger holds another release for round {key[0]} than {self.path / 'summary.json'} says was "
+                    "charged: what it counts is not what was released"
+                )
+
+    def _other_population(self, population: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for what the run knew differently of its population."""
+        stated = {} if self._finished is None else dict(self._finished.stated)
+        stated["fingerprint"] = self._section("data").get("fingerprint", stated.get("fingerprint"))
+        for name, words in (("fingerprint", "their fingerprint"), ("tasks", "their number"), ("declared", "declared")):
+            if stated.get(name) not in (None, population[name]):
+                yield (
+                    f"{self.path} is a run on other tasks: {words} is {stated[name]!r}, the ledger's "
+                    f"{population[name]!r}"
+                )
+        try:
+            budget = self._budget()
+        except (InputError, TypeError) as error:
+            raise ComponentFailure(f"{self.path / 'config.toml'} is damaged ({error}); restore it.") from None
+        mine = None if budget is None else budget.model_dump(mode="json")
+        held = population["budget"]
+        if mine is not None and mine["delta"] is None:
+            mine["delta"] = held and held["delta"]
+        if mine != held:
+            yield (
+                f"{self.path} was run under {_budget_words(mine)}, and the ledger says {_budget_words(held)}: a budget "
+                "may not change once it is entered"
+            )
+
+    def _budget(self) -> Target | None:
+        run = self._section("run")
+        flat = {key: run[f"budget_{key}"] for key in ("epsilon", "delta", "relation") if f"budget_{key}" in run}
+        found = flat or run.get("budget")
+        return Target(**found) if found else None
+
+    def _other_rounds(self, charged: Charged) -> Iterator[str]:
+        """Yield a sentence for rounds that were published and not charged, or for another draw."""
+        if self._section("strategy").get("name") == "silent":
             return
-        last = store.load(rounds[-1])
-        missing = [
-            number
-            for number in range(1, last.round + 1)
-            if any((number, group) not in charged for group in last.billboards)
-        ]
+        store = self._store
+        rounds = store.rounds()
+        last = store.load(rounds[-1]) if rounds else Boundary(0, {})
+        published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
+        published |= {key for key, release in self._stated.items() if release.measures is None}
+        missing = sorted({number for number, _ in published - charged.keys()})
         if missing:
             yield (
-                f"{self.path} has published {last.round} rounds and the ledger does not hold round {missing[0]}"
+                f"{self.path} has published {max(published)[0]} rounds and the ledger does not hold round {missing[0]}"
                 f"{f' and {len(missing) - 1} more' if len(missing) > 1 else ''}: what was released is under-counted"
             )
         for number in rounds:
@@ -109,21 +238,58 @@ class Folder:
             if not boundary.charged_by(_entries(boundary, charged)):
                 yield f"the ledger was charged for another draw than {self.path} published in round {number}"
 
+    def _other_metrics(self, charged: Charged) -> Iterator[str]:
+        """Yield a sentence for metrics that were published and not charged, or for another draw."""
+        published = {one.round: one for one in self._store.measured()}
+        stated = {number for (number, _), release in self._stated.items() if release.measures is not None}
+        for number in sorted(published.keys() | stated):
+            entry = charged.get((number, EVERYBODY))
+            if entry is None:
+                yield (
+                    f"{self.path} has published metrics after round {number} and the ledger does not hold them: what "
+                    "was released is under-counted"
+                )
+            elif number in published and entry.digest != published[number].digest():
+                yield f"the ledger was charged for other metrics than {self.path} published after round {number}"
+
     def notes(self, entries: list[Entry]) -> Iterator[str]:
-        """Yield a sentence for what was charged and not published."""
+        """Yield a sentence for what was charged and not published, or is not here to be compared."""
         store = self._store
         last, pending = max(store.rounds(), default=0), store.pending()
-        ahead = sorted({one.round for one in entries if one.round > last})
+        if self._finished is not None and last < self._finished.rounds:
+            yield (
+                f"the checkpoint of round {self._finished.rounds}, the last one of {self.path}, is gone: what it "
+                "published is compared with the summary only"
+            )
+            last = self._finished.rounds
+        metrics = {one.round for one in entries if one.release.measures is not None}
+        ahead = sorted({one.round for one in entries if one.release.measures is None and one.round > last})
         if pending is not None and pending.round in ahead:
             yield f"round {pending.round} was charged and not published yet; --resume reads it back"
         elif ahead:
             yield f"round {ahead[0]} was charged and never published: the budget is over-charged by {len(ahead)}"
+        stated = {number for (number, _), release in self._stated.items() if release.measures is not None}
+        taken, waiting = metrics - stated - {one.round for one in store.measured()}, store.pending_measured()
+        if waiting is not None and waiting.round in taken:
+            yield f"metrics after round {waiting.round} were charged and not published yet; --resume reads them back"
+        elif taken:
+            yield (
+                f"metrics after round {min(taken)} were charged and never published: the budget is over-charged by "
+                f"{len(taken)}"
+            )
 
 
-def _entries(boundary: Boundary, charged: dict[tuple[int, str], Entry]) -> list[Entry]:
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"a text was expected, got {value!r}")
+    return value
+
+
+def _budget_words(budget: Mapping[str, Any] | None) -> str:
+    if budget is None:
+        return "no budget"
+    return f"a budget of epsilon {budget['epsilon']:g} at delta {budget['delta']:.3g} ({budget['relation']})"
+
+
+def _entries(boundary: Boundary, charged: Charged) -> list[Entry]:
     return [charged[key] for group in boundary.billboards if (key := (boundary.round, group)) in charged]
-
-
-def _publishes(path: Path) -> bool:
-    strategy: dict[str, Any] = read_config(path).get("strategy", {})
-    return strategy.get("name") != "silent"

@@ -25,11 +25,15 @@ from __future__ import annotations
 import math
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.clipping import SMALLEST_NORM
 
 __all__ = ["bit_share", "default_count_stddev", "next_norm"]
 
 _SHARE = 0.05
 """Share of the budget that bits get at most unless their noise is given: 2.6% more noise on the updates."""
+
+_FARTHEST = 1e12
+"""How far the bits' noise may exceed the least that they need."""
 
 
 def default_count_stddev(expected: float, groups: int, noise_multiplier: float, reach: float) -> float:
@@ -58,7 +62,8 @@ def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> flo
     Raises
     ------
     InputError
-        Their noise is so small that they alone would cost more than the joint release may.
+        Their noise is so small that they alone would cost more than the joint release may, or so large that nothing
+        could be computed with their share.
     """
     if noise_multiplier == 0.0:
         return _SHARE  # there is no noise to share
@@ -69,10 +74,15 @@ def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> flo
             f"alone would cost more than the noise multiplier {noise_multiplier:.4g} stands for; leave it out for a "
             "good default."
         )
+    if count_stddev > _FARTHEST * least:
+        raise InputError(
+            f"'clipped_count_stddev' must be at most {_FARTHEST * least:.6g}, got {count_stddev:g}: beside the noise "
+            f"multiplier {noise_multiplier:.4g} the bits would be nothing but noise; lower it, or use more noise."
+        )
     return float((least / count_stddev) ** 2)
 
 
-def next_norm(norm: float, excess: float, rate: float, largest: float) -> float:
+def next_norm(norm: float, excess: float, rate: float, start: float, largest: float) -> float:
     """Return the norm of the next round.
 
     Parameters
@@ -84,8 +94,10 @@ def next_norm(norm: float, excess: float, rate: float, largest: float) -> float:
         constant.
     rate : float
         Step in the logarithm of the norm.
-    largest : float
-        Where it stops. It also stops at a trillionth of that, so that updates of zeros cannot take it to 0.
+    start, largest : float
+        The norm of the first round, and where it stops. It also stops at a trillionth of the first one, so that updates
+        of zeros cannot take it to 0.
     """
     exponent = max(-50.0, min(50.0, -rate * excess))
-    return min(largest, max(largest * 1e-12, norm * math.exp(exponent)))
+    smallest = max(SMALLEST_NORM, start * 1e-12)
+    return min(largest, max(smallest, norm * math.exp(exponent)))

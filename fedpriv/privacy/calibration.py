@@ -15,12 +15,25 @@ from fedpriv.privacy.sampling import Sampling
 from fedpriv.privacy.target import Target
 from fedpriv.privacy.terms import Relation, refuse_add_remove
 
-__all__ = ["calibrate_noise_multiplier", "calibrate_to_filter"]
+__all__ = [
+    "SMALLEST_EPSILON",
+    "calibrate_noise_multiplier",
+    "calibrate_to_filter",
+    "needs_no_noise",
+    "without_noise",
+]
 
-_LARGEST_EPSILON = 1000.0
+SMALLEST_EPSILON, _LARGEST_EPSILON = 1e-6, 1000.0
+"""Targets lie between these."""
 
 _WINDOW = 0.998
 """Calibration stops once epsilon is between this and 1 of its target."""
+
+_NARROW = 1e-4
+"""Where epsilon jumps instead, it stops with an interval of this relative length."""
+
+_ROUGH = 0.1
+"""How far off the search by Renyi accounting may be, which only finds where to begin."""
 
 
 Beside = tuple[tuple[Release, int], ...]
@@ -63,7 +76,41 @@ def calibrate_noise_multiplier(
             f"calibration: 'epsilon' must be at most {_LARGEST_EPSILON:g}, got {target.epsilon:g}, which "
             "protects nobody; set 'noise_multiplier' itself instead."
         )
+    if target.epsilon < SMALLEST_EPSILON:
+        raise InputError(
+            f"calibration: 'epsilon' must be at least {SMALLEST_EPSILON:g}, got {target.epsilon:g}: so small a one "
+            "says no more, and delta decides; give a larger one, or set 'noise_multiplier' itself."
+        )
+    if needs_no_noise(sampling, rounds, delta):
+        raise InputError(
+            f"calibration: {without_noise(sampling, rounds, delta)}; use a smaller delta or a larger rate."
+        )
     return _calibrate(target.epsilon, delta, target.relation, sampling, rounds, tuple((beside or {}).items()))
+
+
+def needs_no_noise(sampling: Sampling, rounds: int, delta: float) -> bool:
+    """Tell whether (0, delta) holds whatever the noise, because hardly any task ever takes part.
+
+    What a task never took part in does not depend on it, so the chance that it ever takes part bounds delta at every
+    epsilon, under both relations. Without noise that is also what delta comes to: if it is larger than the target's,
+    there is a smallest noise, and otherwise none is needed.
+    """
+    return ever_drawn(sampling, rounds) <= delta
+
+
+def ever_drawn(sampling: Sampling, rounds: int) -> float:
+    """Return the probability that a task takes part in any of some rounds; 1 where sampling amplifies nothing."""
+    rate = Release.of(sampling, 1.0).cost.rate
+    return 1.0 if rate == 1.0 else -math.expm1(rounds * math.log1p(-rate))
+
+
+def without_noise(sampling: Sampling, rounds: int, delta: float) -> str:
+    """Say that no noise is needed."""
+    return (
+        f"a task takes part in any of the {rounds:,} rounds with a probability of {ever_drawn(sampling, rounds):.3g}, "
+        f"which is at most delta = {delta:.3g}: any epsilon holds for this delta without noise, and whoever takes part "
+        "is not protected by it"
+    )
 
 
 def calibrate_to_filter(budget: BudgetFilter, sampling: Sampling, rounds: int) -> float:
@@ -108,7 +155,12 @@ def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling
         return enough
     if relation is Relation.ADD_REMOVE:
         rough = _search(
-            functools.partial(_cost, sampling, rounds, delta, relation, beside, "rdp"), goal, enough, enough / 2
+            functools.partial(_cost, sampling, rounds, delta, relation, beside, "rdp"),
+            goal,
+            enough,
+            enough / 2,
+            1.0 - _ROUGH,
+            _ROUGH,
         )
         start = rough * 0.95  # Renyi accounting is a few per cent loose.
     else:
@@ -134,13 +186,21 @@ def _filter_share(budget: BudgetFilter, sampling: Sampling, rounds: int, noise_m
     return budget.cost({release: rounds}) / budget.allowance
 
 
-def _search(cost: Callable[[float], float], goal: float, enough: float, start: float) -> float:
+def _search(
+    cost: Callable[[float], float],
+    goal: float,
+    enough: float,
+    start: float,
+    window: float = _WINDOW,
+    narrow: float = _NARROW,
+) -> float:
     """Find the smallest z with ``cost(z) <= goal`` by secants of log cost over log z, kept inside a bracket.
 
     ``cost`` falls in z and ``cost(enough) <= goal`` is known. Only points that were evaluated, or ``enough``,
-    are returned.
+    are returned. The search ends at a cost between ``window`` and 1 of the goal, or, where the cost jumps, with a
+    bracket of the relative length ``narrow``.
     """
-    aim = math.log(goal * 0.5 * (1.0 + _WINDOW))
+    aim = math.log(goal * 0.5 * (1.0 + window))
     high, low = enough, 0.0
     point, slope = min(start, enough), -1.2
     before: tuple[float, float] | None = None
@@ -148,25 +208,25 @@ def _search(cost: Callable[[float], float], goal: float, enough: float, start: f
         value = cost(point)
         if value <= goal:
             high = point
-            if value >= _WINDOW * goal:
+            if value >= window * goal:
                 break
         else:
             low = point
-        if low > 0.0 and high / low < 1.0 + 1e-9:
+        if low > 0.0 and high / low < 1.0 + narrow:
             break  # The cost jumps here.
         if 0.0 < value < math.inf:
             here = (math.log(point), math.log(value))
             if before is not None and before[0] != here[0]:
-                slope = min(-0.3, max(-8.0, (here[1] - before[1]) / (here[0] - before[0])))
+                slope = min(-0.3, max(-1e3, (here[1] - before[1]) / (here[0] - before[0])))
             before = here
             guess = math.exp(here[0] + (aim - here[1]) / slope)
         else:
             guess = 0.0
         if low > 0.0 and not low < guess < high:
             guess = math.sqrt(low * high)
-        # Without a lower end yet, never leap by more than a factor of 30: too little noise costs memory to
+        # Without a lower end yet, never leap by more than a factor of 5: too little noise costs memory and time to
         # account.
-        point = min(max(guess, point / 30.0), high * (1.0 - 1e-12) if low == 0.0 else high)
+        point = min(max(guess, point / 5.0), high * (1.0 - 1e-12) if low == 0.0 else high)
     return high
 
 

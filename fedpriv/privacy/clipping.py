@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,18 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["ClippedRows", "check_clipping_norm", "clip_rows", "clipped_sum", "update_norms"]
+__all__ = [
+    "LARGEST_NORM",
+    "SMALLEST_NORM",
+    "ClippedRows",
+    "check_clipping_norm",
+    "clip_rows",
+    "clipped_sum",
+    "update_norms",
+]
+
+SMALLEST_NORM, LARGEST_NORM = 1e-100, 1e100
+"""A clipping norm lies between these: its square must be a normal float."""
 
 _BLOCK = 1 << 16
 """Entries worked on at a time in float64 (512 KB), or one row: a float64 copy that stays in the cache."""
@@ -47,11 +59,12 @@ class ClippedRows:
     counted: NDArray[np.bool_]
 
 
-def check_clipping_norm(clipping_norm: float) -> None:
+def check_clipping_norm(clipping_norm: float, name: str = "clipping_norm") -> None:
     """Raise InputError unless the norm is between 1e-100 and 1e100 (its square must be a normal float)."""
-    if not 1e-100 <= clipping_norm <= 1e100:
+    number = isinstance(clipping_norm, Real) and not isinstance(clipping_norm, bool)
+    if not number or not SMALLEST_NORM <= clipping_norm <= LARGEST_NORM:
         raise InputError(
-            f"clipping: 'clipping_norm' must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a "
+            f"clipping: {name!r} must be a number between 1e-100 and 1e100, got {clipping_norm!r}; a "
             "usual value is the median norm of the updates."
         )
 

@@ -6,9 +6,9 @@ import re
 import sqlite3
 from collections.abc import Iterator
 
-from fedpriv.errors import FedprivError
+from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.population import find_population
+from fedpriv.privacy.population import RESTORE, find_population, release_from
 
 __all__ = ["out_of_order", "problems"]
 
@@ -20,6 +20,9 @@ _PARTS = {
     ("trigger", "entries_stay"),
     ("trigger", "entries_remain"),
 }
+_SINCE_VERSION_3 = {
+    ("trigger", f"{table}_{what}") for table in ("populations", "releases") for what in ("stay", "remain")
+}
 
 
 def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
@@ -28,7 +31,8 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
     Entries are numbered without gaps and never deleted, so one that is missing shows, the last ones too.
     """
     there = set(connection.execute("SELECT type, name FROM sqlite_master"))
-    for kind, name in sorted(_PARTS - there):
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for kind, name in sorted((_PARTS | (_SINCE_VERSION_3 if version > 2 else set())) - there):
         yield f"the {kind} {name!r} is missing, so somebody changed the file with another program"
     if any(kind == "table" for kind, _ in _PARTS - there):
         return  # nothing else can be asked
@@ -41,16 +45,20 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
     releases = {}
     for number, text in texts:
         try:
-            releases[number] = Release.from_json(text)
-        except FedprivError as error:
-            yield f"the release number {number} cannot be read ({error})"
+            releases[number] = release_from(text)
+        except ComponentFailure as error:
+            yield f"release number {number}: {_finding(error)}"
     yield from _entries(connection, population)
     yield from _streams(connection, population, releases)
     try:
-        known = find_population(connection, population)
-        assert known is None or known.filter is None or known.filter.allowance > 0.0
-    except (FedprivError, ValueError) as error:
-        yield f"the budget of {population!r} cannot be read ({error})"
+        find_population(connection, population)
+    except ComponentFailure as error:
+        yield _finding(error)
+
+
+def _finding(error: ComponentFailure) -> str:
+    """Return what is wrong, without what to do about it."""
+    return str(error).removesuffix(f"; {RESTORE}")
 
 
 def out_of_order(connection: sqlite3.Connection, population: str) -> Iterator[str]:

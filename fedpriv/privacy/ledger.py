@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.names import unknown
@@ -21,6 +21,7 @@ from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.integrity import out_of_order, problems
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import (
+    Declared,
     Population,
     add_release,
     charged_releases,
@@ -34,8 +35,6 @@ from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
 
 __all__ = ["Declared", "Entry", "Ledger"]
-
-Declared = Literal["benchmark", "protected"]
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,19 @@ class Ledger:
         Where the file is.
     busy_seconds : float
         How long to wait for another process that writes, in seconds.
+
+    Raises
+    ------
+    InputError
+        The path is empty, or a folder.
     """
 
     def __init__(self, path: str | Path, busy_seconds: float = 30.0) -> None:
+        if not isinstance(path, str | Path) or not str(path) or Path(path).is_dir():
+            raise InputError(
+                f"ledger: 'path' must be the path of a file, got {str(path) if isinstance(path, Path) else path!r}; "
+                "name one, such as people.sqlite."
+            )
         self.path = Path(path)
         self._file = LedgerFile(self.path, busy_seconds)
         self._unlimited: set[str] = set()
@@ -219,7 +228,7 @@ class Ledger:
                 charged = charged_releases(connection, population, alike=True)
                 for group, release in new.items():
                     add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release)
-                self._refuse_excess(population, known, charged)
+                self._refuse_excess(connection, population, run, known, charged)
             for group, release in new.items():
                 text = release.to_json()
                 connection.execute("INSERT OR IGNORE INTO releases (release) VALUES (?)", (text,))
@@ -236,12 +245,12 @@ class Ledger:
             return
         with self._file.read() as connection:
             known = self._known(connection, population)
-            charged = charged_releases(connection, population, alike=True) if known.filter is not None else {}
-        if known.filter is None:
-            self._unlimited.add(population)
-        else:
+            if known.filter is None:
+                self._unlimited.add(population)
+                return
+            charged = charged_releases(connection, population, alike=True)
             charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
-            self._refuse_excess(population, known, charged)
+            self._refuse_excess(connection, population, run, known, charged)
 
     def left(self, population: str) -> BudgetFilter | None:
         """Return the filter that is left for releases to come, None without a budget."""
@@ -268,7 +277,7 @@ class Ledger:
             self._known(connection, population)
             rows = connection.execute(
                 "SELECT e.population, e.run, e.round, e.part, r.release, e.digest, e.charged_at FROM entries "
-                "e JOIN releases r ON r.id = e.release WHERE e.population = ? AND (? IS NULL OR e.run = ?) "
+                "e LEFT JOIN releases r ON r.id = e.release WHERE e.population = ? AND (? IS NULL OR e.run = ?) "
                 "ORDER BY e.id",
                 (population, run, run),
             ).fetchall()
@@ -392,16 +401,26 @@ class Ledger:
                 f"{known.filter_name!r}, got {wanted.filter_name!r}; a filter may not change once it is entered."
             )
 
-    def _refuse_excess(self, population: str, known: Population, charged: Charged) -> None:
+    def _refuse_excess(
+        self, connection: sqlite3.Connection, population: str, run: str, known: Population, charged: Charged
+    ) -> None:
         if known.filter is None or known.budget is None:
             return
         cost = divergence(known.filter, charged)
         if not known.filter.admits(cost):
+            (before,) = connection.execute(
+                "SELECT count(DISTINCT round) FROM entries WHERE population = ? AND run = ?", (population, run)
+            ).fetchone()
+            rounds = f"{before} round{'s' if before != 1 else ''}"
             raise BudgetExceeded(
                 f"population {population!r} may spend epsilon {known.budget.epsilon:g} at delta "
                 f"{known.delta:.3g} ({known.budget.relation.value}), and this would take "
                 f"{cost / known.filter.allowance:.6g} times its budget; use more noise or fewer rounds. "
-                "Nothing was charged."
+                + (
+                    f"Nothing more was charged; {rounds} of this run, {run!r}, had been before, and stay charged."
+                    if before
+                    else "Nothing was charged."
+                )
             )
 
 

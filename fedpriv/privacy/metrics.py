@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -55,8 +56,16 @@ class Measured:
 
     @classmethod
     def from_json(cls, text: str) -> Measured:
-        """Read back what :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
+        """Read back what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        ValueError, KeyError, TypeError, AttributeError
+            The text is something else.
+        """
+        found = json.loads(text)
+        values, noise = ({str(k): float(v) for k, v in found[name].items()} for name in ("values", "noise"))
+        return cls(operator.index(found["round"]), values, noise)
 
 
 def metrics_norm(count: int) -> float:

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import sqlite3
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.names import unknown
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
-from fedpriv.privacy.filters import BudgetFilter, filter_for
+from fedpriv.privacy.filters import BudgetFilter, FilterName, filter_for
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
 
 __all__ = [
+    "RESTORE",
+    "Declared",
     "Population",
     "add_release",
     "charged_releases",
@@ -26,6 +31,14 @@ __all__ = [
     "find_population",
     "release_from",
 ]
+
+RESTORE = "restore the ledger from a copy"
+"""What is left to do where a ledger is damaged."""
+
+_LARGEST_ORDER = 1e8
+"""Above every order that is ever chosen."""
+
+Declared = Literal["benchmark", "protected"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +68,25 @@ class Population:
     filter_name: str | None
     order: float | None
 
+    def check(self) -> None:
+        """Refuse what nobody can have entered (InputError)."""
+        if self.declared not in get_args(Declared):
+            raise InputError(unknown("declaration", self.declared, get_args(Declared)))
+        if self.num_tasks < 1:
+            raise InputError(f"'num_tasks' must be at least 1, got {self.num_tasks}")
+        if self.budget is None:
+            if (self.filter_name, self.order) != (None, None):
+                raise InputError(f"there is a filter, {self.filter_name!r}, and no budget that it could cut off")
+            return
+        if self.declared == "benchmark":
+            raise InputError("it is a benchmark, and has a budget")
+        if self.filter_name not in get_args(FilterName):
+            raise InputError(unknown("filter", str(self.filter_name), get_args(FilterName)))
+        if self.filter_name == "renyi" and not 1.0 < (self.order or 0.0) <= _LARGEST_ORDER:
+            raise InputError(f"the order of its Renyi filter must be above 1 and at most 1e8, got {self.order!r}")
+        if self.filter is None or not self.filter.allowance > 0.0:
+            raise InputError("its filter leaves no budget")
+
     @property
     def delta(self) -> float:
         """The budget's delta, or the default of a population of this size."""
@@ -69,7 +101,13 @@ class Population:
 
 
 def find_population(connection: sqlite3.Connection, name: str) -> Population | None:
-    """Read a population, None if it was never entered."""
+    """Read a population, None if it was never entered.
+
+    Raises
+    ------
+    ComponentFailure
+        What was entered is damaged.
+    """
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     chosen = "filter" if version > 1 else "CASE WHEN budget IS NULL THEN NULL ELSE 'renyi' END"
     row = connection.execute(
@@ -78,8 +116,13 @@ def find_population(connection: sqlite3.Connection, name: str) -> Population | N
     ).fetchone()
     if row is None:
         return None
-    budget = Target.model_validate_json(row[3]) if row[3] else None
-    return Population(row[0], row[1], row[2], budget, row[4], row[5])
+    try:
+        budget = None if row[3] is None else Target(**json.loads(row[3]))
+        found = Population(row[0], row[1], row[2], budget, row[4], row[5])
+        found.check()
+    except (ValueError, TypeError) as error:
+        raise ComponentFailure(f"the ledger's row of population {name!r} is damaged ({error}); {RESTORE}") from None
+    return found
 
 
 def charged_releases(
@@ -96,10 +139,10 @@ def charged_releases(
         "GROUP BY run, part, release",
         (population, run, run),
     ).fetchall()
-    texts = dict(connection.execute("SELECT id, release FROM releases"))
+    texts: dict[int, str] = dict(connection.execute("SELECT id, release FROM releases"))
     charged: dict[str, dict[str, Counter[Release]]] = {}
     for name, group, release, count in rows:
-        add_release(charged.setdefault(name, {}).setdefault(group, Counter()), read(texts[release]), count)
+        add_release(charged.setdefault(name, {}).setdefault(group, Counter()), read(texts.get(release)), count)
     return charged
 
 
@@ -109,14 +152,25 @@ def add_release(counts: Counter[Release], release: Release, count: int = 1) -> N
 
 
 @functools.lru_cache(maxsize=4096)
-def release_from(text: str) -> Release:
-    """Read a release; a ledger holds the same few texts again and again."""
-    return Release.from_json(text)
+def release_from(text: str | None) -> Release:
+    """Read a release; a ledger holds the same few texts again and again.
+
+    Raises
+    ------
+    ComponentFailure
+        There is no text, or it is no release, or one of a newer fedpriv.
+    """
+    if text is None:
+        raise ComponentFailure(f"an entry of the ledger refers to a release that is not there; {RESTORE}")
+    try:
+        return Release.from_json(text)
+    except InputError as error:
+        raise ComponentFailure(f"a release in the ledger cannot be read ({error}); {RESTORE}") from None
 
 
 @functools.lru_cache(maxsize=4096)
-def _priced_alike(text: str) -> Release:
-    return _one_object(Release.from_json(text).at_any_norm())
+def _priced_alike(text: str | None) -> Release:
+    return _one_object(release_from(text).at_any_norm())
 
 
 @functools.lru_cache(maxsize=256)

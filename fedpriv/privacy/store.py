@@ -5,8 +5,9 @@ header is overwritten and flushed to commit. To delete it instead would need the
 power failure could undo a charge whose release is already out. A write-ahead log is not used because reading it writes
 to the folder.
 
-Version 2 says which filter cuts off a population's budget; in version 1 all were Renyi filters. A file of version 1 is
-read as it is, and becomes one of version 2 when a population is entered.
+Version 2 says which filter cuts off a population's budget; in version 1 all were Renyi filters. Version 3 guards
+populations and releases against changes as entries were before. An older file is read as it is, and becomes one of the
+newest version when a population is entered.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from fedpriv.errors import ComponentFailure, FedprivError, InputError
 __all__ = ["LedgerFile"]
 
 _APPLICATION = 0x46504C47  # "FPLG"
-_VERSION = 2
+_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -53,6 +54,12 @@ CREATE TRIGGER entries_stay BEFORE UPDATE ON entries BEGIN SELECT RAISE(ABORT, '
 CREATE TRIGGER entries_remain BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT, 'entries are immutable');
 END;
 """
+
+_GUARDS = tuple(
+    f"CREATE TRIGGER {table}_{what} BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
+    for table in ("populations", "releases")
+    for what, action in (("stay", "UPDATE"), ("remain", "DELETE"))
+)
 
 
 class LedgerFile:
@@ -91,7 +98,8 @@ class LedgerFile:
                 with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                     connection.execute("PRAGMA synchronous=EXTRA")
                     connection.executescript(
-                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};{_SCHEMA}COMMIT;"
+                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};{_SCHEMA}"
+                        f"{''.join(_GUARDS)}COMMIT;"
                     )
                 # A link fails if somebody else was faster, and then theirs is the ledger.
                 with contextlib.suppress(FileExistsError):
@@ -221,9 +229,14 @@ class LedgerFile:
     @staticmethod
     def upgrade(connection: sqlite3.Connection) -> None:
         """Bring an open file to the newest version, as part of the transaction at work."""
-        if connection.execute("PRAGMA user_version").fetchone()[0] < _VERSION:
+        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        if version < 2:
             connection.execute("ALTER TABLE populations ADD COLUMN filter TEXT")
             connection.execute("UPDATE populations SET filter = 'renyi' WHERE budget IS NOT NULL")
+        if version < 3:
+            for guard in _GUARDS:
+                connection.execute(guard)
+        if version < _VERSION:
             connection.execute(f"PRAGMA user_version={_VERSION}")
 
     def _refuse_missing(self) -> None:
@@ -273,11 +286,11 @@ class LedgerFile:
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return ComponentFailure(
                 f"ledger {self.path}: another process has been writing for more than "
-                f"{self.busy_seconds:g} s; wait for it to end, then start again (nothing was charged)."
+                f"{self.busy_seconds:g} s; wait for it to end, then go on (nothing more was charged)."
             )
         if code == sqlite3.SQLITE_FULL:
             return ComponentFailure(
-                f"ledger {self.path}: the disk is full; make room, then go on (nothing was charged)."
+                f"ledger {self.path}: the disk is full; make room, then go on (nothing more was charged)."
             )
         if not _may(self.path, os.R_OK):
             return self._unreadable()
@@ -302,8 +315,8 @@ class LedgerFile:
 
     def _unwritable(self) -> ComponentFailure:
         return ComponentFailure(
-            f"ledger {self.path}: the file or its folder is read-only, so nothing was charged; make both writable, "
-            "then start again."
+            f"ledger {self.path}: the file or its folder is read-only, so nothing can be charged to it; make both "
+            "writable, then start again."
         )
 
     def _damaged(self, cause: object) -> ComponentFailure:

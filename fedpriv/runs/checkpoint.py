@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.metrics import Measured
 from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
@@ -93,7 +95,7 @@ class BoundaryStore:
     def pending_measured(self) -> Measured | None:
         """Return the metrics that were staged but not promoted, if there are any."""
         path = self.directory / _PENDING_METRICS
-        return Measured.from_json(path.read_text()) if path.exists() else None
+        return _metrics_in(path) if path.exists() else None
 
     def discard_pending_measured(self) -> None:
         """Throw away staged metrics that were never charged, so never published."""
@@ -102,7 +104,7 @@ class BoundaryStore:
     def measured(self) -> list[Measured]:
         """Return the published metrics, by round."""
         found = (path for path in self.directory.iterdir() if re.fullmatch(r"metrics-\d+\.json", path.name))
-        return [Measured.from_json(path.read_text()) for path in sorted(found)]
+        return [_metrics_in(path) for path in sorted(found)]
 
     def rounds(self) -> list[int]:
         """Return the rounds whose boundary is here, ascending."""
@@ -147,16 +149,31 @@ class BoundaryStore:
         billboards: dict[str, dict[str, NDArray[Any]]] = {}
         sampled: dict[str, NDArray[np.int64]] = {}
         participations: dict[str, NDArray[np.int32]] = {}
-        for key, value in arrays.items():
-            kind, group, *rest = key.split("/", 2)
-            if kind == "billboard":
-                billboards.setdefault(group, {})[rest[0]] = value
-            elif kind == "participations":
-                participations[group] = value
-            else:
-                sampled[group] = value
-        norm = header.get("clipping_norm")
-        return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm)
+        with _damage_said(path):
+            for key, value in arrays.items():
+                kind, group, *rest = key.split("/", 2)
+                if kind == "billboard":
+                    billboards.setdefault(group, {})[rest[0]] = value
+                elif kind == "participations":
+                    participations[group] = value
+                else:
+                    sampled[group] = value
+            norm = header.get("clipping_norm")
+            return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm)
+
+
+@contextmanager
+def _damage_said(path: Path) -> Iterator[None]:
+    """Say in a sentence which file does not hold what was written."""
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ComponentFailure(f"the checkpoint {path} is damaged ({error}); restore it from a copy.") from None
+
+
+def _metrics_in(path: Path) -> Measured:
+    with _damage_said(path):
+        return Measured.from_json(path.read_text())
 
 
 def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:
@@ -203,10 +220,11 @@ def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64
     counts = np.full(num_tasks, -1, dtype=np.int64)
     for path in _state_files(directory, round):
         # Only as far as needed: the states themselves, which come later, may be large.
-        for name, positions, rows in _blocks(path, 0):
-            if name == "participations":
-                counts[positions] = rows
-                break
+        with _damage_said(path):
+            for name, positions, rows in _blocks(path, 0):
+                if name == "participations":
+                    counts[positions] = rows
+                    break
     return counts if (counts >= 0).all() else None
 
 

@@ -147,8 +147,7 @@ def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
         "",
         "![Accuracy by way of taking part](images/pmtl-streams.svg)",
         "",
-        f"*Claimed on both data sets: {'; '.join(f'{_names(protocol, *pair)} > 0' for pair in protocol.claims)}. What "
-        f"would have refuted it: {protocol.refuted}.*",
+        f"*Claimed on both data sets: {'; '.join(f'{_names(protocol, *pair)} > 0' for pair in protocol.claims)}.*",
         "",
         *_EXPLAINED,
     ]
