@@ -21,14 +21,16 @@ PATIENCE = 180
 
 
 class _Shard:
-    """The actor: a worker with one torch thread, since a second one made plain loops slower."""
+    """The actor: a worker with one thread, since a second one made plain loops slower."""
 
     def __init__(self) -> None:
         import torch
 
         import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
+        from fedpriv.runtime.threads import one_blas_thread
 
         torch.set_num_threads(1)
+        one_blas_thread()
         torch.set_flush_denormal(True)
 
     def host(self, spec: NodeSpec, node_id: int) -> None:
