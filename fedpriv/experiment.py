@@ -40,6 +40,7 @@ from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.server import Served, serve
+from fedpriv.runtime.threads import one_blas_thread
 from fedpriv.settings import Settings
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.summary import RunResult, summarize
@@ -464,6 +465,7 @@ class Experiment(Settings):
         self._check_budget(journal, strategy, boundary)
 
         noise_seed = self._noise_seed(folder, reproduce)
+        stack.enter_context(one_blas_thread())
         grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards, noise_seed), pool))
         own = grid if isinstance(grid, LocalGrid) else None
         if own and folder is not None and resume.snapshot is not None:

@@ -10,9 +10,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from helpers import toy_tasks
+from threadpoolctl import threadpool_info, threadpool_limits
 
+from fedpriv import Experiment
+from fedpriv.clients import GlobalModel
 from fedpriv.protocol import ALL
 from fedpriv.runs import BoundaryStore
+from fedpriv.runtime.pool import ShardPool, _Shard
+from fedpriv.runtime.threads import one_blas_thread
+from fedpriv.strategies import Billboard
 
 SETTINGS = [
     *["data.tasks=30", "strategy.rounds=3", "strategy.noise_multiplier=2.0", "client.epochs=2"],
@@ -41,3 +49,33 @@ def test_all_grids_agree(tmp_path: Path) -> None:
             assert np.mean(np.array(scores) != results[grid]["diagnostics"]["per_task"][model]) < 0.05
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "fedpriv-flower-" not in processes
+
+
+def test_blas_has_one_thread_on_server_and_shards_and_gets_the_others_back() -> None:
+    """Threads of OpenBLAS spin: two on the server made a round on Ray take half as long again."""
+
+    def threads() -> list[int]:
+        return [found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"]
+
+    tasks = toy_tasks()
+    network = torch.nn.Linear(5, 3)
+    strategy = Billboard(clipping_norm=1.0, noise_multiplier=1.0, rounds=2, sampling_rate=0.5)
+    experiment = Experiment(
+        tasks=tasks, model=network, client=GlobalModel(learning_rate=0.1, steps=1), strategy=strategy, grid="in-process"
+    )
+    seen: list[list[int]] = []
+    one_blas_thread().restore_original_limits()  # now all libraries are there
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        experiment.run(progress=lambda *_: seen.append(threads()))
+        assert threads() == before
+    assert set(before) == {2}, "the machine must have a second thread to give, or this shows nothing"
+    assert [set(found) for found in seen] == [{1}, {1}]
+
+    class Counting(_Shard):
+        count = staticmethod(threads)
+
+    with ShardPool() as pool:
+        pool.connect(1)
+        shard = pool.ray.remote(num_cpus=1)(Counting).remote()
+        assert set(pool.ray.get(shard.count.remote())) == {1}

@@ -17,6 +17,7 @@ import pytest
 
 from fedpriv import InputError
 from fedpriv.config import apply, build_experiment, parse_assignments
+from fedpriv.errors import ComponentFailure
 from fedpriv.protocol import ALL
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
@@ -257,6 +258,20 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
         assert summary["guarantee"] == alone.summary["guarantee"]
         for measure in ("accuracy", "loss"):
             assert summary["diagnostics"][measure] == pytest.approx(alone.summary["diagnostics"][measure], rel=1e-9)
+
+
+def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_for_them(monkeypatch: Any) -> None:
+    """A pool that nobody asks closes without a word."""
+
+    def refuse(ray: Any, shards: int, address: str | None) -> None:
+        raise ComponentFailure("Ray did not start (no memory).")
+
+    monkeypatch.setattr("fedpriv.runtime.pool._start", refuse)
+    with ShardPool() as pool:
+        pool.warm(1)
+        with pytest.raises(ComponentFailure, match="no memory"):
+            pool.connect(1)
+        pool.warm(1)
 
 
 def _last_billboard(folder: Path) -> Any:

@@ -10,7 +10,6 @@ from typing import Self
 
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
-from threadpoolctl import ThreadpoolController
 
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
@@ -159,15 +158,12 @@ class InProcessGrid(LocalGrid):
         super().__init__(specs)
         self.workers = [Worker(spec, number) for number, spec in enumerate(self.specs, start=1)]
         self.workers[0].node.warm_up()
-        import scipy.linalg.blas  # noqa: F401 (libraries that come later would not be found)
-
-        self._libraries = ThreadpoolController()
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:  # noqa: ARG002
         """Handle each message in turn.
 
-        Meanwhile torch and BLAS use one thread (more make small products slower, on a busy machine hundreds of
-        times), and torch flushes denormals; all this belongs to the process and is put back.
+        Meanwhile torch uses one thread (more make small products slower, on a busy machine hundreds of times) and
+        flushes denormals; both belong to the process and are put back.
         """
         import torch
 
@@ -175,8 +171,7 @@ class InProcessGrid(LocalGrid):
         torch.set_num_threads(1)
         torch.set_flush_denormal(True)
         try:
-            with self._libraries.limit(limits=1, user_api="blas"):
-                return [self.workers[message.metadata.dst_node_id - 1].handle(message) for message in messages]
+            return [self.workers[message.metadata.dst_node_id - 1].handle(message) for message in messages]
         finally:
             torch.set_flush_denormal(False)
             torch.set_num_threads(threads)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import ComponentFailure, FedprivError, InputError
 
 if TYPE_CHECKING:
     from fedpriv.runtime.node import NodeSpec
@@ -21,14 +23,16 @@ PATIENCE = 180
 
 
 class _Shard:
-    """The actor: a worker with one torch thread, since a second one made plain loops slower."""
+    """The actor: a worker with one thread, since a second one made plain loops slower."""
 
     def __init__(self) -> None:
         import torch
 
         import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
+        from fedpriv.runtime.threads import one_blas_thread
 
         torch.set_num_threads(1)
+        one_blas_thread()
         torch.set_flush_denormal(True)
 
     def host(self, spec: NodeSpec, node_id: int) -> None:
@@ -80,6 +84,7 @@ class ShardPool:
         self._owned = False
         self._room = 0
         self._idle: list[Any] = []
+        self._warming: Future[None] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -102,12 +107,16 @@ class ShardPool:
         ComponentFailure
             Ray does not start.
         """
+        self._wait()
+        self._connect(shards, address)
+
+    def _connect(self, shards: int, address: str | None) -> None:
         import ray
 
         if self._ray is not None:
             if address == self._address and (not self._owned or shards <= self._room):
                 return
-            self.close()
+            self._disconnect()
         owned = not ray.is_initialized()
         if not owned and ShardPool._owner is not None:
             raise InputError("a ShardPool holds all cores of this process's Ray; hand it over with run(pool=...).")
@@ -117,15 +126,24 @@ class ShardPool:
         self._ray, self._address, self._owned, self._room = ray, address, owned, shards
 
     def warm(self, shards: int, address: str | None = None) -> None:
-        """Let so many shards start in the background, while the caller gets the first run ready.
+        """Let Ray and so many shards start in the background, while the caller gets the first run ready.
 
-        Raises
-        ------
-        ComponentFailure
-            Ray does not start.
+        What goes wrong is raised by the next :meth:`connect`.
         """
-        self.connect(shards, address)
-        self._idle += [self._new() for _ in range(shards - len(self._idle))]
+
+        def start() -> None:
+            self._connect(shards, address)
+            self._idle += [self._new() for _ in range(shards - len(self._idle))]
+
+        self._wait()
+        thread = ThreadPoolExecutor(1)
+        self._warming = thread.submit(start)
+        thread.shutdown(wait=False)
+
+    def _wait(self) -> None:
+        warming, self._warming = self._warming, None
+        if warming is not None:
+            warming.result()
 
     def take(self, specs: Sequence[NodeSpec]) -> dict[int, Any]:
         """Return a shard per spec by node number, from 1; idle ones first, and new ones where there are too few.
@@ -176,6 +194,11 @@ class ShardPool:
 
     def close(self) -> None:
         """Stop the idle shards, and Ray if this pool started it."""
+        with suppress(FedprivError):  # nobody asked for what did not start
+            self._wait()
+        self._disconnect()
+
+    def _disconnect(self) -> None:
         if self._ray is None:
             return
         self.stop(self._idle)
