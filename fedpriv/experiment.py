@@ -453,7 +453,7 @@ class Experiment(Settings):
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpriv-")))
         else:
             scratch = folder.path
-        journal = self._journal(folder, scratch, resuming=resuming)
+        journal = self._journal(folder, scratch, strategy, resuming=resuming)
         stack.callback(journal.ledger.close)
         resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
@@ -539,7 +539,7 @@ class Experiment(Settings):
 
         return RayGrid(specs, self.address, pool)
 
-    def _journal(self, folder: RunFolder | None, scratch: Path, *, resuming: bool) -> Journal:
+    def _journal(self, folder: RunFolder | None, scratch: Path, strategy: TaskStrategy, *, resuming: bool) -> Journal:
         """Open the ledger and register the population."""
         ledger = Ledger(scratch / "ledger.sqlite" if self.ledger is None else self.ledger)
         if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
@@ -554,6 +554,7 @@ class Experiment(Settings):
             declared=self.tasks.declared,
             budget=self.budget,
             budget_filter=self.budget_filter,
+            planned=strategy.planned(len(self.tasks), strategy.rounds),
         )
         ledger.refuse_read_only()
         run = folder.run_id if folder is not None else scratch.name

@@ -304,6 +304,10 @@ class LedgerAccountant:
 
 def _check_number(name: str, value: float) -> float:
     """Return a number; refuse everything else, and NaN."""
-    if isinstance(value, bool) or not isinstance(value, Real) or math.isnan(value):
+    try:
+        number = math.nan if isinstance(value, bool) or not isinstance(value, Real) else float(value)
+    except OverflowError:
+        raise InputError(f"accountant: {name!r} must be a number below 1e308, got a larger one.") from None
+    if math.isnan(number):
         raise InputError(f"accountant: {name!r} must be a number, got {value!r}.")
-    return float(value)
+    return number

@@ -230,7 +230,13 @@ def test_damaged_and_foreign_files_are_refused_and_kept(tmp_path: Path, ledger: 
 def test_entries_cannot_be_changed(ledger: Ledger) -> None:
     ledger.charge("people", "r", 0, "", STRONG)
     connection = sqlite3.connect(ledger.path)
-    for statement in ("DELETE FROM entries", "UPDATE entries SET round = 5"):
+    for statement in (
+        "DELETE FROM entries",
+        "UPDATE entries SET round = 5",
+        "REPLACE INTO entries SELECT * FROM entries",
+        "REPLACE INTO populations SELECT * FROM populations",
+        "REPLACE INTO releases SELECT * FROM releases",
+    ):
         with pytest.raises(sqlite3.IntegrityError, match="immutable"):
             connection.execute(statement)
     connection.close()

@@ -191,6 +191,12 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an unreadable release": (lambda path: alter(path, "UPDATE releases SET release = '{}'"), "cannot be read"),
     "no such release": (lambda path: alter(path, "DELETE FROM releases"), "that is not there"),
     "no trigger": (lambda path: plainly(path, "DROP TRIGGER entries_stay"), "the trigger 'entries_stay' is missing"),
+    "a hollow trigger": (
+        lambda path: plainly(
+            path, "DROP TRIGGER entries_stay", "CREATE TRIGGER entries_stay AFTER UPDATE ON entries BEGIN SELECT 1; END"
+        ),
+        "the trigger 'entries_stay' is not fedpriv's",
+    ),
     "no table": (lambda path: plainly(path, "DROP TABLE releases"), "the table 'releases' is missing"),
     "cut in the middle": (
         lambda path: path.write_bytes(path.read_bytes()[: path.stat().st_size // 2]) and None,
@@ -199,9 +205,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
-def plainly(path: Path, statement: str) -> None:
+def plainly(path: Path, *statements: str) -> None:
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute(statement)
+        for statement in statements:
+            connection.execute(statement)
         connection.commit()
 
 

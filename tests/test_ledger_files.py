@@ -10,13 +10,19 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import toy_tasks
+from torch import nn
 
+from fedpriv import Experiment
+from fedpriv.clients import GlobalModel
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy import Ledger, Release, Target
+from fedpriv.strategies import Billboard
 
 RELEASE = Release(noise_multiplier=20.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
 BUDGET = Target(epsilon=2.0, delta=1e-5)
@@ -107,9 +113,13 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def unguarded(connection: sqlite3.Connection) -> None:
-    for table in ("populations", "releases"):
-        for what in ("stay", "remain"):
-            connection.execute(f"DROP TRIGGER {table}_{what}")
+    for table, guards in (
+        ("populations", ("stay", "remain", "once")),
+        ("releases", ("stay", "remain", "once")),
+        ("entries", ("once",)),
+    ):
+        for guard in guards:
+            connection.execute(f"DROP TRIGGER {table}_{guard}")
 
 
 def older(path: Path) -> None:
@@ -193,3 +203,33 @@ def test_two_runs_that_race_for_one_budget_never_exceed_it(ledger: Ledger) -> No
     assert [one.returncode for one in running] == [0, 0]
     assert sum(granted) == fits > 4
     assert ledger.counts("people")[expensive] == fits
+
+
+def test_a_filter_that_cannot_pay_is_not_entered(tmp_path: Path) -> None:
+    """Else the population would be stuck with it: neither budget nor filter may change."""
+    strategy = Billboard(clipping_norm=1.0, noise_multiplier=4.0, rounds=2, sampling_rate=0.5)
+    settings: dict[str, Any] = {
+        "tasks": replace(toy_tasks(), declared="protected"),
+        "model": nn.Linear(5, 3),
+        "client": GlobalModel(learning_rate=0.1, steps=1),
+        "strategy": strategy,
+        "grid": "in-process",
+        "population": "people",
+        "ledger": tmp_path / "l.sqlite",
+        "budget": Target(epsilon=20.0, delta=1e-5),
+    }
+    with pytest.raises(InputError, match="GDP filter pays for plain Gaussian releases only"):
+        Experiment(**settings, budget_filter="gdp").run()
+    assert Experiment(**settings).run().guarantee.rounds == 2
+
+
+@pytest.mark.parametrize("path", ["x" * 300, "a\0b"])
+def test_a_path_that_no_file_can_have_is_refused(path: str) -> None:
+    with pytest.raises(InputError, match="must be the path of a file"):
+        Ledger(path)
+
+
+def test_a_name_that_cannot_be_written_is_refused(ledger: Ledger) -> None:
+    for ask in (ledger.counts, ledger.verify, ledger.describe):
+        with pytest.raises(InputError, match="must be text in UTF-8"):
+            ask("\udcff")

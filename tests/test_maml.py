@@ -379,7 +379,7 @@ def test_a_reserved_round_is_paid_once(tmp_path: Path, monkeypatch: pytest.Monke
     assert run.run(tmp_path / "run", resume=True).guarantee.rounds == 3
     ledger = Ledger(tmp_path / "l.sqlite")
     assert ledger.verify("p") == ([], [])
-    assert not list(Folder.open(tmp_path / "run").problems(ledger.entries("p"), run.tasks.fingerprint))
+    assert not list(Folder.open(tmp_path / "run").problems(ledger.entries("p"), ledger.describe("p")))
 
 
 def test_metrics_do_not_stand_beside_noise_of_the_tasks() -> None:

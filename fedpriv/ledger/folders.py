@@ -73,7 +73,7 @@ class Finished:
                 (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
             }
             return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
             raise ComponentFailure(f"{path} is damaged ({error}); restore it from a copy.") from None
 
 

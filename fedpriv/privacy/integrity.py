@@ -8,7 +8,8 @@ from collections.abc import Iterator
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.population import RESTORE, find_population, release_from
+from fedpriv.privacy.population import RESTORE, check_name, find_population, release_from
+from fedpriv.privacy.store import LedgerFile
 
 __all__ = ["out_of_order", "problems"]
 
@@ -17,11 +18,6 @@ _PARTS = {
     ("table", "releases"),
     ("table", "entries"),
     ("index", "tally"),
-    ("trigger", "entries_stay"),
-    ("trigger", "entries_remain"),
-}
-_SINCE_VERSION_3 = {
-    ("trigger", f"{table}_{what}") for table in ("populations", "releases") for what in ("stay", "remain")
 }
 
 
@@ -30,10 +26,16 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
 
     Entries are numbered without gaps and never deleted, so one that is missing shows, the last ones too.
     """
-    there = set(connection.execute("SELECT type, name FROM sqlite_master"))
+    check_name(population)
+    parts = {(kind, name): text for kind, name, text in connection.execute("SELECT type, name, sql FROM sqlite_master")}
+    there = set(parts)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
-    for kind, name in sorted((_PARTS | (_SINCE_VERSION_3 if version > 2 else set())) - there):
+    guards = LedgerFile.guards(version)
+    for kind, name in sorted((_PARTS | {("trigger", guard) for guard in guards}) - there):
         yield f"the {kind} {name!r} is missing, so somebody changed the file with another program"
+    for (kind, name), text in sorted(parts.items()):
+        if kind == "trigger" and text != guards.get(name):
+            yield f"the trigger {name!r} is not fedpriv's, so somebody changed the file with another program"
     if any(kind == "table" for kind, _ in _PARTS - there):
         return  # nothing else can be asked
     for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):

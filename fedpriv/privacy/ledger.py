@@ -7,6 +7,7 @@ over-charged, never under-charged. Asking never changes anything.
 from __future__ import annotations
 
 import sqlite3
+import stat
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -25,6 +26,7 @@ from fedpriv.privacy.population import (
     Population,
     add_release,
     charged_releases,
+    check_name,
     describe_population,
     divergence,
     find_population,
@@ -35,6 +37,15 @@ from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
 
 __all__ = ["Declared", "Entry", "Ledger"]
+
+
+def _may_be_a_file(path: str | Path) -> bool:
+    try:
+        return not stat.S_ISDIR(Path(path).stat().st_mode)
+    except FileNotFoundError:
+        return True
+    except (OSError, ValueError) as error:  # too long, or with a zero byte; what may not be looked at is said later
+        return isinstance(error, PermissionError | NotADirectoryError)
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Ledger:
     """
 
     def __init__(self, path: str | Path, busy_seconds: float = 30.0) -> None:
-        if not isinstance(path, str | Path) or not str(path) or Path(path).is_dir():
+        if not isinstance(path, str | Path) or not str(path) or not _may_be_a_file(path):
             raise InputError(
                 f"ledger: 'path' must be the path of a file, got {str(path) if isinstance(path, Path) else path!r}; "
                 "name one, such as people.sqlite."
@@ -88,6 +99,7 @@ class Ledger:
         declared: str,
         budget: Target | None = None,
         budget_filter: FilterName = "renyi",
+        planned: Mapping[Release, int] | None = None,
     ) -> None:
         """Enter a population, or check that it is the one that was entered before.
 
@@ -105,6 +117,9 @@ class Ledger:
             What a protected population may spend over all runs; None means no limit.
         budget_filter : "renyi" or "gdp"
             What cuts off the budget (:mod:`fedpriv.privacy.filters`).
+        planned : mapping or None
+            What shall be charged to it first. A filter that cannot pay for such releases is not entered: it would
+            stay.
 
         Raises
         ------
@@ -113,8 +128,7 @@ class Ledger:
         """
         if declared not in get_args(Declared):
             raise InputError("ledger: " + unknown("declaration", declared, get_args(Declared)))
-        if not population:
-            raise InputError("ledger: 'population' must not be empty; give it an id.")
+        check_name(population)
         if budget is not None and declared == "benchmark":
             raise InputError(
                 f"ledger: population {population!r} is a benchmark, whose runs are accounted alone, so it "
@@ -129,6 +143,8 @@ class Ledger:
         chosen = None if budget is None else budget_filter
         wanted = Population(fingerprint, num_tasks, declared, budget, chosen, order)
         check_delta(wanted.delta, num_tasks)
+        if wanted.filter is not None and planned:
+            wanted.filter.cost(planned)
         if self.path.exists():
             with self._file.read() as connection:
                 known = find_population(connection, population)

@@ -26,6 +26,7 @@ __all__ = [
     "Population",
     "add_release",
     "charged_releases",
+    "check_name",
     "describe_population",
     "divergence",
     "find_population",
@@ -100,14 +101,33 @@ class Population:
         return filter_for(self.filter_name, self.order, self.budget.epsilon, self.delta, self.budget.relation)
 
 
+def check_name(population: str) -> None:
+    """Refuse a name that no ledger can hold.
+
+    Raises
+    ------
+    InputError
+        It is empty, or not text.
+    """
+    try:
+        population.encode()
+    except UnicodeEncodeError:
+        raise InputError(f"ledger: 'population' must be text in UTF-8, got {population!r}; give another id.") from None
+    if not population:
+        raise InputError("ledger: 'population' must not be empty; give it an id.")
+
+
 def find_population(connection: sqlite3.Connection, name: str) -> Population | None:
     """Read a population, None if it was never entered.
 
     Raises
     ------
+    InputError
+        No ledger can hold such a name.
     ComponentFailure
         What was entered is damaged.
     """
+    check_name(name)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     chosen = "filter" if version > 1 else "CASE WHEN budget IS NULL THEN NULL ELSE 'renyi' END"
     row = connection.execute(

@@ -59,6 +59,12 @@ _GUARDS = tuple(
     f"CREATE TRIGGER {table}_{what} BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
     for table in ("populations", "releases")
     for what, action in (("stay", "UPDATE"), ("remain", "DELETE"))
+) + tuple(
+    # INSERT OR REPLACE deletes without a word: such triggers do not fire for it.
+    f"CREATE TRIGGER {table}_once BEFORE INSERT ON {table} "  # noqa: S608 (our own words)
+    f"WHEN NEW.{key} IN (SELECT {key} FROM {table}) "
+    f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
+    for table, key in (("populations", "name"), ("releases", "id"), ("entries", "id"))
 )
 
 
@@ -152,6 +158,13 @@ class LedgerFile:
             except (sqlite3.Error, ComponentFailure):
                 self.close()
                 raise
+
+    @staticmethod
+    def guards(version: int) -> dict[str, str]:
+        """Return the triggers that keep rows as they were written in a file of this version: by name, their text."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as connection:
+            connection.executescript(_SCHEMA + ("".join(_GUARDS) if version > 2 else ""))
+            return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
 
     def close(self) -> None:
         """Let go of the file; the next write opens it again."""

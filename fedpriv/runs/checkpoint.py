@@ -114,6 +114,11 @@ class BoundaryStore:
     def load(self, round: int) -> Boundary:
         """Read the boundary after a round; with its noise, if it is the last one."""
         boundary = self._read(self._path(round))
+        if boundary.round != round:
+            raise ComponentFailure(
+                f"the checkpoint {self._path(round)} is damaged (it is of round {boundary.round}); restore it from a "
+                "copy."
+            )
         if not self._noise_path(round).exists():
             return boundary
         noise, header = unpack(self._noise_path(round))
@@ -167,7 +172,7 @@ def _damage_said(path: Path) -> Iterator[None]:
     """Say in a sentence which file does not hold what was written."""
     try:
         yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise ComponentFailure(f"the checkpoint {path} is damaged ({error}); restore it from a copy.") from None
 
 
