@@ -122,6 +122,9 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; finished runs stay.")
     ] = False,
+    show: Annotated[
+        str | None, typer.Option(help="The scenario's measures in table and figure: rmse.amht,rmse.ridge.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.sweep.command import run_sweep
@@ -137,6 +140,7 @@ def sweep(
         reproduce=reproduce,
         resume=resume,
         as_json=as_json,
+        show=show,
     )
 
 
