@@ -359,5 +359,7 @@ def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_pa
         assert {float(row["rmse.amht"]) for row in rows} == {one["measures"]["rmse"]["amht"] for one in stored}
     page = (tmp_path / "s/sweep.md").read_text()
     assert "rmse.amht | rmse.sparse" in page and "personal" not in page.splitlines()[4]
-    code, _, err = fedpriv("sweep", "pmtl", *TINY, "--grid=strategy.rounds=1", "--seeds=1", "--out=p", "--show=rmse.amht")
+    code, _, err = fedpriv(
+        "sweep", "pmtl", *TINY, "--grid=strategy.rounds=1", "--seeds=1", "--out=p", "--show=rmse.amht"
+    )
     assert code == 2 and "measures nothing of its own" in err

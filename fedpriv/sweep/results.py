@@ -94,7 +94,9 @@ class Results:
                     f"{self.plan.scenario!r} measures nothing of its own, so {name!r} cannot be shown; leave out --show."
                 )
             if name not in known:
-                raise InputError(unknown("measure", name, known) + " Finished runs are kept; show others with --resume.")
+                raise InputError(
+                    unknown("measure", name, known) + " Finished runs are kept; show others with --resume."
+                )
         return replace(self, shown=tuple(names))
 
     @property
