@@ -316,6 +316,22 @@ def attack(
     attack_run(run, assignments=assignments or [], data_dir=data_dir, json_output=as_json)
 
 
+@app.command(
+    epilog="Example: fedpriv models runs/lrs-ratings-insteval --out models.safetensors",
+    help="Write a finished run's personal models (low-rank plus sparse) to one compact file to serve from.",
+)
+def models(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The file, in the safetensors format.")] = Path("models.safetensors"),
+    dtype: Annotated[str, typer.Option(help="Of a task's numbers: float32 or float64.")] = "float32",
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.personal import export_models
+
+    export_models(run, out, dtype=dtype, data_dir=data_dir, as_json=as_json)
+
+
 def _print(text: str) -> None:
     sys.stdout.write(f"{text}\n")
 

@@ -95,7 +95,7 @@ class RatedItems(NaturalTasks):
     ----------
     public : float
         Share of the people who are declared public: item factors are fitted on their ratings, and they are no tasks.
-        Who they are does not depend on the seed.
+        Who they are follows from the set and the unit, and not from the seed.
     rank : int
         Number of factors; models have ``rank + 2`` features (:class:`fedpriv.data.item_factors.ItemFactors`).
     """

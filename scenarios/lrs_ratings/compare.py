@@ -13,6 +13,7 @@ from fedpriv.cohort import Batch, Cohort
 from fedpriv.data import kept
 from fedpriv.experiment import Experiment
 from fedpriv.lrs import baselines
+from fedpriv.lrs.store import footprint
 from fedpriv.summary import RunResult
 
 __all__ = ["KINDS", "STARVED", "compare"]
@@ -56,7 +57,8 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     -------
     dict
         ``rmse``, ``starved`` and ``rich``: by kind of model (:data:`KINDS`) the root of the mean squared error over test
-        examples; NaN where there are no such tasks. ``own``: a task's own numbers by kind.
+        examples; empty where there are no such tasks. ``own``: a task's own numbers by kind. ``store``: what the models take in
+        their file, and to be asked.
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
@@ -79,10 +81,8 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     counts = tasks.test.sizes
 
     def errors(chosen: NDArray[np.bool_]) -> dict[str, float]:
-        some = max(int(counts[chosen].sum()), 0)
-        return {
-            kind: float(np.sqrt(one[chosen].sum() / some)) if some else float("nan") for kind, one in squares.items()
-        }
+        some = int(counts[chosen].sum())
+        return {kind: float(np.sqrt(one[chosen].sum() / some)) for kind, one in squares.items()} if some else {}
 
     dimension = train.inputs.shape[2]
     rank = next(iter(result.billboards.values()))["factors"].shape[1]
@@ -94,6 +94,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
         "starved": errors(starved),
         "rich": errors(~starved),
         "own": own,
+        "store": footprint(len(tasks), dimension, rank, sparsity),
         "tasks": {"starved": int(starved.sum()), "rich": int((~starved).sum())},
         "released": False,
     }
