@@ -44,8 +44,8 @@ class LowRankSparse(ClientAlgorithm):
         Whether w is fitted or always 1: one shared model plus sparse parts (rank 1; use ``orthonormal=false`` in the
         strategy then).
     ridge : float
-        Penalty ``ridge ||b||^2`` on the sparse part, in the units of the data, beside the sum of a task's squared errors:
-        with few examples and noise, k entries that were picked among many do not fit what they were picked for.
+        Penalty ``ridge ||b||^2`` on the sparse part, in the units of the data, beside the sum of a task's squared
+        errors: with few examples and noise, k entries that were picked among many do not fit what they were picked for.
     batches : int
         Into how many parts a task's examples are cut; each round uses the next one (the paper's fresh samples).
     matrix_norm, vector_norm, moment_norm : float or None

@@ -1,7 +1,7 @@
 """The personal models of a finished low-rank-plus-sparse run as one compact file, and what serving from it takes.
 
-A task's last fit follows from the last billboard and its own data, so it is made here once more and stays where the data
-are: nothing is released. In Python::
+A task's last fit follows from the last billboard and its own data, so it is made here once more and stays where the
+data are: nothing is released. In Python::
 
     from fedpriv.lrs.store import PersonalModels
 
@@ -59,8 +59,8 @@ def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]
         )
     if client.updates_use_state:
         raise InputError(
-            f"{type(client).__name__} goes on from the rounds before, which a finished run does not keep; use the client "
-            "'low-rank-sparse', which fits anew."
+            f"{type(client).__name__} goes on from the rounds before, which a finished run does not keep; use the "
+            "client 'low-rank-sparse', which fits anew."
         )
     public = {name: torch.from_numpy(np.asarray(value)) for name, value in billboard.items()}
     learner = Learner(experiment.problem(), engine_named(experiment.engine))
@@ -105,7 +105,7 @@ def export_models(run: Path, out: Path, *, dtype: str, data_dir: Path | None, as
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     sys.stdout.write(
-        f"{found['tasks']:,} models of {found['numbers_per_task']} own numbers each: {found['bytes_per_task']} bytes per task, "
-        f"{found['file_bytes']:,} in all; {found['microseconds_per_pair']:.2f} microseconds for a (task, x) pair, "
+        f"{found['tasks']:,} models of {found['numbers_per_task']} own numbers each: {found['bytes_per_task']} bytes per "
+        f"task, {found['file_bytes']:,} in all; {found['microseconds_per_pair']:.2f} microseconds for a (task, x) pair, "
         f"{PAIRS:,} at a time. {out} belongs to its tasks: do not publish it.\n"
     )

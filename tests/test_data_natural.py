@@ -59,7 +59,7 @@ def small(monkeypatch: Any) -> None:
     """Let the catalogue expect the small archives."""
     info = source("movielens")
     files = tuple(replace(file, shape=(PEOPLE * 12, PEOPLE)) for file in info.files)
-    monkeypatch.setattr(natural, "source", lambda name: replace(info, files=files))  # noqa: ARG005
+    monkeypatch.setattr(natural, "source", lambda name: replace(info, files=files))
 
 
 SETTINGS: dict[str, Any] = {"rank": 3, "public": 0.4}
@@ -95,7 +95,9 @@ def test_features_are_made_of_public_people_only(small: None, tmp_path: Path) ->
     """The item factors are no release: whatever protected people rate, all features stay as they were."""
     before = natural_tasks("movielens", archive(tmp_path / "a", "100k", ratings()), unit="users", **SETTINGS)
     person = int(before.names[5].rpartition("-")[2])
-    after = natural_tasks("movielens", archive(tmp_path / "b", "100k", ratings({person: 1.0})), unit="users", **SETTINGS)
+    after = natural_tasks(
+        "movielens", archive(tmp_path / "b", "100k", ratings({person: 1.0})), unit="users", **SETTINGS
+    )
     assert before.names == after.names
     for part in ("train", "validation", "test"):
         np.testing.assert_array_equal(before.part(part).inputs, after.part(part).inputs)
@@ -104,7 +106,9 @@ def test_features_are_made_of_public_people_only(small: None, tmp_path: Path) ->
         assert set(changed) == set(range(rows.start, rows.stop))
     protected = {int(name.rpartition("-")[2]) for name in before.names}
     public = next(one for one in range(1, PEOPLE + 1) if one not in protected)
-    other = natural_tasks("movielens", archive(tmp_path / "c", "100k", ratings({public: 1.0})), unit="users", **SETTINGS)
+    other = natural_tasks(
+        "movielens", archive(tmp_path / "c", "100k", ratings({public: 1.0})), unit="users", **SETTINGS
+    )
     assert not np.array_equal(before.train.inputs, other.train.inputs)
 
 
@@ -189,7 +193,7 @@ def test_protected_people_are_not_chosen_by_their_data(fedpriv: Any) -> None:
 
 @pytest.mark.data
 def test_the_schools_have_their_known_answer() -> None:
-    """Pooled test RMSE 0.790 with a quarter held out; the spread over seeds is about 0.01, five of which are averaged."""
+    """Pooled test RMSE 0.790 with a quarter held out; seeds differ by about 0.01, and five are averaged."""
     errors = []
     for seed in range(5):
         tasks = natural_tasks("exam", seed=seed, fractions=(0.75, 0.0, 0.25), min_examples=3)

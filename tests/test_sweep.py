@@ -346,7 +346,9 @@ def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_pa
     words = [f"--set={item}" for item in [*small, "client.sparsity=1"]]
     asked = ["sweep", "lrs-synthetic", *words, "--grid=strategy.rounds=1,2", "--seeds=2", "--out=s"]
     code, _, err = fedpriv(*asked, "--show=rmse.amth")
-    assert code == 2 and "did you mean 'rmse.amht'?" in err and "--resume" in err
+    assert code == 2
+    assert "did you mean 'rmse.amht'?" in err
+    assert "--resume" in err
     code, out, _ = fedpriv("sweep", "lrs-synthetic", "--out=s", "--resume", "--show=rmse.amht,rmse.sparse", "--json")
     assert code == 0
     with (tmp_path / "s/sweep.csv").open() as file:
@@ -358,8 +360,10 @@ def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_pa
         stored = [json.loads((tmp_path / "s" / row["run"] / "summary.json").read_text()) for row in rows]
         assert {float(row["rmse.amht"]) for row in rows} == {one["measures"]["rmse"]["amht"] for one in stored}
     page = (tmp_path / "s/sweep.md").read_text()
-    assert "rmse.amht | rmse.sparse" in page and "personal" not in page.splitlines()[4]
+    assert "rmse.amht | rmse.sparse" in page
+    assert "personal" not in page.splitlines()[4]
     code, _, err = fedpriv(
         "sweep", "pmtl", *TINY, "--grid=strategy.rounds=1", "--seeds=1", "--out=p", "--show=rmse.amht"
     )
-    assert code == 2 and "measures nothing of its own" in err
+    assert code == 2
+    assert "measures nothing of its own" in err

@@ -185,7 +185,7 @@ _SOURCES: tuple[SourceInfo, ...] = (
             ),
         ),
         facts=(
-            "2,972 students, 1,128 lecturers, 73,421 ratings 1 to 5, median 22 a student; tasks of its own, for regression",
+            "2,972 students, 1,128 lecturers, 73,421 ratings 1 to 5, median 22 a student; tasks of its own",
             "test RMSE: global mean 1.333, student and lecturer bias 1.202",
         ),
     ),
@@ -203,7 +203,7 @@ _SOURCES: tuple[SourceInfo, ...] = (
             ),
         ),
         facts=(
-            "4,059 pupils of 65 schools: too few tasks for a small user-level epsilon; tasks of its own, for regression",
+            "4,059 pupils of 65 schools: too few tasks for a small user-level epsilon; tasks of its own",
             "test RMSE, 25% of each school held out: pooled 0.790, shrunk to the pooled model 0.747 at best",
         ),
     ),
@@ -220,7 +220,7 @@ _SOURCES: tuple[SourceInfo, ...] = (
                 (31_022, 8),
             ),
         ),
-        facts=("31,022 pupils of 2,410 schools, a third of them with fewer than 8; tasks of its own, for regression",),
+        facts=("31,022 pupils of 2,410 schools, 518 with fewer than 4; tasks of its own, for regression",),
     ),
 )
 
@@ -254,7 +254,7 @@ def data_directory(data_dir: Path | str | None) -> Path | None:
         origin = f"${DATA_DIR_VARIABLE}" if data_dir is None else "the data directory given"
         raise InputError(
             f"{origin} is {str(folder)!r}, which is not a directory; point {DATA_DIR_VARIABLE} or "
-            "--data-dir at the folder that holds mnist/, fashion-mnist/ and femnist-206/; "
+            "--data-dir at the folder that holds mnist/, fashion-mnist/, insteval/ and the others; "
             "see `fedpriv data list`."
         )
     return folder

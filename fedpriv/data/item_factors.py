@@ -77,8 +77,8 @@ def fit_item_factors(ratings: Ratings, items: int, rank: int) -> ItemFactors:
     count = int(people.max(initial=-1)) + 1
     if rank > min(count, items):
         raise InputError(
-            f"'rank' must be at most the number of public people {count} and of items {items}, got {rank}; lower it, or "
-            "raise 'public'."
+            f"'rank' must be at most the number of public people {count} and of items {items}, got {rank}; lower it, "
+            "or raise 'public'."
         )
     mean = float(ratings.values.mean())
     own, level = np.zeros(count), np.zeros(items)

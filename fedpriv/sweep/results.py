@@ -91,7 +91,8 @@ class Results:
         for name in names:
             if not known:
                 raise InputError(
-                    f"{self.plan.scenario!r} measures nothing of its own, so {name!r} cannot be shown; leave out --show."
+                    f"{self.plan.scenario!r} measures nothing of its own, so {name!r} cannot be shown; leave out "
+                    "--show."
                 )
             if name not in known:
                 raise InputError(

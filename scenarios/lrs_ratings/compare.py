@@ -56,9 +56,9 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     Returns
     -------
     dict
-        ``rmse``, ``starved`` and ``rich``: by kind of model (:data:`KINDS`) the root of the mean squared error over test
-        examples; empty where there are no such tasks. ``own``: a task's own numbers by kind. ``store``: what the models take in
-        their file, and to be asked.
+        ``rmse``, ``starved`` and ``rich``: by kind of model (:data:`KINDS`) the root of the mean squared error over
+        test examples; empty where there are no such tasks. ``own``: a task's own numbers by kind. ``store``: what the
+        models take in their file, and to be asked.
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
