@@ -186,8 +186,8 @@ float64. Seconds are processor time: other work was running on the machine. Memo
 ## One outer iteration
 
 All tasks take part: pursuit with two changes of the support and two exchanges, a clipped gradient each, their sum,
-noise, durable charge and checkpoint, the step and QR. A task's 40 examples are drawn from its number where it is worked on and
-forgotten afterwards (part of the time); all examples of a million tasks would be 16 GB.
+noise, durable charge and checkpoint, the step and QR. A task's 40 examples are drawn from its number where it is
+worked on and forgotten afterwards (part of the time); all examples of a million tasks would be 16 GB.
 
 ![Seconds per outer iteration against tasks](images/scale-lrs.svg)
 
@@ -226,8 +226,8 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     )
     one = results.get("serving")
     served = (
-        f"{one['tasks']:,} tasks in a safetensors file of {one['file_bytes'] / 1e6:.1f} MB: {one['bytes_per_task']} bytes "
-        f"per task. Predictions for (task, x) pairs in random order, {one['batch']:,} at a time, on one core: "
+        f"{one['tasks']:,} tasks in a safetensors file of {one['file_bytes'] / 1e6:.1f} MB: {one['bytes_per_task']} "
+        f"bytes per task. Predictions for (task, x) pairs in random order, {one['batch']:,} at a time, on one core: "
         f"{one['pairs_per_second']:,.0f} pairs a second ({one['seconds_per_batch'] * 1e3:.2f} ms a batch; goal: "
         "100,000)."
         if one

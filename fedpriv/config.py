@@ -229,7 +229,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     if declared == "protected" and config["data"].get("name") in NATURAL:
         raise InputError(
             f"tasks of {config['data']['name']!r} are left out where they are small, a rule that looks at the data, so "
-            "it is for public benchmarks only; build a protected population in Python, with its tasks chosen beforehand."
+            "it is for public benchmarks only; build a protected population in Python, its tasks chosen beforehand."
         )
     tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
     if declared is not None:

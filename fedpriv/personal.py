@@ -105,7 +105,7 @@ def export_models(run: Path, out: Path, *, dtype: str, data_dir: Path | None, as
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
         return
     sys.stdout.write(
-        f"{found['tasks']:,} models of {found['numbers_per_task']} own numbers each: {found['bytes_per_task']} bytes per "
-        f"task, {found['file_bytes']:,} in all; {found['microseconds_per_pair']:.2f} microseconds for a (task, x) pair, "
-        f"{PAIRS:,} at a time. {out} belongs to its tasks: do not publish it.\n"
+        f"{found['tasks']:,} models of {found['numbers_per_task']} own numbers each: {found['bytes_per_task']} bytes "
+        f"per task, {found['file_bytes']:,} in all; {found['microseconds_per_pair']:.2f} microseconds for a (task, x) "
+        f"pair, {PAIRS:,} at a time. {out} belongs to its tasks: do not publish it.\n"
     )

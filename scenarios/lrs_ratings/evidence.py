@@ -19,8 +19,7 @@ from fedpriv.evidence import (
     page_root,
     read_protocol,
 )
-from fedpriv.scenarios.lrs_ratings import measure
-from fedpriv.scenarios.lrs_ratings.compare import KINDS
+from fedpriv.scenarios.lrs_ratings.compare import KINDS, compare
 from fedpriv.statistics import Interval, interval
 
 if TYPE_CHECKING:
@@ -131,8 +130,8 @@ def _sentence(evidence: Evidence, protocol: Protocol) -> str:
         rest = {kind: _found(evidence, point, kind).mean for kind in KINDS if kind != "amht"}
         best = min(rest, key=lambda kind: rest[kind])
         parts.append(
-            f"{_TITLES[point]}: {mine:.3f} with 5 own numbers, and {private:.3f} at epsilon 1, against {single:.3f} for a "
-            f"single model. The best simpler model there is {KINDS[best]}: {rest[best]:.3f}."
+            f"{_TITLES[point]}: {mine:.3f} with 5 own numbers, and {private:.3f} at epsilon 1, against {single:.3f} "
+            f"for a single model. The best simpler model there is {KINDS[best]}: {rest[best]:.3f}."
         )
     return f"**{' '.join(parts)}**"
 
@@ -147,8 +146,8 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
     lines = [
         "# Ratings: one shared model and five own numbers",
         "",
-        "Made by `make evidence` from [the protocol](../scenarios/lrs_ratings/protocol.toml), which was committed before "
-        f"the first report run. {protocol.question}",
+        "Made by `make evidence` from [the protocol](../scenarios/lrs_ratings/protocol.toml), which was committed "
+        f"before the first report run. {protocol.question}",
         "",
         _sentence(evidence, protocol),
         "",
@@ -285,7 +284,7 @@ def main(root: Path | None = None, data_dir: Path | None = None) -> None:
     root = page_root(root)
     protocol, configs = _read()
     runs = root / "runs/evidence/lrs-ratings"
-    evidence = collect(configs, protocol.seeds, build=build_experiment, out=runs, data_dir=data_dir, measure=measure)
+    evidence = collect(configs, protocol.seeds, build=build_experiment, out=runs, data_dir=data_dir, measure=compare)
     (root / "docs/evidence-ratings.md").write_text(_page(protocol, evidence))
     _figure(protocol, evidence, root / "docs/images/lrs-ratings.svg")
 
