@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from fedpriv.cohort import Batch, ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
@@ -43,6 +43,9 @@ class LowRankSparse(ClientAlgorithm):
     coefficients : {"free", "one"}
         Whether w is fitted or always 1: one shared model plus sparse parts (rank 1; use ``orthonormal=false`` in the
         strategy then).
+    ridge : float
+        Penalty ``ridge ||b||^2`` on the sparse part, in the units of the data, beside the sum of a task's squared
+        errors: with few examples and noise, k entries that were picked among many do not fit what they were picked for.
     batches : int
         Into how many parts a task's examples are cut; each round uses the next one (the paper's fresh samples).
     matrix_norm, vector_norm, moment_norm : float or None
@@ -62,6 +65,7 @@ class LowRankSparse(ClientAlgorithm):
     steps: int = Field(default=5, ge=1)
     final_steps: int = Field(default=10, ge=1)
     coefficients: Literal["free", "one"] = "free"
+    ridge: float = Field(default=0.0, ge=0)
     batches: int = Field(default=1, ge=1)
     matrix_norm: float | None = Field(default=None, gt=0)
     vector_norm: float | None = Field(default=None, gt=0)
@@ -126,7 +130,7 @@ class LowRankSparse(ClientAlgorithm):
     ) -> Own:
         """Fit w and b of some tasks that have ``counts`` examples and came to ``own`` last time: here from anew."""
         fresh = self._start(len(inputs), factors.shape[1])
-        return pursue(inputs, targets, factors, fresh, steps, fixed=self.coefficients == "one")
+        return pursue(inputs, targets, factors, fresh, steps, fixed=self.coefficients == "one", ridge=self.ridge)
 
     def _start(self, tasks: int, rank: int) -> Own:
         own = Own.zeros(tasks, rank, self.sparsity)
@@ -166,6 +170,11 @@ class LowRankSparse(ClientAlgorithm):
         sent = {"factors": -gradient(inputs, targets, own.theta(factors), weights, counts)}
         if "curvature" in billboard:
             fitted = own.columns(inputs, factors if self.coefficients == "free" else None)
+            if self.ridge:  # an example more for each entry of b, in which U has no part
+                width, sparsity = fitted.shape[2], self.sparsity
+                rows = self.ridge**0.5 * torch.eye(width, dtype=fitted.dtype)[width - sparsity :]
+                fitted = torch.cat([fitted, rows.expand(len(fitted), -1, -1)], dim=1)
+                inputs = torch.cat([inputs, inputs.new_zeros((len(inputs), sparsity, inputs.shape[2]))], dim=1)
             sent["curvature"] = curvature(inputs, weights, fitted, counts)
         return sent
 
@@ -184,6 +193,14 @@ class PublishedLowRankSparse(LowRankSparse):
     updates_use_state: ClassVar[bool] = True
 
     thresholding: Thresholding = Thresholding()
+
+    @model_validator(mode="after")
+    def _without_ridge(self) -> PublishedLowRankSparse:
+        if self.ridge:
+            raise ValueError(
+                f"'ridge' has no place in Algorithm 2, got {self.ridge:g}; leave it out or use 'low-rank-sparse'."
+            )
+        return self
 
     def _fit(self, inputs: Tensor, targets: Tensor, counts: Tensor, factors: Tensor, own: Own, steps: int) -> Own:
         fixed = self.coefficients == "one"

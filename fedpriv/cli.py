@@ -122,6 +122,9 @@ def sweep(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; finished runs stay.")
     ] = False,
+    show: Annotated[
+        str | None, typer.Option(help="The scenario's measures in table and figure: rmse.amht,rmse.ridge.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.sweep.command import run_sweep
@@ -137,6 +140,7 @@ def sweep(
         reproduce=reproduce,
         resume=resume,
         as_json=as_json,
+        show=show,
     )
 
 
@@ -310,6 +314,22 @@ def attack(
     from fedpriv.exposure.command import attack_run
 
     attack_run(run, assignments=assignments or [], data_dir=data_dir, json_output=as_json)
+
+
+@app.command(
+    epilog="Example: fedpriv models runs/lrs-ratings-insteval --out models.safetensors",
+    help="Write a finished run's personal models (low-rank plus sparse) to one compact file to serve from.",
+)
+def models(
+    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
+    out: Annotated[Path, typer.Option(help="The file, in the safetensors format.")] = Path("models.safetensors"),
+    dtype: Annotated[str, typer.Option(help="Of a task's numbers: float32 or float64.")] = "float32",
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    from fedpriv.personal import export_models
+
+    export_models(run, out, dtype=dtype, data_dir=data_dir, as_json=as_json)
 
 
 def _print(text: str) -> None:

@@ -188,6 +188,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     """
     import fedpriv.clients
     import fedpriv.strategies
+    from fedpriv.data import NATURAL
     from fedpriv.experiment import Experiment, ModelSettings
     from fedpriv.privacy.target import Target
 
@@ -225,6 +226,11 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
             "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
             "choose the tasks of a protected population beforehand."
         )
+    if declared == "protected" and config["data"].get("name") in NATURAL:
+        raise InputError(
+            f"tasks of {config['data']['name']!r} are left out where they are small, a rule that looks at the data, so "
+            "it is for public benchmarks only; build a protected population in Python, its tasks chosen beforehand."
+        )
     tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
     if declared is not None:
         if declared not in ("benchmark", "protected"):
@@ -249,7 +255,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:
     """Return the population, and the people held out (None unless tasks are few-shot tasks)."""
-    from fedpriv.data import FewShot, few_shot, kept, load, synthetic_tasks
+    from fedpriv.data import NATURAL, FewShot, few_shot, kept, load, natural_tasks, synthetic_tasks
     from fedpriv.data.loading import load_options
     from fedpriv.data.synthetic import SYNTHETIC
 
@@ -258,6 +264,10 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any,
     if data["name"] in SYNTHETIC:
         drawn = {"seed": seed, **data}
         return kept(("tasks", drawn), lambda: synthetic_tasks(**drawn)), None
+    if data["name"] in NATURAL:
+        divided = {"seed": seed, **data}
+        where = str(data_dir.resolve()) if data_dir else None
+        return kept(("tasks", where, divided), lambda: natural_tasks(data_dir=data_dir, **divided)), None
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")

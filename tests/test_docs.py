@@ -17,7 +17,7 @@ PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md",
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
     "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
-    "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
+    "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
@@ -58,17 +58,18 @@ ARROWS: dict[str, tuple[str, str]] = {
     "statistics": ("", ""),
     "progress": ("", ""),
     "newcomers": ("cohort statistics", "experiment"),
+    "personal": ("lrs", "clients cohort config experiment runs"),
     "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
     "attacks": ("cohort data", ""),
     "exposure": ("attacks cohort config protocol report runs strategies", "experiment"),
     "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data runtime"),
-    "scenarios": ("cohort config evidence experiment lrs statistics summary", "report"),
+    "scenarios": ("cohort config data evidence experiment lrs statistics summary", "report"),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
-    "cli": ("", "account commands data exposure ledger report scenarios sweep"),
+    "cli": ("", "account commands data exposure ledger personal report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},
@@ -81,6 +82,7 @@ LIBRARIES = {
         "runtime",
         "experiment",
         "newcomers",
+        "personal",
         "attacks",
         "exposure",
         "scenarios",

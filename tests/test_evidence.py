@@ -26,6 +26,8 @@ from fedpriv.evidence import (
     tune,
 )
 from fedpriv.scenarios import scenario
+from fedpriv.scenarios.lrs_ratings import evidence as ratings
+from fedpriv.scenarios.lrs_ratings.compare import KINDS
 from fedpriv.scenarios.pmtl import streams
 
 TEXT = """\
@@ -56,6 +58,7 @@ def test_every_committed_protocol_can_be_read() -> None:
     found = read_protocol(root / "pmtl/protocol.toml", own=("epsilons", "reference"))
     assert found.own == {"epsilons": [0.5, 1.0, 2.0, 4.0], "reference": "global-model"}
     assert len(found.report_seeds) == 8
+    assert len(read_protocol(root / "lrs_ratings/protocol.toml").claims) == 4
 
 
 @pytest.mark.parametrize(
@@ -269,3 +272,36 @@ def test_another_argument_is_refused(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     with pytest.raises(InputError, match="'tune'"):
         streams.main(["tuned"], tmp_path)
+
+
+def test_private_arms_of_ratings_differ_from_the_others_by_their_release_only() -> None:
+    protocol, configs = ratings._read()
+    for point in protocol.points:
+        plain, private = configs["amht", point], configs["epsilon2", point]
+        assert plain["data"] == private["data"]
+        assert plain["client"] == private["client"]
+        committed = scenario("lrs-ratings").preset(f"{point}-private")
+        for section in ("data", "model", "client"):
+            assert committed[section] == private[section]
+        chosen = {key: private["strategy"].get(key) for key in committed["strategy"]}
+        assert chosen == committed["strategy"]
+
+
+@pytest.mark.parametrize(("gain", "words"), [(0.02, "It was not refuted."), (-0.02, "It was refuted: AMHT-LRS")])
+def test_the_page_of_ratings_says_what_was_found(tmp_path: Path, gain: float, words: str) -> None:
+    protocol, configs = ratings._read()
+    columns: dict[tuple[str, str, str], list[float]] = {}
+    for arm, point in configs:
+        for part in ("rmse", "starved", "rich"):
+            for kind in KINDS:
+                base = 1.0 - gain * (kind == "amht")
+                columns[arm, point, f"{part}.{kind}"] = [base + 0.001 * ((7 * seed) % 5) for seed in range(5)]
+        columns |= {(arm, point, f"own.{kind}"): [3.0] * 5 for kind in KINDS}
+        columns |= {(arm, point, f"tasks.{part}"): [30.0] * 5 for part in ("starved", "rich")}
+    guarantees = {key: {"epsilon": 1.0, "sentence": "Joint."} for key in configs}
+    evidence = Evidence(columns, guarantees, 1800.0, {"fedpriv": "0.1.0"})
+    page = ratings._page(protocol, evidence)
+    assert words in page
+    assert page.count("| yes |") == 4 * 2
+    ratings._figure(protocol, evidence, tmp_path / "images/one.svg")
+    assert (tmp_path / "images/one.svg").read_text().startswith("<?xml")

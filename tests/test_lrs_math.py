@@ -349,3 +349,27 @@ def test_designs_that_cannot_be_are_refused(change: dict[str, Any], words: str) 
         LowRankSparseDesign(**{"tasks": 4, "dimension": 6, "sparsity": 2, **change})
     with pytest.raises(InputError, match="generator"):
         synthetic_tasks("low-rank-spares")
+
+
+def test_a_ridge_on_the_sparse_part_is_the_closed_form() -> None:
+    """With w fixed, b_S = (X_S^T X_S + lambda)^-1 X_S^T (y - X u): for k = d, and on whatever support was chosen."""
+    rng = torch.Generator().manual_seed(3)
+    inputs = torch.randn((4, 6, 5), generator=rng, dtype=torch.float64)
+    targets = torch.randn((4, 6), generator=rng, dtype=torch.float64)
+    factors = torch.randn((5, 1), generator=rng, dtype=torch.float64)
+    nothing, few = Own.zeros(4, 1, 5), Own.zeros(4, 1, 2)
+    one = torch.ones((4, 1), dtype=torch.float64)
+    start = Own(one, nothing.index, nothing.values)
+    found = pursue(inputs, targets, factors, start, 2, fixed=True, ridge=0.7).sparse(5)
+    rest = targets - (inputs @ factors).squeeze(2)
+    wanted = torch.linalg.solve(
+        inputs.transpose(1, 2) @ inputs + 0.7 * torch.eye(5, dtype=torch.float64),
+        (inputs.transpose(1, 2) @ rest.unsqueeze(2)).squeeze(2),
+    )
+    torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
+
+    few = pursue(inputs, targets, factors, Own(one, few.index, few.values), 3, fixed=True, ridge=0.7)
+    for task in range(4):
+        chosen = inputs[task][:, few.index[task]]
+        values = torch.linalg.solve(chosen.T @ chosen + 0.7 * torch.eye(2, dtype=torch.float64), chosen.T @ rest[task])
+        torch.testing.assert_close(few.values[task], values, rtol=1e-9, atol=1e-9)

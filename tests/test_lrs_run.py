@@ -17,7 +17,7 @@ from fedpriv.cli import main
 from fedpriv.clients import FrozenLowRankSparse, GlobalModel, LowRankSparse, PublishedLowRankSparse
 from fedpriv.cohort import Cohort, Key, Learner, Problem, Ragged
 from fedpriv.config import apply
-from fedpriv.data import LowRankSparseDesign
+from fedpriv.data import LowRankSparseDesign, synthetic_tasks
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.alternate import alternate, moment_start
 from fedpriv.lrs.subspace import sine
@@ -416,3 +416,30 @@ def test_the_scenario_finds_the_truth_where_simpler_models_do_not(
     stored = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert stored["measures"]["rmse"] == found
     assert "measures" in stored["not_released"]
+
+
+def test_a_newton_step_with_a_ridge_finds_the_optimum_at_once() -> None:
+    """With k = d the penalised own part is linear in U, so the loss is quadratic and one step of the run is exact."""
+    design = {"tasks": 8, "dimension": 4, "samples": 10, "sparsity": 2, "noise": 0.3, "seed": 1}
+    tasks = synthetic_tasks("low-rank-sparse", **design)
+    client = LowRankSparse(sparsity=4, coefficients="one", ridge=5.0)
+    gram, right = np.zeros((4, 4)), np.zeros(4)
+    for task in range(8):
+        rows = tasks.train.rows(task)
+        x, y = tasks.train.inputs[rows], tasks.train.targets[rows]
+        away = np.eye(10) - x @ np.linalg.solve(x.T @ x + 5.0 * np.eye(4), x.T)
+        gram += x.T @ away @ x
+        right += x.T @ away @ y
+    result = Experiment(
+        tasks=tasks,
+        model=ModelSettings(name="low-rank", settings={"update": "newton"}),
+        client=client,
+        strategy=AlternatingMinimization(
+            clipping_norm=1e9, noise_multiplier=0.0, rounds=1, orthonormal=False, cutoff=0.0
+        ),
+        dtype="float64",
+        grid="in-process",
+        baseline=False,
+    ).run()
+    (billboard,) = result.billboards.values()
+    np.testing.assert_allclose(billboard["factors"][:, 0], np.linalg.solve(gram, right), rtol=1e-8)

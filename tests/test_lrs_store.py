@@ -6,11 +6,13 @@ import json
 import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from fedpriv import InputError
+from fedpriv.data import synthetic_tasks
 from fedpriv.lrs.store import PersonalModels
 
 
@@ -86,3 +88,50 @@ def test_a_hundred_thousand_pairs_a_second(tmp_path: Path) -> None:
         opened.predict(tasks, inputs)
         seconds.append(time.process_time() - began)
     assert min(seconds) < 0.2, f"{20_000 / min(seconds):,.0f} pairs a second"
+
+
+SMALL = [
+    "data.tasks=12",
+    "data.dimension=8",
+    "data.samples=16",
+    "data.sparsity=1",
+    "data.overlap=2",
+    "client.sparsity=1",
+]
+
+
+def test_a_run_exports_the_models_that_it_scored(fedpriv: Any, tmp_path: Path) -> None:
+    """Not new ones: the error of what the file predicts is the run's own, not that of another fit."""
+    settings = [f"--set={one}" for one in [*SMALL, "data.noise=0.3", "data.seed=5"]]
+    code, out, _ = fedpriv("run", "lrs-synthetic", *settings, "--out=r", "--json")
+    assert code == 0
+    code, out, err = fedpriv("models", "r", "--out=m.safetensors", "--dtype=float64", "--json")
+    assert (code, err) == (0, "")
+    found = json.loads(out)
+    assert (found["tasks"], found["numbers_per_task"], found["bytes_per_task"]) == (12, 2, 8 * 2 + 2)
+    assert found["released"] is False
+    assert found["file_bytes"] == (tmp_path / "m.safetensors").stat().st_size
+    tasks = synthetic_tasks(
+        "low-rank-sparse", tasks=12, dimension=8, samples=16, sparsity=1, overlap=2, noise=0.3, seed=5
+    )
+    owner = np.repeat(np.arange(12), tasks.test.sizes)
+    guessed = PersonalModels.open(tmp_path / "m.safetensors").predict(owner, tasks.test.inputs)
+    losses = np.bincount(owner, (guessed - tasks.test.targets) ** 2) / tasks.test.sizes / 2
+    scored = json.loads((tmp_path / "r/summary.json").read_text())["diagnostics"]["loss"]["personal"]
+    assert losses.mean() == pytest.approx(scored, rel=1e-9)
+
+
+def test_what_cannot_be_exported_is_a_sentence(fedpriv: Any) -> None:
+    small = [f"--set={one}" for one in ["data.tasks=20", "strategy.rounds=1", "run.grid=in-process", "client.epochs=1"]]
+    assert fedpriv("run", "pmtl", *small, "--out=p")[0] == 0
+    old = [f"--set={one}" for one in [*SMALL, "client.name=published-low-rank-sparse"]]
+    assert fedpriv("run", "lrs-synthetic", *old, "--out=old")[0] == 0
+    for words, said in (
+        (["p"], "only low-rank-plus-sparse models have a compact file"),
+        (["old"], "goes on from the rounds before"),
+        (["nowhere"], "is not a run folder"),
+    ):
+        code, _, err = fedpriv("models", *words)
+        assert code == 2
+        assert said in err
+        assert err.count("\n") == 1

@@ -354,3 +354,31 @@ def test_an_out_that_is_a_file_is_a_sentence(fedpriv: Any, tmp_path: Path) -> No
     assert code == 2
     assert err.count("\n") == 1
     assert "not a folder" in err
+
+
+def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_path: Path) -> None:
+    small = ["data.tasks=12", "data.dimension=8", "data.samples=16", "data.sparsity=1", "data.overlap=2"]
+    words = [f"--set={item}" for item in [*small, "client.sparsity=1"]]
+    asked = ["sweep", "lrs-synthetic", *words, "--grid=strategy.rounds=1,2", "--seeds=2", "--out=s"]
+    code, _, err = fedpriv(*asked, "--show=rmse.amth")
+    assert code == 2
+    assert "did you mean 'rmse.amht'?" in err
+    assert "--resume" in err
+    code, out, _ = fedpriv("sweep", "lrs-synthetic", "--out=s", "--resume", "--show=rmse.amht,rmse.sparse", "--json")
+    assert code == 0
+    with (tmp_path / "s/sweep.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    found = json.loads(out)
+    for cell, rounds in zip(found["cells"], "12", strict=True):
+        column = [float(row["rmse.amht"]) for row in rows if row["strategy.rounds"] == rounds]
+        assert cell["measures"]["rmse.amht"]["mean"] == pytest.approx(np.mean(column))
+        stored = [json.loads((tmp_path / "s" / row["run"] / "summary.json").read_text()) for row in rows]
+        assert {float(row["rmse.amht"]) for row in rows} == {one["measures"]["rmse"]["amht"] for one in stored}
+    page = (tmp_path / "s/sweep.md").read_text()
+    assert "rmse.amht | rmse.sparse" in page
+    assert "personal" not in page.splitlines()[4]
+    code, _, err = fedpriv(
+        "sweep", "pmtl", *TINY, "--grid=strategy.rounds=1", "--seeds=1", "--out=p", "--show=rmse.amht"
+    )
+    assert code == 2
+    assert "measures nothing of its own" in err

@@ -16,6 +16,9 @@
 ``regression``          synthetic linear-regression tasks with known optima
 ``low_rank_sparse``     linear tasks that are low-rank plus sparse
 ``synthetic``           the generators by name
+``natural``             regression tasks that exist: raters, groups of raters, schools
+``item_factors``        features of rated items, from people who are public
+``tables``              columns of text tables
 ``keep``                what was loaded or divided last, for the next experiment
 ``checks``              ``check``: are the files here, and the right ones?
 ======================  ==========================================================
@@ -32,11 +35,13 @@ from fedpriv.data.fewshot import FewShot, few_shot
 from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
+from fedpriv.data.natural import NATURAL, natural_tasks
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
 from fedpriv.data.synthetic import synthetic_tasks
 
 __all__ = [
+    "NATURAL",
     "CheckResult",
     "Dataset",
     "FewShot",
@@ -49,6 +54,7 @@ __all__ = [
     "keep_data",
     "kept",
     "load",
+    "natural_tasks",
     "regression_optima",
     "regression_tasks",
     "scheme_names",

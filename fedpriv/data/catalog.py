@@ -145,6 +145,83 @@ _SOURCES: tuple[SourceInfo, ...] = (
         ),
         facts=("60,000 + 10,000 images 28x28 of 10 kinds of clothing, read as one pool of 70,000",),
     ),
+    SourceInfo(
+        name="movielens",
+        title="MovieLens 100K and 1M: people rate films",
+        source="GroupLens, University of Minnesota: https://grouplens.org/datasets/movielens",
+        licence="research use; may not be redistributed",
+        files=(
+            SourceFile(
+                "movielens/recbole-1.2.1-py3-none-any.whl",
+                "9c9948202011f37eb0a7c6768129313f00d6403ad221ec940d5e2d5d5f33a407",
+                "file",
+                (100_000, 943),
+            ),
+            SourceFile(
+                "movielens/ml-1m.zip",
+                "a6898adb50b9ca05aa231689da44c217cb524e7ebd39d264c56e2832f2c54e20",
+                "file",
+                (1_000_209, 6040),
+            ),
+        ),
+        facts=(
+            "100K lies inside a wheel: pip download --no-deps recbole==1.2.1 -d $FEDPRIV_DATA/movielens",
+            "1M (data.size=1m) is GroupLens' own ml-1m.zip; either file will do",
+            "943 people in 168 groups of gender, age and occupation; tasks of its own, for regression",
+            "test RMSE, random 80/20: global mean 1.126, user and item bias 0.938",
+        ),
+    ),
+    SourceInfo(
+        name="insteval",
+        title="InstEval: students of ETH Zurich rate lecturers",
+        source="R package lme4",
+        licence="GPL >= 2",
+        files=(
+            SourceFile(
+                "insteval/insteval.csv.gz",
+                "78dbe99f11bc6b9108f2785823cf2ae86aad35314f2f8a0ae3041873782399c7",
+                "uncompressed",
+                (73_421, 7),
+            ),
+        ),
+        facts=(
+            "2,972 students, 1,128 lecturers, 73,421 ratings 1 to 5, median 22 a student; tasks of its own",
+            "test RMSE: global mean 1.333, student and lecturer bias 1.202",
+        ),
+    ),
+    SourceInfo(
+        name="exam",
+        title="London exams, 65 schools",
+        source="Centre for Multilevel Modelling, through the R package mlmRev",
+        licence="GPL >= 2",
+        files=(
+            SourceFile(
+                "schools/exam.csv.gz",
+                "dc599b3dcab6c7fe3693219fd9a742ed156ac20b0992690d71050b9369c50926",
+                "uncompressed",
+                (4_059, 10),
+            ),
+        ),
+        facts=(
+            "4,059 pupils of 65 schools: too few tasks for a small user-level epsilon; tasks of its own",
+            "test RMSE, 25% of each school held out: pooled 0.790, shrunk to the pooled model 0.747 at best",
+        ),
+    ),
+    SourceInfo(
+        name="chem97",
+        title="A-level chemistry 1997, 2,410 schools",
+        source="Centre for Multilevel Modelling, through the R package mlmRev",
+        licence="GPL >= 2",
+        files=(
+            SourceFile(
+                "schools/chem97.csv.gz",
+                "fbc28925618705cf4cac1c3591ef097dfc89017b313ead3b9250058f9ba62a41",
+                "uncompressed",
+                (31_022, 8),
+            ),
+        ),
+        facts=("31,022 pupils of 2,410 schools, 518 with fewer than 4; tasks of its own, for regression",),
+    ),
 )
 
 
@@ -177,7 +254,7 @@ def data_directory(data_dir: Path | str | None) -> Path | None:
         origin = f"${DATA_DIR_VARIABLE}" if data_dir is None else "the data directory given"
         raise InputError(
             f"{origin} is {str(folder)!r}, which is not a directory; point {DATA_DIR_VARIABLE} or "
-            "--data-dir at the folder that holds mnist/, fashion-mnist/ and femnist-206/; "
+            "--data-dir at the folder that holds mnist/, fashion-mnist/, insteval/ and the others; "
             "see `fedpriv data list`."
         )
     return folder

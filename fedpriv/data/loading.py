@@ -52,6 +52,8 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
         An unknown name or option; a file that is missing, damaged, or not of the expected shape.
     """
     info = source(name)
+    if name not in _READERS:
+        raise InputError(f"{name!r} has tasks of its own, so it is not divided; use natural_tasks({name!r}).")
     return _READERS[name](**options).read(info, data_dir)
 
 

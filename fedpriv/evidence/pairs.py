@@ -18,7 +18,7 @@ class Difference:
     Attributes
     ----------
     first, second : str
-        The sides: an arm, or ``arm.model`` where it is not the personal models.
+        The sides: an arm, ``arm.model`` where it is not the personal models, or ``arm.rmse.amht``: a measure.
     point : str
         Where they are compared.
     interval : Interval
@@ -37,6 +37,11 @@ class Difference:
     def above(self) -> bool:
         """Whether the interval lies above 0."""
         return self.interval.low > 0
+
+    @property
+    def below(self) -> bool:
+        """Whether the interval lies below 0: where less is better."""
+        return self.interval.high < 0
 
 
 def differences(evidence: Evidence, pairs: Iterable[tuple[str, str]], points: Iterable[str]) -> list[Difference]:

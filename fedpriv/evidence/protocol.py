@@ -30,7 +30,7 @@ def _dotted(tables: Any) -> Any:
 
 
 Changes = Annotated[dict[str, Any], BeforeValidator(_dotted)]
-Side = Annotated[str, Field(pattern=r"^[\w-]+(\.(personal|billboard|local_only))?$")]
+Side = Annotated[str, Field(pattern=r"^[\w-]+(\.(personal|billboard|local_only|[\w-]+(\.[\w-]+)+))?$")]
 Pair = tuple[Side, Side]
 Values = Annotated[tuple[Any, ...], Field(min_length=1)]
 
@@ -127,7 +127,7 @@ class Protocol(Settings):
         By name, where what is compared; a protocol without them says in keys of its own what it runs.
     claims : tuple of pairs
         Sides of which the first is claimed to be better, at every point: an arm, or ``arm.model`` where it is not the
-        personal models.
+        personal models, or ``arm.rmse.amht`` for what the scenario measures under that name.
     shown : tuple of pairs
         Differences that are shown beside them without a claim; the correction for several tests covers both.
     tuning : Tuning

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.config import Config, apply
-from fedpriv.errors import ComponentFailure
+from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.evidence.protocol import Protocol
+from fedpriv.names import unknown
 from fedpriv.progress import Progress
-from fedpriv.sweep import Build, Job, check_jobs, run_jobs
+from fedpriv.sweep import Build, Job, Measure, check_jobs, measures_of, run_jobs
 
 __all__ = ["Configs", "Evidence", "collect", "configurations"]
 
@@ -26,7 +27,8 @@ class Evidence:
     Attributes
     ----------
     columns : dict
-        By (arm, point, model), the accuracy of each seed in the protocol's order.
+        By (arm, point, model), the accuracy of each seed in the protocol's order; by (arm, point, ``rmse.amht``) what
+        the scenario measures under that name.
     guarantees : dict
         By (arm, point), the guarantee of the personal models as JSON holds it; that of the largest epsilon.
     seconds : float
@@ -41,7 +43,16 @@ class Evidence:
     versions: dict[str, str]
 
     def column(self, arm: str, point: str, model: str = "personal") -> list[float]:
-        """Return one accuracy per seed."""
+        """Return one number per seed.
+
+        Raises
+        ------
+        InputError
+            The runs of this arm hold no such number.
+        """
+        if (arm, point, model) not in self.columns:
+            known = [name for one, at, name in self.columns if (one, at) == (arm, point)]
+            raise InputError(f"the runs of {arm!r} at {point!r}: {unknown('model or measure', model, known)}")
         return self.columns[arm, point, model]
 
 
@@ -76,6 +87,7 @@ def collect(
     build: Build,
     out: Path,
     data_dir: Path | None = None,
+    measure: Measure | None = None,
 ) -> Evidence:
     """Run every arm at every point with every seed; a killed call goes on where it stopped.
 
@@ -91,6 +103,8 @@ def collect(
         Folder of the runs, ``ARM-POINT/seed-N`` each.
     data_dir : Path or None
         Where data sets lie.
+    measure : callable or None
+        What the scenario compares its runs with.
 
     Raises
     ------
@@ -118,7 +132,7 @@ def collect(
     versions: dict[str, str] = {}
     with keep_data(), ShardPool() as pool, Progress(quiet=False, runs=len(jobs)) as progress:
         check_jobs(jobs, build, data_dir, pool)
-        for job, summary in run_jobs(jobs, build, data_dir, pool, progress):
+        for job, summary in run_jobs(jobs, build, data_dir, pool, progress, measure):
             arm, point = job.values["arm"], job.values["point"]
             found = summary["versions"]
             if versions and found != versions:
@@ -136,6 +150,8 @@ def collect(
             for model, value in summary["diagnostics"]["accuracy"].items():
                 if value is not None:
                     columns.setdefault((arm, point, model), []).append(float(value))
+            for name, number in measures_of(summary).items():
+                columns.setdefault((arm, point, name), []).append(number)
     return Evidence(columns, guarantees, seconds, versions)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedpriv.lrs.packing import unpack
 from fedpriv.lrs.sparse import Own, pursue
-from fedpriv.lrs.statistics import curvature, gradient, moments, normal_equations, normal_product
+from fedpriv.lrs.statistics import curvature, gradient, moments, normal_product
 from fedpriv.lrs.subspace import conjugate_gradients, leading, newton_step, orthonormal, solve_factors, tangent
 
 __all__ = ["Solver", "alternate", "moment_start"]
@@ -78,14 +78,24 @@ def _moved(inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own:
             return newton_step(factors, unpack(_mean(bent)), step)
         return orthonormal(factors + tangent(factors, step), factors)
     if solver == "normal-equations":
-        matrix, vector = normal_equations(inputs, targets, sparse, weights, counts)
-        return orthonormal(solve_factors(unpack(_mean(matrix)), _mean(vector)), factors)
+        vector = -_mean(gradient(inputs, targets, sparse, weights, counts))
+        return orthonormal(solve_factors(_mean_matrix(inputs, weights, counts), vector), factors)
 
     def product(direction: Array) -> Array:
         return _mean(normal_product(inputs, weights, counts, torch.from_numpy(direction)))
 
     right = -_mean(gradient(inputs, targets, sparse, weights, counts))  # V is minus the gradient at U = 0
     return orthonormal(conjugate_gradients(product, right, factors), factors)
+
+
+def _mean_matrix(inputs: Tensor, weights: Tensor, counts: Tensor) -> Array:
+    """Return the mean of :func:`fedpriv.lrs.statistics.normal_equations`' A, without a matrix for each task."""
+    outer = (weights.unsqueeze(2) * weights.unsqueeze(1)) / counts.clamp(min=1).view(-1, 1, 1)
+    gram = inputs.transpose(1, 2) @ inputs
+    side, rank = gram.shape[1], weights.shape[1]
+    pairs = (outer.flatten(1).T @ gram.flatten(1)).reshape(rank, rank, side, side) / len(inputs)
+    mean: Array = pairs.transpose(1, 2).reshape(rank * side, rank * side).numpy()
+    return mean
 
 
 def _mean(rows: Tensor) -> Array:

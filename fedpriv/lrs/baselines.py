@@ -13,7 +13,7 @@ from fedpriv.lrs.alternate import alternate
 from fedpriv.lrs.least_squares import solve_normal
 from fedpriv.lrs.sparse import Own, pursue
 
-__all__ = ["full", "offsets", "representation", "ridge", "rmse", "single", "sparse_only"]
+__all__ = ["best", "full", "offsets", "representation", "ridge", "rmse", "shrunk", "single", "sparse_only"]
 
 Array = NDArray[np.float64]
 
@@ -51,8 +51,40 @@ def ridge(
     gram, right = inputs.transpose(1, 2) @ inputs, (targets.unsqueeze(1) @ inputs).squeeze(1)
     scale = torch.diagonal(gram, dim1=1, dim2=2).mean(dim=1).view(-1, 1, 1) * torch.eye(dimension, dtype=inputs.dtype)
     fits = [solve_normal(gram + strength * scale, right) for strength in strengths]
+    return best(fits, validation)
+
+
+def shrunk(
+    inputs: Tensor,
+    targets: Tensor,
+    validation: tuple[Tensor, Tensor],
+    towards: Tensor | None = None,
+    strengths: Sequence[float] = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0),
+) -> Tensor:
+    """Fit a model per task by ridge regression around a common one; shape [C, d].
+
+    Parameters
+    ----------
+    inputs, targets : Tensor
+        As for all functions here.
+    validation : pair of Tensors
+        Decides the strength, for all tasks together, as in :func:`ridge`.
+    towards : Tensor or None
+        Common model [1, d]; None shrinks towards 0.
+    strengths : sequence of float
+        Penalties beside the sum of a task's squared errors, in the units of the data.
+    """
+    centre = torch.zeros((1, inputs.shape[2]), dtype=inputs.dtype) if towards is None else towards
+    rest = targets - inputs @ centre.squeeze(0)
+    gram, right = inputs.transpose(1, 2) @ inputs, (rest.unsqueeze(1) @ inputs).squeeze(1)
+    unit = torch.eye(inputs.shape[2], dtype=inputs.dtype)
+    return best([centre + solve_normal(gram + strength * unit, right) for strength in strengths], validation)
+
+
+def best(fits: Sequence[Tensor], validation: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the fit with the smallest squared error on the validation part of all tasks together."""
     seen, wanted = validation
-    errors = [float((torch.einsum("cvd,cd->cv", seen, fit) - wanted).square().sum()) for fit in fits]
+    errors = [float(((seen @ fit.unsqueeze(2)).squeeze(2) - wanted).square().sum()) for fit in fits]
     return fits[int(np.argmin(errors))]
 
 
@@ -62,19 +94,22 @@ def representation(inputs: Tensor, targets: Tensor, counts: Tensor, start: Array
     return own.theta(torch.from_numpy(factors))
 
 
-def sparse_only(inputs: Tensor, targets: Tensor, sparsity: int, steps: int = 20) -> Tensor:
+def sparse_only(inputs: Tensor, targets: Tensor, sparsity: int, steps: int = 20, ridge: float = 0.0) -> Tensor:
     """Fit a k-sparse model per task by hard thresholding pursuit; shape [C, d]."""
     nothing = torch.zeros((inputs.shape[2], 0), dtype=inputs.dtype)
-    return pursue(inputs, targets, nothing, Own.zeros(len(inputs), 0, sparsity), steps).theta(nothing)
+    return pursue(inputs, targets, nothing, Own.zeros(len(inputs), 0, sparsity), steps, ridge=ridge).theta(nothing)
 
 
-def offsets(inputs: Tensor, targets: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit one model with an offset per task, all that a prompt is in a linear model; shapes [1, d] and [C]."""
+def offsets(inputs: Tensor, targets: Tensor, counts: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Fit one model with an offset per task, all that a prompt is in a linear model; shapes [1, d] and [C].
+
+    With a ridge, the offsets (not the model) are shrunk as by so many examples more whose residual is 0.
+    """
     share = counts.clamp(min=1).unsqueeze(1)
     centre, level = inputs.sum(dim=1) / share, targets.sum(dim=1) / share.squeeze(1)
     real = torch.arange(inputs.shape[1]) < counts.unsqueeze(1)
     theta = single((inputs - centre.unsqueeze(1)) * real.unsqueeze(2), (targets - level.unsqueeze(1)) * real)
-    return theta, level - (centre @ theta.T).squeeze(1)
+    return theta, (level - (centre @ theta.T).squeeze(1)) * counts / (counts + ridge).clamp(min=1)
 
 
 def rmse(theta: Tensor, inputs: Tensor, targets: Tensor, counts: Tensor, offset: Tensor | None = None) -> Array:

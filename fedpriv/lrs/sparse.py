@@ -89,6 +89,7 @@ def pursue(
     steps: int,
     *,
     fixed: bool = False,
+    ridge: float = 0.0,
 ) -> Own:
     """Hard thresholding pursuit with joint refit: the k largest entries of a gradient step, then least squares.
 
@@ -114,6 +115,9 @@ def pursue(
         Changes of the support; 0 only fits on the old one.
     fixed : bool
         Keep w as it is and fit the sparse part alone.
+    ridge : float
+        lambda of the penalty ``lambda ||b||^2`` on the sparse part, beside the sum of a task's squared errors. Supports
+        are chosen, and w and b fitted, for both together.
 
     Returns
     -------
@@ -126,6 +130,8 @@ def pursue(
     """
     _check(inputs, factors, own)
     shared = _shared(inputs, factors)
+    if ridge:
+        inputs, targets, shared = _penalised(inputs, targets, shared, ridge)
     scale = inputs.square().sum(dim=(1, 2)) / inputs.shape[2]
     step = torch.where(scale > 0, 1.0 / scale.clamp(min=torch.finfo(scale.dtype).tiny), 0.0).unsqueeze(1)
     own = _refit(inputs, targets, shared, own, used=own.values != 0, fixed=fixed)
@@ -198,6 +204,17 @@ def threshold(
 def _shared(inputs: Tensor, factors: Tensor) -> Tensor:
     """Return X U [C, n, r], one product per task: its rounding must not depend on the tasks beside it."""
     return inputs @ factors.expand(len(inputs), *factors.shape)
+
+
+def _penalised(inputs: Tensor, targets: Tensor, shared: Tensor, ridge: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Add an example for each coordinate of b that says it is 0: the penalty as data, whatever is done with them."""
+    tasks, _, dimension = inputs.shape
+    rows = (ridge**0.5 * torch.eye(dimension, dtype=inputs.dtype)).expand(tasks, -1, -1)
+    return (
+        torch.cat([inputs, rows], dim=1),
+        torch.cat([targets, targets.new_zeros((tasks, dimension))], dim=1),
+        torch.cat([shared, shared.new_zeros((tasks, dimension, shared.shape[2]))], dim=1),
+    )
 
 
 def _refit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpriv.sweep.jobs import Build, Job, check_jobs, run_jobs
+from fedpriv.sweep.jobs import Build, Job, Measure, check_jobs, measures_of, run_jobs
 from fedpriv.sweep.plan import Cell, Plan, read_plan
 
-__all__ = ["Build", "Cell", "Job", "Plan", "check_jobs", "read_plan", "run_jobs"]
+__all__ = ["Build", "Cell", "Job", "Measure", "Plan", "check_jobs", "measures_of", "read_plan", "run_jobs"]

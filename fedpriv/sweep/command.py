@@ -32,6 +32,7 @@ def run_sweep(
     reproduce: bool,
     resume: bool,
     as_json: bool,
+    show: str | None = None,
 ) -> None:
     """Run every cell with every seed, then write and print one table and one figure."""
     from fedpriv.data import keep_data
@@ -72,9 +73,10 @@ def run_sweep(
         if stored is None:
             plan.store(folder)
         with Progress(quiet=as_json, runs=len(jobs)) as progress:
-            done = list(run_jobs(jobs, chosen.build, data_dir, pool, progress))
+            done = list(run_jobs(jobs, chosen.build, data_dir, pool, progress, chosen.measure))
     results = collect(plan, folder, done, time.perf_counter() - began)
     results.write(folder)
+    results = results.showing(show.split(",") if show else ())
     write_figure(results, folder)
     _write_page(results, folder)
     if as_json:
@@ -100,7 +102,8 @@ def _print(results: Results, folder: Path) -> None:
 
     heading, *lines = [row[:-1] for row in results.table()]  # speed stands in the files; here it would not fit
     keys = len(results.plan.grid)
-    table = Table(title=f"Test {results.measure}, mean over tasks (diagnostic, not released)")
+    title = "Measures of the scenario" if results.shown else f"Test {results.measure}, mean over tasks"
+    table = Table(title=f"{title} (diagnostic, not released)")
     for number, column in enumerate(heading):
         # The section of a key is left out where the rest says it.
         rest = column.partition(".")[2]

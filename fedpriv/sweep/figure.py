@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.report.figures import COLOURS, GRID, MARKERS, save_svg
-from fedpriv.report.words import MODELS
 from fedpriv.sweep.results import CellResult, Results
 from fedpriv.sweep.words import as_text
 
@@ -19,7 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw", "write_figure"]
 
-_DASHES = {"personal": "-", "billboard": "--", "local_only": ":"}
+_STYLES = (
+    *zip(COLOURS.values(), MARKERS.values(), ("-", "--", ":"), strict=True),
+    ("#CC79A7", "D", "-"),
+    ("#E69F00", "v", "--"),
+    ("#56B4E9", "P", ":"),
+    ("#222222", "X", "-."),
+)
 _COLUMNS = 3
 _APART = 0.012
 """Shift of the models against each other, as a share of the axis: bars shall not cover one another."""
@@ -41,13 +46,14 @@ def draw(results: Results) -> Figure:
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     axes = [one for row in grid for one in row]
     for one, (title, cells) in zip(axes, panels.items(), strict=False):
-        _panel(one, first, cells, results.measure)
+        _panel(one, first, cells, results)
         one.set_title(_plain(title), fontsize=9)
     for empty in axes[len(panels) :]:
         empty.set_visible(False)
         # Its neighbour above is the lowest of its column now, so it carries the numbers.
         axes[axes.index(empty) - columns].tick_params(labelbottom=True)
-    figure.supylabel(f"test {results.measure} (diagnostic, not released)", fontsize=10)
+    what = "" if results.shown else f"test {results.measure} "
+    figure.supylabel(f"{what}(diagnostic, not released)", fontsize=10)
     figure.supxlabel(_plain(f"{first}\n\n" + textwrap.fill(results.caption, int(15 * width))), fontsize=8.5)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
@@ -62,30 +68,32 @@ def write_figure(results: Results, out: Path) -> Path:
     return file
 
 
-def _panel(axes: Axes, key: str, cells: Sequence[CellResult], measure: str) -> None:
+def _panel(axes: Axes, key: str, cells: Sequence[CellResult], results: Results) -> None:
     places, logarithmic = _places([cell.values[key] for cell in cells])
     order = sorted(range(len(cells)), key=lambda at: places[at])  # lines go from left to right
     cells, places = [cells[at] for at in order], [places[at] for at in order]
     values = [cell.values[key] for cell in cells]
     span = max(places) - min(places) or 1.0
-    for shift, name in enumerate(MODELS):
+    middle = (len(results.columns) - 1) / 2
+    for shift, (name, label) in enumerate(results.columns.items()):
+        colour, marker, dashes = _STYLES[shift % len(_STYLES)]
         points = [
-            (place + (shift - 1) * _APART * span, found)
+            (place + (shift - middle) * _APART * span, found)
             for place, cell in zip(places, cells, strict=True)
-            if (found := cell.measures[measure][name]) is not None
+            if (found := results.value(cell, name)) is not None
         ]
         if points:
             axes.errorbar(
                 [_back(place, logarithmic) for place, _ in points],
                 [found.mean for _, found in points],
                 [found.half or 0.0 for _, found in points],
-                label=MODELS[name],
+                label=label,
                 capsize=2.5,
                 ms=4.5,
                 lw=1.6,
-                color=COLOURS[name],
-                marker=MARKERS[name],
-                ls=_DASHES[name],
+                color=colour,
+                marker=marker,
+                ls=dashes,
             )
     if logarithmic:
         axes.set_xscale("log")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.runtime.pool import ShardPool
 
-__all__ = ["Build", "Job", "check_jobs", "run_jobs"]
+__all__ = ["Build", "Job", "Measure", "check_jobs", "measures_of", "run_jobs"]
 
 Build = Callable[[Config, Path | None], Any]
+Measure = Callable[[Any, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,21 @@ class Job:
     def finished(self) -> bool:
         """Whether the run came to its end; its summary is the last file that a run writes."""
         return (self.folder / "summary.json").exists()
+
+
+def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers that a scenario added to a run's summary, by dotted name: ``{"rmse.amht": 0.1}``."""
+    found: dict[str, float] = {}
+
+    def collect(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                collect(f"{name}.{key}" if name else str(key), inner)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[name] = float(value)
+
+    collect("", summary.get("measures", {}))
+    return found
 
 
 def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, pool: ShardPool | None = None) -> None:
@@ -109,6 +125,7 @@ def run_jobs(
     data_dir: Path | None = None,
     pool: ShardPool | None = None,
     progress: Progress | None = None,
+    measure: Measure | None = None,
 ) -> Iterator[tuple[Job, dict[str, Any]]]:
     """Run what is missing; yield each job with the summary of its run, in order.
 
@@ -120,6 +137,8 @@ def run_jobs(
         Where runs get their shards from; None starts and stops Ray for each.
     progress : Progress or None
         Told about runs and rounds.
+    measure : callable or None
+        What the scenario compares its runs with: kept in each summary as ``measures``.
 
     Raises
     ------
@@ -142,6 +161,7 @@ def run_jobs(
                     about=job.about,
                     config=completed(job.config, experiment.describe()),
                     pool=pool,
+                    measure=measure,
                 )
             except InputError as error:
                 raise InputError(f"run {job.folder}: {error}") from error

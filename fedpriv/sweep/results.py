@@ -6,15 +6,17 @@ import csv
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fedpriv.errors import InputError
+from fedpriv.names import unknown
 from fedpriv.report.words import MODELS
 from fedpriv.runs import plain
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.statistics import Interval, interval
-from fedpriv.sweep.jobs import Job
+from fedpriv.sweep.jobs import Job, measures_of
 from fedpriv.sweep.plan import Plan
 from fedpriv.sweep.words import as_text
 
@@ -37,6 +39,8 @@ class CellResult:
         say what it would have been.
     measures : dict
         By measure ("accuracy", "loss") and model; None where it does not exist.
+    own : dict
+        What the scenario measures, by dotted name (``rmse.amht``); None where a run lacks it.
     tasks_per_second : float
         Mean over runs.
     """
@@ -44,6 +48,7 @@ class CellResult:
     values: dict[str, Any]
     epsilon: float | str | None
     measures: dict[str, dict[str, Interval | None]]
+    own: dict[str, Interval | None]
     tasks_per_second: float
 
 
@@ -63,6 +68,8 @@ class Results:
         Whether the runs spent one budget together.
     seconds : dict
         ``training`` of all runs together, as their summaries report it, and ``total`` of this call.
+    shown : tuple of str
+        Which of the scenario's measures table and figure show in the place of the three models.
     """
 
     plan: Plan
@@ -70,10 +77,43 @@ class Results:
     cells: list[CellResult]
     protected: bool
     seconds: dict[str, float]
+    shown: tuple[str, ...] = ()
+
+    def showing(self, names: Sequence[str]) -> Results:
+        """Return the same, with these of the scenario's measures in table and figure.
+
+        Raises
+        ------
+        InputError
+            One of them is not measured.
+        """
+        known = dict.fromkeys(name for cell in self.cells for name in cell.own)
+        for name in names:
+            if not known:
+                raise InputError(
+                    f"{self.plan.scenario!r} measures nothing of its own, so {name!r} cannot be shown; leave out "
+                    "--show."
+                )
+            if name not in known:
+                raise InputError(
+                    unknown("measure", name, known) + " Finished runs are kept; show others with --resume."
+                )
+        return replace(self, shown=tuple(names))
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What table and figure show, with its label."""
+        return {name: name for name in self.shown} or MODELS
+
+    def value(self, cell: CellResult, column: str) -> Interval | None:
+        """Return what a cell has to show in a column."""
+        return cell.own.get(column) if self.shown else cell.measures[self.measure][column]
 
     @property
     def measure(self) -> str:
-        """What figure and table show: accuracy, or the loss where there is none."""
+        """What figure and table show: accuracy, or the loss where there is none, or what was asked for."""
+        if self.shown:
+            return ", ".join(self.shown)
         some = any(value is not None for cell in self.cells for value in cell.measures["accuracy"].values())
         return "accuracy" if some else "loss"
 
@@ -94,7 +134,7 @@ class Results:
         )
         banner = " Reproduction: noise and coins came from the seeds, so there is no guarantee." * self.plan.reproduce
         return (
-            f"Test {self.measure}, mean over tasks; {spread}. "
+            f"{self.measure if self.shown else f'Test {self.measure}, mean over tasks'}; {spread}. "
             f"Diagnostics, not released; choosing among cells by them is charged to nobody. {account}{banner}"
         )
 
@@ -119,6 +159,7 @@ class Results:
                         measure: {name: value and vars(value) for name, value in models.items()}
                         for measure, models in cell.measures.items()
                     },
+                    "measures": {name: value and vars(value) for name, value in cell.own.items()},
                 }
                 for cell in self.cells
             ],
@@ -130,18 +171,20 @@ class Results:
         write_bytes(out / "sweep.json", (json.dumps(plain(self.to_json()), indent=2) + "\n").encode())
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
-        table.writerow(_flat(self.rows[0]))
-        table.writerows(["" if value is None else value for value in _flat(row).values()] for row in self.rows)
+        flat = [_flat(row) for row in self.rows]
+        heading = dict.fromkeys(name for row in flat for name in row)
+        table.writerow(heading)
+        table.writerows(["" if row.get(name) is None else row[name] for name in heading] for row in flat)
         write_bytes(out / "sweep.csv", text.getvalue().encode())
 
     def table(self) -> list[list[str]]:
         """Return the table of cells as text, its heading first."""
-        heading = [*self.plan.grid, "spent epsilon", *(MODELS[name] for name in MODELS), "tasks/s"]
+        heading = [*self.plan.grid, "spent epsilon", *self.columns.values(), "tasks/s"]
         lines = [
             [
                 *(as_text(value) for value in cell.values.values()),
                 "none" if cell.epsilon is None else f"{float(cell.epsilon):.3g}",
-                *(str(cell.measures[self.measure][name] or "-") for name in MODELS),
+                *(str(self.value(cell, name) or "-") for name in self.columns),
                 f"{cell.tasks_per_second:,.0f}",
             ]
             for cell in self.cells
@@ -149,7 +192,12 @@ class Results:
         return [heading, *lines]
 
 
-def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]], total_seconds: float) -> Results:
+def collect(
+    plan: Plan,
+    out: Path,
+    done: Sequence[tuple[Job, Mapping[str, Any]]],
+    total_seconds: float,
+) -> Results:
     """Put together the summaries of all runs."""
     rows = []
     for job, summary in done:
@@ -164,6 +212,7 @@ def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]]
                 "delta": guarantee["delta"],
                 "accuracy": dict(found["accuracy"]),
                 "loss": dict(found["loss"]),
+                "measures": measures_of(summary),
                 "tasks_per_second": summary["tasks_per_second"],
                 "run": str(job.folder.relative_to(out)),
             }
@@ -182,11 +231,15 @@ def _cell(values: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> CellResu
             column = [row[measure][name] for row in rows]
             usable = all(isinstance(value, int | float) for value in column)
             measures[measure][name] = interval(column) if usable else None
+    names = dict.fromkeys(name for row in rows for name in row["measures"])
+    complete = {name: [row["measures"][name] for row in rows if name in row["measures"]] for name in names}
+    own = {name: interval(column) if len(column) == len(rows) else None for name, column in complete.items()}
     spent = [row["epsilon"] for row in rows]
     return CellResult(
         values,
         None if None in spent else max(spent, key=float),
         measures,
+        own,
         sum(float(row["tasks_per_second"]) for row in rows) / len(rows),
     )
 
@@ -202,4 +255,5 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
         **{f"{name}_{measure}": row[measure][name] for measure in ("accuracy", "loss") for name in MODELS},
         "tasks_per_second": row["tasks_per_second"],
         "run": row["run"],
+        **row["measures"],
     }

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 from fedpriv.cohort import Cohort
 from fedpriv.experiment import Experiment
 from fedpriv.lrs import baselines
+from fedpriv.lrs.store import footprint
 from fedpriv.summary import RunResult
 
-__all__ = ["compare"]
+__all__ = ["compare", "own_errors"]
 
 FAILED = 0.1
 """A task failed if its error is above this share of the root mean square of all tasks' test targets."""
@@ -33,7 +34,8 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     -------
     dict
         ``rmse``: per kind of model, the root of the squared error averaged over tasks. For the run itself (``amht``)
-        also ``median`` of the tasks' errors, how many ``failed``, and the error ``without_failed``.
+        also ``median`` of the tasks' errors, how many ``failed``, and the error ``without_failed`` unless all
+        did. ``store``: what the models take in their file, and to be asked.
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
@@ -46,15 +48,10 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     def score(theta: torch.Tensor, offset: torch.Tensor | None = None) -> float:
         return _together(baselines.rmse(theta, test.inputs, test.targets, test.sizes, offset))
 
-    # The loss is half the squared error. Nodes with a policy may keep their scores to themselves.
-    own = np.sqrt(2 * result.scores.get("personal.loss", np.empty(0)))
-    failed = ~(own <= FAILED * float((test.targets.square().sum() / test.sizes.sum()).sqrt()))
-    found = {"amht": _together(own), "failed": int(failed.sum()), "without_failed": _together(own[~failed])}
-    found |= {"median": float(np.median(own))} if len(own) else {}
     shared, level = baselines.offsets(train.inputs, train.targets, counts)
     return {
         "rmse": {
-            **(found if len(own) else {}),
+            **own_errors(experiment, result),
             "single": score(baselines.single(train.inputs, train.targets)),
             "offset": score(shared, level),
             "representation": score(baselines.representation(train.inputs, train.targets, counts, start)),
@@ -62,10 +59,22 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
             "ridge": score(baselines.ridge(train.inputs, train.targets, (validation.inputs, validation.targets))),
             "sparse": score(baselines.sparse_only(train.inputs, train.targets, sparsity)),
             "released": False,
-        }
+        },
+        "store": {**footprint(len(tasks), train.inputs.shape[2], rank, sparsity), "released": False},
     }
+
+
+def own_errors(experiment: Experiment, result: RunResult) -> dict[str, float]:
+    """Return the error of a run's own models: ``amht``, ``median``, ``failed`` and ``without_failed``."""
+    # The loss is half the squared error. Nodes with a policy may keep their scores to themselves.
+    own = np.sqrt(2 * result.scores.get("personal.loss", np.empty(0)))
+    if not len(own):
+        return {}
+    failed = ~(own <= FAILED * float(np.sqrt(np.square(experiment.tasks.test.targets).mean())))
+    found = {"amht": _together(own), "failed": int(failed.sum()), "median": float(np.median(own))}
+    return found if failed.all() else found | {"without_failed": _together(own[~failed])}
 
 
 def _together(errors: NDArray[np.float64]) -> float:
     """Return the root of the mean square over tasks."""
-    return float(np.sqrt(np.mean(np.square(errors)))) if len(errors) else float("nan")
+    return float(np.sqrt(np.mean(np.square(errors))))
