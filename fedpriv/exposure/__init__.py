@@ -1,6 +1,6 @@
 """What a malicious server learns from a run: rows recorded before its noise, attacks on them, pictures."""
 
-from fedpriv.exposure.recorded import read_sighting, record, recorded_rounds
+from fedpriv.exposure.recorded import read_scores, read_sighting, record, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import (
     Attacked,
@@ -20,6 +20,7 @@ __all__ = [
     "attack_sighting",
     "episode_seed",
     "keep",
+    "read_scores",
     "read_sighting",
     "record",
     "recorded_rounds",

@@ -10,7 +10,7 @@ from pathlib import Path
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
 from fedpriv.exposure.figures import write_pictures
-from fedpriv.exposure.recorded import read_sighting, recorded_rounds
+from fedpriv.exposure.recorded import read_sighting, record_scores, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
 
@@ -45,6 +45,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
         found = {"round": number, **to_json(attacked, experiment)}
         keep(run, found)
+        record_scores(attacked.played, run, number)
         pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
     results = results_of(run)
     if json_output:

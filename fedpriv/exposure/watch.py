@@ -15,7 +15,7 @@ from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, see
 from fedpriv.attacks.games import SetName
 from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
 from fedpriv.errors import FedprivError, InputError
-from fedpriv.exposure.recorded import private_folder, record
+from fedpriv.exposure.recorded import private_folder, record, record_scores
 from fedpriv.names import kebab
 from fedpriv.runs import plain, read_config
 from fedpriv.runs.atomic import write_bytes
@@ -112,7 +112,9 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
         if watch.during:
             try:
-                found |= to_json(attack_sighting(experiment, sighting, watch, episode_seed(run)), experiment)
+                attacked = attack_sighting(experiment, sighting, watch, episode_seed(run))
+                record_scores(attacked.played, run, sighting.round)
+                found |= to_json(attacked, experiment)
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
