@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import Unbending
 
 from fedpriv import Experiment, InputError
@@ -71,6 +73,38 @@ def test_the_run_is_the_same_bit_by_bit_while_it_is_attacked(tmp_path: Path) -> 
         assert results[name]["inversion"]["controlled"]["games"] == 5
         assert results[name]["observer"] == "server"
     assert results["auc_bound"] is None, "noise of the server bounds nothing against the server"
+
+
+def test_time_of_the_attack_is_not_time_of_the_training(tmp_path: Path) -> None:
+    """A listener that takes its time slows the run down, and its training by nothing."""
+    strategy = MaliciousMetaLearner.around(experiment().strategy, rounds=(1, 2), listener=lambda *_: time.sleep(0.5))
+    result = experiment().model_copy(update={"strategy": strategy}).run(tmp_path / "run")
+    seconds = result.summary["seconds"]
+    assert seconds["attack"] >= 1.0
+    assert seconds["rounds"] >= 1.0 + seconds["training"]
+    assert "attack" not in experiment().run(tmp_path / "plain").summary["seconds"]
+
+
+def test_an_attack_shows_how_far_it_is_and_uses_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, int, int]] = []
+    threads = set()
+
+    def show(what: str, unit: str, done: int, total: int) -> None:
+        assert unit == "batches of games"
+        steps.append((what, done, total))
+        threads.add(torch.get_num_threads())
+
+    monkeypatch.setattr("fedpriv.exposure.watch.show_part", show)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        watch = Watch(**GAMES, rounds=(2,), together=4, sets=("query",), global_game=False)
+        with_watch(experiment(), watch).run(tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {1}
+    assert steps == [("attack in round 2, query set", done, 6) for done in range(7)]
 
 
 def test_what_is_seen_is_before_the_servers_noise(tmp_path: Path) -> None:

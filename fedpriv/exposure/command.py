@@ -13,6 +13,7 @@ from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.recorded import read_sighting, record_scores, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
+from fedpriv.progress import Progress
 
 __all__ = ["attack_run"]
 
@@ -41,12 +42,16 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
     refuse_unattackable(experiment)
     pictures: list[Path] = []
-    for number in chosen:
-        attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
-        found = {"round": number, **to_json(attacked, experiment)}
-        keep(run, found)
-        record_scores(attacked.played, run, number)
-        pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+    with Progress(quiet=json_output) as progress:
+        progress.begin("attack")
+        for done, number in enumerate(chosen):
+            progress(done, len(chosen))
+            attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
+            found = {"round": number, **to_json(attacked, experiment)}
+            keep(run, found)
+            record_scores(attacked.played, run, number)
+            pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+        progress(len(chosen), len(chosen))
     results = results_of(run)
     if json_output:
         sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")

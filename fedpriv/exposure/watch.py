@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.recorded import private_folder, record, record_scores
 from fedpriv.names import kebab
+from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
@@ -139,7 +141,16 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
     if sighting.kind == "sum":
         raise InputError(_sums(sighting))
     seen, cohort, left_out = _largest_group(experiment, sighting, seed)
-    played: dict[str, Played] = {name: games.play(seen, name, cohort, seed=seed) for name in games.sets}
+    played: dict[str, Played] = {
+        name: games.play(
+            seen,
+            name,
+            cohort,
+            seed=seed,
+            progress=partial(show_part, f"attack in round {sighting.round}, {name} set", "batches of games"),
+        )
+        for name in games.sets
+    }
     named = which_task(seen, cohort, seed=seed) if games.global_game else None
     return Attacked(played, named, left_out)
 
