@@ -14,7 +14,7 @@ from fedpriv.protocol import Billboards
 from fedpriv.runs.atomic import pack, unpack, write_bytes
 from fedpriv.strategies.malicious import Sighting
 
-__all__ = ["private_folder", "read_scores", "read_sighting", "record", "record_scores", "recorded_rounds"]
+__all__ = ["Scores", "private_folder", "read_scores", "read_sighting", "record", "record_scores", "recorded_rounds"]
 
 Scores = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
 """By set, attack and side: one number per game, higher for what looks like a member."""
