@@ -1,4 +1,4 @@
-"""The cells of Tables I and II: games of all seeds of a cell judged together, beside what the paper found."""
+"""The cells of Tables I and II, games of all seeds judged together beside what the paper found; levels of noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedpriv.attacks import RULES, Outcome, judge
 from fedpriv.exposure import Scores, read_scores
 from fedpriv.statistics import Interval, holm
 
-__all__ = ["PAPER_SIDE", "Cell", "below", "judged", "newcomers", "read_cells", "trend"]
+__all__ = ["PAPER_SIDE", "Cell", "Level", "below", "judged", "newcomers", "read_cells", "trend"]
 
 PAPER_SIDE = 50
 """Games of each side that the paper played in a cell."""
@@ -69,6 +69,32 @@ class Cell:
     def variance(self) -> float:
         """Variance of this accuracy, a proportion of independent games."""
         return self.accuracy * (1 - self.accuracy) / (2 * self.found["paper"].games)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level of noise came to.
+
+    Attributes
+    ----------
+    place : str
+        Where it is added.
+    level : float
+        How much: a standard deviation, or a noise multiplier where it is calibrated.
+    accuracy, half : float
+        Of held-out people after the last round, and half the width of its interval over people.
+    games : dict
+        By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them.
+    bound : float
+        The largest AUC that any attack can have, by the guarantee; 1 without one.
+    """
+
+    place: str
+    level: float
+    accuracy: float
+    half: float
+    games: dict[str, dict[str, Any]]
+    bound: float = 1.0
 
 
 def read_cells(
