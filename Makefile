@@ -42,6 +42,8 @@ bench-quick: $(VENV)/dev
 evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
 	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.tables
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.noise
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

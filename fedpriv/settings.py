@@ -6,7 +6,7 @@ same time the Python keywords, the configuration keys and the bounds that are ch
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -18,6 +18,9 @@ __all__ = ["Settings", "sentences"]
 
 class Settings(BaseModel):
     """Immutable keyword settings; wrong input raises :class:`~fedpriv.errors.InputError` with a sentence."""
+
+    called: ClassVar[str | None] = None
+    """What sentences call it, where users do not know it by the name of its class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -34,9 +37,9 @@ def sentences(model: type[BaseModel], error: ValidationError) -> str:
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or kebab(model.__name__)
+    owner = getattr(model, "called", None) or kebab(model.__name__)
+    where = ".".join(str(part) for part in item["loc"]) or owner
     kind = item["type"]
-    owner = kebab(model.__name__)
     if kind == "extra_forbidden":
         return f"{owner}: " + unknown("setting", where, model.model_fields)
     if kind == "missing":

@@ -15,7 +15,7 @@ from helpers import Unbending
 from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
-from fedpriv.exposure import Watch, read_sighting, record, recorded_rounds, results_of, with_watch
+from fedpriv.exposure import Watch, as_text, read_sighting, record, recorded_rounds, results_of, with_watch
 from fedpriv.exposure.command import attack_run
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
@@ -141,6 +141,18 @@ def test_sums_are_recorded_as_sums_and_say_so(tmp_path: Path, capsys: Any) -> No
     sighting = read_sighting(tmp_path / "run", 1)
     assert sighting.kind == "sum"
     assert len(next(iter(sighting.updates[ALL].values()))) == 2, "one for each node"
+
+
+def test_what_was_only_recorded_is_said_to_be(tmp_path: Path) -> None:
+    with_watch(experiment(), Watch(rounds=(1, 2), during=False)).run(tmp_path / "run")
+    said = as_text(results_of(tmp_path / "run"))
+    assert "Nothing was attacked: the rounds 1, 2 were recorded only; fedpriv attack RUN" in said
+    assert "TPR" not in said
+
+
+def test_sentences_name_the_section_that_users_know() -> None:
+    with pytest.raises(InputError, match=r"^attack: 'labels' must be 'known' or 'counted', got 'unknown'\.$"):
+        Watch(labels="unknown")  # type: ignore[arg-type]
 
 
 def test_disk_is_bounded(tmp_path: Path) -> None:

@@ -39,7 +39,8 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
     if not chosen:
-        raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
+        known = ", ".join(map(str, recorded))
+        raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
     refuse_unattackable(experiment)
     pictures: list[Path] = []
     with Progress(quiet=json_output) as progress:

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -54,6 +54,8 @@ class Watch(Games):
     limit_mib : float
         How much disk the recorded rows of a run may take; rows beyond it are left out, and said so.
     """
+
+    called: ClassVar[str | None] = "attack"
 
     rounds: tuple[int, ...] | None = None
     sets: tuple[SetName, ...] = SETS
