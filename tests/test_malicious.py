@@ -15,6 +15,7 @@ from helpers import Unbending
 from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
+from fedpriv.errors import ComponentFailure
 from fedpriv.exposure import Watch, as_text, read_sighting, record, recorded_rounds, results_of, with_watch
 from fedpriv.exposure.command import attack_run
 from fedpriv.privacy.ledger import Ledger
@@ -148,6 +149,16 @@ def test_what_was_only_recorded_is_said_to_be(tmp_path: Path) -> None:
     said = as_text(results_of(tmp_path / "run"))
     assert "Nothing was attacked: the rounds 1, 2 were recorded only; fedpriv attack RUN" in said
     assert "TPR" not in said
+
+
+def test_a_recorded_run_stays_what_it_was(tmp_path: Path) -> None:
+    with_watch(experiment(), Watch(rounds=(1,), during=False)).run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"only keys of \[attack\] may be set, got 'data\.name'; start a new run"):
+        attack_run(tmp_path / "run", assignments=["data.name=mnist"], data_dir=None, json_output=True)
+    seen = tmp_path / "run/private/seen-000001.npz"
+    seen.write_bytes(seen.read_bytes()[:500])
+    with pytest.raises(ComponentFailure, match="damaged, so the rows of round 1 are lost; delete it, and run again"):
+        read_sighting(tmp_path / "run", 1)
 
 
 def test_sentences_name_the_section_that_users_know() -> None:

@@ -34,7 +34,14 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
             f"{run} holds no rows to attack: a run records them only if it is asked to; run it again with "
             "--set attack.during=false --set strategy.reply=rows."
         )
-    config = apply(read_toml(run / "config.toml"), parse_assignments(assignments))
+    changes = parse_assignments(assignments)
+    for key in changes:
+        if not key.startswith("attack."):
+            raise InputError(
+                f"fedpriv attack works on what a run recorded, so only keys of [attack] may be set, got {key!r}; start "
+                "a new run with other settings."
+            )
+    config = apply(read_toml(run / "config.toml"), changes)
     settings = Watch(**config.pop("attack"))
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]

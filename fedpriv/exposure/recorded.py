@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.attacks import Played
-from fedpriv.errors import InputError
+from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.protocol import Billboards
 from fedpriv.runs.atomic import pack, unpack, write_bytes
 from fedpriv.strategies.malicious import Sighting
@@ -94,7 +94,12 @@ def read_sighting(run: Path, number: int) -> Sighting:
             f"round {number} of {run} was not recorded; recorded are {', '.join(map(str, known)) or 'none'}: choose "
             "rounds with attack.rounds before a run starts."
         )
-    arrays, header = unpack(path)
+    try:
+        arrays, header = unpack(path)
+    except ComponentFailure:
+        raise ComponentFailure(
+            f"{path} is damaged, so the rows of round {number} are lost; delete it, and run again to record them."
+        ) from None
     billboards: Billboards = {}
     updates: Billboards = {}
     tasks = {}

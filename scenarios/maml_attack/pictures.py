@@ -42,8 +42,9 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
                 label="the paper (50 games a side)",
             )  # fmt: skip
             axes.set_title(f"{which} set, {title}", fontsize=10)
-            axes.set_xticks(places, [f"{one.ways} ways\n{one.shots} shot{'s' * (one.shots > 1)}" for one in here])
+            axes.set_xticks(places, [f"{one.ways}-{one.shots}" for one in here])
             _dress(axes)
+    figure.supxlabel("ways-shots", fontsize=9.5)
     figure.supylabel("accuracy of the membership attack (95% interval)", fontsize=9.5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
