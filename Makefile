@@ -44,6 +44,8 @@ evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
 	$(BIN)/python -m fedpriv.scenarios.lrs_ratings.evidence
 	$(BIN)/python -m fedpriv.scenarios.lrs_synthetic.figures
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.tables
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.noise
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

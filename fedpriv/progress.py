@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-__all__ = ["Progress"]
+from contextvars import ContextVar, Token
+
+__all__ = ["Progress", "show_part"]
 
 
 class Progress:
@@ -33,13 +35,18 @@ class Progress:
         )
         self._runs = self._bars.add_task("sweep", total=runs, unit="runs") if runs is not None else None
         self._rounds = self._bars.add_task("training", total=None, unit="rounds")
+        self._part = self._bars.add_task("", total=None, unit="", visible=False)
+        self._token: Token[Progress | None] | None = None
 
     def __enter__(self) -> Progress:
         self._bars.start()
+        self._token = _SHOWN.set(self)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._bars.stop()
+        if self._token is not None:
+            _SHOWN.reset(self._token)
 
     def __call__(self, done: int, total: int) -> None:
         """Show the rounds of the run at work."""
@@ -53,3 +60,19 @@ class Progress:
         """Show how many runs are done."""
         if self._runs is not None:
             self._bars.update(self._runs, completed=runs)
+
+    def part(self, what: str, unit: str, done: int, total: int) -> None:
+        """Show work inside a round, as long as it lasts."""
+        self._bars.update(
+            self._part, description=what, unit=unit, completed=done, total=total, visible=done < total, refresh=True
+        )
+
+
+_SHOWN: ContextVar[Progress | None] = ContextVar("progress", default=None)
+
+
+def show_part(what: str, unit: str, done: int, total: int) -> None:
+    """Show work inside a round under the bars that are there; where there are none, show nothing."""
+    shown = _SHOWN.get()
+    if shown is not None:
+        shown.part(what, unit, done, total)

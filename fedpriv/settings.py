@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,6 +24,9 @@ class Settings(BaseModel):
 
     True and False are no numbers here, though Python and pydantic would take them for 1 and 0.
     """
+
+    called: ClassVar[str | None] = None
+    """What sentences call it, where users do not know it by the name of its class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
 
@@ -64,9 +67,9 @@ def _parts(kind: Any) -> Iterator[Any]:
 
 
 def _sentence(model: type[BaseModel], item: Any) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or kebab(model.__name__)
+    owner = getattr(model, "called", None) or kebab(model.__name__)
+    where = ".".join(str(part) for part in item["loc"]) or owner
     kind = item["type"]
-    owner = kebab(model.__name__)
     if kind == "extra_forbidden":
         return f"{owner}: " + unknown("setting", where, model.model_fields)
     if kind == "missing":

@@ -158,6 +158,8 @@ class Session:
         Tasks asked to train so far, counted once per round.
     training_seconds : float
         Time spent in rounds, without evaluation.
+    listening_seconds : float
+        Time that somebody who reads along spent in these rounds; it is not part of the training.
     """
 
     registry: Registry
@@ -178,6 +180,7 @@ class Session:
     note: str = ""
     trained: int = 0
     training_seconds: float = 0.0
+    listening_seconds: float = 0.0
 
     def answers(
         self, replies: Iterable[Message], waiting: set[int], problems: Counter[str], failed: str
@@ -514,10 +517,10 @@ class TaskStrategy(Settings, Strategy):
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         for number in range(session.boundary.round + 1, last + 1):
             self.measure(number - 1, grid, timeout)  # here, so that a run that goes on makes up for it
-            began = time.perf_counter()
+            began, heard = time.perf_counter(), session.listening_seconds
             replies = grid.send_and_receive(self.configure_train(number, arrays, train_config, grid), timeout=timeout)
             new, metrics = self.aggregate_train(number, replies)
-            session.training_seconds += time.perf_counter() - began
+            session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
             session.trained += sum(len(ids) for ids in session.sampled.values())
             if new is not None:
                 result.arrays = arrays = new

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import types
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -138,7 +139,9 @@ class MaliciousMetaLearner(TaskStrategy):
         result = super().aggregate_train(server_round, _overheard(replies, heard))  # type: ignore[safe-super]
         directory = getattr(getattr(self.session.journal, "storage", None), "directory", None)  # of its checkpoints
         folder = directory.parent if isinstance(directory, Path) else None
+        began = time.perf_counter()
         ear.listener(self._sighting(server_round, ear.billboards, heard), folder)
+        self.session.listening_seconds += time.perf_counter() - began
         return result
 
     def _sighting(self, number: int, billboards: Billboards, heard: list[Reply]) -> Sighting:

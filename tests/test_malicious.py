@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from helpers import Unbending
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
-from fedpriv.exposure import Watch, read_sighting, record, recorded_rounds, results_of, with_watch
+from fedpriv.errors import ComponentFailure
+from fedpriv.exposure import Watch, as_text, read_sighting, record, recorded_rounds, results_of, with_watch
 from fedpriv.exposure.command import attack_run
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
@@ -73,6 +76,38 @@ def test_the_run_is_the_same_bit_by_bit_while_it_is_attacked(tmp_path: Path) -> 
     assert results["auc_bound"] is None, "noise of the server bounds nothing against the server"
 
 
+def test_time_of_the_attack_is_not_time_of_the_training(tmp_path: Path) -> None:
+    """A listener that takes its time slows the run down, and its training by nothing."""
+    strategy = MaliciousMetaLearner.around(experiment().strategy, rounds=(1, 2), listener=lambda *_: time.sleep(0.5))
+    result = experiment().model_copy(update={"strategy": strategy}).run(tmp_path / "run")
+    seconds = result.summary["seconds"]
+    assert seconds["attack"] >= 1.0
+    assert seconds["rounds"] >= 1.0 + seconds["training"]
+    assert "attack" not in experiment().run(tmp_path / "plain").summary["seconds"]
+
+
+def test_an_attack_shows_how_far_it_is_and_uses_one_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[tuple[str, int, int]] = []
+    threads = set()
+
+    def show(what: str, unit: str, done: int, total: int) -> None:
+        assert unit == "batches of games"
+        steps.append((what, done, total))
+        threads.add(torch.get_num_threads())
+
+    monkeypatch.setattr("fedpriv.exposure.watch.show_part", show)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        watch = Watch(**GAMES, rounds=(2,), together=4, sets=("query",), global_game=False)
+        with_watch(experiment(), watch).run(tmp_path / "run")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert threads == {1}
+    assert steps == [("attack in round 2, query set", done, 6) for done in range(7)]
+
+
 def test_what_is_seen_is_before_the_servers_noise(tmp_path: Path) -> None:
     """The rows sum to what was published, up to the noise, and without noise exactly."""
     quiet = with_watch(experiment(strategy={"noise_multiplier": 0.0}), Watch(rounds=(2,), during=False))
@@ -107,6 +142,28 @@ def test_sums_are_recorded_as_sums_and_say_so(tmp_path: Path, capsys: Any) -> No
     sighting = read_sighting(tmp_path / "run", 1)
     assert sighting.kind == "sum"
     assert len(next(iter(sighting.updates[ALL].values()))) == 2, "one for each node"
+
+
+def test_what_was_only_recorded_is_said_to_be(tmp_path: Path) -> None:
+    with_watch(experiment(), Watch(rounds=(1, 2), during=False)).run(tmp_path / "run")
+    said = as_text(results_of(tmp_path / "run"))
+    assert "Nothing was attacked: the rounds 1, 2 were recorded only; fedpriv attack RUN" in said
+    assert "TPR" not in said
+
+
+def test_a_recorded_run_stays_what_it_was(tmp_path: Path) -> None:
+    with_watch(experiment(), Watch(rounds=(1,), during=False)).run(tmp_path / "run")
+    with pytest.raises(InputError, match=r"only keys of \[attack\] may be set, got 'data\.name'; start a new run"):
+        attack_run(tmp_path / "run", assignments=["data.name=mnist"], data_dir=None, json_output=True)
+    seen = tmp_path / "run/private/seen-000001.npz"
+    seen.write_bytes(seen.read_bytes()[:500])
+    with pytest.raises(ComponentFailure, match="damaged, so the rows of round 1 are lost; delete it, and run again"):
+        read_sighting(tmp_path / "run", 1)
+
+
+def test_sentences_name_the_section_that_users_know() -> None:
+    with pytest.raises(InputError, match=r"^attack: 'labels' must be 'known' or 'counted', got 'unknown'\.$"):
+        Watch(labels="unknown")  # type: ignore[arg-type]
 
 
 def test_disk_is_bounded(tmp_path: Path) -> None:

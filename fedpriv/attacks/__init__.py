@@ -4,7 +4,7 @@ from fedpriv.attacks.first_layer import class_counts, first_layer_inputs
 from fedpriv.attacks.games import RULES, SETS, Games, Played
 from fedpriv.attacks.inversion import Inversion
 from fedpriv.attacks.matching import query_match, support_match
-from fedpriv.attacks.outcome import Outcome, auc_bound, judge, roc
+from fedpriv.attacks.outcome import Outcome, Rate, auc_bound, judge, roc
 from fedpriv.attacks.seen import Seen, seen_rows
 from fedpriv.attacks.which_task import WhichTask, which_task
 
@@ -15,6 +15,7 @@ __all__ = [
     "Inversion",
     "Outcome",
     "Played",
+    "Rate",
     "Seen",
     "WhichTask",
     "auc_bound",

@@ -6,6 +6,7 @@ apart. The controlled rule takes it from the same task and class as the slot tha
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedpriv.attacks.first_layer import class_counts
-from fedpriv.attacks.inversion import Inversion, without_denormals
+from fedpriv.attacks.inversion import Inversion, attack_loop
 from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
 from fedpriv.attacks.outcome import Outcome, judge
 from fedpriv.attacks.score import standardised
@@ -95,7 +96,14 @@ class Games(Inversion):
     together: int = Field(default=32, ge=1)
 
     def play(
-        self, seen: Seen, which: SetName, cohort: Cohort, *, seed: int = 0, engine: Engine | None = None
+        self,
+        seen: Seen,
+        which: SetName,
+        cohort: Cohort,
+        *,
+        seed: int = 0,
+        engine: Engine | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> Played:
         """Play one game of each kind on every row, as many rows as are asked for.
 
@@ -109,6 +117,8 @@ class Games(Inversion):
             Any cohort of the population.
         seed : int
             Of slots, non-members and starts.
+        progress : callable or None
+            Told how many batches of games are done, and of how many.
 
         Raises
         ------
@@ -144,11 +154,14 @@ class Games(Inversion):
         scores: dict[str, dict[str, NDArray[np.float64]]] = {"inversion": {}, "score": {}}
         shown: dict[str, NDArray[np.float32]] = {}
         places = _Slots.of(begin, labels, wanted)
-        with without_denormals():
-            for side in _KINDS:
+        parts = _cut(len(seen), self.together)
+        told = progress or _nobody
+        with attack_loop():
+            for number, side in enumerate(_KINDS):
                 images = candidates[side].to(seen.problem.dtype)
                 results, cheap = [], []
-                for here in _cut(len(seen), self.together):
+                for done, here in enumerate(parts, start=number * len(parts)):
+                    told(done, len(_KINDS) * len(parts))
                     rows, own = seen.part(here), places.part(here)
                     results.append(self._invert(engine, rows, which, images[here], own))
                     cheap.append(self._cheap(engine, rows, which, images[here], own, references[here]))
@@ -160,6 +173,7 @@ class Games(Inversion):
             blind = replace(places.part(slice(0, _SHOWN)), start=noise[:_SHOWN] * (self.high - self.low) + self.low)
             bare = blind.taken(blind.start)
             shown["from noise"] = _beside(bare, self._invert(engine, few, which, bare, blind), candidates["members"])
+            told(len(_KINDS) * len(parts), len(_KINDS) * len(parts))
         outcomes = {
             attack: {rule: judge(sides["members"], sides[rule], self.validation, seed) for rule in RULES}
             for attack, sides in scores.items()
@@ -258,6 +272,10 @@ def similarity(left: Tensor, right: Tensor, span: float) -> NDArray[np.float64]:
     window = min(11, smallest - 1 + smallest % 2)
     found = ssim(left.float(), right.float(), data_range=span, size_average=False, win_size=window)
     return np.asarray(found.double().numpy())
+
+
+def _nobody(done: int, total: int) -> None:
+    """Tell nobody."""
 
 
 def _beside(before: Tensor, after: Tensor, truth: Tensor) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedpriv.attacks.matching import CosineOf
 from fedpriv.settings import Settings
 
-__all__ = ["Inversion", "total_variation", "without_denormals"]
+__all__ = ["Inversion", "attack_loop", "total_variation", "without_denormals"]
 
 
 class Inversion(Settings):
@@ -90,3 +90,19 @@ def without_denormals() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+@contextmanager
+def attack_loop() -> Iterator[None]:
+    """Compute without denormals and with one thread, and put both back.
+
+    An attack is thousands of small products: a second thread waits for the first in each of them, and on a busy machine
+    for its turn on a core as well.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with without_denormals():
+            yield
+    finally:
+        torch.set_num_threads(threads)

@@ -10,9 +10,10 @@ from pathlib import Path
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
 from fedpriv.exposure.figures import write_pictures
-from fedpriv.exposure.recorded import read_sighting, recorded_rounds
+from fedpriv.exposure.recorded import read_sighting, record_scores, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
+from fedpriv.progress import Progress
 
 __all__ = ["attack_run"]
 
@@ -33,19 +34,32 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
             f"{run} holds no rows to attack: a run records them only if it is asked to; run it again with "
             "--set attack.during=false --set strategy.reply=rows."
         )
-    config = apply(read_toml(run / "config.toml"), parse_assignments(assignments))
+    changes = parse_assignments(assignments)
+    for key in changes:
+        if not key.startswith("attack."):
+            raise InputError(
+                f"fedpriv attack works on what a run recorded, so only keys of [attack] may be set, got {key!r}; start "
+                "a new run with other settings."
+            )
+    config = apply(read_toml(run / "config.toml"), changes)
     settings = Watch(**config.pop("attack"))
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
     if not chosen:
-        raise InputError(f"attack.rounds names none of the recorded rounds ({', '.join(map(str, recorded))}).")
+        known = ", ".join(map(str, recorded))
+        raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
     refuse_unattackable(experiment)
     pictures: list[Path] = []
-    for number in chosen:
-        attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
-        found = {"round": number, **to_json(attacked, experiment)}
-        keep(run, found)
-        pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+    with Progress(quiet=json_output) as progress:
+        progress.begin("attack")
+        for done, number in enumerate(chosen):
+            progress(done, len(chosen))
+            attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
+            found = {"round": number, **to_json(attacked, experiment)}
+            keep(run, found)
+            record_scores(attacked.played, run, number)
+            pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+        progress(len(chosen), len(chosen))
     results = results_of(run)
     if json_output:
         sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")

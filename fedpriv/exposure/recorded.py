@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
-from fedpriv.errors import InputError
+from fedpriv.attacks import Played
+from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.protocol import Billboards
 from fedpriv.runs.atomic import pack, unpack, write_bytes
 from fedpriv.strategies.malicious import Sighting
 
-__all__ = ["private_folder", "read_sighting", "record", "recorded_rounds"]
+__all__ = ["Scores", "private_folder", "read_scores", "read_sighting", "record", "record_scores", "recorded_rounds"]
+
+Scores = dict[str, dict[str, dict[str, NDArray[np.float64]]]]
+"""By set, attack and side: one number per game, higher for what looks like a member."""
 
 _FORMAT = 1
 _NOTE = """\
@@ -88,7 +94,12 @@ def read_sighting(run: Path, number: int) -> Sighting:
             f"round {number} of {run} was not recorded; recorded are {', '.join(map(str, known)) or 'none'}: choose "
             "rounds with attack.rounds before a run starts."
         )
-    arrays, header = unpack(path)
+    try:
+        arrays, header = unpack(path)
+    except ComponentFailure:
+        raise ComponentFailure(
+            f"{path} is damaged, so the rows of round {number} are lost; delete it, and run again to record them."
+        ) from None
     billboards: Billboards = {}
     updates: Billboards = {}
     tasks = {}
@@ -100,3 +111,35 @@ def read_sighting(run: Path, number: int) -> Sighting:
         else:
             (billboards if kind == "billboard" else updates).setdefault(group, {})[own] = value
     return Sighting(int(header["round"]), header["kind"], billboards, tasks, updates)
+
+
+def record_scores(played: Mapping[str, Played], run: Path, number: int) -> None:
+    """Write the score of every game of one round, so that games of several runs can be judged together."""
+    arrays = {
+        f"{name}/{attack}/{side}": values
+        for name, one in played.items()
+        for attack, sides in one.scores.items()
+        for side, values in sides.items()
+    }
+    header = {"format": _FORMAT, "round": number, "released": False}
+    write_bytes(private_folder(run) / f"scores-{number:06d}.npz", pack(arrays, header), mode=0o600)
+
+
+def read_scores(run: Path, number: int) -> Scores:
+    """Read what :func:`record_scores` wrote.
+
+    Raises
+    ------
+    InputError
+        No games were played in this round.
+    ComponentFailure
+        The file is damaged.
+    """
+    path = run / "private" / f"scores-{number:06d}.npz"
+    if not path.exists():
+        raise InputError(f"{run} holds no games of round {number}; run it with attack.rounds = [{number}].")
+    found: Scores = {}
+    for key, values in unpack(path)[0].items():
+        name, attack, side = key.split("/")
+        found.setdefault(name, {}).setdefault(attack, {})[side] = np.asarray(values, dtype=np.float64)
+    return found

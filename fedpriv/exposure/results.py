@@ -53,6 +53,14 @@ def as_text(results: dict[str, Any]) -> str:
                     cells = [_rate(out[key]) for key in ("accuracy", "auc", "tpr_at_low_fpr")]
                     limit = "none" if bound is None else f"{bound:.3f}"
                     rows.append((str(one["round"]), name, attack, rule, *cells, limit))
+    if len(rows) == 1:  # nobody attacked, or every attack failed and said why
+        recorded = [str(one["round"]) for one in results.get("attacked", []) if "failed" not in one]
+        if recorded:
+            lines.append(
+                f"Nothing was attacked: the rounds {', '.join(recorded)} were recorded only; fedpriv attack RUN "
+                "attacks what was recorded."
+            )
+        return "\n".join(lines)
     widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
     lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     for one in results.get("attacked", []):

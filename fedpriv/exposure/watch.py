@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -15,8 +16,9 @@ from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, see
 from fedpriv.attacks.games import SetName
 from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
 from fedpriv.errors import FedprivError, InputError
-from fedpriv.exposure.recorded import private_folder, record
+from fedpriv.exposure.recorded import private_folder, record, record_scores
 from fedpriv.names import kebab
+from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
@@ -52,6 +54,8 @@ class Watch(Games):
     limit_mib : float
         How much disk the recorded rows of a run may take; rows beyond it are left out, and said so.
     """
+
+    called: ClassVar[str | None] = "attack"
 
     rounds: tuple[int, ...] | None = None
     sets: tuple[SetName, ...] = SETS
@@ -112,7 +116,9 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
         if watch.during:
             try:
-                found |= to_json(attack_sighting(experiment, sighting, watch, episode_seed(run)), experiment)
+                attacked = attack_sighting(experiment, sighting, watch, episode_seed(run))
+                record_scores(attacked.played, run, sighting.round)
+                found |= to_json(attacked, experiment)
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
@@ -137,7 +143,16 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
     if sighting.kind == "sum":
         raise InputError(_sums(sighting))
     seen, cohort, left_out = _largest_group(experiment, sighting, seed)
-    played: dict[str, Played] = {name: games.play(seen, name, cohort, seed=seed) for name in games.sets}
+    played: dict[str, Played] = {
+        name: games.play(
+            seen,
+            name,
+            cohort,
+            seed=seed,
+            progress=partial(show_part, f"attack in round {sighting.round}, {name} set", "batches of games"),
+        )
+        for name in games.sets
+    }
     named = which_task(seen, cohort, seed=seed) if games.global_game else None
     return Attacked(played, named, left_out)
 

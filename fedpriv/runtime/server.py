@@ -130,6 +130,8 @@ def serve(
     started = time.perf_counter()
     strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
+    if session.listening_seconds:
+        seconds["attack"] = session.listening_seconds
 
     started = time.perf_counter()
     last, everybody = record_from_billboards(session.boundary.billboards), session.groups

@@ -16,5 +16,7 @@ PRESETS = ("digits", "mnist", "fashion", "femnist")
 
 def build(config: Config, data_dir: Path | None = None) -> Any:
     """Build the experiment; the query set has as many shots as the support set, as in the paper, if not said."""
-    client = {"queries": config["data"].get("shots", 1), **config["client"]}
+    client = config["client"]
+    if client.get("name") == "maml":
+        client = {"queries": config["data"].get("shots", 1), **client}
     return build_experiment({**config, "client": client}, data_dir)

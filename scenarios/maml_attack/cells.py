@@ -1,0 +1,177 @@
+"""The cells of Tables I and II, games of all seeds judged together beside what the paper found; levels of noise."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedpriv.attacks import RULES, Outcome, judge
+from fedpriv.exposure import Scores, read_scores
+from fedpriv.statistics import Interval, holm
+
+__all__ = ["PAPER_SIDE", "Cell", "Level", "below", "judged", "newcomers", "read_cells", "trend"]
+
+PAPER_SIDE = 50
+"""Games of each side that the paper played in a cell."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell.
+
+    Attributes
+    ----------
+    which : str
+        The set that is attacked.
+    data : str
+        The data set.
+    ways, shots : int
+        Of the tasks.
+    found : dict of Outcome
+        By rule, what inversion came to.
+    cheap : dict of Outcome
+        By rule, what the cheap score came to.
+    paper : tuple of two ints
+        Members that the paper's attack found, and non-members that it called members, of 50 each.
+    held_out : dict
+        Accuracy of people who took no part, from the billboard and from the references.
+    p : float
+        Of the test that inversion is below the paper in the paper's game, after Holm's correction.
+    """
+
+    which: str
+    data: str
+    ways: int
+    shots: int
+    found: dict[str, Outcome]
+    cheap: dict[str, Outcome]
+    paper: tuple[int, int]
+    held_out: dict[str, float]
+    p: float = 1.0
+
+    @property
+    def paper_accuracy(self) -> float:
+        """Accuracy in the paper."""
+        return (self.paper[0] + PAPER_SIDE - self.paper[1]) / (2 * PAPER_SIDE)
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy of inversion in the paper's game."""
+        return self.found["paper"].accuracy.value
+
+    @property
+    def variance(self) -> float:
+        """Variance of this accuracy, a proportion of independent games."""
+        return self.accuracy * (1 - self.accuracy) / (2 * self.found["paper"].games)
+
+
+@dataclass(frozen=True)
+class Level:
+    """What one level of noise came to.
+
+    Attributes
+    ----------
+    place : str
+        Where it is added.
+    level : float
+        How much: a standard deviation, or a noise multiplier where it is calibrated.
+    accuracy, half : float
+        Of held-out people after the last round, and half the width of its interval over people.
+    games : dict
+        By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them.
+    bound : float
+        The largest AUC that any attack can have, by the guarantee; 1 without one.
+    """
+
+    place: str
+    level: float
+    accuracy: float
+    half: float
+    games: dict[str, dict[str, Any]]
+    bound: float = 1.0
+
+
+def read_cells(
+    folder: Callable[[str, str], Sequence[Path]],
+    paper: Mapping[str, Mapping[str, tuple[int, int]]],
+    rounds: Mapping[str, int],
+    validation: Callable[[str, str], int],
+) -> list[Cell]:
+    """Judge all cells, and test them together.
+
+    Parameters
+    ----------
+    folder : callable
+        From arm and point to the run folders of all seeds.
+    paper : mapping
+        By set and point, the counts of the paper.
+    rounds : mapping
+        By set, which round counts.
+    validation : callable
+        From arm and point to the games of each side, per seed, that choose the threshold.
+    """
+    cells = []
+    for which, points in paper.items():
+        for point, counts in points.items():
+            data, ways, shots = point.split("-")
+            runs = folder(which, point)
+            scores = [read_scores(run, rounds[which]) for run in runs]
+            found, cheap = (
+                {rule: judged(scores, which, attack, rule, validation(which, point)) for rule in RULES}
+                for attack in ("inversion", "score")
+            )
+            cells.append(
+                Cell(which, data, int(ways), int(shots), found, cheap, (counts[0], counts[1]), newcomers(runs))
+            )
+    values = holm([below(cell) for cell in cells])
+    return [Cell(**{**vars(cell), "p": p}) for cell, p in zip(cells, values, strict=True)]
+
+
+def judged(runs: Sequence[Scores], which: str, attack: str, rule: str, validation: int) -> Outcome:
+    """Judge the games of several runs together: the validation games of all choose one threshold."""
+
+    def side(name: str) -> Any:
+        parts = [run[which][attack][name] for run in runs]
+        return np.concatenate([part[:validation] for part in parts] + [part[validation:] for part in parts])
+
+    return judge(side("members"), side(rule), validation * len(runs))
+
+
+def newcomers(runs: Iterable[Path]) -> dict[str, float]:
+    """Return the accuracy of people who took no part, mean over runs, by where they began."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        held = json.loads((run / "summary.json").read_text())["diagnostics"]["held_out"]
+        for start in ("billboard", "scratch", "pretrained"):
+            if start in held:
+                found.setdefault(start, []).append(float(held[start]["accuracy"]))
+    return {start: float(np.mean(values)) for start, values in found.items()}
+
+
+def below(cell: Cell) -> float:
+    """Return the p-value of the one-sided test that our proportion of right answers is below the paper's."""
+    from scipy.special import ndtr
+
+    ours, theirs = 2 * cell.found["paper"].games, 2 * PAPER_SIDE
+    pooled = (cell.accuracy * ours + cell.paper_accuracy * theirs) / (ours + theirs)
+    spread = math.sqrt(pooled * (1 - pooled) * (1 / ours + 1 / theirs))
+    return float(ndtr((cell.accuracy - cell.paper_accuracy) / spread)) if spread else 0.5
+
+
+def trend(pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> Interval:
+    """Return the mean difference of pairs of accuracies with its normal 95% interval, games being independent.
+
+    Parameters
+    ----------
+    pairs : sequence of pairs
+        Accuracy and variance of the first side, and of the second.
+    """
+    mean = float(np.mean([first[0] - second[0] for first, second in pairs]))
+    spread = math.sqrt(sum(first[1] + second[1] for first, second in pairs)) / len(pairs)
+    return Interval(mean, 1.959964 * spread, len(pairs))

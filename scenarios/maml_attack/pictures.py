@@ -1,0 +1,158 @@
+"""The figures of the attacks' pages: accuracy by ways and shots, by round, and against learning under noise."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedpriv.attacks import Outcome, Rate
+from fedpriv.scenarios.maml_attack.cells import Cell, Level
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["draw_cells", "draw_epochs", "draw_noise"]
+
+_SETS, _DATA = ("query", "support"), {"mnist": "MNIST", "fashion": "Fashion-MNIST"}
+
+
+def draw_cells(cells: Sequence[Cell], path: Path) -> None:
+    """Draw ours in both games beside the paper, a panel per set and data."""
+    from matplotlib.figure import Figure
+
+    from fedpriv.report.figures import COLOURS, INK, save_svg
+
+    figure = Figure(figsize=(8.6, 6.2), layout="constrained", facecolor="white")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    for row, which in enumerate(_SETS):
+        for column, (data, title) in enumerate(_DATA.items()):
+            axes = panels[row, column]
+            here = sorted(
+                (one for one in cells if (one.which, one.data) == (which, data)), key=lambda one: (one.shots, one.ways)
+            )
+            places = [at + 0.7 * (at // 3) for at in range(len(here))]  # a gap where the shots change
+            kinds = [("paper", COLOURS["personal"], "o", -0.15), ("controlled", COLOURS["billboard"], "s", 0.15)]
+            for rule, colour, mark, shift in kinds:
+                label = "ours, the paper's game" if rule == "paper" else "ours, non-members of the same class"
+                rates = [one.found[rule].accuracy for one in here]
+                _bars(axes, [at + shift for at in places], rates, colour, mark, label)
+            axes.plot(
+                places, [one.paper_accuracy for one in here], ls="", marker="_", ms=17, mew=2.2, color=INK,
+                label="the paper (50 games a side)",
+            )  # fmt: skip
+            axes.set_title(f"{which} set, {title}", fontsize=10)
+            axes.set_xticks(places, [f"{one.ways}-{one.shots}" for one in here])
+            _dress(axes)
+    figure.supxlabel("ways-shots", fontsize=9.5)
+    figure.supylabel("accuracy of the membership attack (95% interval)", fontsize=9.5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_svg(figure, path)
+
+
+def draw_epochs(epochs: Mapping[tuple[str, str, int], Outcome], path: Path) -> None:
+    """Draw the accuracy in the first, the middle and the last round, a panel per data set."""
+    from matplotlib.figure import Figure
+
+    from fedpriv.report.figures import COLOURS, save_svg
+
+    figure = Figure(figsize=(7.4, 3.6), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, (data, title) in zip(panels, _DATA.items(), strict=True):
+        rounds = sorted({number for _, name, number in epochs if name == data})
+        looks = [("query", COLOURS["personal"], "o", -0.6), ("support", COLOURS["billboard"], "s", 0.6)]
+        for which, colour, mark, shift in looks:
+            rates = [epochs[which, data, number].accuracy for number in rounds]
+            _bars(axes, [number + shift for number in rounds], rates, colour, mark, f"{which} set", line="-")
+        axes.set_title(f"{title}, 5-way 1-shot", fontsize=10)
+        axes.set_xticks(rounds)
+        axes.set_xlabel("round of training that is attacked")
+        _dress(axes)
+    panels[0].set_ylabel("accuracy of the attack,\nthe paper's game (95% interval)", fontsize=9.5)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_svg(figure, path)
+
+
+def draw_noise(
+    places: Mapping[str, Any], levels: Mapping[str, Sequence[Level]], area: tuple[float, float], path: Path
+) -> None:
+    """Draw the AUC of both attacks against held-out accuracy, a panel per place; the confident area is shaded.
+
+    Parameters
+    ----------
+    places : mapping
+        By name, what is said of each place; its ``label``.
+    levels : mapping
+        By name, its levels, no noise first.
+    area : tuple of two floats
+        The largest AUC and the smallest held-out accuracy of the confident area.
+    """
+    from matplotlib.figure import Figure
+
+    from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
+
+    figure = Figure(figsize=(8.4, 6.4), layout="constrained", facecolor="white")
+    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    looks = {"query": (COLOURS["personal"], "o"), "support": (COLOURS["billboard"], "s")}
+    most = max(one.accuracy + one.half for name in places for one in levels[name])
+    for axes, (name, place) in zip(panels.flat, places.items(), strict=True):
+        axes.fill_between([area[1], 1.0], 0.3, area[0], color=COLOURS["local_only"], alpha=0.18, lw=0)
+        axes.annotate("confident area", (area[1], 0.32), (3, 2), textcoords="offset points", fontsize=8)
+        for which, (colour, mark) in looks.items():
+            here = levels[name]
+            rates = [one.games[which]["paper"]["auc"] for one in here]
+            values = [rate["value"] for rate in rates]
+            lengths = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
+            axes.errorbar(
+                [one.accuracy for one in here], values, yerr=lengths, color=colour, marker=mark, ms=5, lw=1.3,
+                capsize=2.5, label=f"{which} set",
+            )  # fmt: skip
+            for one, value in zip(here, values, strict=True):
+                offset = (6, 5) if which == "query" else (6, -11)
+                axes.annotate(
+                    f"{one.level:g}",
+                    (one.accuracy, value),
+                    offset,
+                    textcoords="offset points",
+                    fontsize=8,
+                    color=colour,
+                )
+        axes.axhline(0.5, color=INK, lw=1, ls=":", label="guessing")
+        axes.set_title(f"noise on the {place['label']}", fontsize=10)
+        axes.set_ylim(0.3, 1.04)
+        axes.set_xlim(0.15, min(1.0, most + 0.05))
+        axes.grid(color=GRID, lw=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.tick_params(labelsize=8)
+    figure.supxlabel("held-out accuracy after the last round (numbers: standard deviation of the noise)", fontsize=9.5)
+    figure.supylabel("AUC of the attack, the paper's game (95% interval)", fontsize=9.5)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_svg(figure, path)
+
+
+def _bars(
+    axes: Axes, places: Sequence[float], rates: Sequence[Rate], colour: str, mark: str, label: str, line: str = ""
+) -> None:
+    values = [one.value for one in rates]
+    lengths = [[one.value - one.low for one in rates], [one.high - one.value for one in rates]]
+    axes.errorbar(
+        places, values, yerr=lengths, color=colour, marker=mark, ms=5, ls=line, lw=1.4, capsize=2.5, label=label
+    )
+
+
+def _dress(axes: Axes) -> None:
+    from fedpriv.report.figures import GRID, INK
+
+    axes.axhline(0.5, color=INK, lw=1, ls=":", label="guessing")
+    axes.set_ylim(0.4, 1.02)
+    axes.tick_params(labelsize=7.5)
+    axes.grid(axis="y", color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)

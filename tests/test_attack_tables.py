@@ -1,0 +1,93 @@
+"""The page on Tables I and II: what is pooled, what is tested, and what is written for made-up runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fedpriv.attacks import Played, judge
+from fedpriv.evidence import Evidence
+from fedpriv.exposure import read_scores
+from fedpriv.exposure.recorded import record_scores
+from fedpriv.scenarios.maml_attack import tables
+from fedpriv.scenarios.maml_attack.cells import Cell, below, judged, trend
+
+
+def played(rng: np.random.Generator, count: int, shift: float) -> Played:
+    """Return games whose members score higher by ``shift`` standard deviations."""
+    sides = {side: rng.normal(shift * (side == "members"), 1.0, count) for side in ("members", "paper", "controlled")}
+    return Played({"inversion": sides, "score": sides}, {}, {}, 0)
+
+
+def test_games_of_several_runs_are_judged_by_one_threshold(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    runs = []
+    for number in range(2):
+        record_scores({"query": played(rng, 30, 2.0)}, tmp_path / str(number), 1)
+        runs.append(read_scores(tmp_path / str(number), 1))
+    found = judged(runs, "query", "inversion", "paper", 10)
+    sides = [[run["query"]["inversion"][side] for run in runs] for side in ("members", "paper")]
+    by_hand = judge(*(np.r_[a[:10], b[:10], a[10:], b[10:]] for a, b in sides), 20)
+    assert found == by_hand
+    assert (found.games, found.validation) == (40, 20)
+
+
+def test_the_test_against_the_paper() -> None:
+    """The z-test of two proportions with pooled variance is the chi-squared test without correction."""
+    rng = np.random.default_rng(1)
+    outcome = judge(rng.normal(1, 1, 70), rng.normal(0, 1, 70), 20)
+    cell = Cell("query", "mnist", 5, 1, {"paper": outcome, "controlled": outcome}, {}, (49, 4), {})
+    assert cell.paper_accuracy == 0.95
+    right = round(cell.accuracy * 100)
+    square, p, *_ = stats.chi2_contingency([[right, 100 - right], [95, 5]], correction=False)
+    assert square > 1
+    assert below(cell) == pytest.approx(p / 2)
+
+
+def test_a_trend_covers_its_truth() -> None:
+    """Of 400 intervals about 20 miss; more than 40 has a chance below 1e-4."""
+    rng = np.random.default_rng(2)
+    missed = 0
+    for _ in range(400):
+        first, second = rng.binomial(100, 0.8, 12) / 100, rng.binomial(100, 0.7, 12) / 100
+        pairs = [((a, a * (1 - a) / 100), (b, b * (1 - b) / 100)) for a, b in zip(first, second, strict=True)]
+        one = trend(pairs)
+        missed += not one.low <= 0.1 <= one.high
+    assert missed <= 40
+
+
+def test_the_page_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every cell gets a line and a verdict; the network and its settings are what the protocol says."""
+    root = tmp_path
+    (root / "docs").mkdir()
+    protocol, configs = tables._read()
+    assert len(protocol.own["paper"]["query"]) == len(protocol.own["paper"]["support"]) == 18
+    rng = np.random.default_rng(3)
+    held: dict[str, Any] = {name: {"accuracy": 0.5} for name in ("billboard", "scratch", "pretrained")}
+    for (arm, point), config in configs.items():
+        attack = config["attack"]
+        assert config["client"]["learning_rate"] == {"mnist": 0.5, "fashion": 0.3}[config["data"]["name"]]
+        for seed in protocol.seeds[point]:
+            run = root / tables._RUNS / f"{arm}-{point}" / f"seed-{seed}"
+            for number in attack["rounds"]:
+                strong = {"query": 1, "support": 30}[arm] == number
+                games = played(rng, attack["games"] + attack["validation"], 3.2 if strong else 1.0)
+                record_scores({arm: games}, run, number)
+            (run / "summary.json").write_text(json.dumps({"diagnostics": {"held_out": held}}))
+    monkeypatch.setattr(tables, "collect", lambda *_, **__: Evidence({}, {}, 3600.0, {"torch": "2"}))
+    tables.main(root)
+    page = (root / "docs/evidence-attacks.md").read_text()
+    assert page.count("| 0.50 (start 0.50, pre-trained 0.50) |") == 36
+    assert "query set, mnist, 5 ways, 1 shot: 0.9" in page  # 3.2 deviations are not enough for 0.95
+    assert "is below 0.85" not in page
+    assert page.count("| yes |") == 7  # all trends but that of the shots, which made-up games do not have
+    assert "1.00 core-hours" in page
+    assert {path.name for path in (root / "docs/images").iterdir()} == {
+        "maml-attack-cells.svg",
+        "maml-attack-epochs.svg",
+    }
