@@ -44,12 +44,16 @@ class LowRankSparseNet(LocalSGD):
         Steps on coefficients and sparse part in each round, each on all of a task's examples. In the first half of the
         steps the places may change. 0 trains the shared network alone, and tasks fit their own part at the end only.
     final_steps : int
-        The same after the last round.
+        The same after the last round, from zero: what was fitted to networks of earlier rounds is left behind, and tasks
+        that took part are treated as those that never did. 0 keeps what training left.
+    warm_up : int
+        First rounds in which the shared network is trained alone. What all tasks need is in the network then, and does
+        not take up directions of the bank.
     personal_rate : float
         Size of these steps.
-    pull : float
-        Strength with which coefficients and sparse part are pulled to zero, relative to the loss averaged over
-        examples.
+    pull, sparse_pull : float
+        Strength with which coefficients, and values of the sparse part, are pulled to zero, relative to the loss
+        averaged over examples. The k places with the largest gradients fit by chance, too, so they need more of it.
     bank_rate : float
         Length of a task's news of the bank, relative to its news of the network.
 
@@ -63,8 +67,10 @@ class LowRankSparseNet(LocalSGD):
     where: tuple[str, ...] = ()
     personal_steps: int = Field(default=1, ge=0)
     final_steps: int = Field(default=10, ge=0)
+    warm_up: int = Field(default=0, ge=0)
     personal_rate: float = Field(default=0.3, gt=0)
     pull: float = Field(default=0.1, ge=0)
+    sparse_pull: float = Field(default=3.0, ge=0)
     bank_rate: float = Field(default=1.0, gt=0)
 
     @model_validator(mode="after")
@@ -113,7 +119,8 @@ class LowRankSparseNet(LocalSGD):
     ) -> tuple[State, Params]:
         """Fit the own part with the billboard fixed, train the network with the own part fixed, send how it moved."""
         shared = _Shared.read(billboard)
-        own = self._fit(learner, shared, _to_own(state), cohort, self.personal_steps)
+        steps = self.personal_steps if key.round > self.warm_up else 0
+        own = self._fit(learner, shared, _to_own(state), cohort, steps)
         start = shared.networks(own)
         network = _network(learner)
         moved = self.fit(network, start, cohort, key)
@@ -129,10 +136,11 @@ class LowRankSparseNet(LocalSGD):
         return _to_state(own), {name: sent[name] for name in billboard}
 
     def finish(self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key) -> State:  # noqa: ARG002
-        """Fit the own part to the last billboard; a task that never took part gets its own part here."""
+        """Fit the own part to the last billboard, from zero, whether a task took part before or not."""
         if not self.final_steps:
             return state
-        return _to_state(self._fit(learner, _Shared.read(billboard), _to_own(state), cohort, self.final_steps))
+        fresh = _to_own(self.initial_state(billboard, cohort))
+        return _to_state(self._fit(learner, _Shared.read(billboard), fresh, cohort, self.final_steps))
 
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:
         """Return each task's network, with an empty bank."""
@@ -160,6 +168,7 @@ class LowRankSparseNet(LocalSGD):
             steps=steps,
             rate=self.personal_rate,
             pull=self.pull,
+            sparse_pull=self.sparse_pull,
             allowed=_allowed(shared.layout, self.where),
         )
 

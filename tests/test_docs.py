@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
+    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_net", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
     "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort lrs privacy", ""),
+    "clients": ("cohort lrs models privacy", ""),
     "strategies": ("lrs privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),

@@ -120,6 +120,7 @@ def fit(
     steps: int,
     rate: float,
     pull: float,
+    sparse_pull: float,
     allowed: Tensor | None = None,
 ) -> Own:
     """Fit w and b of some tasks by gradient steps, with U and theta_0 fixed.
@@ -142,7 +143,9 @@ def fit(
     rate : float
         Their size.
     pull : float
-        Strength of the pull of w and b to zero, ``pull / 2 * (||w||^2 + ||b||^2)``.
+        Strength of the pull of w to zero, ``pull / 2 * ||w||^2``.
+    sparse_pull : float
+        The same for b.
     allowed : Tensor of bool, shape [d], or None
         Where b may stand; None for everywhere.
     """
@@ -153,7 +156,7 @@ def fit(
         weights = weights - rate * (directions.project(gradient) + pull * weights)
         if not sparsity:
             continue
-        moved = sparse - rate * (gradient + pull * sparse)
+        moved = sparse - rate * (gradient + sparse_pull * sparse)
         if 2 * step < steps:
             size = moved.abs() if allowed is None else torch.where(allowed, moved.abs(), -1.0)
             index = size.topk(sparsity, dim=1).indices

@@ -1,0 +1,145 @@
+"""Regenerates the page and figure of docs/ on personal networks, from their protocol; finished runs are not repeated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedpriv.config import Config, build_experiment, read_toml
+from fedpriv.evidence import (
+    Difference,
+    Evidence,
+    Protocol,
+    collect,
+    configurations,
+    differences,
+    ending,
+    page_root,
+    read_protocol,
+)
+from fedpriv.statistics import interval
+
+__all__ = ["main"]
+
+_HERE = Path(__file__).parent
+_COMMON = {
+    "run.grid": "in-process",
+    "run.baseline": False,
+    "run.checkpoint_every": 1000,
+    "strategy.evaluate_every": 0,
+}
+_SHARED = "bias.billboard"
+"""The shared network: what the arms without a bank publish."""
+
+
+def _preset(name: str) -> Config:
+    return read_toml(_HERE / f"{name}.toml")
+
+
+def _side(protocol: Protocol, side: str) -> str:
+    return "shared network" if side.endswith(".billboard") else protocol.arms[side].label
+
+
+def _column(evidence: Evidence, side: str, point: str) -> list[float]:
+    arm, _, model = side.partition(".")
+    return evidence.column(arm, point, model or "personal")
+
+
+def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
+    rows = ["| model of a writer | numbers of its own | test accuracy |", "| --- | ---: | --- |"]
+    numbers = protocol.own["numbers"]
+    for side in protocol.own["rows"]:
+        own = f"{numbers.get(side, 0):,}"
+        rows.append(f"| {_side(protocol, side)} | {own} | {interval(_column(evidence, side, point))} |")
+    return rows
+
+
+def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
+    rows = [
+        "| difference | where | mean and 95% interval | p (Holm) | claimed above 0 |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for one in found:
+        names = f"{_side(protocol, one.first)} minus {_side(protocol, one.second)}"
+        claimed = "yes" if (one.first, one.second) in protocol.claims else ""
+        rows.append(f"| {names} | {one.point} | {one.interval} | {one.p:.2g} | {claimed} |")
+    return rows
+
+
+def _page(protocol: Protocol, evidence: Evidence) -> str:
+    found = differences(evidence, protocol.pairs, protocol.points)
+    failed = [
+        f"{_side(protocol, one.first)} minus {_side(protocol, one.second)} ({one.point})"
+        for one in found
+        if (one.first, one.second) in protocol.claims and not one.above
+    ]
+    lines = [
+        "# Personal networks for writers: shared directions and a few numbers of one's own",
+        "",
+        "Made by `make evidence` from [the protocol](../scenarios/lrs_net/protocol.toml), which was committed before the "
+        f"first report run. {protocol.question}",
+        "",
+        "![Accuracy by kind of personal model](images/lrs-net-femnist.svg)",
+        "",
+        *(_HERE / "explained.md").read_text().splitlines(),
+    ]
+    for point, where in protocol.points.items():
+        seeds = len(protocol.seeds[point])
+        epsilon = where.settings.get("strategy.epsilon")
+        title = f"Epsilon {epsilon:g}" if epsilon else "Without noise"
+        lines += ["", f"## {title}, {seeds} fresh seeds", "", *_table(protocol, evidence, point)]
+    lines += ["", "## Differences, paired by seed", "", *_differences(protocol, found)]
+    lines += ["", *ending(protocol, evidence, failed), ""]
+    return "\n".join(lines)
+
+
+def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
+
+    sides = list(protocol.own["rows"])
+    figure = Figure(figsize=(8.4, 1.1 + 0.42 * len(sides)), layout="constrained", facecolor="white")
+    panels = figure.subplots(1, len(protocol.points), sharey=True, squeeze=False)[0]
+    for axes, point in zip(panels, protocol.points, strict=True):
+        epsilon = protocol.points[point].settings.get("strategy.epsilon")
+        for row, side in enumerate(sides):
+            one = interval(_column(evidence, side, point))
+            colour = COLOURS["personal"] if side == "lrs" else INK if row == 0 else COLOURS["local_only"]
+            axes.errorbar(
+                [one.mean], [row], xerr=[one.half or 0.0], color=colour, marker="o", ms=6, lw=1.8, capsize=3.5
+            )
+            axes.annotate(
+                f"{one.mean:.3f}", (one.mean, row), (0, 6), textcoords="offset points", ha="center", fontsize=8
+            )
+        axes.set_title(f"epsilon {epsilon:g}" if epsilon else "without noise", fontsize=10)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.grid(axis="x", color=GRID, lw=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelsize=8.5)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.1)
+    numbers = protocol.own["numbers"]
+    labels = [f"{_side(protocol, side)} ({numbers.get(side, 0):,})" for side in sides]
+    panels[0].set_yticks(range(len(sides)), labels, fontsize=9)
+    panels[0].set_ylim(len(sides) - 0.5, -0.8)
+    figure.supxlabel(
+        "test accuracy, mean over 206 writers (diagnostic, not released); in brackets a writer's own numbers\n"
+        "mark and bar: mean and 95% interval over fresh seeds",
+        fontsize=9,
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_svg(figure, path)
+
+
+def main(root: Path | None = None) -> None:
+    """Run what is missing, then write docs/evidence-lrs-net.md and its figure."""
+    root = page_root(root)
+    protocol = read_protocol(_HERE / "protocol.toml", own=("rows", "numbers"))
+    configs = configurations(protocol, _preset, _COMMON)
+    evidence = collect(configs, protocol.seeds, build=build_experiment, out=root / "runs/evidence/lrs-net")
+    (root / "docs/evidence-lrs-net.md").write_text(_page(protocol, evidence))
+    _figure(protocol, evidence, root / "docs/images/lrs-net-femnist.svg")
+
+
+if __name__ == "__main__":
+    main()
