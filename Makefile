@@ -42,6 +42,7 @@ bench-quick: $(VENV)/dev
 evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
 	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
+	$(BIN)/python -m fedpriv.scenarios.lrs_net.evidence
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -44,8 +44,8 @@ class LowRankSparseNet(LocalSGD):
         Steps on coefficients and sparse part in each round, each on all of a task's examples. In the first half of the
         steps the places may change. 0 trains the shared network alone, and tasks fit their own part at the end only.
     final_steps : int
-        The same after the last round, from zero: what was fitted to networks of earlier rounds is left behind, and tasks
-        that took part are treated as those that never did. 0 keeps what training left.
+        The same after the last round, from zero: what was fitted to earlier networks is left behind, and tasks that
+        took part are treated as those that never did. 0 keeps what training left.
     warm_up : int
         First rounds in which the shared network is trained alone. What all tasks need is in the network then, and does
         not take up directions of the bank.

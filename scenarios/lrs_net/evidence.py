@@ -1,10 +1,15 @@
-"""Regenerates the page and figure of docs/ on personal networks, from their protocol; finished runs are not repeated."""
+"""Regenerates the page and figure of docs/ on personal networks from their protocol; finished runs are kept."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from fedpriv.config import Config, build_experiment, read_toml
+import torch
+
+from fedpriv.cohort import Learner, engine_named
+from fedpriv.config import Config, apply, build_experiment, read_toml
+from fedpriv.data import keep_data
 from fedpriv.evidence import (
     Difference,
     Evidence,
@@ -16,6 +21,8 @@ from fedpriv.evidence import (
     page_root,
     read_protocol,
 )
+from fedpriv.newcomers import score_start
+from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.statistics import interval
 
 __all__ = ["main"]
@@ -27,8 +34,8 @@ _COMMON = {
     "run.checkpoint_every": 1000,
     "strategy.evaluate_every": 0,
 }
-_SHARED = "bias.billboard"
-"""The shared network: what the arms without a bank publish."""
+_SHARED = "shared"
+"""The arm whose last network the arms of fine-tuning start from."""
 
 
 def _preset(name: str) -> Config:
@@ -36,20 +43,40 @@ def _preset(name: str) -> Config:
 
 
 def _side(protocol: Protocol, side: str) -> str:
-    return "shared network" if side.endswith(".billboard") else protocol.arms[side].label
+    return protocol.arms[side].label
 
 
-def _column(evidence: Evidence, side: str, point: str) -> list[float]:
-    arm, _, model = side.partition(".")
-    return evidence.column(arm, point, model or "personal")
+def _collect(protocol: Protocol, out: Path) -> Evidence:
+    """Run the arms that train; then fit the others to the last network of the shared arm, seed by seed."""
+    configs = configurations(protocol, _preset, _COMMON)
+    fine_tuned = [name for name in protocol.arms if name in protocol.own["fine_tuned"]]
+    evidence = collect(
+        {(arm, point): config for (arm, point), config in configs.items() if arm not in fine_tuned},
+        protocol.seeds,
+        build=build_experiment,
+        out=out,
+    )
+    found = {(arm, point, "personal"): list[float]() for point in protocol.points for arm in fine_tuned}
+    with keep_data():
+        for point, seeds in protocol.seeds.items():
+            for seed in seeds:
+                store = BoundaryStore(out / f"{_SHARED}-{point}" / f"seed-{seed}" / "checkpoints")
+                (published,) = store.load(max(store.rounds())).billboards.values()
+                start = {name: torch.from_numpy(value) for name, value in published.items()}
+                for arm in fine_tuned:
+                    run = build_experiment(apply(configs[arm, point], {"run.seed": seed}))
+                    learner = Learner(run.problem(), engine_named(run.engine))
+                    scores = score_start(run.client, learner, start, run.tasks)
+                    found[arm, point, "personal"].append(float(scores.mean()))
+    return replace(evidence, columns=evidence.columns | found)
 
 
 def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
     rows = ["| model of a writer | numbers of its own | test accuracy |", "| --- | ---: | --- |"]
     numbers = protocol.own["numbers"]
-    for side in protocol.own["rows"]:
+    for side in protocol.arms:
         own = f"{numbers.get(side, 0):,}"
-        rows.append(f"| {_side(protocol, side)} | {own} | {interval(_column(evidence, side, point))} |")
+        rows.append(f"| {_side(protocol, side)} | {own} | {interval(evidence.column(side, point))} |")
     return rows
 
 
@@ -75,8 +102,8 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
     lines = [
         "# Personal networks for writers: shared directions and a few numbers of one's own",
         "",
-        "Made by `make evidence` from [the protocol](../scenarios/lrs_net/protocol.toml), which was committed before the "
-        f"first report run. {protocol.question}",
+        "Made by `make evidence` from [the protocol](../scenarios/lrs_net/protocol.toml), which was committed before "
+        f"the first report run. {protocol.question}",
         "",
         "![Accuracy by kind of personal model](images/lrs-net-femnist.svg)",
         "",
@@ -97,13 +124,13 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
 
     from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
 
-    sides = list(protocol.own["rows"])
+    sides = list(protocol.arms)
     figure = Figure(figsize=(8.4, 1.1 + 0.42 * len(sides)), layout="constrained", facecolor="white")
     panels = figure.subplots(1, len(protocol.points), sharey=True, squeeze=False)[0]
     for axes, point in zip(panels, protocol.points, strict=True):
         epsilon = protocol.points[point].settings.get("strategy.epsilon")
         for row, side in enumerate(sides):
-            one = interval(_column(evidence, side, point))
+            one = interval(evidence.column(side, point))
             colour = COLOURS["personal"] if side == "lrs" else INK if row == 0 else COLOURS["local_only"]
             axes.errorbar(
                 [one.mean], [row], xerr=[one.half or 0.0], color=colour, marker="o", ms=6, lw=1.8, capsize=3.5
@@ -134,9 +161,8 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
 def main(root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-lrs-net.md and its figure."""
     root = page_root(root)
-    protocol = read_protocol(_HERE / "protocol.toml", own=("rows", "numbers"))
-    configs = configurations(protocol, _preset, _COMMON)
-    evidence = collect(configs, protocol.seeds, build=build_experiment, out=root / "runs/evidence/lrs-net")
+    protocol = read_protocol(_HERE / "protocol.toml", own=("fine_tuned", "numbers"))
+    evidence = _collect(protocol, root / "runs/evidence/lrs-net")
     (root / "docs/evidence-lrs-net.md").write_text(_page(protocol, evidence))
     _figure(protocol, evidence, root / "docs/images/lrs-net-femnist.svg")
 
