@@ -65,7 +65,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data runtime"),
-    "scenarios": ("cohort config evidence experiment lrs statistics summary", "report"),
+    "scenarios": ("cohort config data evidence experiment lrs newcomers runs statistics summary", "report"),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
