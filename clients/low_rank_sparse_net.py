@@ -25,7 +25,7 @@ _NET, _BANK = "net.", "bank."
 class LowRankSparseNet(LocalSGD):
     """A task's network is the shared one, moved along shared directions and at k places of its own.
 
-    The billboard (model :class:`fedpriv.models.LowRankNet`) holds a network and, for each layer, a bank of r
+    The billboard (model :class:`fedpriv.models.networks.LowRankNet`) holds a network and, for each layer, a bank of r
     directions. For itself a task keeps one coefficient per direction, and k places anywhere in the network with their
     values; these numbers never leave it. In each round it takes ``personal_steps`` on them with the billboard fixed,
     then trains the network that it has now by SGD, and sends how far that moved: as it is for the shared network, and
@@ -88,7 +88,7 @@ class LowRankSparseNet(LocalSGD):
         if not isinstance(model, Factored):
             raise InputError(
                 f"'low-rank-sparse-net' needs a network with a bank of directions, got {type(model).__name__}; set "
-                "model.name = 'low-rank-net', or wrap your own: Factored(network, rank)."
+                "model.name = 'low-rank-net', or wrap your own: fedpriv.models.factored.Factored(network, rank)."
             )
         layout = Layout.of(dict(model.net.named_parameters()))
         for name in self.where:

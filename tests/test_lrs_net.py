@@ -349,6 +349,7 @@ def test_a_private_run_is_charged_like_any_billboard_and_one_task_moves_it_by_th
     release = Release(noise_multiplier=1.0, sampling_name="poisson", rate=0.6, clipping_norm=0.5)
     assert result.guarantee.epsilon == epsilon({release: 3}, 1e-3, Relation.ADD_REMOVE).value
     assert "joint" in str(result.guarantee).lower()
+    assert LowRankSparseNet.updates_use_state  # so cohorts of fixed size are counted in full, as with PMTL
     board = billboard_of(problem())
     _, _, _, update = round_of(client(learning_rate=5.0), board)
     rows = {name: value.numpy() for name, value in update.items()}
@@ -389,12 +390,12 @@ def test_a_new_task_adapts_to_the_billboard_without_changing_it() -> None:
 
 
 def test_the_scenario_by_the_command_line(fedpriv: Any) -> None:
-    words = ["run", "lrs-net", "--preset", "digits", "--set=strategy.rounds=3", "--set=run.grid=in-process"]
-    code, out, _ = fedpriv(*words, "--set=client.sparsity=10", "--out=run", "--json")
-    found = json.loads(out)
+    words = ["run", "lrs-net", "--preset", "digits", "--set=data.tasks=15", "--set=strategy.rounds=2"]
+    words += ["--set=strategy.delta=1e-3", "--set=run.grid=in-process", "--set=run.baseline=false"]
+    code, out, _ = fedpriv(*words, "--set=strategy.evaluate_every=0", "--out=run", "--json")
     assert code == 0
-    assert found["client"] == "low-rank-sparse-net"
-    assert found["diagnostics"]["accuracy"]["personal"] is not None
+    assert json.loads(out)["diagnostics"]["accuracy"]["personal"] is not None
+    assert json.loads(Path("run/summary.json").read_text())["client"] == "low-rank-sparse-net"
     code, _, err = fedpriv(*words, "--set=client.sparsity=999999")
     assert code == 2
     assert "'sparsity' must be at most" in err
