@@ -7,8 +7,9 @@ but at k places anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import prod
 
 import torch
@@ -59,7 +60,7 @@ class Layout:
 
     def cut(self, vectors: Tensor) -> dict[str, Tensor]:
         """Return vectors [C, d] as arrays [C, ...]."""
-        parts = vectors.split([prod(shape) for shape in self.shapes.values()], dim=1)
+        parts = _split(vectors, [prod(shape) for shape in self.shapes.values()])
         return {
             name: part.reshape(len(vectors), *shape)
             for (name, shape), part in zip(self.shapes.items(), parts, strict=True)
@@ -97,7 +98,7 @@ class Directions:
 
     def split(self, coefficients: Tensor) -> list[Tensor]:
         """Return the coefficients of each layer, [C, r]."""
-        return list(coefficients.split([columns.shape[1] for _, columns in self.blocks], dim=1)) if self.blocks else []
+        return _split(coefficients, [columns.shape[1] for _, columns in self.blocks])
 
 
 def orthonormal_columns(columns: Tensor) -> Tensor:
@@ -108,7 +109,8 @@ def orthonormal_columns(columns: Tensor) -> Tensor:
     """
     left, values, right = torch.linalg.svd(columns.double(), full_matrices=False)
     kept = values > _DEPENDENT * values.max() if values.numel() else values > 0
-    return ((left * kept) @ right).to(columns.dtype)
+    found: Tensor = (left * kept) @ right
+    return found.to(columns.dtype)
 
 
 def fit(
@@ -162,3 +164,9 @@ def fit(
             index = size.topk(sparsity, dim=1).indices
         values = moved.gather(1, index)
     return Own(weights, index, values)
+
+
+def _split(vectors: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Cut vectors [C, d] into parts of these sizes, which add up to d."""
+    ends = list(accumulate(sizes))
+    return [vectors[:, end - size : end] for size, end in zip(sizes, ends, strict=True)]
