@@ -3,6 +3,7 @@
 from fedpriv.clients.global_model import FedProx, GlobalModel
 from fedpriv.clients.local_only import LocalOnly
 from fedpriv.clients.low_rank_sparse import FrozenLowRankSparse, LowRankSparse, PublishedLowRankSparse
+from fedpriv.clients.low_rank_sparse_net import LowRankSparseNet
 from fedpriv.clients.maml import MAML
 from fedpriv.clients.mean_regularized import MeanRegularized
 
@@ -13,6 +14,7 @@ __all__ = [
     "GlobalModel",
     "LocalOnly",
     "LowRankSparse",
+    "LowRankSparseNet",
     "MeanRegularized",
     "PublishedLowRankSparse",
 ]

@@ -16,8 +16,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
-    "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
+    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_net",
+    "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
+    "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
@@ -51,7 +52,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
     "runs": ("privacy", ""),
-    "clients": ("cohort lrs privacy", ""),
+    "clients": ("cohort lrs models privacy", ""),
     "strategies": ("lrs privacy protocol", ""),
     "runtime": ("cohort privacy protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment runs"),
@@ -65,7 +66,10 @@ ARROWS: dict[str, tuple[str, str]] = {
     "config": ("", "clients data experiment exposure models privacy strategies"),
     "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data runtime"),
-    "scenarios": ("attacks cohort config data evidence experiment exposure lrs statistics summary", "report"),
+    "scenarios": (
+        "attacks cohort config data evidence experiment exposure lrs newcomers runs statistics summary",
+        "report",
+    ),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
     "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import prod
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 
 from fedpriv.errors import InputError
+from fedpriv.models.factored import Factored
 from fedpriv.models.low_rank import LowRank
 from fedpriv.names import unknown
 from fedpriv.settings import Settings
 
-__all__ = ["CNN", "MLP", "MODELS", "Linear", "build_model"]
+__all__ = ["CNN", "MLP", "MODELS", "Linear", "LowRankNet", "build_model"]
 
 Shape = tuple[int, ...]
 
@@ -85,15 +86,46 @@ class CNN(Settings):
         )
 
 
+class LowRankNet(Settings):
+    """A network by name with a bank of directions for each layer.
+
+    Attributes
+    ----------
+    network : {"linear", "mlp", "cnn"}
+        The network.
+    rank : int
+        Directions of each layer, so a task has as many coefficients per layer; 0 leaves tasks a sparse part only.
+    hidden : int
+        Width of the hidden layer of ``mlp``.
+    width : int
+        Channels of the first convolution of ``cnn``.
+    """
+
+    network: Literal["linear", "mlp", "cnn"] = "mlp"
+    rank: int = Field(default=4, ge=0)
+    hidden: int = Field(default=64, ge=1)
+    width: int = Field(default=16, ge=1)
+
+    def build(self, inputs: tuple[int, ...], outputs: int) -> nn.Module:
+        """Return the module for inputs of the given shape."""
+        kinds: dict[str, Callable[[], Linear | MLP | CNN]] = {
+            "linear": Linear,
+            "mlp": lambda: MLP(hidden=self.hidden),
+            "cnn": lambda: CNN(width=self.width),
+        }
+        return Factored(kinds[self.network]().build(inputs, outputs), self.rank)
+
+
 def _halved(size: int) -> int:
     return (size + 1) // 2
 
 
-MODELS: dict[str, Callable[..., Linear | MLP | CNN | LowRank]] = {
+MODELS: dict[str, Callable[..., Linear | MLP | CNN | LowRank | LowRankNet]] = {
     "linear": Linear,
     "mlp": MLP,
     "cnn": CNN,
     "low-rank": LowRank,
+    "low-rank-net": LowRankNet,
 }
 
 
