@@ -14,8 +14,8 @@ from fedpriv.attacks import Played, judge
 from fedpriv.evidence import Evidence
 from fedpriv.exposure import read_scores
 from fedpriv.exposure.recorded import record_scores
-from fedpriv.scenarios.maml_attack import tables
-from fedpriv.scenarios.maml_attack.cells import Cell, below, judged, trend
+from fedpriv.scenarios.maml_attack import noise, tables
+from fedpriv.scenarios.maml_attack.cells import Cell, Level, below, judged, trend
 
 
 def played(rng: np.random.Generator, count: int, shift: float) -> Played:
@@ -91,3 +91,39 @@ def test_the_page_of_made_up_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "maml-attack-cells.svg",
         "maml-attack-epochs.svg",
     }
+
+
+def level(value: float, accuracy: float, auc: float) -> Level:
+    return Level("support", value, accuracy, 0.01, {"query": {"paper": {"auc": {"value": auc}}}})
+
+
+def test_the_confident_area_needs_both() -> None:
+    """Near chance and still learning: neither the noise that learning dies of, nor the noise that hides nothing."""
+    levels = [level(0, 0.8, 0.99), level(0.1, 0.79, 0.9), level(0.3, 0.76, 0.6), level(1, 0.74, 0.5)]
+    assert noise.confident(levels, "query") == [0.3]
+
+
+def test_bounds_of_calibrated_noise() -> None:
+    """Phi(mu / sqrt 2): mu is 2 for a multiplier of 1, and 1 for pixels where the noise is an image's whole range."""
+    assert noise._bound("node", 1.0) == pytest.approx(stats.norm.cdf(2**0.5))
+    assert noise._bound("pixels", 28.0) == pytest.approx(stats.norm.cdf(0.5**0.5))
+
+
+def test_the_noise_protocol_is_what_runs() -> None:
+    protocol, configs = noise._read()
+    assert len(configs["noise"]) == 1 + 12 + 5 + 5
+    for (arm, value), config in configs["noise"].items():
+        section, key = {
+            "support": ("client", "noise_support"),
+            "query": ("client", "noise_query"),
+            "adaptation": ("client", "noise_adaptation"),
+            "adaptation-calibrated": ("client", "noise_adaptation"),
+            "validation": ("client", "noise_validation"),
+            "node-calibrated": ("strategy", "noise_multiplier"),
+            "pixels-calibrated": ("client", "noise_support"),
+            "none": ("strategy", "noise_multiplier"),
+        }[arm]
+        assert config[section][key] == float(value)
+        assert ("adaptation_clip" in config["client"]) == (arm == "adaptation-calibrated")
+    assert set(protocol.own["wider"]) == set(protocol.own["places"])
+    assert configs["learning"]["mnist", "5-shot"]["data"]["shots"] == 5
