@@ -18,6 +18,7 @@ from torch import nn
 from fedpriv import Experiment, InputError
 from fedpriv.clients import GlobalModel, LowRankSparseNet
 from fedpriv.cohort import Key, Learner, Params, Problem, Ragged, Tasks, engine_named
+from fedpriv.evidence import Evidence, read_protocol
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
 from fedpriv.lrs.sparse import Own
@@ -29,6 +30,7 @@ from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.node import Node
+from fedpriv.scenarios.lrs_net import evidence
 from fedpriv.strategies import Billboard
 
 RANK, HIDDEN = 2, 7
@@ -425,3 +427,21 @@ def test_shared_and_own_directions_help_where_tasks_differ_in_one_direction() ->
     assert accuracy.billboard is not None
     assert accuracy.personal > 0.9  # 12 examples alone in 5 dimensions: about 0.85
     assert accuracy.billboard < 0.6
+
+
+def test_the_page_of_the_evidence_says_what_failed(tmp_path: Path) -> None:
+    protocol = read_protocol(Path(evidence.__file__).parent / "protocol.toml", own=("fine_tuned", "numbers"))
+    rng = np.random.default_rng(0)
+    means = {"lrs": 0.62, "biases": 0.65}
+    columns = {
+        (arm, "plain", model): (means.get(arm, 0.58) + 0.002 * rng.normal(size=6)).tolist()
+        for arm in protocol.arms
+        for model in ("personal", "billboard")
+    }
+    found = Evidence(columns, {}, 60.0, {"fedpriv": "0"})
+    page = evidence._page(protocol, found)
+    label = protocol.arms["lrs"].label
+    assert f"It was refuted: {label} minus fine-tuned: 62 of all 110 biases (plain)." in page
+    assert f"| {label} | 62 | 0.6" in page
+    evidence._figure(protocol, found, tmp_path / "one.svg")
+    assert (tmp_path / "one.svg").stat().st_size > 1000

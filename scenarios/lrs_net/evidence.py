@@ -77,8 +77,8 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
     for side in protocol.arms:
         own = f"{numbers.get(side, 0):,}"
         rows.append(f"| {_side(protocol, side)} | {own} | {interval(evidence.column(side, point))} |")
-    own = interval(evidence.column("lrs", point, "billboard"))
-    rows += ["", f"The first arm's shared network without coefficients and sparse part: {own}."]
+    alone = interval(evidence.column("lrs", point, "billboard"))
+    rows += ["", f"The first arm's shared network without coefficients and sparse part: {alone}."]
     return rows
 
 
