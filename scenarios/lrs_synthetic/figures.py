@@ -28,7 +28,7 @@ __all__ = ["main"]
 
 _HERE = Path(__file__).parent
 _COMMON = {"run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
-_TASKS, _EPSILONS = (250, 500, 1000), (1.0, 2.0, 4.0)
+_TASKS, _EPSILONS = (250, 500), (1.0, 2.0, 4.0)
 _ROUNDS = 15
 _PRIVATE_SEEDS = (7001,)
 _FEW, _SAMPLES = (5, 10, 20, 40), (15, 20, 25, 30, 40, 60)
