@@ -138,9 +138,9 @@ Made by `python -m fedpriv.scenarios.lrs_synthetic.figures`; nothing is claimed 
 
 ![Share of tasks recovered](images/lrs-synthetic.svg)
 
-12 Newton steps without noise from a random start, {len(_PHASE_SEEDS)} seeds a cell. A task failed if its error is above
-a tenth of the root mean square of all targets. Curves against epsilon come from the same module with the word `private`;
-they are not part of this page yet.
+12 Newton steps without noise from a random start, {len(_PHASE_SEEDS)} seeds a cell. A task failed if its error is
+above a tenth of the root mean square of all targets. Curves against epsilon come from the same module with the word
+`private`; they are not part of this page yet.
 
 The runs took {phase.seconds / 3600:.2f} hours of wall time on a busy machine.
 """
