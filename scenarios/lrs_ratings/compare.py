@@ -103,7 +103,8 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
 def _squared(theta: torch.Tensor, on: Batch, offset: torch.Tensor | None = None) -> NDArray[np.float64]:
     """Return each task's sum of squared errors."""
     found: NDArray[np.float64] = np.square(baselines.rmse(theta, on.inputs, on.targets, on.sizes, offset))
-    return np.nan_to_num(found) * on.sizes.numpy()
+    total: NDArray[np.float64] = np.nan_to_num(found) * on.sizes.numpy()
+    return total
 
 
 def _sparse(train: Batch, validation: Batch, test: Batch, sparsity: int) -> NDArray[np.float64]:
@@ -150,8 +151,10 @@ def _biases(everybody: Cohort) -> NDArray[np.float64]:
     seen, count = len(parts[0].targets), len(everybody)
     here, there = item.reshape(-1)[:seen], item.reshape(-1)[seen:]
     values, mean = parts[0].targets, float(parts[0].targets.mean())
-    own, level = np.zeros(count), np.zeros(int(item.max()) + 1)
-    per_task, per_item = np.bincount(tasks[0], minlength=count), np.bincount(here, minlength=len(level))
+    own: NDArray[np.float64] = np.zeros(count)
+    level: NDArray[np.float64] = np.zeros(int(item.max()) + 1)
+    per_task = np.bincount(tasks[0], minlength=count).astype(np.float64)
+    per_item = np.bincount(here, minlength=len(level)).astype(np.float64)
     for _ in range(10):
         level = np.bincount(here, values - mean - own[tasks[0]], len(level)) / (per_item + 5)
         own = np.bincount(tasks[0], values - mean - level[here], count) / (per_task + 5)

@@ -65,9 +65,9 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
     for kind, label in KINDS.items():
         if kind == "amht":
             continue
-        size = "1, and 1 per item" if kind == "bias" else f"{_found(evidence, point, kind, 'own').mean:.0f}"
+        own = "1, and 1 per item" if kind == "bias" else f"{_found(evidence, point, kind, 'own').mean:.0f}"
         found = [str(_found(evidence, point, kind, part)) for part in ("rmse", "starved", "rich")]
-        rows.append(f"| {label} | {size} | {' | '.join(found)} |")
+        rows.append(f"| {label} | {own} | {' | '.join(found)} |")
     starved, rich = (f"{_found(evidence, point, part, 'tasks').mean:.0f}" for part in ("starved", "rich"))
     said = evidence.guarantees["epsilon1", point]
     return [
@@ -275,8 +275,8 @@ def _kinds(axes: Axes, evidence: Evidence, point: str) -> None:
         )
     axes.set_xticks(range(len(kinds)), [KINDS[kind].replace("full fine-tuning, ", "full, ") for kind in kinds])
     axes.tick_params(axis="x", rotation=40)
-    for label in axes.get_xticklabels():
-        label.set_horizontalalignment("right")
+    for text in axes.get_xticklabels():
+        text.set_horizontalalignment("right")
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, fontsize=8, frameon=False)
 
 
