@@ -167,10 +167,10 @@ def _failed(
     protocol: Protocol, levels: Mapping[str, list[Level]], gains: Mapping[tuple[str, int], dict[str, Interval]]
 ) -> Iterator[str]:
     """Yield what the protocol calls refuted."""
-    for (name, shots), one in gains.items():
+    for (name, shots), gain in gains.items():
         for start, words in (("scratch", "the public start"), ("pretrained", "a pre-trained network")):
-            if name in _CLAIMED and one[f"{start} gain"].low <= 0:
-                yield f"{name}, {shots}-shot: the gain over {words} is {one[f'{start} gain']}"
+            if name in _CLAIMED and gain[f"{start} gain"].low <= 0:
+                yield f"{name}, {shots}-shot: the gain over {words} is {gain[f'{start} gain']}"
     for name, place in protocol.own["calibrated"].items():
         for one in levels[_arm("calibrated", name)]:
             for which in place["bounds"]:
