@@ -84,7 +84,8 @@ class Level:
     accuracy, half : float
         Of held-out people after the last round, and half the width of its interval over people.
     games : dict
-        By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them.
+        By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them; as
+        "cheap", those of the cheap score in the paper's game.
     bound : float
         The largest AUC that any attack can have, by the guarantee; 1 without one.
     """
