@@ -78,10 +78,11 @@ def test_protected_data_exit_with_3_when_the_budget_is_spent(fedpriv: Any) -> No
 
 def test_lists(fedpriv: Any) -> None:
     names = [row["scenario"] for row in json.loads(fedpriv("list", "--json")[1])]
-    assert names == ["lrs-net", "lrs-synthetic", "maml", "maml-attack", "pmtl"]
+    assert names == ["lrs-net", "lrs-ratings", "lrs-synthetic", "maml", "maml-attack", "pmtl"]
     presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
     assert presets == [
         *[("lrs-net", name) for name in ("femnist", "digits")],
+        *[("lrs-ratings", name) for name in ("movielens", "insteval", "movielens-private", "insteval-private")],
         *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
         *[(meta, name) for meta in ("maml", "maml-attack") for name in ("digits", "mnist", "fashion", "femnist")],
         *[("pmtl", name) for name in ("digits", "femnist", "fashion")],

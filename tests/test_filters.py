@@ -158,7 +158,7 @@ def experiment(tmp_path: Path, **changes: Any) -> Experiment:
 def test_an_experiment_chooses_its_filter(tmp_path: Path) -> None:
     with pytest.raises(NoGuarantee, match=r"run\.budget_filter"):
         experiment(tmp_path, rate=0.5).run()
-    assert Ledger(tmp_path / "l.sqlite").runs("p") == []  # refused before anybody worked
+    assert not (tmp_path / "l.sqlite").exists()  # the population is not stuck with a filter that cannot pay
     experiment(tmp_path).run()
     assert Ledger(tmp_path / "l.sqlite").describe("p")["left"]["filter"] == "gdp"
     with pytest.raises(InputError, match="give 'budget'"):

@@ -338,10 +338,10 @@ def test_a_query_stays_cheap(ledger: Ledger) -> None:
     ledger.spent("bench", 1e-5)
     times = []
     for _ in range(20):
-        start = time.perf_counter()
+        start = time.process_time()
         assert ledger.counts("bench").total() == 10_000
-        times.append(time.perf_counter() - start)
-    assert min(times) < 0.005
+        times.append(time.process_time() - start)
+    assert min(times) < 0.02  # processor time; reading entry by entry takes some 50 ms
 
 
 def test_describe(ledger: Ledger) -> None:

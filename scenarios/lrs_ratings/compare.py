@@ -151,13 +151,13 @@ def _biases(everybody: Cohort) -> NDArray[np.float64]:
     seen, count = len(parts[0].targets), len(everybody)
     here, there = item.reshape(-1)[:seen], item.reshape(-1)[seen:]
     values, mean = parts[0].targets, float(parts[0].targets.mean())
-    own: NDArray[np.float64] = np.zeros(count)
-    level: NDArray[np.float64] = np.zeros(int(item.max()) + 1)
+    own: NDArray[Any] = np.zeros(count)
+    level: NDArray[Any] = np.zeros(int(item.max()) + 1)
     per_task = np.bincount(tasks[0], minlength=count).astype(np.float64)
     per_item = np.bincount(here, minlength=len(level)).astype(np.float64)
     for _ in range(10):
         level = np.bincount(here, values - mean - own[tasks[0]], len(level)) / (per_item + 5)
         own = np.bincount(tasks[0], values - mean - level[here], count) / (per_task + 5)
     errors = parts[1].targets - mean - own[tasks[1]] - level[there]
-    found: NDArray[np.float64] = np.bincount(tasks[1], errors**2, count)
+    found: NDArray[np.float64] = np.bincount(tasks[1], errors**2, count).astype(np.float64)
     return found
