@@ -73,7 +73,7 @@ for number in range(kills):
     folder = Folder.open(place / "run")
     entries = [one for one in Ledger(ledger.path).entries("people") if one.run == folder.run]
     wrong, _ = ledger.verify("people")
-    wrong += folder.problems(entries, "f")
+    wrong += folder.problems(entries, ledger.describe("people"))
     assert not wrong, wrong
     rounds = Counter(one.round for one in entries)
     published = max(folder._store.rounds(), default=0)
