@@ -10,7 +10,7 @@ from fedpriv.attacks import auc_bound
 from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, ending, page_root, read_protocol
 from fedpriv.exposure import results_of
-from fedpriv.scenarios.maml_attack import build
+from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
 from fedpriv.statistics import Interval, interval
@@ -268,7 +268,7 @@ def main(root: Path | None = None) -> None:
     protocol, configs = _read()
     runs = root / _RUNS
     first = {point: protocol.report_seeds[:1] for _, point in configs["noise"]}
-    parts = [collect(configs["noise"], first, build=build, out=runs)]
+    parts = [collect(configs["noise"], first, build=scenario("maml-attack").build, out=runs)]
     for name in protocol.own["learning"]:
         mine = {key: config for key, config in configs["learning"].items() if key[0] == name}
         parts.append(collect(mine, protocol.report_seeds[: _SEEDS.get(name)], build=build_experiment, out=runs))

@@ -8,7 +8,7 @@ from fedpriv.attacks import Outcome, Rate
 from fedpriv.config import Config, read_toml
 from fedpriv.evidence import Configs, Evidence, Protocol, collect, configurations, ending, page_root, read_protocol
 from fedpriv.exposure import read_scores
-from fedpriv.scenarios.maml_attack import build
+from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Cell, judged, read_cells, trend
 from fedpriv.scenarios.maml_attack.pictures import draw_cells, draw_epochs
 from fedpriv.statistics import Interval
@@ -272,7 +272,7 @@ def main(root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-attacks.md and its figures."""
     root = page_root(root)
     protocol, configs = _read()
-    evidence = collect(configs, protocol.seeds, build=build, out=root / _RUNS)
+    evidence = collect(configs, protocol.seeds, build=scenario("maml-attack").build, out=root / _RUNS)
     cells, epochs = _cells(protocol, configs, root / _RUNS)
     (root / "docs/evidence-attacks.md").write_text(_page(protocol, evidence, cells, epochs))
     draw_cells(cells, root / "docs/images/maml-attack-cells.svg")
