@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpriv.attacks import Inversion, query_match, support_match
-from fedpriv.attacks.inversion import without_denormals
 from fedpriv.attacks.matching import full_batch
 from fedpriv.cohort import InnerLoop, Problem, broadcast, meta_gradient
 from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.threads import one_torch_thread
 
 __all__ = ["NETWORKS", "measure"]
 
@@ -119,8 +119,7 @@ def _seconds(work: Callable[[], Any]) -> float:
 
 def main() -> None:
     """Measure all and print JSON."""
-    torch.set_num_threads(1)
-    with without_denormals():
+    with one_torch_thread():
         found = [measure(kind, which, 32) for kind in NETWORKS for which in ("query", "support")]
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from datetime import date
@@ -23,13 +21,14 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.memory import Watch, unreclaimable
+from benchmarks.parts import measure_parts
+from benchmarks.scale_report import growth_figure, table
 from fedpriv import Experiment
 from fedpriv.clients import LowRankSparse
 from fedpriv.cohort import Cohort, Key, Learner, Params, Ragged, State, Tasks
 from fedpriv.cohort.trees import concatenate
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.store import PersonalModels
-from fedpriv.report.figures import COLOURS, canvas, save_svg
 from fedpriv.strategies import AlternatingMinimization
 
 RESULTS = Path(__file__).with_name("lrs_scale.json")
@@ -167,14 +166,7 @@ def main() -> None:
         (part,) = chosen.parts
         print(json.dumps(serving() if part == "serving" else iteration(int(part))))
         return
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for part in chosen.parts:
-        command = [sys.executable, "-m", "benchmarks.lrs_scale", "--here", "--parts", part]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-        results[part] = json.loads(done.stdout.splitlines()[-1])
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(part, json.dumps(results[part]), flush=True)
-    write_report(results, chosen.report)
+    write_report(measure_parts("benchmarks.lrs_scale", chosen.parts, RESULTS), chosen.report)
 
 
 _TEXT = """\
@@ -205,8 +197,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     """Write the page; parts that were never measured are left out."""
     rows = [results[str(count)] for count in _TASKS if str(count) in results]
     head = ("tasks", "iterations", "seconds per iteration", "microseconds per task", "peak memory, GiB")
-    lines = [head, ["---:"] * len(head)]
-    lines += [
+    lines = [
         (
             f"{one['tasks']:,}",
             str(one["rounds"]),
@@ -233,23 +224,22 @@ def write_report(results: dict[str, Any], path: Path) -> None:
         if one
         else "Not measured yet."
     )
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     path.write_text(
         _TEXT.format(
-            today=date.today().isoformat(), machine=describe_machine(), table=table, verdict=verdict, serving=served
+            today=date.today().isoformat(),
+            machine=describe_machine(),
+            table=table(head, lines, "---:"),
+            verdict=verdict,
+            serving=served,
         )
     )
-    figure, axes = canvas(3.6)
-    tasks, seconds = [one["tasks"] for one in rows], [one["seconds"] for one in rows]
-    axes.loglog(tasks, seconds, "o-", color=COLOURS["personal"], lw=2, label="measured")
-    ideal = [seconds[-1] * count / tasks[-1] for count in tasks]
-    axes.loglog(tasks, ideal, "--", color=COLOURS["billboard"], lw=1.5, label="proportional to the largest")
-    axes.set_xlabel("tasks, all of which take part")
-    axes.set_ylabel("processor seconds per outer iteration")
-    axes.legend(frameon=False)
-    file = path.parent / "images" / "scale-lrs.svg"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_svg(figure, file)
+    growth_figure(
+        [one["tasks"] for one in rows],
+        [one["seconds"] for one in rows],
+        "tasks, all of which take part",
+        "processor seconds per outer iteration",
+        path.parent / "images" / "scale-lrs.svg",
+    )
 
 
 if __name__ == "__main__":

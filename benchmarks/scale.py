@@ -20,6 +20,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.memory import Watch, unreclaimable
+from benchmarks.parts import measure_parts
 from benchmarks.scale_report import write_report
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
@@ -161,14 +162,7 @@ def main() -> None:
     if chosen.here:
         print(json.dumps(PARTS[chosen.parts[0]]()))
         return
-    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-    for part in chosen.parts:
-        command = [sys.executable, "-m", "benchmarks.scale", "--here", "--parts", part]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
-        results[part] = json.loads(done.stdout.splitlines()[-1])
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(part, json.dumps(results[part]), flush=True)
-    write_report(results, chosen.report)
+    write_report(measure_parts("benchmarks.scale", chosen.parts, RESULTS), chosen.report)
 
 
 if __name__ == "__main__":

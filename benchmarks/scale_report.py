@@ -10,7 +10,7 @@ from typing import Any
 from benchmarks.machine import describe_machine
 from fedpriv.report.figures import COLOURS, canvas, save_svg
 
-__all__ = ["write_report"]
+__all__ = ["growth_figure", "table", "write_report"]
 
 _TEXT = """\
 # How the simulation grows
@@ -54,18 +54,24 @@ def write_report(results: dict[str, Any], path: Path) -> None:
     missing = "Not measured yet."
     overhead, curve, growth, states = (results.get(name, []) for name in ("overhead", "curve", "growth", "states"))
     if curve:
-        _figure(curve, path.parent / "images" / "scale.svg")
+        growth_figure(
+            [one["sampled"] for one in curve],
+            [one["seconds"] for one in curve],
+            "sampled tasks in a round (100,000 registered)",
+            "seconds per round",
+            path.parent / "images" / "scale.svg",
+        )
     path.write_text(
         _TEXT.format(
             today=date.today().isoformat(),
             machine=describe_machine(),
-            overhead=_table(
+            overhead=table(
                 ("grid", "registered tasks", "ms per round, median", "smallest"),
                 [(one["grid"], f"{one['tasks']:,}", _ms(one["seconds"]), _ms(one["smallest"])) for one in overhead],
             )
             if overhead
             else missing,
-            curve=_table(
+            curve=table(
                 ("sampled tasks", "seconds per round, median", "microseconds per task"),
                 [
                     (f"{one['sampled']:,}", f"{one['seconds']:.3f}", f"{one['seconds'] / one['sampled'] * 1e6:.0f}")
@@ -103,19 +109,19 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.1f}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+def table(head: Sequence[str], rows: Sequence[Sequence[str]], first: str = "---") -> str:
+    """Return a table in Markdown: the first column as ``first`` says, the others to the right."""
+    lines = [head, [first] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def _figure(curve: Sequence[dict[str, Any]], path: Path) -> None:
+def growth_figure(counts: Sequence[int], seconds: Sequence[float], what: str, unit: str, path: Path) -> None:
+    """Draw seconds (``unit``) against numbers of tasks (``what``), beside what would be proportional."""
     figure, axes = canvas(3.6)
-    sampled, seconds = [one["sampled"] for one in curve], [one["seconds"] for one in curve]
-    axes.loglog(sampled, seconds, "o-", color=COLOURS["personal"], lw=2, label="measured")
-    ideal = [seconds[-1] * count / sampled[-1] for count in sampled]
-    axes.loglog(sampled, ideal, "--", color=COLOURS["billboard"], lw=1.5, label="proportional to the largest")
-    axes.set_xlabel("sampled tasks in a round (100,000 registered)")
-    axes.set_ylabel("seconds per round")
+    axes.loglog(counts, seconds, "o-", color=COLOURS["personal"], lw=2, label="measured")
+    ideal = [seconds[-1] * count / counts[-1] for count in counts]
+    axes.loglog(counts, ideal, "--", color=COLOURS["billboard"], lw=1.5, label="proportional to the largest")
+    axes.set_xlabel(what)
+    axes.set_ylabel(unit)
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)

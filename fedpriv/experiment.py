@@ -21,6 +21,7 @@ from torch import nn
 
 from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
 from fedpriv.cohort.problem import Loss
+from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
@@ -40,7 +41,6 @@ from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.server import Served, serve
-from fedpriv.runtime.threads import one_blas_thread
 from fedpriv.settings import Settings
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.summary import RunResult, summarize

@@ -27,7 +27,7 @@ from fedpriv.attacks import (
     which_task,
 )
 from fedpriv.attacks.games import similarity
-from fedpriv.attacks.inversion import total_variation, without_denormals
+from fedpriv.attacks.inversion import total_variation
 from fedpriv.attacks.matching import full_batch
 from fedpriv.attacks.outcome import threshold
 from fedpriv.clients import MAML
@@ -44,6 +44,7 @@ from fedpriv.cohort import (
     task_gradients,
 )
 from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.data import FewShot, few_shot, load
 
 WAYS = 3
@@ -241,10 +242,12 @@ def test_useless_gradients_are_refused() -> None:
 
 def test_denormals_are_flushed_and_given_back() -> None:
     tiny = torch.tensor(1e-310, dtype=torch.float64)
-    before = (tiny * 1.0).item()
-    with without_denormals():
+    before, threads = (tiny * 1.0).item(), torch.get_num_threads()
+    with one_torch_thread():
         assert (tiny * 1.0).item() == 0.0
+        assert torch.get_num_threads() == 1
     assert (tiny * 1.0).item() == before
+    assert torch.get_num_threads() == threads
 
 
 def test_total_variation_by_hand() -> None:

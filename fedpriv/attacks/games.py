@@ -17,13 +17,14 @@ from pydantic import Field
 from torch import Tensor
 
 from fedpriv.attacks.first_layer import class_counts
-from fedpriv.attacks.inversion import Inversion, attack_loop
+from fedpriv.attacks.inversion import Inversion
 from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
 from fedpriv.attacks.outcome import Outcome, judge
 from fedpriv.attacks.score import standardised
 from fedpriv.attacks.seen import Seen, others
 from fedpriv.cohort import Batch, Cohort, Engine
 from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 
@@ -156,7 +157,7 @@ class Games(Inversion):
         places = _Slots.of(begin, labels, wanted)
         parts = _cut(len(seen), self.together)
         told = progress or _nobody
-        with attack_loop():
+        with one_torch_thread():
             for number, side in enumerate(_KINDS):
                 images = candidates[side].to(seen.problem.dtype)
                 results, cheap = [], []

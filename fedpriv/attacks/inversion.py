@@ -7,8 +7,6 @@ and the optimiser works on signs, so each game takes the path that it would take
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 from pydantic import Field
@@ -17,7 +15,7 @@ from torch import Tensor
 from fedpriv.attacks.matching import CosineOf
 from fedpriv.settings import Settings
 
-__all__ = ["Inversion", "attack_loop", "total_variation", "without_denormals"]
+__all__ = ["Inversion", "total_variation"]
 
 
 class Inversion(Settings):
@@ -79,30 +77,3 @@ def total_variation(images: Tensor) -> Tensor:
     across = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1).mean(dim=1)
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).mean(dim=1)
     return across + down
-
-
-@contextmanager
-def without_denormals() -> Iterator[None]:
-    """Flush denormal numbers to zero: on CPUs they cost an attack up to twelve times its time."""
-    before = torch.tensor(1e-310, dtype=torch.float64).mul(1.0).item() == 0.0
-    torch.set_flush_denormal(True)
-    try:
-        yield
-    finally:
-        torch.set_flush_denormal(before)
-
-
-@contextmanager
-def attack_loop() -> Iterator[None]:
-    """Compute without denormals and with one thread, and put both back.
-
-    An attack is thousands of small products: a second thread waits for the first in each of them, and on a busy machine
-    for its turn on a core as well.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with without_denormals():
-            yield
-    finally:
-        torch.set_num_threads(threads)

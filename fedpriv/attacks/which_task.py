@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.attacks.inversion import attack_loop
 from fedpriv.attacks.matching import query_match
 from fedpriv.attacks.outcome import Rate, exact_rate, threshold
 from fedpriv.attacks.seen import Seen, others
 from fedpriv.cohort import Cohort, Engine
 from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 
@@ -75,7 +75,7 @@ def which_task(
         raise InputError("the global game needs an image of each class that is in no episode; raise data.examples.")
     members = seen.query.inputs[torch.arange(len(seen)), slots]
     strangers = torch.from_numpy(np.stack([images[0] for images in found.alike])).to(members.dtype)
-    with attack_loop():
+    with one_torch_thread():
         own, theirs = (_scores(engine or ProductEngine(), seen, images) for images in (members, strangers))
     half = len(seen) // 2
     here = threshold(own[:half].max(axis=1), theirs[:half].max(axis=1))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
 
-__all__ = ["ItemFactors", "Ratings", "fit_item_factors"]
+__all__ = ["ItemFactors", "Ratings", "fit_item_factors", "fit_levels"]
 
 Array = NDArray[np.float64]
 _PRIOR = 5.0
@@ -80,17 +80,12 @@ def fit_item_factors(ratings: Ratings, items: int, rank: int) -> ItemFactors:
             f"'rank' must be at most the number of public people {count} and of items {items}, got {rank}; lower it, "
             "or raise 'public'."
         )
-    mean = float(ratings.values.mean())
-    own, level = np.zeros(count), np.zeros(items)
-    per_person, per_item = np.bincount(people, minlength=count), np.bincount(ratings.items, minlength=items)
-    for _ in range(_SWEEPS):
-        level = np.bincount(ratings.items, ratings.values - mean - own[people], items) / (per_item + _PRIOR)
-        own = np.bincount(people, ratings.values - mean - level[ratings.items], count) / (per_person + _PRIOR)
+    mean, own, level = fit_levels(Ratings(people, ratings.items, ratings.values), count, items, _SWEEPS)
     along = level[ratings.items]
     rest = ratings.values - mean - own[people] - along
     prior = _PRIOR * float(np.mean(along**2))
     slope = np.bincount(people, rest * along, count) / (np.bincount(people, along**2, count) + prior)
-    by_person, by_item = _split(people, per_person), _split(ratings.items, per_item)
+    by_person, by_item = _split(people, count), _split(ratings.items, items)
     factors = 0.1 * generator(0, "data/item-factors").standard_normal((items, rank))
     for _ in range(_SWEEPS):
         weights = _solve(factors[ratings.items], rest, by_person)
@@ -102,9 +97,36 @@ def fit_item_factors(ratings: Ratings, items: int, rank: int) -> ItemFactors:
     return ItemFactors(mean, np.concatenate(columns, axis=1))
 
 
-def _split(keys: NDArray[np.int64], sizes: NDArray[np.int64]) -> list[NDArray[np.int64]]:
-    """Return where each key stands."""
-    return np.split(np.argsort(keys, kind="stable"), np.cumsum(sizes)[:-1])
+def fit_levels(ratings: Ratings, people: int, items: int, sweeps: int) -> tuple[float, Array, Array]:
+    """Fit a level per person and one per item in turn, each with a ridge.
+
+    Parameters
+    ----------
+    ratings : Ratings
+        Of all people.
+    people, items : int
+        How many there are; one without a rating has level 0.
+    sweeps : int
+        How often each is fitted, given the other.
+
+    Returns
+    -------
+    tuple of float, ndarray of shape [people], ndarray of shape [items]
+        The mean of all ratings, and what is added to it.
+    """
+    mean = float(ratings.values.mean())
+    own, level = np.zeros(people), np.zeros(items)
+    per_person = np.bincount(ratings.people, minlength=people) + _PRIOR
+    per_item = np.bincount(ratings.items, minlength=items) + _PRIOR
+    for _ in range(sweeps):
+        level = np.bincount(ratings.items, ratings.values - mean - own[ratings.people], items) / per_item
+        own = np.bincount(ratings.people, ratings.values - mean - level[ratings.items], people) / per_person
+    return mean, own, level
+
+
+def _split(keys: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
+    """Return where each of so many keys stands."""
+    return np.split(np.argsort(keys, kind="stable"), np.cumsum(np.bincount(keys, minlength=count))[:-1])
 
 
 def _solve(columns: Array, wanted: Array, parts: list[NDArray[np.int64]]) -> Array:

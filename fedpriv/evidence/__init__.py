@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedpriv.evidence.page import ending, page_root
-from fedpriv.evidence.pairs import Difference, differences
+from fedpriv.evidence.page import difference_table, ending, opening, page_root
+from fedpriv.evidence.pairs import Difference, claimed, differences
 from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
 from fedpriv.evidence.run import Configs, Evidence, collect, configurations
 from fedpriv.evidence.tune import Tried, tune
@@ -18,10 +18,13 @@ __all__ = [
     "Trial",
     "Tried",
     "Tuning",
+    "claimed",
     "collect",
     "configurations",
+    "difference_table",
     "differences",
     "ending",
+    "opening",
     "page_root",
     "read_protocol",
     "tune",

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedpriv.errors import InputError
+from fedpriv.evidence.pairs import Difference, claimed
 from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Evidence
 
-__all__ = ["ending", "page_root"]
+__all__ = ["difference_table", "ending", "opening", "page_root"]
 
 
 def page_root(root: Path | None = None) -> Path:
@@ -24,6 +25,46 @@ def page_root(root: Path | None = None) -> Path:
     if not (root / "docs").is_dir():
         raise InputError(f"{root} has no docs folder; run this from the root of a checkout.")
     return root
+
+
+def opening(protocol: Protocol, title: str, place: str) -> list[str]:
+    """Return the title, where the protocol lies below ``scenarios/``, and its question."""
+    return [
+        f"# {title}",
+        "",
+        f"Made by `make evidence` from [the protocol](../scenarios/{place}), which was committed before the first "
+        f"report run. {protocol.question}",
+        "",
+    ]
+
+
+def difference_table(
+    protocol: Protocol,
+    found: Sequence[Difference],
+    columns: Sequence[str],
+    cells: Callable[[Difference], Sequence[str]],
+    side: str = "above",
+) -> list[str]:
+    """Return the table of all differences: what a page says of each, its p-value, and whether it was claimed.
+
+    Parameters
+    ----------
+    protocol : Protocol
+        Whose claims.
+    found : sequence of Difference
+        What came out.
+    columns : sequence of str
+        Headings of what ``cells`` returns.
+    cells : callable
+        What stands before the p-value.
+    side : {"above", "below"}
+        Of 0, where claims are.
+    """
+    heading = [*columns, "p (Holm)", f"claimed {side} 0"]
+    rows = [heading, ["---"] * len(heading)]
+    claims = claimed(protocol, found)
+    rows += [[*cells(one), f"{one.p:.2g}", "yes" if one in claims else ""] for one in found]
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def ending(protocol: Protocol, evidence: Evidence, failed: Sequence[str]) -> list[str]:

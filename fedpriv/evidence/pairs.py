@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Evidence
 from fedpriv.statistics import Interval, contrast, holm
 
-__all__ = ["Difference", "differences"]
+__all__ = ["Difference", "claimed", "differences"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,11 @@ def differences(evidence: Evidence, pairs: Iterable[tuple[str, str]], points: It
     found = [contrast(_column(evidence, first, at), _column(evidence, second, at)) for first, second, at in asked]
     adjusted = holm([one.p for one in found])
     return [Difference(*names, one.interval, p) for names, one, p in zip(asked, found, adjusted, strict=True)]
+
+
+def claimed(protocol: Protocol, found: Sequence[Difference]) -> list[Difference]:
+    """Return the differences that a protocol claims something about."""
+    return [one for one in found if (one.first, one.second) in protocol.claims]
 
 
 def _column(evidence: Evidence, side: str, point: str) -> list[float]:

@@ -20,6 +20,7 @@ from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.target import Target
 from fedpriv.runs import BoundaryStore, read_config
+from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.checkpoint import read_counts
 
 __all__ = ["Folder"]
@@ -61,7 +62,7 @@ class Finished:
         ComponentFailure
             It is damaged.
         """
-        try:
+        with damage_said(f"{path}"):
             found = json.loads(path.read_text())
             where = found["ledger"]
             stated = {
@@ -73,8 +74,6 @@ class Finished:
                 (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
             }
             return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-            raise ComponentFailure(f"{path} is damaged ({error}); restore it from a copy.") from None
 
 
 @dataclass(frozen=True)
@@ -106,12 +105,10 @@ class Folder:
         name = path / "checkpoints" / "run-id"
         if not name.exists():
             raise InputError(f"{path} is not a run folder with checkpoints; give the --out of a run.")
-        try:
+        with damage_said(f"{name}"):
             run = name.read_text()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ComponentFailure(f"{name} is damaged ({error}); restore it from a copy.") from None
-        if not run:
-            raise ComponentFailure(f"{name} is damaged (it is empty); restore it from a copy.")
+            if not run:
+                raise ValueError("it is empty")
         return cls(path, run)
 
     @property

@@ -42,10 +42,10 @@ __all__ = ["Declared", "Entry", "Ledger"]
 def _may_be_a_file(path: str | Path) -> bool:
     try:
         return not stat.S_ISDIR(Path(path).stat().st_mode)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError, NotADirectoryError):  # the last two are said when it is opened
         return True
-    except (OSError, ValueError) as error:  # too long, or with a zero byte; what may not be looked at is said later
-        return isinstance(error, PermissionError | NotADirectoryError)
+    except (OSError, ValueError):  # too long, or with a zero byte
+        return False
 
 
 @dataclass(frozen=True)

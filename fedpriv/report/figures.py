@@ -207,9 +207,13 @@ def write_figures(run: Run) -> dict[str, Path]:
 
 
 def save_svg(figure: Figure, file: Path) -> None:
-    """Write a figure, whole or not at all, without a date and with the same names inside whenever it is drawn."""
+    """Write a figure, whole or not at all, without a date and with the same names inside whenever it is drawn.
+
+    Its folder is made if it is missing.
+    """
     import matplotlib
 
+    file.parent.mkdir(parents=True, exist_ok=True)
     aside = file.with_name(f".{file.name}.tmp")
     with matplotlib.rc_context({"svg.hashsalt": "fedpriv"}):
         figure.savefig(aside, format="svg", metadata={"Date": None})

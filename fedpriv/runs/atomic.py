@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["pack", "read_members", "sync_directory", "unpack", "write_bytes", "write_members"]
+__all__ = ["damage_said", "pack", "read_members", "sync_directory", "unpack", "write_bytes", "write_members"]
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
@@ -87,6 +87,21 @@ def read_members(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, NDArra
     members = _members(path)
     header: dict[str, Any] = next(members)[1]
     return header, members
+
+
+@contextmanager
+def damage_said(what: str) -> Iterator[None]:
+    """Turn what reading does with a file that does not hold what was written into a sentence: a ComponentFailure.
+
+    Parameters
+    ----------
+    what : str
+        Which file it is, in words.
+    """
+    try:
+        yield
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
+        raise ComponentFailure(f"{what} is damaged ({error}); restore it from a copy.") from None
 
 
 def _write_npz(file: IO[bytes], members: Iterable[tuple[str, NDArray[Any]]], header: Mapping[str, Any]) -> None:

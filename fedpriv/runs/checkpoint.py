@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,10 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.metrics import Measured
-from fedpriv.runs.atomic import pack, read_members, sync_directory, unpack, write_bytes, write_members
+from fedpriv.runs.atomic import damage_said, pack, read_members, sync_directory, unpack, write_bytes, write_members
 
 __all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
 
@@ -114,11 +112,9 @@ class BoundaryStore:
     def load(self, round: int) -> Boundary:
         """Read the boundary after a round; with its noise, if it is the last one."""
         boundary = self._read(self._path(round))
-        if boundary.round != round:
-            raise ComponentFailure(
-                f"the checkpoint {self._path(round)} is damaged (it is of round {boundary.round}); restore it from a "
-                "copy."
-            )
+        with damage_said(f"the checkpoint {self._path(round)}"):
+            if boundary.round != round:
+                raise ValueError(f"it is of round {boundary.round}")
         if not self._noise_path(round).exists():
             return boundary
         noise, header = unpack(self._noise_path(round))
@@ -154,7 +150,7 @@ class BoundaryStore:
         billboards: dict[str, dict[str, NDArray[Any]]] = {}
         sampled: dict[str, NDArray[np.int64]] = {}
         participations: dict[str, NDArray[np.int32]] = {}
-        with _damage_said(path):
+        with damage_said(f"the checkpoint {path}"):
             for key, value in arrays.items():
                 kind, group, *rest = key.split("/", 2)
                 if kind == "billboard":
@@ -167,17 +163,8 @@ class BoundaryStore:
             return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm)
 
 
-@contextmanager
-def _damage_said(path: Path) -> Iterator[None]:
-    """Say in a sentence which file does not hold what was written."""
-    try:
-        yield
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
-        raise ComponentFailure(f"the checkpoint {path} is damaged ({error}); restore it from a copy.") from None
-
-
 def _metrics_in(path: Path) -> Measured:
-    with _damage_said(path):
+    with damage_said(f"the checkpoint {path}"):
         return Measured.from_json(path.read_text())
 
 
@@ -225,7 +212,7 @@ def read_counts(directory: Path, round: int, num_tasks: int) -> NDArray[np.int64
     counts = np.full(num_tasks, -1, dtype=np.int64)
     for path in _state_files(directory, round):
         # Only as far as needed: the states themselves, which come later, may be large.
-        with _damage_said(path):
+        with damage_said(f"the checkpoint {path}"):
             for name, positions, rows in _blocks(path, 0):
                 if name == "participations":
                     counts[positions] = rows

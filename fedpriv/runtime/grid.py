@@ -11,6 +11,7 @@ from typing import Self
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
+from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.flower_private import (
@@ -160,21 +161,9 @@ class InProcessGrid(LocalGrid):
         self.workers[0].node.warm_up()
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:  # noqa: ARG002
-        """Handle each message in turn.
-
-        Meanwhile torch uses one thread (more make small products slower, on a busy machine hundreds of times) and
-        flushes denormals; both belong to the process and are put back.
-        """
-        import torch
-
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        torch.set_flush_denormal(True)
-        try:
+        """Handle each message in turn."""
+        with one_torch_thread():
             return [self.workers[message.metadata.dst_node_id - 1].handle(message) for message in messages]
-        finally:
-            torch.set_flush_denormal(False)
-            torch.set_num_threads(threads)
 
     def snapshot(self, directory: Path, number: int) -> None:
         """Write all personal states as they are after a round."""

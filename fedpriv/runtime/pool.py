@@ -29,7 +29,7 @@ class _Shard:
         import torch
 
         import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
-        from fedpriv.runtime.threads import one_blas_thread
+        from fedpriv.cohort.threads import one_blas_thread
 
         torch.set_num_threads(1)
         one_blas_thread()

@@ -192,12 +192,7 @@ class Results:
         return [heading, *lines]
 
 
-def collect(
-    plan: Plan,
-    out: Path,
-    done: Sequence[tuple[Job, Mapping[str, Any]]],
-    total_seconds: float,
-) -> Results:
+def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]], total_seconds: float) -> Results:
     """Put together the summaries of all runs."""
     rows = []
     for job, summary in done:

@@ -14,10 +14,13 @@ from fedpriv.evidence import (
     Difference,
     Evidence,
     Protocol,
+    claimed,
     collect,
     configurations,
+    difference_table,
     differences,
     ending,
+    opening,
     page_root,
     read_protocol,
 )
@@ -44,6 +47,10 @@ def _preset(name: str) -> Config:
 
 def _side(protocol: Protocol, side: str) -> str:
     return protocol.arms[side].label
+
+
+def _names(protocol: Protocol, one: Difference) -> str:
+    return f"{_side(protocol, one.first)} minus {_side(protocol, one.second)}"
 
 
 def _collect(protocol: Protocol, out: Path) -> Evidence:
@@ -83,30 +90,21 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
 
 
 def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
-    rows = [
-        "| difference | where | mean and 95% interval | p (Holm) | claimed above 0 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for one in found:
-        names = f"{_side(protocol, one.first)} minus {_side(protocol, one.second)}"
-        claimed = "yes" if (one.first, one.second) in protocol.claims else ""
-        rows.append(f"| {names} | {one.point} | {one.interval} | {one.p:.2g} | {claimed} |")
-    return rows
+    return difference_table(
+        protocol,
+        found,
+        ("difference", "where", "mean and 95% interval"),
+        lambda one: (_names(protocol, one), one.point, str(one.interval)),
+    )
 
 
 def _page(protocol: Protocol, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
-    failed = [
-        f"{_side(protocol, one.first)} minus {_side(protocol, one.second)} ({one.point})"
-        for one in found
-        if (one.first, one.second) in protocol.claims and not one.above
-    ]
+    claims = claimed(protocol, found)
+    failed = [f"{_names(protocol, one)} ({one.point})" for one in claims if not one.above]
+    title = "Personal networks for writers: shared directions and a few numbers of one's own"
     lines = [
-        "# Personal networks for writers: shared directions and a few numbers of one's own",
-        "",
-        "Made by `make evidence` from [the protocol](../scenarios/lrs_net/protocol.toml), which was committed before "
-        f"the first report run. {protocol.question}",
-        "",
+        *opening(protocol, title, "lrs_net/protocol.toml"),
         "![Accuracy by kind of personal model](images/lrs-net-femnist.svg)",
         "",
         *_EXPLAINED,
@@ -114,12 +112,12 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
     for point, where in protocol.points.items():
         seeds = len(protocol.seeds[point])
         epsilon = where.settings.get("strategy.epsilon")
-        title = f"Epsilon {epsilon:g}" if epsilon else "Without noise"
-        lines += ["", f"## {title}, {seeds} fresh seeds", "", *_table(protocol, evidence, point)]
+        heading = f"Epsilon {epsilon:g}" if epsilon else "Without noise"
+        lines += ["", f"## {heading}, {seeds} fresh seeds", "", *_table(protocol, evidence, point)]
     lines += ["", "## Differences, paired by seed", "", *_differences(protocol, found)]
-    weak = [one for one in found if (one.first, one.second) in protocol.claims and one.p >= protocol.level]
+    weak = [_names(protocol, one) for one in claims if one.p >= protocol.level]
     if weak:
-        names = "; ".join(f"{_side(protocol, one.first)} minus {_side(protocol, one.second)}" for one in weak)
+        names = "; ".join(weak)
         lines += ["", f"Not significant at {protocol.level:g} after the correction for all differences: {names}."]
     lines += ["", *ending(protocol, evidence, failed), ""]
     return "\n".join(lines)
@@ -178,7 +176,6 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
         "mark and bar: mean and 95% interval over fresh seeds",
         fontsize=9,
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 

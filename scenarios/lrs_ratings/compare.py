@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import Batch, Cohort
 from fedpriv.data import kept
+from fedpriv.data.item_factors import Ratings, fit_levels
 from fedpriv.experiment import Experiment
 from fedpriv.lrs import baselines
 from fedpriv.lrs.store import footprint
@@ -150,14 +151,7 @@ def _biases(everybody: Cohort) -> NDArray[np.float64]:
     tasks = [np.repeat(np.arange(len(part)), part.sizes) for part in parts]
     seen, count = len(parts[0].targets), len(everybody)
     here, there = item.reshape(-1)[:seen], item.reshape(-1)[seen:]
-    values, mean = parts[0].targets, float(parts[0].targets.mean())
-    own: NDArray[Any] = np.zeros(count)
-    level: NDArray[Any] = np.zeros(int(item.max()) + 1)
-    per_task = np.bincount(tasks[0], minlength=count).astype(np.float64)
-    per_item = np.bincount(here, minlength=len(level)).astype(np.float64)
-    for _ in range(10):
-        level = np.bincount(here, values - mean - own[tasks[0]], len(level)) / (per_item + 5)
-        own = np.bincount(tasks[0], values - mean - level[here], count) / (per_task + 5)
+    mean, own, level = fit_levels(Ratings(tasks[0], here, parts[0].targets), count, int(item.max()) + 1, 10)
     errors = parts[1].targets - mean - own[tasks[1]] - level[there]
     found: NDArray[np.float64] = np.bincount(tasks[1], errors**2, count).astype(np.float64)
     return found

@@ -12,10 +12,13 @@ from fedpriv.evidence import (
     Difference,
     Evidence,
     Protocol,
+    claimed,
     collect,
     configurations,
+    difference_table,
     differences,
     ending,
+    opening,
     page_root,
     read_protocol,
 )
@@ -87,14 +90,12 @@ def _side(protocol: Protocol, side: str) -> tuple[str, str]:
 
 
 def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
-    rows = ["| difference | tasks | data | mean and 95% interval | p (Holm) | claimed below 0 |"]
-    rows.append("| --- | --- | --- | --- | --- | --- |")
-    for one in found:
+    def cells(one: Difference) -> tuple[str, ...]:
         (first, where), (second, _) = _side(protocol, one.first), _side(protocol, one.second)
-        claimed = "yes" if (one.first, one.second) in protocol.claims else ""
         spread = f"{one.interval.mean:.4f} \u00b1 {one.interval.half or 0.0:.4f}"
-        rows.append(f"| {first} minus {second} | {where} | {one.point} | {spread} | {one.p:.2g} | {claimed} |")
-    return rows
+        return f"{first} minus {second}", where, one.point, spread
+
+    return difference_table(protocol, found, ("difference", "tasks", "data", "mean and 95% interval"), cells, "below")
 
 
 _EXPLAINED = """\
@@ -164,15 +165,11 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
     failed = [
         f"{_side(protocol, one.first)[0]} minus {_side(protocol, one.second)[0]} on {one.point}"
-        for one in found
-        if (one.first, one.second) in protocol.claims and not one.below
+        for one in claimed(protocol, found)
+        if not one.below
     ]
     lines = [
-        "# Ratings: one shared model and five own numbers",
-        "",
-        "Made by `make evidence` from [the protocol](../scenarios/lrs_ratings/protocol.toml), which was committed "
-        f"before the first report run. {protocol.question}",
-        "",
+        *opening(protocol, "Ratings: one shared model and five own numbers", "lrs_ratings/protocol.toml"),
         _sentence(evidence, protocol),
         "",
         "![Errors by own numbers, by kind of model, and by epsilon](images/lrs-ratings.svg)",
@@ -204,7 +201,6 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
             axes.set_axisbelow(True)
             axes.tick_params(labelsize=8.5)
     figure.supylabel("root mean squared test error (diagnostic, not released)", fontsize=10)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 

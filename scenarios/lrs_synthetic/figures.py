@@ -52,7 +52,7 @@ def _private() -> dict[tuple[str, str], Config]:
 
 
 def _phase() -> dict[tuple[str, str], Config]:
-    small = {"data.dimension": 50, "data.sparsity": 5, "data.overlap": None, "client.sparsity": 5}
+    small = {"data.dimension": 50, "data.sparsity": 5, "client.sparsity": 5}
     found = {
         (f"tasks-{tasks}", f"samples-{samples}"): _preset(
             "exact", {**small, "data.tasks": tasks, "data.samples": samples}
@@ -155,7 +155,6 @@ def main(arguments: list[str], root: Path | None = None) -> None:
     root = page_root(root)
     runs = root / "runs/evidence"
     figure = Figure(figsize=(6.0, 4.2), layout="constrained", facecolor="white")
-    (root / "docs/images").mkdir(parents=True, exist_ok=True)
     if arguments == ["private"]:
         private = collect(
             _private(), _PRIVATE_SEEDS, build=build_experiment, out=runs / "lrs-private", measure=_measure

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +131,7 @@ def read_cells(
                 Cell(which, data, int(ways), int(shots), found, cheap, (counts[0], counts[1]), newcomers(runs))
             )
     values = holm([below(cell) for cell in cells])
-    return [Cell(**{**vars(cell), "p": p}) for cell, p in zip(cells, values, strict=True)]
+    return [replace(cell, p=p) for cell, p in zip(cells, values, strict=True)]
 
 
 def judged(runs: Sequence[Scores], which: str, attack: str, rule: str, validation: int) -> Outcome:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from fedpriv.attacks import auc_bound
 from fedpriv.config import Config, apply, build_experiment, read_toml
-from fedpriv.evidence import Evidence, Protocol, collect, ending, page_root, read_protocol
+from fedpriv.evidence import Evidence, Protocol, collect, ending, opening, page_root, read_protocol
 from fedpriv.exposure import results_of
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
@@ -203,11 +203,11 @@ def _page(
     gains: Mapping[tuple[str, int], dict[str, Interval]],
 ) -> str:
     lines = [
-        "# MAML: what it learns, and noise against a malicious meta-learner",
-        "",
-        "Made by `make evidence` from [the protocol](../scenarios/maml_attack/noise-protocol.toml), which was "
-        f"committed before the first report run. {protocol.question}",
-        "",
+        *opening(
+            protocol,
+            "MAML: what it learns, and noise against a malicious meta-learner",
+            "maml_attack/noise-protocol.toml",
+        ),
         "## What MAML learns",
         "",
         *_LEARNING,

@@ -48,7 +48,6 @@ def draw_cells(cells: Sequence[Cell], path: Path) -> None:
     figure.supylabel("accuracy of the membership attack (95% interval)", fontsize=9.5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 
@@ -73,7 +72,6 @@ def draw_epochs(epochs: Mapping[tuple[str, str, int], Outcome], path: Path) -> N
     panels[0].set_ylabel("accuracy of the attack,\nthe paper's game (95% interval)", fontsize=9.5)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 
@@ -138,7 +136,6 @@ def draw_noise(
     figure.supylabel("AUC of the attack, the paper's game (95% interval)", fontsize=9.5)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 

@@ -6,7 +6,17 @@ from pathlib import Path
 
 from fedpriv.attacks import Outcome, Rate
 from fedpriv.config import Config, read_toml
-from fedpriv.evidence import Configs, Evidence, Protocol, collect, configurations, ending, page_root, read_protocol
+from fedpriv.evidence import (
+    Configs,
+    Evidence,
+    Protocol,
+    collect,
+    configurations,
+    ending,
+    opening,
+    page_root,
+    read_protocol,
+)
 from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Cell, judged, read_cells, trend
@@ -181,11 +191,9 @@ def _sentence(cells: list[Cell]) -> str:
 def _page(protocol: Protocol, evidence: Evidence, cells: list[Cell], epochs: Epochs) -> str:
     trends = _trends(cells, epochs)
     lines = [
-        "# What a malicious meta-learner recognises: Tables I and II",
-        "",
-        "Made by `make evidence` from [the protocol](../scenarios/maml_attack/tables-protocol.toml), which was "
-        f"committed before the first report run. {protocol.question}",
-        "",
+        *opening(
+            protocol, "What a malicious meta-learner recognises: Tables I and II", "maml_attack/tables-protocol.toml"
+        ),
         _sentence(cells),
         "",
         *_EXPLAINED,

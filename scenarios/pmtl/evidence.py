@@ -94,7 +94,6 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     axes.set_ylabel("test accuracy, mean over 100 tasks\n(diagnostic, not released)")
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 

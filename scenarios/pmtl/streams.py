@@ -16,10 +16,13 @@ from fedpriv.evidence import (
     Difference,
     Evidence,
     Protocol,
+    claimed,
     collect,
     configurations,
+    difference_table,
     differences,
     ending,
+    opening,
     page_root,
     read_protocol,
     tune,
@@ -103,15 +106,12 @@ def _names(protocol: Protocol, first: str, second: str) -> str:
 
 
 def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
-    rows = [
-        "| difference | data | mean and 95% interval | p (Holm) | claimed above 0 |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    for one in found:
-        names = _names(protocol, one.first, one.second)
-        claimed = "yes" if (one.first, one.second) in protocol.claims else ""
-        rows.append(f"| {names} | {one.point} | {one.interval} | {one.p:.2g} | {claimed} |")
-    return rows
+    return difference_table(
+        protocol,
+        found,
+        ("difference", "data", "mean and 95% interval"),
+        lambda one: (_names(protocol, one.first, one.second), one.point, str(one.interval)),
+    )
 
 
 def _sentence(found: list[Difference]) -> str:
@@ -133,16 +133,10 @@ def _sentence(found: list[Difference]) -> str:
 def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
     failed = [
-        f"{_names(protocol, one.first, one.second)} on {one.point}"
-        for one in found
-        if (one.first, one.second) in protocol.claims and not one.above
+        f"{_names(protocol, one.first, one.second)} on {one.point}" for one in claimed(protocol, found) if not one.above
     ]
     lines = [
-        "# PMTL at epsilon 2: who takes part, and what that costs",
-        "",
-        "Made by `make evidence` from [the protocol](../scenarios/pmtl/streams-protocol.toml), which was committed "
-        f"before the first report run. {protocol.question}",
-        "",
+        *opening(protocol, "PMTL at epsilon 2: who takes part, and what that costs", "pmtl/streams-protocol.toml"),
         _sentence(found),
         "",
         "![Accuracy by way of taking part](images/pmtl-streams.svg)",
@@ -214,7 +208,6 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     )
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    path.parent.mkdir(parents=True, exist_ok=True)
     save_svg(figure, path)
 
 
