@@ -127,9 +127,7 @@ def compose(parts: Sequence[tuple[Distribution, int]]) -> Distribution:
     step = parts[0][0].step
     low, high = _window(parts)
     size = _smooth(max(high - low + 1, *(len(one.mass) for one, _ in parts)))
-    whole = np.ones(size // 2 + 1, dtype=np.complex128)
-    for one, count in parts:
-        whole *= _power(_transform(one, size), count)
+    whole = functools.reduce(np.multiply, (_power(_transform(one, size), count) for one, count in parts))
     # Losses beyond the window come back at its other end: the window's tails, which count as infinite.
     mass = np.roll(np.fft.irfft(whole, size), -low)[: high - low + 1]
     finite = math.fsum(count * math.log1p(-one.infinite) if one.infinite < 1.0 else -math.inf for one, count in parts)
@@ -168,14 +166,15 @@ def _smooth(size: int) -> int:
 def _power(values: NDArray[np.complex128], count: int) -> NDArray[np.complex128]:
     """Return the power by repeated squaring: three times faster than logarithms, and as exact."""
     result: NDArray[np.complex128] | None = None
+    square = values.copy()  # large, so it is changed in place: new memory would take longer than the products
     while True:
         if count & 1:
-            result = values if result is None else result * values
+            result = square.copy() if result is None else np.multiply(result, square, out=result)
         count >>= 1
         if not count:
             assert result is not None
             return result
-        values = values * values
+        np.multiply(square, square, out=square)
 
 
 # Distributions are compared by identity: those of one release are kept by whoever builds them.

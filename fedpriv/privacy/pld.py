@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from fedpriv.privacy.distribution import Distribution, compose, from_curve
 from fedpriv.privacy.gaussian import gaussian_epsilon
@@ -92,10 +93,13 @@ def _composed(events: tuple[Event, ...], relation: Relation, interval: float) ->
             parts.append((_single(cost, relation, interval), count))
     directions = max(len(single) for single, _ in parts)
     # What has one curve only is symmetric: it goes with either direction of the others.
-    return [
-        compose([(single[min(direction, len(single) - 1)], count) for single, count in parts])
-        for direction in range(directions)
+    each = [
+        [(single[min(direction, len(single) - 1)], count) for single, count in parts] for direction in range(directions)
     ]
+    if directions == 1:
+        return [compose(each[0])]
+    with ThreadPoolExecutor(directions) as threads:  # large products and transforms let go of the interpreter
+        return list(threads.map(compose, each))
 
 
 @functools.lru_cache(maxsize=8)
