@@ -85,6 +85,7 @@ class ShardPool:
         self._room = 0
         self._idle: list[Any] = []
         self._warming: Future[None] | None = None
+        self._starter: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -136,9 +137,9 @@ class ShardPool:
             self._idle += [self._new() for _ in range(shards - len(self._idle))]
 
         self._wait()
-        thread = ThreadPoolExecutor(1)
-        self._warming = thread.submit(start)
-        thread.shutdown(wait=False)
+        # Ray's processes ask the kernel to die with the thread that started them: it has to live as long as they do.
+        self._starter = self._starter or ThreadPoolExecutor(1)
+        self._warming = self._starter.submit(start)
 
     def _wait(self) -> None:
         warming, self._warming = self._warming, None
@@ -197,16 +198,18 @@ class ShardPool:
         with suppress(FedprivError):  # nobody asked for what did not start
             self._wait()
         self._disconnect()
+        if self._starter is not None:
+            self._starter.shutdown()
+            self._starter = None
 
     def _disconnect(self) -> None:
-        if self._ray is None:
-            return
-        self.stop(self._idle)
-        self._idle = []
-        if self._owned:
-            self._ray.shutdown()
-            ShardPool._owner = None
-        self._ray = None
+        if self._ray is not None:
+            self.stop(self._idle)
+            self._idle = []
+            if self._owned:
+                self._ray.shutdown()
+                ShardPool._owner = None
+            self._ray = None
 
     def _new(self) -> Any:
         # Spread over the nodes of a cluster, not packed onto the first.
@@ -215,8 +218,9 @@ class ShardPool:
 
 def _start(ray: Any, shards: int, address: str | None) -> None:
     """Start Ray quietly, or join a cluster."""
-    # Its advice about tokens would land on stderr at every start; real errors still come as exceptions.
-    logging.getLogger("ray._private.authentication").setLevel(logging.ERROR)
+    # Its advice about tokens and threads would land on stderr at every start; real errors still come as exceptions.
+    for chatty in ("ray._private.authentication", "ray._private.worker"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Else Ray keeps a record of every call, which costs time and grows with the rounds.
@@ -232,8 +236,11 @@ def _start(ray: Any, shards: int, address: str | None) -> None:
             "_metrics_export_port": 0,
         }
     )
+    from fedpriv.runtime.ray_private import lean_start
+
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
+        with lean_start():
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
     except Exception as error:
         raise ComponentFailure(
             f"Ray did not start ({error}); check memory and /dev/shm, or use --set run.grid=in-process."
