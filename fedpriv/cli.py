@@ -125,6 +125,9 @@ def sweep(
     show: Annotated[
         str | None, typer.Option(help="The scenario's measures in table and figure: rmse.amht,rmse.ridge.")
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at a time, each in one process; as many as cores if runs are small.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.sweep.command import run_sweep
@@ -141,6 +144,7 @@ def sweep(
         resume=resume,
         as_json=as_json,
         show=show,
+        at_once=jobs,
     )
 
 

@@ -48,8 +48,8 @@ class Progress:
         if self._token is not None:
             _SHOWN.reset(self._token)
 
-    def __call__(self, done: int, total: int) -> None:
-        """Show the rounds of the run at work."""
+    def __call__(self, done: int, total: int | None) -> None:
+        """Show the rounds of the run at work; of all runs, in an unknown number, where several are."""
         self._bars.update(self._rounds, completed=done, total=total)
 
     def begin(self, what: str) -> None:

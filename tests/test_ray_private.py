@@ -34,7 +34,8 @@ def test_ray_starts_in_the_background_lives_on_and_has_no_idle_services() -> Non
         (shard,) = pool._idle
         assert pool.ray.get(shard.process.remote()) > 0
         running = children()
-        assert "raylet" in running and "gcs_server" in running
+        assert "raylet" in running
+        assert "gcs_server" in running
         for unasked in ("monitor.py", "log_monitor.py", "dashboard.py"):
             assert unasked not in running, unasked
         from ray._private.node import Node

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from fedpriv.protocol import ALL
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
 from fedpriv.statistics import interval
-from fedpriv.sweep import Job, Plan, run_jobs
+from fedpriv.sweep import Crew, Job, Plan, check_jobs
 from fedpriv.sweep.figure import draw
 from fedpriv.sweep.results import collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
@@ -31,7 +33,7 @@ SETTINGS = [
     *["run.grid=in-process", "data.tasks=20", "strategy.rounds=2", "strategy.noise_multiplier=3.0"],
     *["client.epochs=1", "client.final_epochs=1", "strategy.evaluate_every=0"],
 ]
-TINY = [f"--set={item}" for item in SETTINGS]
+TINY = [*(f"--set={item}" for item in SETTINGS), "--jobs=1"]
 CLINIC = [
     *["--set=run.declared=protected", "--set=run.population=clinic", "--set=run.ledger=clinic.sqlite"],
     *["--set=run.budget_epsilon=2.0", "--set=run.budget_delta=1e-5", "--set=data.seed=0"],
@@ -161,11 +163,13 @@ def test_protected_data_are_refused_up_front_or_all_paid(fedpriv: Any, tmp_path:
     assert not (tmp_path / "more").exists()
 
 
-def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any) -> None:
+@pytest.mark.parametrize("at_once", [1, 2])
+def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any, at_once: int) -> None:
+    """Nor do processes that had runs go on without the one that started them."""
     rounds = 40
     words = [
         *["sweep", "pmtl", *TINY, f"--set=strategy.rounds={rounds}", "--set=run.checkpoint_every=25"],
-        *["--grid", "client.strength=0.5,1", "--seeds", "2", "--out", "sweep"],
+        *["--grid", "client.strength=0.5,1", "--seeds", "2", "--out", "sweep", "--jobs", str(at_once)],
     ]
     folder = tmp_path / "sweep"
     process = subprocess.Popen(
@@ -186,19 +190,21 @@ def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any) -> 
         assert time.monotonic() < deadline
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
+    process.communicate()  # comes back when all processes that hold the pipes are gone
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-*/summary.json")}
-    (cut,) = half_done()
-    published = {path.name: path.read_bytes() for path in (cut / "checkpoints").glob("round-*.npz")}
+    cut = half_done()
+    assert 1 <= len(cut) <= at_once
+    published = {path: path.read_bytes() for run in cut for path in (run / "checkpoints").glob("round-*.npz")}
     assert finished
     assert not (folder / "sweep.json").exists()
     code, out, err = fedpriv("sweep", "pmtl", "--resume", "--out", "sweep", "--json")
     assert code == 0, err
     assert len(json.loads(out)["runs"]) == 4
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished runs were not repeated"
-    kept = {path.name: path.read_bytes() for path in (cut / "checkpoints").glob("round-*.npz")}
-    assert all(kept.get(name, content) == content for name, content in published.items()), "nothing was drawn again"
-    assert len(json.loads((cut / "summary.json").read_text())["releases"]) == rounds
+    kept = {path: path.read_bytes() for run in cut for path in (run / "checkpoints").glob("round-*.npz")}
+    assert all(kept.get(path, content) == content for path, content in published.items()), "nothing was drawn again"
+    for run in cut:
+        assert len(json.loads((run / "summary.json").read_text())["releases"]) == rounds
     before = {path: path.stat().st_mtime_ns for path in folder.glob("*/seed-*/summary.json")}
     assert fedpriv(*words, "--resume")[0] == 0, "a finished sweep is read, with the same words, too"
     assert {path: path.stat().st_mtime_ns for path in before} == before
@@ -237,8 +243,9 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
     """Also: the processes are the same for all runs, and one that dies while it is idle is replaced."""
     seen: list[set[int]] = []
     results = []
-    with ShardPool() as pool:
-        for job, summary in run_jobs(jobs(tmp_path), build_experiment, pool=pool):
+    with Crew(build_experiment, at_once=1) as crew:
+        pool = crew._pool
+        for job, summary in crew.run(jobs(tmp_path)):
             idle = pool._idle
             processes = pool.ray.get([shard.process.remote() for shard in idle])
             seen.append(set(processes))
@@ -258,6 +265,99 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
         assert summary["guarantee"] == alone.summary["guarantee"]
         for measure in ("accuracy", "loss"):
             assert summary["diagnostics"][measure] == pytest.approx(alone.summary["diagnostics"][measure], rel=1e-9)
+
+
+# --- runs side by side -----------------------------------------------------------------------------------------------
+
+
+def side_by_side(out: Path, **changes: Any) -> list[Job]:
+    chosen = scenario("pmtl")
+    config = apply(chosen.preset(), parse_assignments([*SETTINGS, "run.dtype=float64"]) | changes)
+    return Plan("pmtl", "digits", config, {"client.strength": [0.5, 1.0]}, [3, 4], reproduce=True).jobs(out)
+
+
+def with_two(jobs: list[Job], build: Any = build_experiment) -> list[dict[str, Any]]:
+    with Crew(build, at_once=2) as crew:
+        check_jobs(jobs, build, prepare=crew.prepare)
+        assert crew.at_once == 2
+        return [summary for _, summary in crew.run(jobs)]
+
+
+def test_runs_side_by_side_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
+    asked = side_by_side(tmp_path / "two")
+    for job, summary in zip(asked, with_two(asked), strict=True):
+        alone = build_experiment(apply(job.config, {"run.shards": 3})).run(reproduce=job.reproduce)
+        for name, value in alone.billboards[ALL].items():
+            np.testing.assert_allclose(_last_billboard(job.folder)[name], value, rtol=1e-9, atol=1e-12)
+        assert summary["guarantee"] == alone.summary["guarantee"]
+        assert summary["seed"] == job.seed
+
+
+def failing(config: Any, data_dir: Path | None = None) -> Any:
+    """Build a run that breaks off if it is the wrong one, or dies with its whole process."""
+    experiment = build_experiment(config, data_dir)
+    strange = experiment.client.strength in (3.0, 4.0) and multiprocessing.parent_process() is not None
+    if strange and experiment.client.strength == 3.0:
+        raise ComponentFailure("the disk is full.")
+    if strange:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return experiment
+
+
+@pytest.mark.parametrize(
+    ("strength", "said"),
+    [(3.0, r"seed-3: the disk is full\. Finished runs are kept"), (4.0, r"a process with runs in it died.*--jobs 1")],
+)
+def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(
+    tmp_path: Path, strength: float, said: str
+) -> None:
+    asked = side_by_side(tmp_path)
+    asked[-1] = replace(asked[-1], config=apply(asked[-1].config, {"client.strength": strength, "run.seed": 3}))
+    asked[-1] = replace(asked[-1], folder=tmp_path / "last/seed-3")
+    with pytest.raises(ComponentFailure, match=said):
+        with_two(asked, failing)
+    with Crew(failing) as crew:
+        check_jobs(asked[:-1], failing, prepare=crew.prepare)
+        assert len(list(crew.run(asked[:-1]))) == 3
+
+
+def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
+    words = ["sweep", "pmtl", *TINY[:-1], *GRID, "--set=strategy.rounds=3000", "--seeds=2", "--jobs=2", "--out=sweep"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedpriv", *words], stderr=subprocess.PIPE, stdout=subprocess.PIPE, cwd=tmp_path
+    )
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "sweep").glob("*/*/checkpoints/round-00000[2-9]*"))) < 2:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)  # comes back when all processes that hold the pipes are gone
+    assert process.returncode != 0
+    assert b"Traceback" not in err
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--jobs=0"], "--jobs must be at least 1, got 0"),
+        (["--jobs=2", "--set=run.grid=ray"], "leave out --jobs, or run.grid=ray"),
+        (["--jobs=2", *CLINIC], "with a ledger of its own"),
+    ],
+)
+def test_runs_that_cannot_stand_side_by_side(fedpriv: Any, tmp_path: Path, words: list[str], said: str) -> None:
+    code, _, err = fedpriv("sweep", "pmtl", *TINY[:-1], *GRID, "--seeds=1", "--out=s", *words)
+    assert (code, said in err) == (2, True), err
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = side_by_side(tmp_path)
+    for build, small in ((build_experiment, 1000), (lambda *words: build_experiment(*words), 2**29)):
+        monkeypatch.setattr("fedpriv.sweep.crew._SMALL", small)
+        with Crew(build) as crew:
+            check_jobs(asked, build, prepare=crew.prepare)
+            assert crew.at_once == 1
 
 
 def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_for_them(monkeypatch: Any) -> None:

@@ -12,7 +12,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.evidence.protocol import Protocol
 from fedpriv.names import unknown
 from fedpriv.progress import Progress
-from fedpriv.sweep import Build, Job, Measure, check_jobs, measures_of, run_jobs
+from fedpriv.sweep import Build, Crew, Job, Measure, check_jobs, measures_of
 
 __all__ = ["Configs", "Evidence", "collect", "configurations"]
 
@@ -112,7 +112,6 @@ def collect(
         A run is wrong, or stopped; finished runs are kept.
     """
     from fedpriv.data import keep_data
-    from fedpriv.runtime.pool import ShardPool
 
     at = seeds if isinstance(seeds, Mapping) else {point: seeds for _, point in configs}
     jobs = [
@@ -130,9 +129,13 @@ def collect(
     guarantees: dict[tuple[str, str], dict[str, Any]] = {}
     seconds = 0.0
     versions: dict[str, str] = {}
-    with keep_data(), ShardPool() as pool, Progress(quiet=False, runs=len(jobs)) as progress:
-        check_jobs(jobs, build, data_dir, pool)
-        for job, summary in run_jobs(jobs, build, data_dir, pool, progress, measure):
+    with (
+        keep_data(),
+        Crew(build, data_dir, measure) as crew,
+        Progress(quiet=False, runs=len(jobs)) as progress,
+    ):
+        check_jobs(jobs, build, data_dir, crew.prepare)
+        for job, summary in crew.run(jobs, progress):
             arm, point = job.values["arm"], job.values["point"]
             found = summary["versions"]
             if versions and found != versions:

@@ -24,8 +24,8 @@ def lean_start() -> Iterator[None]:
     """Let Ray start without processes that a simulation on one machine never asks anything.
 
     ``ray.init`` has no switch for them. Without the autoscaler's monitor, the monitor of logs (which would forward what
-    workers print) and the dashboard's server, a start takes about 2 s less on two cores, a stop 1 s less. A Ray that has
-    no such methods starts as it always does.
+    workers print) and the dashboard's server, a start takes about 2 s less on two cores, a stop 1 s less. A Ray
+    without such methods starts as it always does.
     """
     from ray._private.node import Node
 

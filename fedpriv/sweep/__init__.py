@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from fedpriv.sweep.jobs import Build, Job, Measure, check_jobs, measures_of, run_jobs
+from fedpriv.sweep.crew import Crew
+from fedpriv.sweep.jobs import Build, Job, Measure, check_jobs, measures_of
 from fedpriv.sweep.plan import Cell, Plan, read_plan
 
-__all__ = ["Build", "Cell", "Job", "Measure", "Plan", "check_jobs", "measures_of", "read_plan", "run_jobs"]
+__all__ = ["Build", "Cell", "Crew", "Job", "Measure", "Plan", "check_jobs", "measures_of", "read_plan"]

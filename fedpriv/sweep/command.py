@@ -11,8 +11,9 @@ from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError
 from fedpriv.progress import Progress
 from fedpriv.runs import free_folder, plain
+from fedpriv.sweep.crew import Crew
 from fedpriv.sweep.figure import write_figure
-from fedpriv.sweep.jobs import check_jobs, run_jobs
+from fedpriv.sweep.jobs import check_jobs
 from fedpriv.sweep.plan import Plan, read_plan
 from fedpriv.sweep.results import Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
@@ -33,10 +34,10 @@ def run_sweep(
     resume: bool,
     as_json: bool,
     show: str | None = None,
+    at_once: int | None = None,
 ) -> None:
     """Run every cell with every seed, then write and print one table and one figure."""
     from fedpriv.data import keep_data
-    from fedpriv.runtime.pool import ShardPool
     from fedpriv.scenarios import scenario
 
     began = time.perf_counter()
@@ -68,13 +69,13 @@ def run_sweep(
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty or not a folder; choose another --out, or go on with --resume.")
     jobs = plan.jobs(folder)
-    with keep_data(), ShardPool() as pool:
-        check_jobs(jobs, chosen.build, data_dir, pool)
+    with keep_data(), Crew(chosen.build, data_dir, chosen.measure, at_once) as crew:
+        check_jobs(jobs, chosen.build, data_dir, crew.prepare)
         if stored is None:
             plan.store(folder)
         with Progress(quiet=as_json, runs=len(jobs)) as progress:
-            done = list(run_jobs(jobs, chosen.build, data_dir, pool, progress, chosen.measure))
-    results = collect(plan, folder, done, time.perf_counter() - began)
+            done = list(crew.run(jobs, progress))
+    results = collect(plan, folder, done, time.perf_counter() - began, crew.at_once)
     results.write(folder)
     results = results.showing(show.split(",") if show else ())
     write_figure(results, folder)
@@ -115,8 +116,9 @@ def _print(results: Results, folder: Path) -> None:
     console.print(table)
     console.print(results.caption, highlight=False, soft_wrap=True, markup=False)
     seconds = results.seconds
+    together = f", {results.at_once} at a time" if results.at_once > 1 else ""
     console.print(
-        f"{len(results.rows)} runs with {seconds['training']:.1f} s of training; this call took "
+        f"{len(results.rows)} runs with {seconds['training']:.1f} s of training{together}; this call took "
         f"{seconds['total']:.1f} s. "
         f"Sweep folder: {folder}; table: sweep.csv; figure: figures/sweep.svg",
         highlight=False,

@@ -1,21 +1,20 @@
-"""Several runs, one after the other, on shards that stay warm; finished runs are read, half-done ones go on."""
+"""The runs of a sweep: checked before any starts; finished ones are read, half-done ones go on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
-from fedpriv.progress import Progress
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.runtime.pool import ShardPool
 
-__all__ = ["Build", "Job", "Measure", "check_jobs", "measures_of", "run_jobs"]
+__all__ = ["Build", "Job", "Measure", "Need", "Prepare", "check_jobs", "measures_of", "run_job"]
 
 Build = Callable[[Config, Path | None], Any]
 Measure = Callable[[Any, Any], dict[str, Any]]
@@ -59,6 +58,44 @@ class Job:
         return (self.folder / "summary.json").exists()
 
 
+@dataclass(frozen=True)
+class Need:
+    """What a run that is left needs, as far as it decides where it runs.
+
+    Attributes
+    ----------
+    shards, address
+        On Ray; 0 shards on another grid.
+    bytes : int
+        Of its data, and of a model for each of its tasks.
+    free : bool
+        Whether one process may do all of it: nobody asked for Ray, and it shares no ledger with other runs.
+    """
+
+    shards: int
+    address: str | None
+    bytes: int
+    free: bool
+
+    @classmethod
+    def of(cls, job: Job, experiment: Experiment) -> Need:
+        """Look at a job that was built."""
+        tasks = experiment.tasks
+        data = sum(part.inputs.nbytes + part.targets.nbytes for part in (tasks.train, tasks.validation, tasks.test))
+        models = len(tasks) * experiment.problem().num_parameters * experiment.problem().dtype.itemsize
+        run = job.config["run"]
+        free = run.get("grid", "in-process") == "in-process" and "address" not in run and experiment.ledger is None
+        return cls(
+            experiment.num_shards if experiment.grid == "ray" else 0,
+            experiment.address,
+            data + models,
+            free,
+        )
+
+
+Prepare = Callable[[Sequence[Need]], None]
+
+
 def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that a scenario added to a run's summary, by dotted name: ``{"rmse.amht": 0.1}``."""
     found: dict[str, float] = {}
@@ -74,7 +111,7 @@ def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     return found
 
 
-def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, pool: ShardPool | None = None) -> None:
+def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, prepare: Prepare | None = None) -> None:
     """Build every run once and refuse, before any of them starts, what is wrong with one of them.
 
     Parameters
@@ -85,8 +122,8 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
         From a configuration to an experiment.
     data_dir : Path or None
         Where data sets lie.
-    pool : ShardPool or None
-        Shards that start in the background while noise is calibrated, if a run that is left needs them.
+    prepare : callable or None
+        Told what the runs that are left need once all are built, so that processes start while noise is calibrated.
 
     Raises
     ------
@@ -98,14 +135,10 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
     from fedpriv.data import keep_data
     from fedpriv.sweep.budget import Spending
 
-    shards, address = 0, None
     with keep_data():
-        for job in jobs:
-            experiment: Experiment = build(job.config, data_dir)
-            if experiment.grid == "ray" and not job.finished:
-                shards, address = max(shards, experiment.num_shards), experiment.address
-        if pool and shards:
-            pool.warm(shards, address)
+        needs = [Need.of(job, build(job.config, data_dir)) for job in jobs if not job.finished]
+        if prepare and needs:
+            prepare(needs)
         checked: list[dict[str, Any]] = []
         with Spending() as spending:
             for job in jobs:
@@ -119,54 +152,46 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
             spending.check()
 
 
-def run_jobs(
-    jobs: Sequence[Job],
+def run_job(
+    job: Job,
     build: Build,
     data_dir: Path | None = None,
     pool: ShardPool | None = None,
-    progress: Progress | None = None,
+    progress: Callable[[int, int], None] | None = None,
     measure: Measure | None = None,
-) -> Iterator[tuple[Job, dict[str, Any]]]:
-    """Run what is missing; yield each job with the summary of its run, in order.
+) -> dict[str, Any]:
+    """Run one job, or what is missing of it; return its summary.
 
     Parameters
     ----------
-    jobs, build, data_dir
+    job, build, data_dir
         As :func:`check_jobs` takes them.
     pool : ShardPool or None
-        Where runs get their shards from; None starts and stops Ray for each.
-    progress : Progress or None
-        Told about runs and rounds.
+        Where the run gets its shards from; None starts and stops Ray for it.
+    progress : callable or None
+        Told about rounds.
     measure : callable or None
         What the scenario compares its runs with: kept in each summary as ``measures``.
 
     Raises
     ------
     FedprivError
-        A run stopped; what is finished stays finished.
+        The run stopped.
     """
-    from fedpriv.data import keep_data
-
-    with keep_data():
-        for number, job in enumerate(jobs, start=1):
-            if progress:
-                progress.begin(f"{job.folder.parent.name} {job.folder.name}")
-            try:
-                experiment: Experiment = build(job.config, data_dir)
-                result = experiment.run(
-                    job.folder,
-                    reproduce=job.reproduce,
-                    resume=job.started,
-                    progress=progress,
-                    about=job.about,
-                    config=completed(job.config, experiment.describe()),
-                    pool=pool,
-                    measure=measure,
-                )
-            except InputError as error:
-                raise InputError(f"run {job.folder}: {error}") from error
-            except FedprivError as error:
-                raise type(error)(f"run {job.folder}: {error} Finished runs are kept; go on with --resume.") from error
-            if progress:
-                progress.finished(number)
-            yield job, result.summary
+    try:
+        experiment: Experiment = build(job.config, data_dir)
+        result = experiment.run(
+            job.folder,
+            reproduce=job.reproduce,
+            resume=job.started,
+            progress=progress,
+            about=job.about,
+            config=completed(job.config, experiment.describe()),
+            pool=pool,
+            measure=measure,
+        )
+    except InputError as error:
+        raise InputError(f"run {job.folder}: {error}") from error
+    except FedprivError as error:
+        raise type(error)(f"run {job.folder}: {error} Finished runs are kept; go on with --resume.") from error
+    return result.summary

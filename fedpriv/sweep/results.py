@@ -68,6 +68,8 @@ class Results:
         Whether the runs spent one budget together.
     seconds : dict
         ``training`` of all runs together, as their summaries report it, and ``total`` of this call.
+    at_once : int
+        Runs at a time: with more than one, the tasks per second of a run are those of one process beside others.
     shown : tuple of str
         Which of the scenario's measures table and figure show in the place of the three models.
     """
@@ -77,6 +79,7 @@ class Results:
     cells: list[CellResult]
     protected: bool
     seconds: dict[str, float]
+    at_once: int = 1
     shown: tuple[str, ...] = ()
 
     def showing(self, names: Sequence[str]) -> Results:
@@ -192,7 +195,9 @@ class Results:
         return [heading, *lines]
 
 
-def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]], total_seconds: float) -> Results:
+def collect(
+    plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]], total_seconds: float, at_once: int = 1
+) -> Results:
     """Put together the summaries of all runs."""
     rows = []
     for job, summary in done:
@@ -215,7 +220,7 @@ def collect(plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]]
     cells = [_cell(cell.values, [row for row in rows if row["values"] == cell.values]) for cell in plan.cells()]
     training = sum(float(summary["seconds"].get(name, 0.0)) for _, summary in done for name in _TRAINING)
     protected = any(summary["ledger"]["declared"] == "protected" for _, summary in done)
-    return Results(plan, rows, cells, protected, {"training": training, "total": total_seconds})
+    return Results(plan, rows, cells, protected, {"training": training, "total": total_seconds}, at_once)
 
 
 def _cell(values: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> CellResult:
