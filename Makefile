@@ -46,6 +46,7 @@ evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.lrs_synthetic.figures
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.tables
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.noise
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.trends
 	$(BIN)/python -m fedpriv.scenarios.lrs_net.evidence
 
 $(VENV)/bin/python:

@@ -30,7 +30,7 @@ def record_of(arrays: Mapping[str, NDArray[Any]]) -> ArrayRecord:
     for name, value in arrays.items():
         if value.dtype.kind in _KINDS:
             data = _header(value.dtype.str, value.shape) + value.tobytes()  # in C order
-            record[name] = Array(str(value.dtype), tuple(value.shape), _STYPE, data)
+            record[name] = Array(_name(value.dtype), value.shape, _STYPE, data)
         else:
             record[name] = Array(np.ascontiguousarray(value))
     return record
@@ -55,6 +55,11 @@ def _numpy(array: Array) -> NDArray[Any]:
         if dtype is not None and len(data) == start + count * dtype.itemsize:
             return np.frombuffer(data, dtype, count, start).reshape(shape)
     return array.numpy()
+
+
+@lru_cache(maxsize=64)
+def _name(dtype: np.dtype[Any]) -> str:
+    return str(dtype)
 
 
 @lru_cache(maxsize=4096)

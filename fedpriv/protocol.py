@@ -150,7 +150,7 @@ class Request:
     @classmethod
     def from_content(cls, content: RecordDict) -> Request:
         """Read a request from the content of a Flower message."""
-        settings: Any = content.config_records["request"]
+        settings: Any = _of_kind(content, ConfigRecord)["request"]
         tasks = _groups(content, "tasks/")
         return cls(
             round=int(settings["round"]),
@@ -172,10 +172,15 @@ class Request:
         )
 
 
+def _of_kind(content: RecordDict, kind: type[Any]) -> dict[str, Any]:
+    """Return the records of one kind; Flower's own views write every record back while they are made."""
+    return {name: record for name, record in content.items() if isinstance(record, kind)}
+
+
 def _groups(content: RecordDict, prefix: str) -> dict[str, Arrays]:
     return {
         name.removeprefix(prefix): arrays_from(record)
-        for name, record in content.array_records.items()
+        for name, record in _of_kind(content, ArrayRecord).items()
         if name.startswith(prefix)
     }
 
@@ -218,8 +223,8 @@ class Reply:
         return cls(
             updates=_groups(content, "update/"),
             tasks={group: record["ids"] for group, record in _groups(content, "tasks/").items() if "ids" in record},
-            diagnostics=dict(content.metric_records.get("diagnostics", MetricRecord())),
-            note=str(content.config_records.get("note", ConfigRecord()).get("text", "")),
+            diagnostics=dict(_of_kind(content, MetricRecord).get("diagnostics", {})),
+            note=str(_of_kind(content, ConfigRecord).get("note", {}).get("text", "")),
         )
 
 
@@ -240,5 +245,5 @@ class TaskRange:
     @classmethod
     def from_content(cls, content: RecordDict) -> TaskRange:
         """Read a range from the content of a Flower message."""
-        hosts: Any = content.config_records["hosts"]
+        hosts: Any = _of_kind(content, ConfigRecord)["hosts"]
         return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]))

@@ -24,9 +24,10 @@ def shared_records(messages: Sequence[Message]) -> dict[int, ArrayRecord]:
     seen: dict[int, ArrayRecord] = {}
     counts: Counter[int] = Counter()
     for message in messages:
-        for record in message.content.array_records.values() if message.has_content() else ():
-            seen[id(record)] = record
-            counts[id(record)] += 1
+        for record in message.content.values() if message.has_content() else ():
+            if isinstance(record, ArrayRecord):
+                seen[id(record)] = record
+                counts[id(record)] += 1
     return {key: seen[key] for key, count in counts.items() if count > 1 and _size(seen[key]) >= _LARGE}
 
 

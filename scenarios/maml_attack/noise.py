@@ -11,9 +11,10 @@ from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, ending, opening, page_root, read_protocol
 from fedpriv.exposure import results_of
 from fedpriv.scenarios import scenario
+from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
 from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
-from fedpriv.statistics import Interval, interval
+from fedpriv.statistics import Interval
 
 __all__ = ["confident", "main"]
 
@@ -99,46 +100,6 @@ def confident(levels: list[Level], which: str) -> list[float]:
     ]
 
 
-def _gains(protocol: Protocol, runs: Path, name: str, shots: int) -> dict[str, Interval]:
-    """Return accuracies over seeds, and by how much the meta-model is ahead of each reference at its best rate."""
-    seeds = protocol.report_seeds[: _SEEDS.get(name)]
-    held = [
-        json.loads((runs / f"{name}-{shots}-shot" / f"seed-{seed}" / "summary.json").read_text())["diagnostics"][
-            "held_out"
-        ]
-        for seed in seeds
-    ]
-    found = {"billboard": interval([one["billboard"]["accuracy"] for one in held])}
-    for start in ("scratch", "pretrained"):
-        found[start] = interval([one[start]["best"]["accuracy"] for one in held])
-        found[f"{start} gain"] = interval([one[start]["best"]["gain"] for one in held])
-        found[f"{start} gain at one rate"] = interval([one[start]["gain"] for one in held])
-    return found
-
-
-def _learning_table(gains: Mapping[tuple[str, int], dict[str, Interval]]) -> list[str]:
-    rows = [
-        "| data, 5-way | seeds | meta-model | public start | gain | pre-trained | gain | gain at the client's own rate "
-        "| claimed |",
-        "| --- | ---: | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for (name, shots), one in gains.items():
-        shown = [
-            f"{name}, {shots}-shot",
-            str(one["billboard"].count),
-            *(
-                str(one[key])
-                for key in (
-                    *("billboard", "scratch", "scratch gain", "pretrained", "pretrained gain"),
-                    "pretrained gain at one rate",
-                )
-            ),
-            "yes" if name in _CLAIMED else "",
-        ]
-        rows.append(f"| {' | '.join(shown)} |")
-    return rows
-
-
 def _noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str) -> list[str]:
     rows = [
         "| noise on | level | held-out accuracy | set | accuracy of the attack | AUC | AUC, same class "
@@ -171,10 +132,7 @@ def _failed(
     protocol: Protocol, levels: Mapping[str, list[Level]], gains: Mapping[tuple[str, int], dict[str, Interval]]
 ) -> Iterator[str]:
     """Yield what the protocol calls refuted."""
-    for (name, shots), gain in gains.items():
-        for start, words in (("scratch", "the public start"), ("pretrained", "a pre-trained network")):
-            if name in _CLAIMED and gain[f"{start} gain"].low <= 0:
-                yield f"{name}, {shots}-shot: the gain over {words} is {gain[f'{start} gain']}"
+    yield from no_gain({one: gain for one, gain in gains.items() if one[0] in _CLAIMED})
     for name, place in protocol.own["calibrated"].items():
         for one in levels[_arm("calibrated", name)]:
             for which in place["bounds"]:
@@ -212,7 +170,7 @@ def _page(
         "",
         *_LEARNING,
         "",
-        *_learning_table(gains),
+        *learning_table(gains, _CLAIMED),
         "",
         "## Noise at four places",
         "",
@@ -275,7 +233,9 @@ def main(root: Path | None = None) -> None:
     evidence = Evidence({}, {}, sum(part.seconds for part in parts), parts[0].versions)
     levels = _levels(protocol, runs)
     gains = {
-        (name, shots): _gains(protocol, runs, name, shots)
+        (name, shots): held_out_gains(
+            runs / f"{name}-{shots}-shot/seed-{seed}" for seed in protocol.report_seeds[: _SEEDS.get(name)]
+        )
         for name, several in protocol.own["learning"].items()
         for shots in several
     }
