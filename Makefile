@@ -44,8 +44,10 @@ evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
 	$(BIN)/python -m fedpriv.scenarios.lrs_ratings.evidence
 	$(BIN)/python -m fedpriv.scenarios.lrs_synthetic.figures
+	$(BIN)/python -m fedpriv.scenarios.maml.evidence
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.tables
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.noise
+	$(BIN)/python -m fedpriv.scenarios.maml_attack.area
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.trends
 	$(BIN)/python -m fedpriv.scenarios.lrs_net.evidence
 

@@ -89,11 +89,11 @@ the difference is within the noise.
   the examples; its weights are written once, at the end): the MLP above took 1.14 ms a task instead of 0.83. With five
   passes over the 100 examples it took 1.87 instead of 3.26, with 300 examples 8.3 instead of 7.1. Mini-batches of ten
   rows whose weights stay in the cache cost less than the inner products.
-- The same in blocks of 2, 5 or 10 steps, weights moved once a block: 0.42 to 0.67 ms of products instead of 0.31 to 0.46.
+- The same in blocks of 2, 5 or 10 steps, weights moved once a block: 0.42 to 0.67 ms of products, not 0.31 to 0.46.
 - Weights stored transposed: no difference.
-- A repeat of the MLP beside Flower, pfl on two processes and the bare loop on a quiet machine, five turns, gave **33.3**
-  times Flower (30.5 to 41.1), 7.3 times pfl and 0.93 of the bare loop, which itself was 38 times Flower. The machine gave
-  the same work of a shard between 0.9 and 1.4 ms a task within one minute.
+- A repeat of the MLP beside Flower, pfl on two processes and the bare loop on a quiet machine, five turns, gave
+  **33.3** times Flower (30.5 to 41.1), 7.3 times pfl and 0.93 of the bare loop, which itself was 38 times Flower. The
+  machine gave the same work of a shard between 0.9 and 1.4 ms a task within one minute.
 
 ## What the numbers do not say
 

@@ -84,7 +84,8 @@ def test_lists(fedpriv: Any) -> None:
         *[("lrs-net", name) for name in ("femnist", "digits")],
         *[("lrs-ratings", name) for name in ("movielens", "insteval", "movielens-private", "insteval-private")],
         *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
-        *[(meta, name) for meta in ("maml", "maml-attack") for name in ("digits", "mnist", "fashion", "femnist")],
+        *[("maml", name) for name in ("digits", "mnist", "mnist-long", "fashion", "femnist")],
+        *[("maml-attack", name) for name in ("digits", "mnist", "fashion", "femnist")],
         *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
     ]
     found = json.loads(fedpriv("list", "datasets", "--json")[1])

@@ -435,7 +435,7 @@ def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
     assert found["scratch"]["best"]["accuracy"] >= found["scratch"]["accuracy"]
 
 
-@pytest.mark.parametrize("preset", ["digits", "mnist", "fashion", "femnist"])
+@pytest.mark.parametrize("preset", ["digits", "mnist", "mnist-long", "fashion", "femnist"])
 @pytest.mark.data
 def test_presets_fit_their_data(preset: str) -> None:
     build_experiment(scenario("maml").preset(preset)).check()

@@ -4,4 +4,4 @@ Finn, Abbeel, Levine: Model-Agnostic Meta-Learning. A task is one person with im
 how well people do who never took part: of classes that nobody had, or other writers.
 """
 
-PRESETS = ("digits", "mnist", "fashion", "femnist")
+PRESETS = ("digits", "mnist", "mnist-long", "fashion", "femnist")

@@ -25,8 +25,8 @@ def held_out_gains(folders: Iterable[Path]) -> dict[str, Interval]:
     return found
 
 
-def learning_table(gains: Gains, claimed: Collection[str]) -> list[str]:
-    """Return one row per data set and number of shots; ``claimed`` names data sets."""
+def learning_table(gains: Gains, claimed: Collection[tuple[str, int]]) -> list[str]:
+    """Return one row per data set and number of shots; ``claimed`` names some of them."""
     rows = [
         "| data, 5-way | seeds | meta-model | public start | gain | pre-trained | gain | gain at the client's own rate "
         "| claimed |",
@@ -38,7 +38,7 @@ def learning_table(gains: Gains, claimed: Collection[str]) -> list[str]:
             f"{name}, {shots}-shot",
             str(one["billboard"].count),
             *(str(one[column]) for column in columns),
-            "yes" if name in claimed else "",
+            "yes" if (name, shots) in claimed else "",
         ]
         rows.append(f"| {' | '.join(shown)} |")
     return rows

@@ -16,12 +16,12 @@ from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
 from fedpriv.statistics import Interval
 
-__all__ = ["confident", "main"]
+__all__ = ["AREA", "GAMES", "areas_table", "confident", "main", "noise_table", "read_level"]
 
 _HERE = Path(__file__).parent
 _RUNS = "runs/evidence/maml-noise"
 _COMMON = {"run.grid": "in-process", "run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
-_GAMES = {
+GAMES = {
     "data.tasks": 80,
     "attack.rounds": [1],
     "attack.games": 50,
@@ -34,6 +34,10 @@ _CLAIMED = ("femnist", "mnist")
 _SEEDS = {"fashion": 3}
 _CHANCE, _LOSS = 0.6, 0.05
 _NONE = "none"
+AREA = (
+    f"Confident area: levels with an AUC of {_CHANCE} or less in the paper's game and a held-out accuracy at most "
+    f"{_LOSS} below that without noise."
+)
 
 
 def _read() -> tuple[Protocol, dict[str, dict[tuple[str, str], Config]]]:
@@ -44,7 +48,7 @@ def _read() -> tuple[Protocol, dict[str, dict[tuple[str, str], Config]]]:
         for name, several in protocol.own["learning"].items()
         for shots in several
     }
-    base = apply(read_toml(_HERE / "mnist.toml"), {**_COMMON, **_GAMES})
+    base = apply(read_toml(_HERE / "mnist.toml"), {**_COMMON, **GAMES})
     noise = {(_NONE, "0"): base}
     for kind in ("places", "calibrated"):
         for name, place in protocol.own[kind].items():
@@ -63,7 +67,8 @@ def _bound(place: str, level: float) -> float:
     return auc_bound(2 * level / 28.0) if place == "pixels" else auc_bound(level)
 
 
-def _level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) -> Level:
+def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) -> Level:
+    """Return what one run came to: ``place`` and level name its folder."""
     run = runs / f"{place}-{level:g}" / f"seed-{seed}"
     held = json.loads((run / "summary.json").read_text())["diagnostics"]["held_out"]["billboard"]
     found = results_of(run)
@@ -76,14 +81,17 @@ def _level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) 
 def _levels(protocol: Protocol, runs: Path) -> dict[str, list[Level]]:
     """Return all levels by arm; the first of each plain place is no noise."""
     seed = protocol.report_seeds[0]
-    none = _level(runs, _NONE, 0, seed)
+    none = read_level(runs, _NONE, 0, seed)
     plain = {
-        name: [none, *(_level(runs, name, level, seed) for level in (*place["levels"], *protocol.own["wider"][name]))]
+        name: [
+            none,
+            *(read_level(runs, name, level, seed) for level in (*place["levels"], *protocol.own["wider"][name])),
+        ]
         for name, place in protocol.own["places"].items()
     }
     calibrated = {
         _arm("calibrated", name): [
-            _level(runs, _arm("calibrated", name), level, seed, _bound(name, level)) for level in place["levels"]
+            read_level(runs, _arm("calibrated", name), level, seed, _bound(name, level)) for level in place["levels"]
         ]
         for name, place in protocol.own["calibrated"].items()
     }
@@ -100,7 +108,8 @@ def confident(levels: list[Level], which: str) -> list[float]:
     ]
 
 
-def _noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str) -> list[str]:
+def noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str = "places") -> list[str]:
+    """Return one row per level and set of the places of one kind, plain or calibrated."""
     rows = [
         "| noise on | level | held-out accuracy | set | accuracy of the attack | AUC | AUC, same class "
         "| AUC, cheap score | bound |",
@@ -145,7 +154,8 @@ def _failed(
         yield "no place has a confident area at the levels that were decided before"
 
 
-def _areas(protocol: Protocol, levels: Mapping[str, list[Level]]) -> list[str]:
+def areas_table(protocol: Protocol, levels: Mapping[str, list[Level]]) -> list[str]:
+    """Return which levels of each place are confident, against either set."""
     rows = ["| noise on | against the query set | against the support set |", "| --- | --- | --- |"]
     for name, place in protocol.own["places"].items():
         found = [confident(levels[name], which) for which in ("query", "support")]
@@ -170,7 +180,7 @@ def _page(
         "",
         *_LEARNING,
         "",
-        *learning_table(gains, _CLAIMED),
+        *learning_table(gains, [one for one in gains if one[0] in _CLAIMED]),
         "",
         "## Noise at four places",
         "",
@@ -178,21 +188,20 @@ def _page(
         "",
         *_NOISE,
         "",
-        *_noise_table(protocol, levels, "places"),
+        *noise_table(protocol, levels, "places"),
         "",
-        f"Confident area: levels with an AUC of {_CHANCE} or less in the paper's game and a held-out accuracy at most "
-        f"{_LOSS} below that without noise. The largest levels (the last of each place, of the validation gradient the "
+        f"{AREA} The largest levels (the last of each place, of the validation gradient the "
         "last two) were added after the others had been measured: they are exploratory, and no verdict rests on them. "
         "The area is about inversion, as in the paper. It is no promise: another attack, even the cheap score, may see "
         "more.",
         "",
-        *_areas(protocol, levels),
+        *areas_table(protocol, levels),
         "",
         "## Noise with a guarantee",
         "",
         *_CALIBRATED,
         "",
-        *_noise_table(protocol, levels, "calibrated"),
+        *noise_table(protocol, levels, "calibrated"),
         "",
         *ending(protocol, evidence, list(_failed(protocol, levels, gains))),
         "",
