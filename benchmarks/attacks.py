@@ -1,13 +1,15 @@
-"""Membership games side by side, and the same attack one game after the other.
+"""Membership games side by side, and the same attack one game after the other, on the same cores.
 
-The attack by gradient inversion on MAML's rows, for both sets: our games in a batch, and the plain way, a loop over
-games where every step builds whole gradients by autograd and differentiates them again. One thread; CPU seconds,
-because other jobs on the machine blur them less. Both find the same images. Run with ``python -m benchmarks.attacks``.
+The attack by gradient inversion on MAML's rows, for both sets: our games in batches on all cores, and the plain way, a
+loop over games where every step builds whole gradients by autograd and differentiates them again, with as many threads
+of torch as make it fastest. By the clock, in turns; also by CPU seconds, which other jobs on the machine blur less.
+Both find the same images. Run with ``python -m benchmarks.attacks``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -19,14 +21,16 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from fedpriv.attacks import Inversion, query_match, support_match
+from fedpriv.attacks.cores import side_by_side
 from fedpriv.attacks.matching import full_batch
-from fedpriv.cohort import InnerLoop, Problem, broadcast, meta_gradient
+from fedpriv.cohort import Engine, InnerLoop, Problem, broadcast, meta_gradient
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.cohort.threads import one_torch_thread
 
 __all__ = ["NETWORKS", "measure"]
 
-_WAYS, _RATE, _ITERATIONS, _TURNS = 5, 1.0, 20, 3
+_WAYS, _RATE, _ITERATIONS, _TURNS = 5, 1.0, 20, 5
+_BATCH, _ALONE = 32, 6
 
 
 def _mlp() -> nn.Module:
@@ -66,9 +70,10 @@ def plain_match(problem: Problem, billboard: Any, seen: Any, labels: Tensor, que
     return cosine
 
 
-def measure(kind: str, which: str, games: int) -> dict[str, Any]:
-    """Return games per CPU second of both ways, their ratio per turn, and how far the images are apart."""
+def measure(kind: str, which: str, batches: int) -> dict[str, Any]:
+    """Return games per second of both ways, their ratio per turn, and how far the images are apart."""
     torch.manual_seed(0)
+    games = batches * _BATCH
     problem = Problem(NETWORKS[kind]())
     billboard, inner, attack = problem.initial(), InnerLoop(_RATE), Inversion(iterations=_ITERATIONS)
     labels = torch.arange(_WAYS).expand(games, _WAYS).contiguous()
@@ -76,51 +81,65 @@ def measure(kind: str, which: str, games: int) -> dict[str, Any]:
     engine = ProductEngine()
     seen = meta_gradient(engine, problem, broadcast(billboard, games), support, query, inner).gradient
     start = torch.rand(games, _WAYS, 1, 28, 28)
-    known = (engine, problem, billboard, seen, labels)
+
+    def batch(own: Engine, model: Problem, here: slice) -> Tensor:
+        rows = {name: value[here] for name, value in seen.items()}
+        known = (own, model, billboard, rows, labels[here])
+        asked = full_batch(query.inputs[here], query.targets[here])
+        match = query_match(*known) if which == "query" else support_match(*known, asked, inner)
+        return attack.run(match, start[here])[0]
 
     def together() -> Tensor:
-        match = query_match(*known) if which == "query" else support_match(*known, query, inner)
-        return attack.run(match, start)[0]
+        parts = [slice(first, first + _BATCH) for first in range(0, games, _BATCH)]
+        with one_torch_thread():
+            return torch.cat(side_by_side(batch, parts, engine, problem, lambda *_: None))
 
     def alone(game: int) -> Tensor:
-        own = {name: value[game : game + 1] for name, value in seen.items()}
-        asked = (
-            full_batch(query.inputs[game : game + 1], query.targets[game : game + 1]) if which == "support" else None
-        )
-        match = plain_match(problem, billboard, own, labels[game : game + 1], asked)
-        return attack.run(match, start[game : game + 1])[0]
+        here = slice(game, game + 1)
+        own = {name: value[here] for name, value in seen.items()}
+        asked = full_batch(query.inputs[here], query.targets[here]) if which == "support" else None
+        match = plain_match(problem, billboard, own, labels[here], asked)
+        return attack.run(match, start[here])[0]
 
-    few = min(games, 4)
-    apart = float((together()[:few] - torch.cat([alone(game) for game in range(few)])).abs().mean())
-    ratios, speeds = [], []
+    apart = float((together()[:4] - torch.cat([alone(game) for game in range(4)])).abs().mean())
+    threads = min((1, os.cpu_count() or 1), key=lambda count: _with(count, lambda: alone(0))[0])
+    turns = []
     for turn in range(_TURNS):
-        ours = games / _seconds(together)
-        loop = 1 / _seconds(lambda game=turn % games: alone(game))
-        ratios.append(ours / loop)
-        speeds.append((ours, loop))
+        ours = _seconds(together)
+        loop = _with(threads, lambda first=turn * _ALONE: [alone((first + one) % games) for one in range(_ALONE)])
+        turns.append([(games / mine, _ALONE / theirs) for mine, theirs in zip(ours, loop, strict=True)])
+    clock, cpu = zip(*turns, strict=True)
     return {
         "network": kind,
         "set": which,
         "games": games,
         "iterations": _ITERATIONS,
-        "together_per_second": median(one for one, _ in speeds),
-        "alone_per_second": median(one for _, one in speeds),
-        "ratio": median(ratios),
-        "ratios": ratios,
+        "threads_alone": threads,
+        "together_per_second": median(one for one, _ in clock),
+        "alone_per_second": median(one for _, one in clock),
+        "ratio": median(ours / theirs for ours, theirs in clock),
+        "ratios": [ours / theirs for ours, theirs in clock],
+        "ratio_per_cpu_second": median(ours / theirs for ours, theirs in cpu),
         "images_apart": apart,
     }
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    began = time.process_time()
+def _with(threads: int, work: Callable[[], Any]) -> tuple[float, float]:
+    with one_torch_thread():
+        torch.set_num_threads(threads)
+        return _seconds(work)
+
+
+def _seconds(work: Callable[[], Any]) -> tuple[float, float]:
+    """Return what work takes by the clock, and of all processors."""
+    clock, cpu = time.perf_counter(), time.process_time()
     work()
-    return time.process_time() - began
+    return time.perf_counter() - clock, time.process_time() - cpu
 
 
 def main() -> None:
     """Measure all and print JSON."""
-    with one_torch_thread():
-        found = [measure(kind, which, 32) for kind in NETWORKS for which in ("query", "support")]
+    found = [measure(kind, which, 2 * (os.cpu_count() or 1)) for kind in NETWORKS for which in ("query", "support")]
     sys.stdout.write(json.dumps(found, indent=2) + "\n")
 
 

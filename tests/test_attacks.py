@@ -366,6 +366,37 @@ def test_games_on_digits() -> None:
     assert support.shown["members"].shape == support.shown["from noise"].shape == (6, 3, 8, 8)
 
 
+class Plain(torch.nn.Module):
+    """A network that only ``functional_call`` computes, which swaps parameters in and out of the one object."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = torch.nn.Linear(64, 16), torch.nn.Linear(16, WAYS)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.tanh(self.first(images.flatten(1))))
+
+
+def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
+    """Not a bit differs, nor does the progress that is told."""
+    problem, client, _, _, cohort, key = rows_of_digits()
+    problem = Problem(Plain())
+    billboard = problem.initial()
+    _, rows = client.train(Learner(problem), billboard, {}, cohort, key)
+    seen, _ = seen_rows(problem, client, billboard, rows, cohort, key)
+    games = Games(games=16, validation=8, iterations=5, together=2)
+    played, steps = [], []
+    for cores in (1, 8):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        told: list[tuple[int, int]] = []
+        played.append(games.play(seen, "query", cohort, progress=lambda *step, told=told: told.append(step)))
+        steps.append(told)
+    for attack, sides in played[0].scores.items():
+        for side, scores in sides.items():
+            np.testing.assert_array_equal(scores, played[1].scores[attack][side])
+    assert steps[0] == steps[1] == [(done, 36) for done in range(37)]
+
+
 def test_controlled_others_share_the_class_and_are_in_no_episode() -> None:
     from fedpriv.attacks.seen import others
 

@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from fedpriv.attacks.cores import side_by_side
 from fedpriv.attacks.first_layer import class_counts
 from fedpriv.attacks.inversion import Inversion
 from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
 from fedpriv.attacks.outcome import Outcome, judge
 from fedpriv.attacks.score import standardised
 from fedpriv.attacks.seen import Seen, others
-from fedpriv.cohort import Batch, Cohort, Engine
+from fedpriv.cohort import Batch, Cohort, Engine, Problem
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
@@ -156,17 +157,21 @@ class Games(Inversion):
         shown: dict[str, NDArray[np.float32]] = {}
         places = _Slots.of(begin, labels, wanted)
         parts = _cut(len(seen), self.together)
+        units = [(side, here) for side in _KINDS for here in parts]
         told = progress or _nobody
+
+        def play(engine: Engine, problem: Problem, unit: tuple[str, slice]) -> tuple[Tensor, Tensor]:
+            side, here = unit
+            images = candidates[side][here].to(problem.dtype)
+            rows, own = replace(seen.part(here), problem=problem), places.part(here)
+            cheap = self._cheap(engine, rows, which, images, own, references[here])
+            return self._invert(engine, rows, which, images, own), cheap
+
         with one_torch_thread():
-            for number, side in enumerate(_KINDS):
-                images = candidates[side].to(seen.problem.dtype)
-                results, cheap = [], []
-                for done, here in enumerate(parts, start=number * len(parts)):
-                    told(done, len(_KINDS) * len(parts))
-                    rows, own = seen.part(here), places.part(here)
-                    results.append(self._invert(engine, rows, which, images[here], own))
-                    cheap.append(self._cheap(engine, rows, which, images[here], own, references[here]))
-                result = torch.cat(results)
+            played = iter(side_by_side(play, units, engine, seen.problem, told))
+            for side in _KINDS:
+                results, cheap = zip(*(next(played) for _ in parts), strict=True)
+                images, result = candidates[side].to(seen.problem.dtype), torch.cat(results)
                 scores["inversion"][side] = similarity(images, result, self.high - self.low)
                 scores["score"][side] = torch.cat(cheap).double().numpy()
                 shown[side] = _beside(images, result, candidates["members"])
@@ -174,7 +179,6 @@ class Games(Inversion):
             blind = replace(places.part(slice(0, _SHOWN)), start=noise[:_SHOWN] * (self.high - self.low) + self.low)
             bare = blind.taken(blind.start)
             shown["from noise"] = _beside(bare, self._invert(engine, few, which, bare, blind), candidates["members"])
-            told(len(_KINDS) * len(parts), len(_KINDS) * len(parts))
         outcomes = {
             attack: {rule: judge(sides["members"], sides[rule], self.validation, seed) for rule in RULES}
             for attack, sides in scores.items()
