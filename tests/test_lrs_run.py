@@ -256,6 +256,29 @@ def test_one_task_moves_what_is_published_by_no_more_than_the_clipping_norm(
     assert max(apart) <= 2 * norm * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("update", ["gradient", "newton", "normal-equations"])
+@pytest.mark.parametrize(
+    "client", [LowRankSparse(sparsity=0), LowRankSparse(sparsity=3, ridge=1.0), PublishedLowRankSparse(sparsity=3)]
+)
+def test_one_task_does_not_move_what_the_others_send(client: LowRankSparse, update: str) -> None:
+    """Tasks with as many examples as coefficients: their residuals are rounding, and it fills the clipping norm."""
+    rng = np.random.default_rng(0)
+    part = Ragged.from_block(rng.normal(size=(40, 3, 10)), 1e12 * rng.normal(size=(40, 3)))
+    tasks = Tasks("exact fits", tuple(map(str, range(40))), part, part, part, None)
+    problem = experiment(tasks, model={"rank": 3, "update": update}).problem()
+    billboard = problem.initial()
+
+    def sent(members: range) -> torch.Tensor:
+        cohort = Cohort(tasks, np.array(members), torch.float64)
+        state = client.initial_state(billboard, cohort)
+        _, found = client.train(Learner(problem), billboard, state, cohort, Key(0, 1))
+        return torch.cat([value.flatten(1) for value in found.values()], dim=1)
+
+    everybody = sent(range(40))
+    assert torch.equal(sent(range(39)), everybody[:39])
+    assert torch.equal(sent(range(7, 8)), everybody[7:8])
+
+
 def test_bounded_statistics_fit_a_clipping_norm_of_one() -> None:
     """A and V at their bounds have norm 1 together: nothing of the clipping norm is left unused."""
     tasks = LowRankSparseDesign(**{**DESIGN.model_dump(), "noise": 0.3}).make()
