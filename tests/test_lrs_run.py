@@ -152,6 +152,28 @@ def test_coefficients_of_one_are_a_shared_model_with_sparse_parts() -> None:
     assert result.scores["personal.loss"].max() < 1e-16
 
 
+@pytest.mark.parametrize("bound", [None, 1e6])
+def test_a_shared_model_keeps_its_scale_with_bounded_statistics(bound: float | None) -> None:
+    tasks = LowRankSparseDesign(**{**DESIGN.model_dump(), "noise": 0.3}).make()
+    client = LowRankSparse(sparsity=12, ridge=50.0, coefficients="one", matrix_norm=bound, vector_norm=bound)
+    result = experiment(
+        tasks, model={"update": "normal-equations"}, client=client, orthonormal=False, rounds=60, cutoff=1e-12
+    ).run()
+    newton = experiment(
+        tasks,
+        model={"update": "newton"},
+        client=LowRankSparse(sparsity=12, ridge=50.0, coefficients="one"),
+        orthonormal=False,
+        rounds=1,
+        cutoff=0.0,
+    ).run()
+    np.testing.assert_allclose(factors_of(result), factors_of(newton), atol=1e-6)
+    with pytest.raises(InputError, match=r"must be equal with coefficients = 'one'.*got 10.0 and 3.0; give both"):
+        LowRankSparse(coefficients="one", matrix_norm=10.0, vector_norm=3.0)
+    with pytest.raises(InputError, match=r"got None and 3\.0"):
+        PublishedLowRankSparse(coefficients="one", vector_norm=3.0)
+
+
 def test_tasks_that_contribute_nothing_adapt_to_frozen_factors_and_nothing_is_released() -> None:
     factors = torch.from_numpy(DESIGN.truth().factors)
     result = Experiment(
