@@ -385,6 +385,19 @@ def test_degenerate_tasks_do_not_spoil_the_others() -> None:
     np.testing.assert_array_equal(factors_of(made.run()), made.problem().initial()["factors"].numpy())
 
 
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("update", ["gradient", "newton"])
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_a_step_too_large_to_be_a_number_leaves_the_factors(update: str, orthonormal: bool) -> None:
+    made = experiment(
+        model={"update": update}, rounds=2, orthonormal=orthonormal, first_step=1.7e308, last_step=1.7e308,
+        clipping_norm=1e12, server_learning_rate=1e12,
+    )  # fmt: skip
+    result = made.run()
+    assert np.isfinite(factors_of(result)).all()
+    assert np.isfinite(result.scores["personal.loss"]).all()
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
