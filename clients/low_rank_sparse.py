@@ -51,7 +51,7 @@ class LowRankSparse(ClientAlgorithm):
     matrix_norm, vector_norm, moment_norm : float or None
         Bounds of the Frobenius norms of A, V and the moments, in the units of the data. What is bounded is divided by
         its bound, and A and V by sqrt 2, so that ``clipping_norm=1`` in the strategy is just right. None leaves them to
-        the strategy's clipping alone.
+        the strategy's clipping alone. With ``coefficients="one"`` those of A and V must be equal: U keeps its scale.
 
     References
     ----------
@@ -70,6 +70,17 @@ class LowRankSparse(ClientAlgorithm):
     matrix_norm: float | None = Field(default=None, gt=0)
     vector_norm: float | None = Field(default=None, gt=0)
     moment_norm: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _one_scale(self) -> LowRankSparse:
+        # QR takes out the factor that A^-1 V gets from bounds that differ. Where w is always 1 there is no QR.
+        if self.coefficients == "one" and self.matrix_norm != self.vector_norm:
+            raise ValueError(
+                "'matrix_norm' and 'vector_norm' must be equal with coefficients = 'one', because A and V are divided "
+                f"by them and U keeps its scale there, got {self.matrix_norm} and {self.vector_norm}; give both the "
+                "larger one, or neither."
+            )
+        return self
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:
         """Start from w = 0 (or 1) and b = 0."""

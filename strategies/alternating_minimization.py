@@ -80,6 +80,8 @@ class AlternatingMinimization(Billboard):
             moved = factors + self._across(factors, step)
         if self.orthonormal:
             moved = orthonormal(moved, factors)
+        elif not np.isfinite(moved).all():  # a step too large to be one: as with orthonormal factors, they stay
+            moved = factors
         # Statistics were for this step; their places on the billboard stay zero.
         return {name: np.zeros_like(value) for name, value in before.items()} | {"factors": moved}
 

@@ -105,6 +105,15 @@ def test_features_are_made_of_public_people_only(small: None, tmp_path: Path) ->
         rows = before.part(part).rows(5)
         assert set(changed) == set(range(rows.start, rows.stop))
     protected = {int(name.rpartition("-")[2]) for name in before.names}
+    # A film that nobody else rated changes the features of no other film.
+    seen = next(film for rater, film, _ in ratings() if rater == person)
+    rated = [(n, 5 if (n, film) == (person, seen) else film, value) for n, film, value in ratings()]
+    alone = natural_tasks("movielens", archive(tmp_path / "d", "100k", rated), unit="users", **SETTINGS)
+    for part in ("train", "validation", "test"):
+        rows = before.part(part).rows(5)
+        others = np.ones(len(before.part(part).targets), dtype=bool)
+        others[rows] = False
+        np.testing.assert_array_equal(before.part(part).inputs[others], alone.part(part).inputs[others])
     public = next(one for one in range(1, PEOPLE + 1) if one not in protected)
     other = natural_tasks(
         "movielens", archive(tmp_path / "c", "100k", ratings({public: 1.0})), unit="users", **SETTINGS
@@ -136,7 +145,7 @@ def test_factors_find_a_low_rank_table() -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"rank": 30}, "'rank' must be at most the number of public people 24 and of items 20, got 30"),
+        ({"rank": 30}, "'rank' must be at most the number of public people 24 and of items 29, got 30"),
         ({"public": 1.0}, "'public' must be less than 1"),
         ({"size": "10m"}, "size"),
         ({"units": "users"}, "units"),

@@ -302,6 +302,7 @@ def test_the_page_of_ratings_says_what_was_found(tmp_path: Path, gain: float, wo
     evidence = Evidence(columns, guarantees, 1800.0, {"fedpriv": "0.1.0"})
     page = ratings._page(protocol, evidence)
     assert words in page
+    assert "protects groups protects people, but with the epsilon of replace-one" in page
     assert page.count("| yes |") == 4 * 2
     ratings._figure(protocol, evidence, tmp_path / "images/one.svg")
     assert (tmp_path / "images/one.svg").read_text().startswith("<?xml")

@@ -275,6 +275,8 @@ def test_singular_systems_have_a_solution_of_least_norm() -> None:
     np.testing.assert_array_equal(orthonormal(np.zeros((5, 2)), before), before)
     np.testing.assert_array_equal(orthonormal(np.full((5, 2), np.nan), before), before)
     np.testing.assert_allclose(orthonormal(before * [2.0, 0.5]), before, atol=1e-12)
+    np.testing.assert_array_equal(solve_factors(np.full((2, 2), np.inf), np.ones((2, 1))), np.zeros((2, 1)))
+    np.testing.assert_array_equal(solve_factors(np.eye(2), np.full((2, 1), np.nan)), np.zeros((2, 1)))
 
 
 def test_baselines_know_their_own_kind() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import GlobalModel, LowRankSparseNet
-from fedpriv.cohort import Key, Learner, Params, Problem, Ragged, Tasks, engine_named
+from fedpriv.cohort import Cohort, Key, Learner, Params, Problem, Ragged, Tasks, engine_named
 from fedpriv.evidence import Evidence, read_protocol
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
@@ -289,6 +289,24 @@ def test_a_task_does_not_depend_on_those_beside_it() -> None:
         for name, value in {**own, **sent}.items():
             wanted = {**state, **update}[name][position : position + 1]
             torch.testing.assert_close(value, wanted, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("rank", [1, 5])
+def test_not_even_its_rounding_does(rank: int, dtype: torch.dtype) -> None:
+    """Rounding decides between places that are equally good, so one task could move the updates of others by it."""
+    tasks, here, one = toy_tasks(24, sizes=[9] * 24), problem(rank, dtype), client()
+    board = {name: value.to(dtype) for name, value in billboard_of(here).items()}
+
+    def sent(members: range) -> torch.Tensor:
+        cohort = Cohort(tasks, np.array(members), dtype)
+        state, _ = one.train(Learner(here), board, one.initial_state(board, cohort), cohort, Key(0, 1))
+        _, update = one.train(Learner(here), board, state, cohort, Key(0, 2))
+        return torch.cat([value.flatten(1) for value in update.values()], dim=1)
+
+    everybody = sent(range(24))
+    assert torch.equal(sent(range(23)), everybody[:23])
+    assert torch.equal(torch.cat([sent(range(task, task + 1)) for task in range(24)]), everybody)
 
 
 # --- special cases and refusals --------------------------------------------------------------------------------------

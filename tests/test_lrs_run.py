@@ -152,6 +152,28 @@ def test_coefficients_of_one_are_a_shared_model_with_sparse_parts() -> None:
     assert result.scores["personal.loss"].max() < 1e-16
 
 
+@pytest.mark.parametrize("bound", [None, 1e6])
+def test_a_shared_model_keeps_its_scale_with_bounded_statistics(bound: float | None) -> None:
+    tasks = LowRankSparseDesign(**{**DESIGN.model_dump(), "noise": 0.3}).make()
+    client = LowRankSparse(sparsity=12, ridge=50.0, coefficients="one", matrix_norm=bound, vector_norm=bound)
+    result = experiment(
+        tasks, model={"update": "normal-equations"}, client=client, orthonormal=False, rounds=60, cutoff=1e-12
+    ).run()
+    newton = experiment(
+        tasks,
+        model={"update": "newton"},
+        client=LowRankSparse(sparsity=12, ridge=50.0, coefficients="one"),
+        orthonormal=False,
+        rounds=1,
+        cutoff=0.0,
+    ).run()
+    np.testing.assert_allclose(factors_of(result), factors_of(newton), atol=1e-6)
+    with pytest.raises(InputError, match=r"must be equal with coefficients = 'one'.*got 10.0 and 3.0; give both"):
+        LowRankSparse(coefficients="one", matrix_norm=10.0, vector_norm=3.0)
+    with pytest.raises(InputError, match=r"got None and 3\.0"):
+        PublishedLowRankSparse(coefficients="one", vector_norm=3.0)
+
+
 def test_tasks_that_contribute_nothing_adapt_to_frozen_factors_and_nothing_is_released() -> None:
     factors = torch.from_numpy(DESIGN.truth().factors)
     result = Experiment(
@@ -256,6 +278,29 @@ def test_one_task_moves_what_is_published_by_no_more_than_the_clipping_norm(
     assert max(apart) <= 2 * norm * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("update", ["gradient", "newton", "normal-equations"])
+@pytest.mark.parametrize(
+    "client", [LowRankSparse(sparsity=0), LowRankSparse(sparsity=3, ridge=1.0), PublishedLowRankSparse(sparsity=3)]
+)
+def test_one_task_does_not_move_what_the_others_send(client: LowRankSparse, update: str) -> None:
+    """Tasks with as many examples as coefficients: their residuals are rounding, and it fills the clipping norm."""
+    rng = np.random.default_rng(0)
+    part = Ragged.from_block(rng.normal(size=(40, 3, 10)), 1e12 * rng.normal(size=(40, 3)))
+    tasks = Tasks("exact fits", tuple(map(str, range(40))), part, part, part, None)
+    problem = experiment(tasks, model={"rank": 3, "update": update}).problem()
+    billboard = problem.initial()
+
+    def sent(members: range) -> torch.Tensor:
+        cohort = Cohort(tasks, np.array(members), torch.float64)
+        state = client.initial_state(billboard, cohort)
+        _, found = client.train(Learner(problem), billboard, state, cohort, Key(0, 1))
+        return torch.cat([value.flatten(1) for value in found.values()], dim=1)
+
+    everybody = sent(range(40))
+    assert torch.equal(sent(range(39)), everybody[:39])
+    assert torch.equal(sent(range(7, 8)), everybody[7:8])
+
+
 def test_bounded_statistics_fit_a_clipping_norm_of_one() -> None:
     """A and V at their bounds have norm 1 together: nothing of the clipping norm is left unused."""
     tasks = LowRankSparseDesign(**{**DESIGN.model_dump(), "noise": 0.3}).make()
@@ -338,6 +383,19 @@ def test_degenerate_tasks_do_not_spoil_the_others() -> None:
     nothing = Tasks("nothing", tasks.names, zeros, tasks.validation, tasks.test, None)
     made = experiment(nothing, model={"update": "newton"}, rounds=2)
     np.testing.assert_array_equal(factors_of(made.run()), made.problem().initial()["factors"].numpy())
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("update", ["gradient", "newton"])
+@pytest.mark.parametrize("orthonormal", [True, False])
+def test_a_step_too_large_to_be_a_number_leaves_the_factors(update: str, orthonormal: bool) -> None:
+    made = experiment(
+        model={"update": update}, rounds=2, orthonormal=orthonormal, first_step=1.7e308, last_step=1.7e308,
+        clipping_norm=1e12, server_learning_rate=1e12,
+    )  # fmt: skip
+    result = made.run()
+    assert np.isfinite(factors_of(result)).all()
+    assert np.isfinite(result.scores["personal.loss"]).all()
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,12 +69,50 @@ def test_bad_files_and_questions_are_refused(tmp_path: Path) -> None:
         path.write_bytes(damaged)
         with pytest.raises(InputError, match="does not hold personal models, or is cut short"):
             PersonalModels.open(path)
+    (length,) = struct.unpack("<Q", whole[:8])
+    for name, about in (
+        ("coefficients", {"shape": [2, 7]}),
+        ("index", {"shape": [3, 7]}),
+        ("values", {"shape": [21]}),
+        ("values", {"data_offsets": [-84, 0]}),
+        ("factors", {"dtype": "F32", "shape": [9, 4]}),
+        ("values", {"dtype": "I32"}),
+    ):
+        header = json.loads(whole[8 : 8 + length])
+        header[name] |= about
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + whole[8 + length :])
+        with pytest.raises(InputError, match="does not hold personal models, or is cut short"):
+            PersonalModels.open(path)
+    path.write_bytes(struct.pack("<Q", 200_000) + b"[" * 200_000)
+    with pytest.raises(InputError, match="does not hold personal models, or is cut short"):
+        PersonalModels.open(path)
+    for tasks, said in (
+        (np.array([0.0]), r"float64 of shape \(1,\)"),
+        (np.array([[0]]), r"int64 of shape \(1, 1\)"),
+        (np.array([True]), "got bool"),
+        ([0], "got list"),
+    ):
+        with pytest.raises(InputError, match=f"'tasks' must be an array of whole numbers.*{said}"):
+            made.predict(tasks, np.zeros((1, 9)))  # type: ignore[arg-type]
     with pytest.raises(InputError, match="tasks are numbered 0 to 6 here, got 0 to 7"):
         made.theta(np.array([0, 7]))
     with pytest.raises(InputError, match=r"'inputs' must have shape \(1, 9\)"):
         made.predict(np.array([0]), np.zeros((2, 9)))
     with pytest.raises(InputError, match="'dtype' must be"):
         made.save(path, dtype="int8")
+
+
+def test_numbers_beyond_float32_are_refused_and_not_made_infinite(tmp_path: Path) -> None:
+    made, path = models(), tmp_path / "models.safetensors"
+    for name in ("coefficients", "values"):
+        large = replace(made, **{name: getattr(made, name) * 1e60})
+        with pytest.raises(InputError, match=r"at most 3.4e\+38 in float32, got .*e\+60, .*use dtype='float64'"):
+            large.save(path)
+        assert not path.exists()
+        large.save(path, dtype="float64")
+        np.testing.assert_array_equal(getattr(PersonalModels.open(path), name), getattr(large, name))
+        path.unlink()
 
 
 def test_a_hundred_thousand_pairs_a_second(tmp_path: Path) -> None:

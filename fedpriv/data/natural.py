@@ -145,7 +145,8 @@ class Movielens(RatedItems):
     size : {"100k", "1m"}
         Which of the two sets.
     unit : {"clusters", "users"}
-        What a task is. A person belongs to one cluster, so what protects clusters protects people.
+        What a task is. A person belongs to one cluster, so what protects clusters protects people, with the epsilon of
+        replace-one: who joins or leaves changes a cluster and does not add or remove it.
     """
 
     size: Literal["100k", "1m"] = "100k"
@@ -172,7 +173,13 @@ class Movielens(RatedItems):
         texts = zip(about["gender"], age.tolist(), about["occupation"], strict=True)
         clusters = np.array([f"{gender}-{group}-{work}" for gender, group, work in texts])[known]
         groups = clusters if self.unit == "clusters" else np.array([f"user-{one:04d}" for one in ids])
-        items = np.unique(numbers(seen, "item_id", path), return_inverse=True)[1].astype(np.int64)
+        # Numbered by the catalogue, from 1 on. Numbered by what was rated, a film that one protected person alone rated
+        # would move all films after it, and with them the start of their factors: everybody's features.
+        items = numbers(seen, "item_id", path).astype(np.int64) - 1
+        if items.min(initial=0) < 0:
+            raise InputError(
+                f"the file {str(path)!r} must number films from 1 on, got {items.min() + 1}; fetch it again."
+            )
         ratings = Ratings(np.searchsorted(ids, rater), items, numbers(seen, "rating", path))
         return self._rated(f"movielens-{self.size}/{self.unit}", ratings, groups)
 

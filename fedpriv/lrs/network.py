@@ -88,12 +88,14 @@ class Directions:
         """Return U w of shape [C, d] for coefficients [C, L r]."""
         moved = torch.zeros((len(coefficients), dimension), dtype=coefficients.dtype)
         for (place, columns), mine in zip(self.blocks, self.split(coefficients), strict=True):
-            moved[:, place] = mine @ columns.T
+            moved[:, place] = (_for_each(columns, mine) @ mine.unsqueeze(2)).squeeze(2)
         return moved
 
     def project(self, vectors: Tensor) -> Tensor:
         """Return U^T v of shape [C, L r] for vectors [C, d]."""
-        found = [vectors[:, place] @ columns for place, columns in self.blocks]
+        found = [
+            (vectors[:, place].unsqueeze(1) @ _for_each(columns, vectors)).squeeze(1) for place, columns in self.blocks
+        ]
         return torch.cat(found, dim=1) if found else vectors.new_zeros((len(vectors), 0))
 
     def split(self, coefficients: Tensor) -> list[Tensor]:
@@ -164,6 +166,15 @@ def fit(
             index = size.topk(sparsity, dim=1).indices
         values = moved.gather(1, index)
     return Own(weights, index, values)
+
+
+def _for_each(columns: Tensor, tasks: Tensor) -> Tensor:
+    """Return the columns once per task, without a copy.
+
+    One product per task: the rounding of one for all depends on how many there are, and where two places are equally
+    good for a task, rounding decides.
+    """
+    return columns.expand(len(tasks), *columns.shape)
 
 
 def _split(vectors: Tensor, sizes: Sequence[int]) -> list[Tensor]:

@@ -75,7 +75,7 @@ class PersonalModels:
         Raises
         ------
         InputError
-            A task that is not here, or examples of another shape.
+            A task that is not here, positions that are no whole numbers, or examples of another shape.
         """
         self._check(tasks)
         if inputs.shape != (len(tasks), len(self.factors)):
@@ -105,12 +105,24 @@ class PersonalModels:
             Usually ends in ``.safetensors``.
         dtype : {"float32", "float64"}
             Of the coefficients and values; the factors keep float64, and positions take two bytes up to d = 65,536.
+
+        Raises
+        ------
+        InputError
+            The file cannot be written, or a number is too large for float32.
         """
         if dtype not in ("float32", "float64"):
             raise InputError(f"'dtype' must be 'float32' or 'float64', got {dtype!r}.")
         small = "U16" if len(self.factors) <= 1 << 16 else "I32"
         own = "F32" if dtype == "float32" else "F64"
         kinds = dict(zip(_NAMES, ("F64", own, small, own), strict=True))
+        largest = max((float(np.abs(one).max()) for one in (self.coefficients, self.values) if one.size), default=0.0)
+        limit = float(np.finfo(np.float32).max)
+        if dtype == "float32" and largest > limit:
+            raise InputError(
+                f"numbers must be at most {limit:.3g} in float32, got {largest:.3g}, which would be "
+                "read back as infinite; use dtype='float64'."
+            )
         arrays = {name: np.ascontiguousarray(getattr(self, name), _TYPES[kind]) for name, kind in kinds.items()}
         header: dict[str, Any] = {"__metadata__": {"format": "fedpriv low-rank-sparse 1"}}
         start = 0
@@ -148,17 +160,28 @@ class PersonalModels:
                 kind, shape = np.dtype(_TYPES[about["dtype"]]), tuple(about["shape"])
                 if stop - start != kind.itemsize * int(np.prod(shape)) or path.stat().st_size < 8 + length + stop:
                     raise ValueError
+                if start < 0 or len(shape) != 2 or (kind.kind == "f") != (name != "index"):
+                    raise ValueError
                 if stop == start:  # an empty array cannot be mapped
                     arrays[name] = np.empty(shape, kind)
                 else:
                     arrays[name] = np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)
+            factors, coefficients, index, values = (arrays[name].shape for name in _NAMES)
+            if coefficients != (len(arrays["index"]), factors[1]) or index != values:
+                raise ValueError
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a file of models.") from None
-        except (ValueError, KeyError, TypeError, struct.error):
+        except (ValueError, KeyError, TypeError, RecursionError, struct.error):
             raise InputError(f"{path} does not hold personal models, or is cut short; write it anew.") from None
         return cls(**arrays)
 
     def _check(self, tasks: NDArray[np.int64]) -> None:
+        if not isinstance(tasks, np.ndarray) or tasks.ndim != 1 or tasks.dtype.kind not in "iu":
+            found = f"{tasks.dtype} of shape {tasks.shape}" if isinstance(tasks, np.ndarray) else type(tasks).__name__
+            raise InputError(
+                f"'tasks' must be an array of whole numbers, one for each example, got {found}; give the tasks' "
+                "positions as int64."
+            )
         if len(tasks) and not (tasks.min() >= 0 and tasks.max() < len(self)):
             raise InputError(f"tasks are numbered 0 to {len(self) - 1} here, got {tasks.min()} to {tasks.max()}.")
 

@@ -54,8 +54,10 @@ def solve_factors(matrix: Array, right: Array, cutoff: float = 1e-9) -> Array:
     Returns
     -------
     ndarray, shape [d, r]
-        Not orthonormal yet; zeros if A has no positive eigenvalue.
+        Not orthonormal yet; zeros if A has no positive eigenvalue, or if A or V is not finite.
     """
+    if not (np.isfinite(matrix).all() and np.isfinite(right).all()):
+        return np.zeros_like(right)
     values, vectors = np.linalg.eigh(matrix)
     kept = values > max(cutoff * values[-1], 0.0)
     basis = vectors[:, kept]

@@ -104,7 +104,9 @@ is better. A seed divides each task's ratings anew, 60% to train, 20% to validat
 released; public benchmark data, each run accounted alone.
 
 - *Tasks.* MovieLens 100K: groups of equal gender, age group and occupation; a target is the group's mean rating of a
-  film. A person belongs to one group, so what protects groups protects people. InstEval: students, who rate lecturers.
+  film. A person belongs to one group, so what protects groups protects people, but with the epsilon of replace-one
+  (printed in brackets below): who joins or leaves changes a group and does not add or remove it. InstEval: students,
+  who rate lecturers.
 - *Features.* 30% of the people were declared public, the same for every seed. Levels and rank-50 factors of the items
   are fitted on their ratings alone, and they are no tasks: factors fitted on protected people would be a release of
   their ratings, and there is no way here to make them. Models have 52 weights: a level, one for the item's own level,
