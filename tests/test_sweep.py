@@ -6,9 +6,11 @@ import csv
 import json
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +18,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from threadpoolctl import threadpool_info
 
 from fedpriv import InputError
 from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure
+from fedpriv.progress import Progress
 from fedpriv.protocol import ALL
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
@@ -28,6 +33,7 @@ from fedpriv.sweep import Crew, Job, Plan, check_jobs
 from fedpriv.sweep.figure import draw
 from fedpriv.sweep.results import collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
+from fedpriv.sweep.workers import Workers, _run
 
 SETTINGS = [
     *["run.grid=in-process", "data.tasks=20", "strategy.rounds=2", "strategy.noise_multiplier=3.0"],
@@ -293,12 +299,23 @@ def test_runs_side_by_side_give_the_numbers_of_single_runs(tmp_path: Path) -> No
         assert summary["seed"] == job.seed
 
 
+class TwoWords(Exception):
+    """An error that can be sent and not be read again."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
 def failing(config: Any, data_dir: Path | None = None) -> Any:
     """Build a run that breaks off if it is the wrong one, or dies with its whole process."""
     experiment = build_experiment(config, data_dir)
-    strange = experiment.client.strength in (3.0, 4.0) and multiprocessing.parent_process() is not None
+    strange = experiment.client.strength in (3.0, 4.0, 5.0, 6.0) and multiprocessing.parent_process() is not None
     if strange and experiment.client.strength == 3.0:
         raise ComponentFailure("the disk is full.")
+    if strange and experiment.client.strength == 5.0:
+        raise TwoWords("no", "luck")
+    if strange and experiment.client.strength == 6.0:
+        raise ComponentFailure(f"torch {torch.get_num_threads()}, {[one['num_threads'] for one in threadpool_info()]}.")
     if strange:
         os.kill(os.getpid(), signal.SIGKILL)
     return experiment
@@ -306,7 +323,12 @@ def failing(config: Any, data_dir: Path | None = None) -> Any:
 
 @pytest.mark.parametrize(
     ("strength", "said"),
-    [(3.0, r"seed-3: the disk is full\. Finished runs are kept"), (4.0, r"a process with runs in it died.*--jobs 1")],
+    [
+        (3.0, r"seed-3: the disk is full\. Finished runs are kept"),
+        (4.0, r"a process with runs in it died.*--jobs 1"),
+        (5.0, r"seed-3: TwoWords: no luck\. Finished runs are kept"),
+        (6.0, r"seed-3: torch 1, \[1(, 1)*\]\."),
+    ],
 )
 def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(
     tmp_path: Path, strength: float, said: str
@@ -319,6 +341,82 @@ def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(
     with Crew(failing) as crew:
         check_jobs(asked[:-1], failing, prepare=crew.prepare)
         assert len(list(crew.run(asked[:-1]))) == 3
+
+
+def test_a_process_that_is_killed_while_it_counts_a_round_holds_nobody_up(tmp_path: Path) -> None:
+    (job, *_) = side_by_side(tmp_path)
+    job = replace(job, config=apply(job.config, {"client.strength": 4.0, "run.seed": 3}))
+    workers = Workers(1, failing, None, None)
+    # Another thread, since a thread may take a lock twice.
+    other = threading.Thread(target=workers._rounds.get_lock().acquire)
+    other.start()
+    other.join()
+    seen = threading.Thread(target=lambda: _broken(workers, [job]), daemon=True)
+    seen.start()
+    seen.join(60)
+    assert not seen.is_alive()
+
+
+def _broken(workers: Workers, asked: list[Job]) -> None:
+    with Progress(quiet=True, runs=1) as progress, pytest.raises(ComponentFailure, match="died"):
+        list(workers.run(asked, progress))
+    workers.close()
+
+
+def test_what_comes_back_through_the_pipe_is_small(tmp_path: Path, monkeypatch: Any) -> None:
+    """A process that is killed leaves half of a message that is longer than the pipe, and its reader waits for ever."""
+    monkeypatch.setattr("fedpriv.sweep.workers._run_here", lambda _: {"releases": ["x"] * 10**6}, raising=False)
+    assert len(pickle.dumps(_run(side_by_side(tmp_path)[0]))) < 1000
+
+
+SCRIPT = """
+from pathlib import Path
+from test_sweep import build_experiment, side_by_side
+from fedpriv.sweep import Crew, check_jobs
+
+asked = side_by_side(Path("two"))[:2]
+with Crew(build_experiment, at_once=2) as crew:
+    check_jobs(asked, build_experiment, prepare=crew.prepare)
+    print(crew.at_once, len(list(crew.run(asked))))
+"""
+
+
+@pytest.mark.parametrize("piped", [False, True])
+def test_a_script_needs_no_guard(tmp_path: Path, piped: bool) -> None:
+    """Processes do not run it again; one that is piped in could not be."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run(
+        [sys.executable, "-" if piped else "script.py"],
+        input=SCRIPT if piped else "",
+        capture_output=True,
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.stderr) == ("2 2\n", "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_ctrl_c_says_one_word_while_processes_start(tmp_path: Path) -> None:
+    """A terminal sends it to all of them, also before they can ignore it."""
+    words = ["sweep", "pmtl", *TINY[:-1], *GRID, "--seeds=2", "--jobs=2", "--out=sweep"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedpriv", *words],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=tmp_path,
+        start_new_session=True,
+        text=True,
+    )
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while len(children.read_text().split()) < 3:  # two, and the one that multiprocessing cleans up with
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.005)
+    time.sleep(0.1)  # Python itself has started, and imports
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert err == "fedpriv: stopped; go on with --resume.\n"
 
 
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
@@ -349,6 +447,17 @@ def test_runs_that_cannot_stand_side_by_side(fedpriv: Any, tmp_path: Path, words
     code, _, err = fedpriv("sweep", "pmtl", *TINY[:-1], *GRID, "--seeds=1", "--out=s", *words)
     assert (code, said in err) == (2, True), err
     assert not (tmp_path / "s").exists()
+
+
+def test_functions_of_a_script_run_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:
+    asked = side_by_side(tmp_path)
+    monkeypatch.setattr(failing, "__module__", "__main__")
+    monkeypatch.setattr(sys.modules["__main__"], "failing", failing, raising=False)
+    with Crew(failing) as crew:
+        check_jobs(asked, failing, prepare=crew.prepare)
+        assert crew.at_once == 1
+    with Crew(failing, at_once=2) as crew, pytest.raises(InputError, match="got 2 with failing; move them"):
+        check_jobs(asked, failing, prepare=crew.prepare)
 
 
 def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:

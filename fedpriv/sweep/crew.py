@@ -70,14 +70,19 @@ class Crew:
             More runs at a time were asked for than may be.
         """
         free = all(need.free for need in needs)
+        sendable = _sendable(self._build, self._measure)
         if self._asked is None:
             small = max(need.bytes for need in needs) <= _SMALL
-            sendable = _sendable(self._build, self._measure)
             count = min(os.cpu_count() or 1, len(needs)) if free and small and sendable else 1
         elif self._asked > 1 and not free:
             raise InputError(
                 "--jobs runs whole runs side by side, each in one process and with a ledger of its own: leave out "
                 "--jobs, or run.grid=ray, run.address and run.ledger."
+            )
+        elif self._asked > 1 and not sendable:
+            raise InputError(
+                f"at_once must be 1 for functions that other processes cannot import, got {self._asked} with "
+                f"{_named(self._build, self._measure)}; move them from the script into a module."
             )
         else:
             count = min(self._asked, len(needs))
@@ -113,9 +118,12 @@ class Crew:
 
 
 def _sendable(*functions: Any) -> bool:
-    """Tell whether other processes find these functions by their names."""
+    """Tell whether other processes find these functions by their names: in modules, since they never see the script."""
     try:
-        pickle.dumps(functions)
+        return b"__main__" not in pickle.dumps(functions)
     except (pickle.PicklingError, AttributeError, TypeError):
         return False
-    return True
+
+
+def _named(*functions: Any) -> str:
+    return " and ".join(getattr(function, "__qualname__", repr(function)) for function in functions if function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,11 @@ class Job:
     def finished(self) -> bool:
         """Whether the run came to its end; its summary is the last file that a run writes."""
         return (self.folder / "summary.json").exists()
+
+    def summary(self) -> dict[str, Any]:
+        """Read the summary of the finished run."""
+        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        return loaded
 
 
 @dataclass(frozen=True)

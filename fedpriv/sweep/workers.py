@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -46,8 +48,9 @@ class Workers:
         self._executor = ProcessPoolExecutor(
             count, context, _begin, (self._theirs, self._rounds, build, data_dir, measure)
         )
-        for _ in range(count):
-            self._executor.submit(_do_nothing)
+        with _quiet_start():
+            for _ in range(count):
+                self._executor.submit(_do_nothing)
 
     def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[tuple[Job, dict[str, Any]]]:
         """Run what is missing; yield each job with the summary of its run, in order.
@@ -60,21 +63,22 @@ class Workers:
         if progress:
             progress.begin(f"{self.count} runs at a time")
         try:
-            futures = [self._executor.submit(_run, job) for job in jobs]
-            waiting = set(futures)
+            with _quiet_start():  # a process may still be missing
+                waiting: set[Future[None]] = {self._executor.submit(_run, job) for job in jobs}
             while waiting:
                 done, waiting = wait(waiting, timeout=_LOOK, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
                 if progress:
-                    progress.finished(len(futures) - len(waiting))
-                    progress(self._rounds.value, None)
+                    progress.finished(len(jobs) - len(waiting))
+                    # Without its lock, which a process that was killed may hold for ever.
+                    progress(self._rounds.get_obj().value, None)
         except BrokenProcessPool:
             raise ComponentFailure(
                 "a process with runs in it died, perhaps for want of memory. Finished runs are kept; go on with "
                 "--resume, or with --resume --jobs 1."
             ) from None
-        yield from ((job, future.result()) for job, future in zip(jobs, futures, strict=True))
+        yield from ((job, job.summary()) for job in jobs)
 
     def close(self) -> None:
         """Stop the processes, at work or not; a run that was at work can go on, like one that was killed."""
@@ -93,9 +97,15 @@ def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, m
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the line
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
+    import torch
+
     import fedpriv.experiment  # noqa: F401 (the slow imports, while nobody waits yet)
+    from fedpriv.cohort.threads import one_blas_thread
     from fedpriv.data import keep_data
 
+    # A run limits its rounds itself; what stands before and after them would take all cores in every process.
+    torch.set_num_threads(1)
+    one_blas_thread()
     ExitStack().enter_context(keep_data())
 
     def count(*_: int) -> None:
@@ -119,6 +129,42 @@ def _do_nothing() -> None:
     """Make a worker start."""
 
 
-def _run(job: Job) -> dict[str, Any]:
+def _run(job: Job) -> None:
+    """Run a job; its summary is on disk, and a process that is killed cannot leave half of it in the pipe."""
     shards = job.config["run"].get("shards", 1)
-    return _run_here(replace(job, config=apply(job.config, {"run.grid": "in-process", "run.shards": shards})))
+    try:
+        _run_here(replace(job, config=apply(job.config, {"run.grid": "in-process", "run.shards": shards})))
+    except Exception as error:
+        if _travels(error):
+            raise
+        raise ComponentFailure(
+            f"run {job.folder}: {type(error).__name__}: {error}. Finished runs are kept; go on with --resume."
+        ) from None
+
+
+def _travels(error: Exception) -> bool:
+    """Tell whether an exception can be sent; one that cannot be read again would look like a process that died."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 (its own bytes)
+    except Exception:
+        return False
+    return True
+
+
+@contextmanager
+def _quiet_start() -> Iterator[None]:
+    """Let processes that start meanwhile know nothing of Ctrl-C, nor of the script that started them.
+
+    Ctrl-C would reach them while they import, before they can ignore it. And they would run the script again to have
+    its definitions: one without ``if __name__ == "__main__"`` would start processes in its turn, and one that was
+    typed or piped in is not there to be run. What is sent to them comes from modules.
+    """
+    main = vars(sys.modules["__main__"])
+    kept: dict[str, Any] = {name: main[name] for name in ("__spec__", "__file__") if name in main}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    main.update(dict.fromkeys(kept))
+    try:
+        yield
+    finally:
+        main.update(kept)
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
