@@ -29,8 +29,8 @@ from fedpriv.cohort.threads import one_torch_thread
 
 __all__ = ["NETWORKS", "measure"]
 
-_WAYS, _RATE, _ITERATIONS, _TURNS = 5, 1.0, 20, 5
-_BATCH, _ALONE = 32, 6
+_WAYS, _RATE, _ITERATIONS, _TURNS = 5, 1.0, 20, 9
+_BATCH, _ALONE = 32, 8
 
 
 def _mlp() -> nn.Module:
