@@ -64,8 +64,8 @@ ARROWS: dict[str, tuple[str, str]] = {
     "attacks": ("cohort data", ""),
     "exposure": ("attacks cohort config progress protocol report runs strategies", "experiment"),
     "config": ("", "clients data experiment exposure models privacy strategies"),
-    "sweep": ("config privacy progress report runs statistics", "data experiment runtime scenarios"),
-    "evidence": ("config progress statistics sweep", "data runtime"),
+    "sweep": ("config privacy progress report runs statistics", "cohort data experiment runtime scenarios"),
+    "evidence": ("config progress statistics sweep", "data"),
     "scenarios": (
         "attacks cohort config data evidence experiment exposure lrs newcomers runs statistics summary",
         "report",

@@ -419,6 +419,19 @@ def test_ctrl_c_says_one_word_while_processes_start(tmp_path: Path) -> None:
     assert err == "fedpriv: stopped; go on with --resume.\n"
 
 
+def keeping(config: Any, data_dir: Path | None = None) -> Any:
+    """Build a run, in a worker only where data are kept for the next one."""
+    from fedpriv.data.keep import _KEPT
+
+    if multiprocessing.parent_process() is not None and _KEPT.get() is None:
+        raise ComponentFailure("every run would load its data again.")
+    return build_experiment(config, data_dir)
+
+
+def test_workers_keep_data_between_their_runs(tmp_path: Path) -> None:
+    assert len(with_two(side_by_side(tmp_path), keeping)) == 4
+
+
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
     words = ["sweep", "pmtl", *TINY[:-1], *GRID, "--set=strategy.rounds=3000", "--seeds=2", "--jobs=2", "--out=sweep"]
     process = subprocess.Popen(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from threadpoolctl import threadpool_limits
 
-__all__ = ["one_blas_thread", "one_torch_thread"]
+__all__ = ["one_blas_thread", "one_thread_for_good", "one_torch_thread"]
 
 
 @contextmanager
@@ -38,3 +38,9 @@ def one_blas_thread() -> threadpool_limits:
     import scipy.linalg.blas  # noqa: F401 (brings a library of its own, which has to be there to be limited)
 
     return threadpool_limits(1, user_api="blas")
+
+
+def one_thread_for_good() -> None:
+    """Let torch and BLAS use one thread each in this process, which is one of several with work for a core."""
+    torch.set_num_threads(1)
+    one_blas_thread()

@@ -29,10 +29,9 @@ class _Shard:
         import torch
 
         import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
-        from fedpriv.cohort.threads import one_blas_thread
+        from fedpriv.cohort.threads import one_thread_for_good
 
-        torch.set_num_threads(1)
-        one_blas_thread()
+        one_thread_for_good()
         torch.set_flush_denormal(True)
 
     def host(self, spec: NodeSpec, node_id: int) -> None:

@@ -87,6 +87,9 @@ class Workers:
         self._theirs.close()
 
 
+_HELD = ExitStack()
+"""In a worker, what lasts as long as it does."""
+
 _run_here: Callable[[Job], dict[str, Any]]
 """In a worker, how to run a job."""
 
@@ -97,16 +100,13 @@ def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, m
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the line
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
-    import torch
-
     import fedpriv.experiment  # noqa: F401 (the slow imports, while nobody waits yet)
-    from fedpriv.cohort.threads import one_blas_thread
+    from fedpriv.cohort.threads import one_thread_for_good
     from fedpriv.data import keep_data
 
     # A run limits its rounds itself; what stands before and after them would take all cores in every process.
-    torch.set_num_threads(1)
-    one_blas_thread()
-    ExitStack().enter_context(keep_data())
+    one_thread_for_good()
+    _HELD.enter_context(keep_data())
 
     def count(*_: int) -> None:
         with rounds.get_lock():
