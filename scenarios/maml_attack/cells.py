@@ -15,10 +15,16 @@ from fedpriv.attacks import RULES, Outcome, judge
 from fedpriv.exposure import Scores, read_scores
 from fedpriv.statistics import Interval, holm
 
-__all__ = ["PAPER_SIDE", "Cell", "Level", "below", "judged", "newcomers", "read_cells", "trend"]
+__all__ = ["PAPER_SIDE", "Cell", "Level", "below", "judged", "newcomers", "proportion", "read_cells", "trend"]
 
 PAPER_SIDE = 50
 """Games of each side that the paper played in a cell."""
+
+
+def proportion(one: Outcome) -> tuple[float, float]:
+    """Return the accuracy and its variance, that of a proportion of independent games."""
+    value = one.accuracy.value
+    return value, value * (1 - value) / (2 * one.games)
 
 
 @dataclass(frozen=True)
@@ -67,8 +73,8 @@ class Cell:
 
     @property
     def variance(self) -> float:
-        """Variance of this accuracy, a proportion of independent games."""
-        return self.accuracy * (1 - self.accuracy) / (2 * self.found["paper"].games)
+        """Variance of this accuracy."""
+        return proportion(self.found["paper"])[1]
 
 
 @dataclass(frozen=True)

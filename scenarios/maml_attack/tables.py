@@ -19,7 +19,7 @@ from fedpriv.evidence import (
 )
 from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
-from fedpriv.scenarios.maml_attack.cells import Cell, judged, read_cells, trend
+from fedpriv.scenarios.maml_attack.cells import Cell, judged, proportion, read_cells, trend
 from fedpriv.scenarios.maml_attack.pictures import draw_cells, draw_epochs
 from fedpriv.statistics import Interval
 
@@ -83,11 +83,7 @@ def _trends(cells: list[Cell], epochs: Epochs) -> dict[str, tuple[Interval, bool
     found["figure 6: 3 shots - 1 shot, mean of 12 pairs; falls"] = falls, falls.high < 0
 
     def between(which: str, data: str, first: int, second: int) -> None:
-        sides = []
-        for number in (first, second):
-            value = epochs[which, data, number].accuracy.value
-            sides.append((value, value * (1 - value) / (2 * epochs[which, data, number].games)))
-        one = trend([(sides[0], sides[1])])
+        one = trend([(proportion(epochs[which, data, first]), proportion(epochs[which, data, second]))])
         figure = {"query": 7, "support": 8}[which]
         found[f"figure {figure}: {which} set, {data}, round {first} - round {second}; above 0"] = one, one.low > 0
 

@@ -9,7 +9,7 @@ from fedpriv.config import Config, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, configurations, ending, opening, page_root, read_protocol
 from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
-from fedpriv.scenarios.maml_attack.cells import judged, trend
+from fedpriv.scenarios.maml_attack.cells import judged, proportion, trend
 from fedpriv.statistics import Interval
 
 __all__ = ["main"]
@@ -49,13 +49,8 @@ def _outcomes(protocol: Protocol, runs: Path, validation: int) -> dict[str, dict
 
 def _differences(found: dict[str, dict[int, Outcome]]) -> dict[str, Interval]:
     """Return accuracy in the middle minus accuracy at the start and at the end, per data set."""
-
-    def side(one: Outcome) -> tuple[float, float]:
-        value = one.accuracy.value
-        return value, value * (1 - value) / (2 * one.games)
-
     return {
-        f"{data}, round {_MIDDLE} - round {other}": trend([(side(rounds[_MIDDLE]), side(rounds[other]))])
+        f"{data}, round {_MIDDLE} - round {other}": trend([(proportion(rounds[_MIDDLE]), proportion(rounds[other]))])
         for data, rounds in found.items()
         for other in _ROUNDS
         if other != _MIDDLE
