@@ -11,14 +11,30 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.attacks import RULES, Outcome, judge
+from fedpriv.attacks import RULES, Outcome, Rate, judge
 from fedpriv.exposure import Scores, read_scores
 from fedpriv.statistics import Interval, holm
 
-__all__ = ["PAPER_SIDE", "Cell", "Level", "below", "judged", "newcomers", "proportion", "read_cells", "trend"]
+__all__ = [
+    "PAPER_SIDE",
+    "Cell",
+    "Level",
+    "below",
+    "judged",
+    "newcomers",
+    "proportion",
+    "rate_text",
+    "read_cells",
+    "trend",
+]
 
 PAPER_SIDE = 50
 """Games of each side that the paper played in a cell."""
+
+
+def rate_text(found: Rate) -> str:
+    """Return a rate with its interval."""
+    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 def proportion(one: Outcome) -> tuple[float, float]:

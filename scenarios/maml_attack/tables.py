@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedpriv.attacks import Outcome, Rate
+from fedpriv.attacks import Outcome
 from fedpriv.config import Config, read_toml
 from fedpriv.evidence import (
     Configs,
@@ -19,7 +19,7 @@ from fedpriv.evidence import (
 )
 from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
-from fedpriv.scenarios.maml_attack.cells import Cell, judged, proportion, read_cells, trend
+from fedpriv.scenarios.maml_attack.cells import Cell, judged, proportion, rate_text, read_cells, trend
 from fedpriv.scenarios.maml_attack.pictures import draw_cells, draw_epochs
 from fedpriv.statistics import Interval
 
@@ -95,10 +95,6 @@ def _trends(cells: list[Cell], epochs: Epochs) -> dict[str, tuple[Interval, bool
     return found
 
 
-def _rate(found: Rate) -> str:
-    return f"{found.value:.3f} [{found.low:.3f}, {found.high:.3f}]"
-
-
 def _main_table(cells: list[Cell]) -> list[str]:
     rows = [
         "| data | set | game | accuracy | AUC | TPR at 1% FPR | cheap score: AUC | paper's accuracy |",
@@ -108,7 +104,12 @@ def _main_table(cells: list[Cell]) -> list[str]:
         if (cell.ways, cell.shots) == (5, 1):
             for rule, one in cell.found.items():
                 paper = f"{cell.paper_accuracy:.2f}" if rule == "paper" else ""
-                shown = [_rate(one.accuracy), _rate(one.auc), _rate(one.tpr_at_low_fpr), _rate(cell.cheap[rule].auc)]
+                shown = [
+                    rate_text(one.accuracy),
+                    rate_text(one.auc),
+                    rate_text(one.tpr_at_low_fpr),
+                    rate_text(cell.cheap[rule].auc),
+                ]
                 name = "the paper's" if rule == "paper" else "controlled"
                 rows.append(f"| {cell.data} | {cell.which} | {name} | {' | '.join(shown)} | {paper} |")
     return rows
@@ -127,14 +128,14 @@ def _all_table(cells: list[Cell]) -> list[str]:
             cell.which,
             cell.data,
             f"{cell.ways}-{cell.shots}",
-            _rate(ours.accuracy),
+            rate_text(ours.accuracy),
             f"{ours.recall.value:.2f}/{ours.false_positives.value:.2f}",
             f"{cell.paper_accuracy:.2f}",
             f"{cell.paper[0] / 50:.2f}/{cell.paper[1] / 50:.2f}",
             f"{cell.accuracy - cell.paper_accuracy:+.3f}",
             f"{cell.p:.2g}",
             f"{ours.auc.value:.3f}",
-            _rate(other.accuracy),
+            rate_text(other.accuracy),
             f"{other.auc.value:.3f}",
             f"{other.tpr_at_low_fpr.value:.2f}",
             f"{held['billboard']:.2f} (start {held['scratch']:.2f}, pre-trained {held['pretrained']:.2f})",

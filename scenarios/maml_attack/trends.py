@@ -9,7 +9,7 @@ from fedpriv.config import Config, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, configurations, ending, opening, page_root, read_protocol
 from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
-from fedpriv.scenarios.maml_attack.cells import judged, proportion, trend
+from fedpriv.scenarios.maml_attack.cells import judged, proportion, rate_text, trend
 from fedpriv.statistics import Interval
 
 __all__ = ["main"]
@@ -78,8 +78,7 @@ def _page(protocol: Protocol, evidence: Evidence, found: dict[str, dict[int, Out
         "| data, 5-way 1-shot | round | accuracy | AUC |",
         "| --- | ---: | --- | --- |",
         *(
-            f"| {data} | {number} | {one.accuracy.value:.3f} [{one.accuracy.low:.3f}, {one.accuracy.high:.3f}] "
-            f"| {one.auc.value:.3f} [{one.auc.low:.3f}, {one.auc.high:.3f}] |"
+            f"| {data} | {number} | {rate_text(one.accuracy)} | {rate_text(one.auc)} |"
             for data, rounds in found.items()
             for number, one in rounds.items()
         ),
