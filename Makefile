@@ -43,6 +43,7 @@ evidence: $(VENV)/dev
 	$(BIN)/python -m fedpriv.scenarios.pmtl.evidence
 	$(BIN)/python -m fedpriv.scenarios.pmtl.streams
 	$(BIN)/python -m fedpriv.scenarios.lrs_ratings.evidence
+	$(BIN)/python -m fedpriv.scenarios.lrs_ratings.starved
 	$(BIN)/python -m fedpriv.scenarios.lrs_synthetic.figures
 	$(BIN)/python -m fedpriv.scenarios.maml.evidence
 	$(BIN)/python -m fedpriv.scenarios.maml_attack.tables

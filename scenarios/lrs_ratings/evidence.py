@@ -28,10 +28,15 @@ from fedpriv.statistics import Interval, interval
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["main"]
+__all__ = ["COMMON", "main", "rating_differences", "side"]
 
 _HERE = Path(__file__).parent
-_COMMON = {"run.grid": "in-process", "run.baseline": False, "run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
+COMMON: dict[str, Any] = {
+    "run.grid": "in-process",
+    "run.baseline": False,
+    "run.checkpoint_every": 1000,
+    "strategy.evaluate_every": 0,
+}
 _BIAS = {"movielens": 0.938, "insteval": 1.202}
 """User and item bias on single ratings of a random 80/20 split, as the data's page has it."""
 _TITLES = {"movielens": "MovieLens 100K, groups of people", "insteval": "InstEval, students"}
@@ -47,7 +52,7 @@ def _preset(name: str) -> Config:
 
 def _read() -> tuple[Protocol, Configs]:
     protocol = read_protocol(_HERE / "protocol.toml")
-    return protocol, configurations(protocol, _preset, _COMMON)
+    return protocol, configurations(protocol, _preset, COMMON)
 
 
 def _found(evidence: Evidence, point: str, kind: str, part: str = "rmse", arm: str = "amht") -> Interval:
@@ -82,16 +87,19 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
     ]
 
 
-def _side(protocol: Protocol, side: str) -> tuple[str, str]:
-    arm, _, rest = side.partition(".")
+def side(protocol: Protocol, name: str) -> tuple[str, str]:
+    """Return what a side of a difference is called, and over which tasks it is measured."""
+    arm, _, rest = name.partition(".")
     part, _, kind = rest.partition(".")
     label = protocol.arms[arm].label if kind == "amht" else KINDS[kind]
     return label, "data-starved tasks" if part == "starved" else "all"
 
 
-def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
+def rating_differences(protocol: Protocol, found: list[Difference]) -> list[str]:
+    """Return the table of differences in errors."""
+
     def cells(one: Difference) -> tuple[str, ...]:
-        (first, where), (second, _) = _side(protocol, one.first), _side(protocol, one.second)
+        (first, where), (second, _) = side(protocol, one.first), side(protocol, one.second)
         spread = f"{one.interval.mean:.4f} \u00b1 {one.interval.half or 0.0:.4f}"
         return f"{first} minus {second}", where, one.point, spread
 
@@ -166,7 +174,7 @@ def _sentence(evidence: Evidence, protocol: Protocol) -> str:
 def _page(protocol: Protocol, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
     failed = [
-        f"{_side(protocol, one.first)[0]} minus {_side(protocol, one.second)[0]} on {one.point}"
+        f"{side(protocol, one.first)[0]} minus {side(protocol, one.second)[0]} on {one.point}"
         for one in claimed(protocol, found)
         if not one.below
     ]
@@ -181,7 +189,15 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
     lines += ["", *_reasons(evidence)]
     for point in protocol.points:
         lines += ["", f"## {_TITLES[point]}", "", *_table(protocol, evidence, point)]
-    lines += ["", "## Differences", "", *_differences(protocol, found), "", *ending(protocol, evidence, failed), ""]
+    lines += [
+        "",
+        "## Differences",
+        "",
+        *rating_differences(protocol, found),
+        "",
+        *ending(protocol, evidence, failed),
+        "",
+    ]
     return "\n".join(lines)
 
 
