@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, ClassVar, Literal
 
 import numpy as np
+import torch
 from pydantic import Field, model_validator
 
 from fedpriv.cohort import (
@@ -32,6 +33,8 @@ from fedpriv.cohort import (
     refuse_once_differentiable_on,
 )
 from fedpriv.cohort.private_steps import private_gradients
+from fedpriv.errors import InputError
+from fedpriv.names import unknown
 from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.local import pixel_guarantee, support_guarantee
 
@@ -78,12 +81,17 @@ class MAML(ClientAlgorithm):
         Standard deviation of the noise on the meta-gradient that is sent.
     adaptation_clip : float or None
         Largest norm of one support example's gradient: adaptation as in DP-SGD, first order only.
+    from_zero : tuple of str
+        Arrays that start from zero in every adaptation and are no part of the meta-model, such as the last layer's
+        ``("3.weight", "3.bias")``. Where classes mean nothing outside their task, all outputs should start alike; a
+        last layer that is learned has to find that out from data. What is sent of these arrays is zero.
 
     References
     ----------
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks. ICML 2017. Noise at four
     places: Rafiei, Maheri, Rabiee: Privacy Challenges in Meta-Learning, figures 9 to 12. Private adaptation: Li,
-    Khodak, Caldas, Talwalkar: Differentially Private Meta-Learning.
+    Khodak, Caldas, Talwalkar: Differentially Private Meta-Learning. Outputs that start alike: Ye, Chao: How to Train
+    Your MAML to Excel in Few-Shot Classification. ICLR 2022.
     """
 
     updates_use_state: ClassVar[bool] = False
@@ -101,6 +109,7 @@ class MAML(ClientAlgorithm):
     input_range: tuple[float, float] | None = None
     noise_validation: float = Field(default=0.0, ge=0)
     adaptation_clip: float | None = Field(default=None, gt=0)
+    from_zero: tuple[str, ...] = ()
 
     @model_validator(mode="after")
     def _private_adaptation_is_first_order(self) -> MAML:
@@ -131,6 +140,15 @@ class MAML(ClientAlgorithm):
     def check(self, problem: Problem, tasks: Tasks) -> None:
         """Refuse a model that is not twice differentiable, and tasks without a query example beside the shots."""
         check_shots(tasks, self.shots)
+        arrays = problem.initial()
+        for name in self.from_zero:
+            if name not in arrays:
+                raise InputError(unknown("array in client.from_zero", name, arrays))
+        if set(arrays) <= set(self.from_zero):
+            raise InputError(
+                f"client.from_zero names all {len(arrays)} arrays of the model, so there is nothing left to learn "
+                "together; name those of the last layer."
+            )
         if self.order == "second":
             refuse_once_differentiable_on(problem, tasks)
 
@@ -184,7 +202,7 @@ class MAML(ClientAlgorithm):
         found = meta_gradient(
             learner.engine,
             learner.problem,
-            broadcast(billboard, len(cohort)),
+            broadcast(self.begin(billboard), len(cohort)),
             support,
             query,
             self.inner,
@@ -195,8 +213,14 @@ class MAML(ClientAlgorithm):
             for name, value in update.items():
                 noise = learner.normal(f"maml validation {name}", cohort, key, value.shape[1:])
                 value.add_(noise, alpha=self.noise_validation)
+        for name in self.from_zero:
+            update[name].zero_()
         self._count(learner, cohort, drawn)
         return state, update
+
+    def begin(self, billboard: Params) -> Params:
+        """Return where every task begins: the billboard, with zeros for the arrays of ``from_zero``."""
+        return {name: torch.zeros_like(value) if name in self.from_zero else value for name, value in billboard.items()}
 
     def draw(self, cohort: Cohort, key: Key) -> Episodes:
         """Return the episodes of one participation, before any noise."""
@@ -219,7 +243,7 @@ class MAML(ClientAlgorithm):
     def adapted(self, learner: Learner, billboard: Params, cohort: Cohort) -> Params:
         """Return what each task uses for itself, [C, ...]."""
         drawn = draw_episodes(cohort, Key(0, 0, Purpose.EPISODE), shots=self.shots, queries=0)
-        start = broadcast(billboard, len(cohort))
+        start = broadcast(self.begin(billboard), len(cohort))
         return adapt(learner.engine, learner.problem, start, drawn.support, self.inner)
 
     def _noisy(self, learner: Learner, batch: Batch, purpose: str, std: float, cohort: Cohort, key: Key) -> Batch:

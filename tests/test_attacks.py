@@ -346,6 +346,22 @@ def rows_of_digits(**changes: Any) -> Any:
     return problem, client, billboard, rows, cohort, key
 
 
+@pytest.mark.parametrize("order", ["second", "first"])
+@pytest.mark.parametrize("which", ["last", "first"])
+def test_the_server_knows_which_arrays_start_from_zero(order: Any, which: str) -> None:
+    """The truth explains what was sent to the last bit but rounding; another image does not."""
+    own = ("3.weight", "3.bias") if which == "last" else ("1.bias",)
+    problem, client, billboard, rows, cohort, key = rows_of_digits(from_zero=own, order=order)
+    seen, _ = seen_rows(problem, client, billboard, rows, cohort, key)
+    assert set(seen.gradient) == set(billboard) - set(own)
+    match = support_match(
+        LoopEngine(), problem, seen.billboard, seen.gradient, seen.support.targets, seen.query, seen.inner
+    )
+    assert match(seen.support.inputs).detach() == pytest.approx([1.0] * len(seen), abs=1e-5)
+    if order == "second" or which == "last":  # the first order sees support images through the adapted model alone
+        assert float(match(seen.support.inputs.flip(0)).detach().mean()) < 0.99
+
+
 def test_games_on_digits() -> None:
     """16 games a side. By chance, an AUC of 0.8 comes less than once in 500 (normal approximation of Mann-Whitney)."""
     parts = rows_of_digits()

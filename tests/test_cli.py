@@ -84,7 +84,19 @@ def test_lists(fedpriv: Any) -> None:
         *[("lrs-net", name) for name in ("femnist", "digits")],
         *[("lrs-ratings", name) for name in ("movielens", "insteval", "movielens-private", "insteval-private")],
         *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
-        *[("maml", name) for name in ("digits", "mnist", "mnist-long", "fashion", "femnist")],
+        *[
+            ("maml", name)
+            for name in (
+                "digits",
+                "mnist",
+                "mnist-long",
+                "mnist-even",
+                "fashion",
+                "femnist",
+                "femnist-even",
+                "femnist-classes",
+            )
+        ],
         *[("maml-attack", name) for name in ("digits", "mnist", "fashion", "femnist")],
         *[("pmtl", name) for name in ("digits", "femnist", "fashion")],
     ]

@@ -224,6 +224,17 @@ def test_only_meta_gradients_are_attacked() -> None:
         with_watch(experiment(client=GlobalModel(), held_out=None), Watch(**GAMES))
 
 
+def test_query_sets_are_not_attacked_where_arrays_start_from_zero(tmp_path: Path) -> None:
+    client = MAML(queries=1, from_zero=("3.weight", "3.bias"))
+    for games in ({}, {"sets": ("support",)}, {"global_game": False}):
+        with pytest.raises(InputError, match=r"blind where arrays start from zero .* that protects nobody"):
+            with_watch(experiment(client=client), Watch(**GAMES | games))
+    only = with_watch(experiment(client=client), Watch(**GAMES, sets=("support",), global_game=False))
+    only.run(out=tmp_path / "run")
+    found = results_of(tmp_path / "run")
+    assert all("failed" not in one and 0 <= one["support"]["accuracy"] <= 1 for one in found["attacked"])
+
+
 def test_noise_of_the_nodes_is_in_the_rows_and_bounds_the_auc(tmp_path: Path) -> None:
     local = with_watch(
         experiment(strategy={"noise_at": "node", "noise_multiplier": 4.0, "rounds": 1}), Watch(**GAMES, rounds=(1,))

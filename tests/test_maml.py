@@ -113,6 +113,40 @@ def test_not_a_bit_depends_on_who_shares_the_cohort(dtype: torch.dtype) -> None:
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
 
 
+@pytest.mark.parametrize("order", ["second", "first"])
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_arrays_that_start_from_zero_are_no_part_of_the_meta_model(order: Any, noise: float) -> None:
+    """What the billboard holds of them is never used, nothing is sent of them, the rest is as if they were zero."""
+    tasks, _ = people()
+    mine = learner(tasks)
+    start = mine.problem.initial()
+    head = tuple(start)[-2:]
+    usual: dict[str, Any] = {"learning_rate": 0.4, "queries": 2, "order": order, "noise_validation": noise}
+    client = MAML(from_zero=head, **usual)
+    cohort = Cohort(tasks, np.arange(len(tasks)), torch.float64)
+    _, update = client.train(mine, start, {}, cohort, Key(0, 1))
+    assert all(not update[name].any() for name in head)
+    zeros = {name: torch.zeros_like(value) if name in head else value for name, value in start.items()}
+    _, wanted = MAML(**usual).train(mine, zeros, {}, cohort, Key(0, 1))
+    other = {name: value + 3.0 if name in head else value for name, value in start.items()}
+    _, again = client.train(mine, other, {}, cohort, Key(0, 1))
+    for name in set(start) - set(head):
+        assert torch.equal(update[name], wanted[name])
+        assert torch.equal(update[name], again[name])
+        assert update[name].any()
+    scores = [one.evaluate(mine, here, {}, cohort).loss for one, here in ((client, other), (MAML(**usual), zeros))]
+    assert torch.equal(*scores)
+
+
+def test_arrays_that_start_from_zero_must_exist_and_leave_something() -> None:
+    tasks, _ = people()
+    problem = learner(tasks).problem
+    with pytest.raises(InputError, match="unknown array in client\\.from_zero 'head'"):
+        MAML(from_zero=("head",)).check(problem, tasks)
+    with pytest.raises(InputError, match="names all 4 arrays of the model, so there is nothing left to learn"):
+        MAML(from_zero=tuple(problem.initial())).check(problem, tasks)
+
+
 def test_evaluation_adapts_without_noise_and_counts_no_work() -> None:
     tasks, new = people()
     mine = learner(tasks)
@@ -435,7 +469,9 @@ def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
     assert found["scratch"]["best"]["accuracy"] >= found["scratch"]["accuracy"]
 
 
-@pytest.mark.parametrize("preset", ["digits", "mnist", "mnist-long", "fashion", "femnist"])
+@pytest.mark.parametrize(
+    "preset", ["digits", "mnist", "mnist-long", "mnist-even", "fashion", "femnist", "femnist-even", "femnist-classes"]
+)
 @pytest.mark.data
 def test_presets_fit_their_data(preset: str) -> None:
     build_experiment(scenario("maml").preset(preset)).check()

@@ -76,7 +76,8 @@ def full_batch(inputs: Tensor, labels: Tensor) -> Batch:
 
 
 def alignment(left: Params, right: Params) -> Tensor:
-    """Return the cosine of the angle between two trees of gradients, per game, [G]."""
+    """Return the cosine of the angle between two trees of gradients, per game, [G]; over the arrays of ``right``."""
+    left = {name: left[name] for name in right}
     return _inner(left, right) / (_inner(left, left) * _inner(right, right)).sqrt().clamp_min(1e-12)
 
 

@@ -25,6 +25,13 @@ class Episodic(Protocol):
     def inner(self) -> InnerLoop:
         """How tasks adapt."""
 
+    @property
+    def from_zero(self) -> tuple[str, ...]:
+        """Arrays that start from zero in every task, and of which nothing is sent."""
+
+    def begin(self, billboard: Params) -> Params:
+        """Return where every task begins."""
+
     def draw(self, cohort: Cohort, key: Key) -> Episodes:
         """Return the episodes of one participation, before any noise."""
 
@@ -38,9 +45,9 @@ class Seen:
     problem : Problem
         Model and loss, which the server chose.
     billboard : Params, each [...]
-        What the server published.
+        Where the tasks began: what the server published, and zeros for arrays that start from zero.
     gradient : Params, each [G, ...]
-        Meta-gradients, up to a positive factor each: rows are clipped.
+        Meta-gradients, up to a positive factor each: rows are clipped. Without arrays that start from zero.
     support, query : Batch
         Truth: the episodes behind them, without padding.
     inner : InnerLoop
@@ -114,8 +121,8 @@ def seen_rows(
             f"none of the {len(cohort)} recorded rows can be attacked: they are all zero, or their episodes have fewer "
             "examples than client.shots and client.queries ask for; lower these."
         )
-    gradient = {name: -value.to(problem.dtype) for name, value in rows.items()}
-    whole = Seen(problem, billboard, gradient, support, query, client.inner, cohort.positions)
+    gradient = {name: -value.to(problem.dtype) for name, value in rows.items() if name not in client.from_zero}
+    whole = Seen(problem, client.begin(billboard), gradient, support, query, client.inner, cohort.positions)
     return whole.part(kept), len(cohort) - len(kept)
 
 

@@ -48,7 +48,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
     if not chosen:
         known = ", ".join(map(str, recorded))
         raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
-    refuse_unattackable(experiment)
+    refuse_unattackable(experiment, settings)
     pictures: list[Path] = []
     with Progress(quiet=json_output) as progress:
         progress.begin("attack")

@@ -99,7 +99,7 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
     last = experiment.strategy.rounds
     rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
     if watch.during:
-        refuse_unattackable(experiment)
+        refuse_unattackable(experiment, watch)
         if experiment.strategy.reply_kind == "sum":
             raise InputError(_sums(None))
         needed = watch.games + watch.validation
@@ -172,18 +172,27 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
     return seen, cohort, left_out
 
 
-def refuse_unattackable(experiment: Experiment) -> None:
-    """Refuse clients whose updates are no meta-gradients, and models whose gradients cannot be differentiated.
+def refuse_unattackable(experiment: Experiment, watch: Watch) -> None:
+    """Refuse what cannot be attacked: other updates than meta-gradients, models without second derivatives.
+
+    Also query sets where arrays start from zero.
 
     Raises
     ------
     InputError
         Says which, and what to do.
     """
-    if not (hasattr(experiment.client, "draw") and hasattr(experiment.client, "inner")):
+    client: Any = experiment.client
+    if not all(hasattr(client, name) for name in ("draw", "inner", "begin", "from_zero")):
         raise InputError(
-            f"the attacks read meta-gradients, and the client {kebab(type(experiment.client).__name__)!r} sends "
+            f"the attacks read meta-gradients, and the client {kebab(type(client).__name__)!r} sends "
             "something else; use the client 'maml', or set attack.during = false to record rows only."
+        )
+    if client.from_zero and ("query" in watch.sets or watch.global_game):
+        raise InputError(
+            "query sets are guessed with the billboard in place of the adapted model (equation 9), which is blind "
+            f"where arrays start from zero (client.from_zero = {list(client.from_zero)}); that protects nobody from a "
+            "better attack. Attack support sets: attack.sets = ['support'], attack.global_game = false."
         )
     refuse_once_differentiable_on(experiment.problem(), experiment.tasks)
 

@@ -143,7 +143,7 @@ def _reasons(evidence: Evidence) -> list[str]:
     return [
         "What to make of it:",
         "",
-        f"- Sharing a vector is worth {gap('insteval', 'sparse', 'amht')} on InstEval (sparse only minus AMHT) "
+        f"- Sharing a vector is worth {gap('insteval', 'sparse', 'amht')} on InstEval (sparse only minus AMHT-LRS) "
         f"and {gap('movielens', 'sparse', 'amht')} on MovieLens, where tasks have enough ratings of their own. Most is "
         "in the features, which public people paid for.",
         "- That is also why privacy costs so little here: one vector of 52 is learned from all tasks, and one of its "
