@@ -137,6 +137,18 @@ def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
     folder.close()
 
 
+def test_a_run_from_before_a_list_was_known_goes_on(tmp_path: Path) -> None:
+    """An empty list is what a key that nobody wrote means; a list with something in it is another run."""
+    from fedpriv.runs import RunFolder
+
+    RunFolder(tmp_path / "run", {"client": {"name": "maml"}}, resume=False).close()
+    RunFolder(tmp_path / "run", {"client": {"name": "maml", "from_zero": []}}, resume=True).close()
+    with pytest.raises(InputError, match=r"client\.from_zero was None .* and is \['3\.bias'\] now"):
+        RunFolder(tmp_path / "run", {"client": {"name": "maml", "from_zero": ["3.bias"]}}, resume=True)
+    with pytest.raises(InputError, match=r"client\.shots was None .* and is 0 now"):
+        RunFolder(tmp_path / "run", {"client": {"name": "maml", "shots": 0}}, resume=True)
+
+
 def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
     from fedpriv import FedprivError
 

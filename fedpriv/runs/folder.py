@@ -254,7 +254,8 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
         for key in sorted({*old, *new}):
             if section == "run" and key in free:
                 continue
-            if old.get(key) != new.get(key):
+            # An empty list is as good as none, so that a run may go on that was started before its key was known.
+            if old.get(key, []) != new.get(key, []):
                 raise InputError(
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."
