@@ -95,6 +95,7 @@ def test_lists(fedpriv: Any) -> None:
                 "femnist",
                 "femnist-even",
                 "femnist-classes",
+                "femnist-apart",
             )
         ],
         *[("maml-attack", name) for name in ("digits", "mnist", "fashion", "femnist")],

@@ -470,7 +470,18 @@ def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
 
 
 @pytest.mark.parametrize(
-    "preset", ["digits", "mnist", "mnist-long", "mnist-even", "fashion", "femnist", "femnist-even", "femnist-classes"]
+    "preset",
+    [
+        "digits",
+        "mnist",
+        "mnist-long",
+        "mnist-even",
+        "fashion",
+        "femnist",
+        "femnist-even",
+        "femnist-classes",
+        "femnist-apart",
+    ],
 )
 @pytest.mark.data
 def test_presets_fit_their_data(preset: str) -> None:

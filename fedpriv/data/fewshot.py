@@ -26,8 +26,13 @@ __all__ = ["FewShot", "few_shot"]
 
 Positions = NDArray[np.int64]
 
-_TURNED_ALIKE = {"digits": (6, 9), "mnist": (6, 9)}
+_TURNED_ALIKE = {"digits": ((6, 9),), "mnist": ((6, 9),)}
 """Classes that look alike when they are turned: knowing one is knowing the other."""
+
+_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_SHAPES = "0Oo 1Iil 2NZz 3EMmWw 5Ss 69bdgpPqB8 7L CcnUu Jj Kk Tt Vv Xx Yyh ae"
+_LOOK_ALIKE = {"femnist": tuple(tuple(_CHARACTERS.index(one) for one in shape) for shape in _SHAPES.split())}
+"""Characters that look alike in another case, in handwriting, or when they are turned, by eye."""
 
 
 class FewShot(Settings):
@@ -53,7 +58,10 @@ class FewShot(Settings):
     turns : bool
         By classes: every image is turned by 0, 90, 180 or 270 degrees (public, at random), and what is turned
         differently is another class. Sets of ten classes are too few to learn to learn from. Whoever is held out, is so
-        in all four directions; 6 and 9 are held out together or not at all.
+        in all four directions; 6 and 9 of digits and MNIST are held out together or not at all.
+    apart : bool
+        By classes: characters that look alike, such as 0 and O or n and u, are held out together or not at all. Digits
+        and MNIST need no word for it.
     seed : int
         Public.
     """
@@ -66,6 +74,7 @@ class FewShot(Settings):
     held_out: int = Field(default=50, ge=1)
     held_out_classes: int | None = Field(default=None, ge=0)
     turns: bool = False
+    apart: bool = False
     seed: int = Field(default=0, ge=0)
 
 
@@ -131,18 +140,42 @@ def _sides(dataset: Dataset, settings: FewShot) -> tuple[Positions, Positions]:
             f"few-shot: data.held_out_classes must be less than the {len(kinds)} classes of {dataset.name!r}, got "
             f"{held}."
         )
-    alike = _TURNED_ALIKE.get(dataset.name, ()) if turned else ()
-    if held and alike:
-        first = [label for label in order.tolist() if label not in alike]
-        place = int(np.flatnonzero(np.isin(order, alike))[0])
-        both = list(alike) if place < held and held >= len(alike) else []
-        chosen = both + first[: held - len(both)]
-        order = np.array(chosen + [label for label in order.tolist() if label not in chosen], dtype=np.int64)
+    order = _apart(order, held, _alike(dataset.name, settings)) if held else order
     mine, theirs = (order, order) if held == 0 else (order[held:], order[:held])
     if turned:
         mine, theirs = ((4 * side[:, None] + np.arange(4)).reshape(-1) for side in (mine, theirs))
     present = np.unique(dataset.targets)
     return mine[np.isin(mine, present)], theirs[np.isin(theirs, present)]
+
+
+def _alike(name: str, settings: FewShot) -> tuple[tuple[int, ...], ...]:
+    """Return groups of classes of which none may be on both sides."""
+    if settings.apart and name not in (*_TURNED_ALIKE, *_LOOK_ALIKE):
+        known = ", ".join(sorted((*_TURNED_ALIKE, *_LOOK_ALIKE)))
+        raise InputError(
+            f"few-shot: which classes of {name!r} look alike is not known (it is for {known}); leave out data.apart."
+        )
+    turned = _TURNED_ALIKE.get(name, ()) if settings.turns else ()
+    return turned + (_LOOK_ALIKE.get(name, ()) if settings.apart else ())
+
+
+def _apart(order: Positions, held: int, alike: Sequence[Sequence[int]]) -> Positions:
+    """Put ``held`` classes first: whole groups that the order begins with, as far as they fit, then single classes."""
+    present, chosen = set(order.tolist()), list[int]()
+    grouped = {label for group in alike for label in group}
+    for label in order[:held].tolist():
+        for group in alike:
+            own = [one for one in group if one in present]
+            if label in own and label not in chosen and len(chosen) + len(own) <= held:
+                chosen += own
+    single = [label for label in order.tolist() if label not in grouped]
+    chosen += single[: held - len(chosen)]
+    if len(chosen) < held:
+        raise InputError(
+            f"few-shot: {held} classes cannot be held out without parting some that look alike; change "
+            "data.held_out_classes."
+        )
+    return np.array(chosen + [label for label in order.tolist() if label not in chosen], dtype=np.int64)
 
 
 def _by_classes(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[_Made]]:

@@ -4,4 +4,14 @@ Finn, Abbeel, Levine: Model-Agnostic Meta-Learning. A task is one person with im
 how well people do who never took part: of classes that nobody had, or other writers.
 """
 
-PRESETS = ("digits", "mnist", "mnist-long", "mnist-even", "fashion", "femnist", "femnist-even", "femnist-classes")
+PRESETS = (
+    "digits",
+    "mnist",
+    "mnist-long",
+    "mnist-even",
+    "fashion",
+    "femnist",
+    "femnist-even",
+    "femnist-classes",
+    "femnist-apart",
+)
