@@ -70,9 +70,9 @@ Report seeds score images of 6 to 15 of the 20 characters, those with most image
         f"""\
 {_ZERO}
 
-People who took no part have 5 of 20 held-out characters, turned by quarters like all others. Characters that look alike
-(in another case, in handwriting, or turned) are on one side, in groups made by eye. A person has the characters with the
-most images left, so report seeds score 5 to 13 of the 20, digits above all.""",
+People who took no part have 5 of 20 held-out characters, turned by quarters like all others. Characters that look
+alike (in another case, in handwriting, or turned) are on one side, in groups made by eye. A person has the characters
+with the most images left, so report seeds score 5 to 13 of the 20, digits above all.""",
     ),
 )
 
