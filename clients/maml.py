@@ -84,14 +84,17 @@ class MAML(ClientAlgorithm):
     from_zero : tuple of str
         Arrays that start from zero in every adaptation and are no part of the meta-model, such as the last layer's
         ``("3.weight", "3.bias")``. Where classes mean nothing outside their task, all outputs should start alike; a
-        last layer that is learned has to find that out from data. What is sent of these arrays is zero.
+        last layer that is learned has to find that out from data. What is sent of these arrays is zero, before any
+        noise on the row; what the billboard holds there is never used, so scores of the billboard itself mean nothing.
+        ``strategy.clipping_norms`` may give them a norm close to zero.
 
     References
     ----------
     Finn, Abbeel, Levine: Model-Agnostic Meta-Learning for Fast Adaptation of Deep Networks. ICML 2017. Noise at four
     places: Rafiei, Maheri, Rabiee: Privacy Challenges in Meta-Learning, figures 9 to 12. Private adaptation: Li,
     Khodak, Caldas, Talwalkar: Differentially Private Meta-Learning. Outputs that start alike: Ye, Chao: How to Train
-    Your MAML to Excel in Few-Shot Classification. ICLR 2022.
+    Your MAML to Excel in Few-Shot Classification; that start from zero: Kao, Chiu, Chen: MAML is a Noisy Contrastive
+    Learner in Classification; both ICLR 2022.
     """
 
     updates_use_state: ClassVar[bool] = False
@@ -137,6 +140,11 @@ class MAML(ClientAlgorithm):
         """Whether any of the four places has noise."""
         return any((self.noise_support, self.noise_adaptation, self.noise_query, self.noise_validation))
 
+    @property
+    def billboard_predicts(self) -> bool:
+        """Whether the billboard is a model by itself: without arrays that start from zero."""
+        return not self.from_zero
+
     def check(self, problem: Problem, tasks: Tasks) -> None:
         """Refuse a model that is not twice differentiable, and tasks without a query example beside the shots."""
         check_shots(tasks, self.shots)
@@ -144,7 +152,7 @@ class MAML(ClientAlgorithm):
         for name in self.from_zero:
             if name not in arrays:
                 raise InputError(unknown("array in client.from_zero", name, arrays))
-        if set(arrays) <= set(self.from_zero):
+        if set(arrays) == set(self.from_zero):
             raise InputError(
                 f"client.from_zero names all {len(arrays)} arrays of the model, so there is nothing left to learn "
                 "together; name those of the last layer."

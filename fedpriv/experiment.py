@@ -197,6 +197,12 @@ class Experiment(Settings):
                 "tasks that add noise of their own hide from the server, and published metrics would send it their "
                 "scores without any; leave out strategy.metrics, or the client's noise."
             )
+        idle = [name for name in getattr(self.strategy, "metrics", ()) if name.startswith("billboard.")]
+        if idle and not self.client.billboard_predicts:
+            raise ValueError(
+                f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses: the client "
+                "begins elsewhere (client.from_zero); publish personal.* instead."
+            )
         self.tasks.check()
         if self.held_out is not None:
             _check_newcomers(self.tasks, self.held_out)

@@ -220,15 +220,18 @@ def test_protected_data_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_only_meta_gradients_are_attacked() -> None:
-    with pytest.raises(InputError, match="client 'global-model' sends something else; use the client 'maml'"):
+    with pytest.raises(InputError, match=r"client 'global-model' sends something else, or .* use the client 'maml'"):
         with_watch(experiment(client=GlobalModel(), held_out=None), Watch(**GAMES))
 
 
 def test_query_sets_are_not_attacked_where_arrays_start_from_zero(tmp_path: Path) -> None:
     client = MAML(queries=1, from_zero=("3.weight", "3.bias"))
     for games in ({}, {"sets": ("support",)}, {"global_game": False}):
-        with pytest.raises(InputError, match=r"blind where arrays start from zero .* that protects nobody"):
+        with pytest.raises(
+            InputError, match=r"weights that start from zero \(3\.weight\) let nothing through; that protects nobody"
+        ):
             with_watch(experiment(client=client), Watch(**GAMES | games))
+    with_watch(experiment(client=MAML(queries=1, from_zero=("3.bias",))), Watch(**GAMES))  # biases hide nothing
     only = with_watch(experiment(client=client), Watch(**GAMES, sets=("support",), global_game=False))
     only.run(out=tmp_path / "run")
     found = results_of(tmp_path / "run")

@@ -138,6 +138,43 @@ def test_arrays_that_start_from_zero_are_no_part_of_the_meta_model(order: Any, n
     assert torch.equal(*scores)
 
 
+def test_arrays_that_start_from_zero_get_the_noise_of_the_node_and_are_not_published_as_a_model() -> None:
+    """The row is noised whole, so the guarantee is that of any other row."""
+    head = ("3.weight", "3.bias")
+    node: dict[str, Any] = {"noise_at": "node", "noise_multiplier": 4.0}
+    said = [
+        experiment(MAML(queries=1, **more), model="mlp", strategy=node).run().summary["guarantee"]
+        for more in ({}, {"from_zero": head})
+    ]
+    assert said[0] == said[1]
+    start = experiment(model="mlp").problem().initial()
+    published = experiment(MAML(queries=1, from_zero=head), model="mlp", strategy=node).run().billboards["all"]
+    moved = [float(np.abs(published[name] - start[name].numpy()).max()) for name in head]
+    assert min(moved) > 0
+    with pytest.raises(InputError, match=r"would publish billboard\.accuracy, at a cost, of a model that nobody uses"):
+        experiment(
+            MAML(queries=1, from_zero=head),
+            model="mlp",
+            strategy={"metrics": ("billboard.accuracy",), "metrics_epsilon": 1.0},
+        )
+
+
+def test_private_adaptation_also_starts_from_zero() -> None:
+    """Adaptation as in DP-SGD moves the last layer, whose gradients are clipped and noised like all others."""
+    tasks, _ = people()
+    usual: dict[str, Any] = {
+        "queries": 2, "order": "first", "episodes": "fixed", "adaptation_clip": 0.5, "noise_adaptation": 1.0,
+    }  # fmt: skip
+    start = learner(tasks).problem.initial()
+    head = tuple(start)[-2:]
+    zeros = {name: torch.zeros_like(value) if name in head else value for name, value in start.items()}
+    cohort = Cohort(tasks, np.arange(len(tasks)), torch.float64)
+    _, update = MAML(from_zero=head, **usual).train(learner(tasks), start, {}, cohort, Key(0, 1))
+    _, wanted = MAML(**usual).train(learner(tasks), zeros, {}, cohort, Key(0, 1))
+    assert all(torch.equal(update[name], wanted[name]) for name in set(start) - set(head))
+    assert all(not update[name].any() for name in head)
+
+
 def test_arrays_that_start_from_zero_must_exist_and_leave_something() -> None:
     tasks, _ = people()
     problem = learner(tasks).problem

@@ -51,6 +51,11 @@ class ClientAlgorithm(Settings, ABC):
         """Whether tasks draw noise of their own (``learner.normal``)."""
         return False
 
+    @property
+    def billboard_predicts(self) -> bool:
+        """Whether the billboard is a model by itself, before a task adapts it."""
+        return True
+
     def check(self, problem: Problem, tasks: Tasks) -> None:
         """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.
 

@@ -183,18 +183,21 @@ def refuse_unattackable(experiment: Experiment, watch: Watch) -> None:
         Says which, and what to do.
     """
     client: Any = experiment.client
+    problem = experiment.problem()
     if not all(hasattr(client, name) for name in ("draw", "inner", "begin", "from_zero")):
         raise InputError(
-            f"the attacks read meta-gradients, and the client {kebab(type(client).__name__)!r} sends "
-            "something else; use the client 'maml', or set attack.during = false to record rows only."
+            f"the attacks read meta-gradients, and the client {kebab(type(client).__name__)!r} sends something else, "
+            "or does not say how (draw, inner, begin, from_zero); use the client 'maml', or set attack.during = false "
+            "to record rows only."
         )
-    if client.from_zero and ("query" in watch.sets or watch.global_game):
+    blind = [name for name in client.from_zero if problem.initial()[name].dim() > 1]
+    if blind and ("query" in watch.sets or watch.global_game):
         raise InputError(
-            "query sets are guessed with the billboard in place of the adapted model (equation 9), which is blind "
-            f"where arrays start from zero (client.from_zero = {list(client.from_zero)}); that protects nobody from a "
-            "better attack. Attack support sets: attack.sets = ['support'], attack.global_game = false."
+            "query sets are guessed with the billboard in place of the adapted model (equation 9), where weights that "
+            f"start from zero ({', '.join(blind)}) let nothing through; that protects nobody from a better attack. "
+            "Attack support sets: attack.sets = ['support'], attack.global_game = false."
         )
-    refuse_once_differentiable_on(experiment.problem(), experiment.tasks)
+    refuse_once_differentiable_on(problem, experiment.tasks)
 
 
 def _sums(sighting: Sighting | None) -> str:

@@ -254,8 +254,10 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
         for key in sorted({*old, *new}):
             if section == "run" and key in free:
                 continue
-            # An empty list is as good as none, so that a run may go on that was started before its key was known.
-            if old.get(key, []) != new.get(key, []):
+            # A run may go on that was started before a list was known, which is empty unless somebody wants it.
+            if section in ("client", "strategy") and key not in old and new[key] == []:
+                continue
+            if old.get(key) != new.get(key):
                 raise InputError(
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."

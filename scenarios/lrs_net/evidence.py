@@ -207,7 +207,8 @@ network. So the first arm and those of fine-tuning do the same local work, and t
 - *62 of all biases* and *everything*: references, 9 and 1,800 times as many numbers.
 
 The budget was lowered after [62 numbers](evidence-lrs-net.md) had come out level with the best of the rivals there.
-All arms do the same local work: 1,300 passes of a writer's images.""",
+A writer takes part in half the rounds, so the first arm's local work is 660 passes of a writer's images in expectation,
+the shared network's 650, and that of fine-tuning 6 to 20 more. (The protocol counts rounds as if all took part.)""",
     ),
 )
 

@@ -180,15 +180,15 @@ def main(root: Path | None = None) -> None:
 
     root = page_root(root)
     found = []
-    for name, configs, seeds, draw in (
-        ("private", _private(), _PRIVATE_SEEDS, _draw_private),
-        ("phase", _phase(), _PHASE_SEEDS, _draw_phase),
+    for name, configs, seeds, draw, image in (
+        ("private", _private(), _PRIVATE_SEEDS, _draw_private, "lrs-private"),
+        ("phase", _phase(), _PHASE_SEEDS, _draw_phase, "lrs-synthetic"),
     ):
         out = root / f"runs/evidence/lrs-{name}"
         evidence = collect(configs, seeds, build=build_experiment, out=out, measure=_measure)
         figure = Figure(figsize=(6.0, 4.2), layout="constrained", facecolor="white")
         draw(figure.subplots(), evidence)
-        save_svg(figure, root / f"docs/images/lrs-{'private' if name == 'private' else 'synthetic'}.svg")
+        save_svg(figure, root / f"docs/images/{image}.svg")
         found.append(evidence)
     (root / "docs/lrs-synthetic.md").write_text(_page(*found))
 
