@@ -9,7 +9,8 @@ from fedpriv.config import Config, apply, read_toml
 from fedpriv.evidence import Protocol, collect, ending, opening, page_root, read_protocol
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
-from fedpriv.scenarios.maml_attack.noise import AREA, GAMES, areas_table, confident, noise_table, read_level
+from fedpriv.scenarios.maml_attack.noise import AREA, BOUNDS, GAMES, areas_table, confident, noise_table, read_level
+from fedpriv.scenarios.maml_attack.pictures import draw_noise
 
 __all__ = ["main"]
 
@@ -97,6 +98,7 @@ def _write(page: _Page, root: Path) -> None:
         "",
         f"{AREA} It is no promise: another attack, even the cheap score, may see more.",
     ]
+    lines += ["", f"![Attack against learning](images/maml-noise-{page.name}.svg)"]
     lines += [
         f"\n**{protocol.own['places'][name]['label'].capitalize()}: confident against both sets with both seeds at "
         f"{', '.join(f'{level:g}' for level in sorted(levels))}.**"
@@ -107,6 +109,12 @@ def _write(page: _Page, root: Path) -> None:
         lines += ["", f"## Seed {seed}", "", *noise_table(protocol, levels), "", *areas_table(protocol, levels)]
     lines += ["", *ending(protocol, evidence, failed), ""]
     (root / f"docs/evidence-noise-{page.name}.md").write_text("\n".join(lines))
+    panels = {
+        f"noise on the {place['label']}, seed {seed}": levels[name]
+        for seed, levels in found.items()
+        for name, place in protocol.own["places"].items()
+    }
+    draw_noise(panels, BOUNDS, root / f"docs/images/maml-noise-{page.name}.svg")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
 from fedpriv.statistics import Interval
 
-__all__ = ["AREA", "GAMES", "areas_table", "confident", "main", "noise_table", "read_level"]
+__all__ = ["AREA", "BOUNDS", "GAMES", "areas_table", "confident", "main", "noise_table", "read_level"]
 
 _HERE = Path(__file__).parent
 _RUNS = "runs/evidence/maml-noise"
@@ -32,7 +32,8 @@ GAMES = {
 }
 _CLAIMED = ("femnist", "mnist")
 _SEEDS = {"fashion": 3}
-_CHANCE, _LOSS = 0.6, 0.05
+BOUNDS = _CHANCE, _LOSS = 0.6, 0.05
+"""The largest AUC and the largest loss of held-out accuracy of a confident area."""
 _NONE = "none"
 AREA = (
     f"Confident area: levels with an AUC of {_CHANCE} or less in the paper's game and a held-out accuracy at most "
@@ -249,8 +250,8 @@ def main(root: Path | None = None) -> None:
         for shots in several
     }
     (root / "docs/evidence-maml-noise.md").write_text(_page(protocol, evidence, levels, gains))
-    areas = (_CHANCE, levels["support"][0].accuracy - _LOSS)
-    draw_noise(protocol.own["places"], levels, areas, root / "docs/images/maml-noise.svg")
+    panels = {f"noise on the {place['label']}": levels[name] for name, place in protocol.own["places"].items()}
+    draw_noise(panels, BOUNDS, root / "docs/images/maml-noise.svg")
 
 
 if __name__ == "__main__":

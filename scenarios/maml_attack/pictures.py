@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fedpriv.attacks import Outcome, Rate
 from fedpriv.scenarios.maml_attack.cells import Cell, Level
@@ -75,33 +75,31 @@ def draw_epochs(epochs: Mapping[tuple[str, str, int], Outcome], path: Path) -> N
     save_svg(figure, path)
 
 
-def draw_noise(
-    places: Mapping[str, Any], levels: Mapping[str, Sequence[Level]], area: tuple[float, float], path: Path
-) -> None:
-    """Draw the AUC of both attacks against held-out accuracy, a panel per place; the confident area is shaded.
+def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float], path: Path) -> None:
+    """Draw the AUC of both attacks against held-out accuracy, two panels a row; the confident area is shaded.
 
     Parameters
     ----------
-    places : mapping
-        By name, what is said of each place; its ``label``.
-    levels : mapping
-        By name, its levels, no noise first.
+    panels : mapping
+        By title, levels of one place, no noise first.
     area : tuple of two floats
-        The largest AUC and the smallest held-out accuracy of the confident area.
+        The largest AUC and the largest loss of held-out accuracy of the confident area.
     """
     from matplotlib.figure import Figure
 
     from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
 
-    figure = Figure(figsize=(8.4, 6.4), layout="constrained", facecolor="white")
-    panels = figure.subplots(2, 2, sharex=True, sharey=True)
+    rows = (len(panels) + 1) // 2
+    figure = Figure(figsize=(8.4, 0.6 + 2.9 * rows), layout="constrained", facecolor="white")
+    grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     looks = {"query": (COLOURS["personal"], "o"), "support": (COLOURS["billboard"], "s")}
-    most = max(one.accuracy + one.half for name in places for one in levels[name])
-    for axes, (name, place) in zip(panels.flat, places.items(), strict=True):
-        axes.fill_between([area[1], 1.0], 0.3, area[0], color=COLOURS["local_only"], alpha=0.18, lw=0)
-        axes.annotate("confident area", (area[1], 0.32), (3, 2), textcoords="offset points", fontsize=8)
+    shown = [one for levels in panels.values() for one in levels]
+    most, least = (pick(one.accuracy for one in shown) for pick in (max, min))
+    for axes, (title, here) in zip(grid.flat, panels.items(), strict=False):
+        enough = here[0].accuracy - area[1]
+        axes.fill_between([enough, 1.0], 0.3, area[0], color=COLOURS["local_only"], alpha=0.18, lw=0)
+        axes.annotate("confident area", (enough, 0.32), (3, 2), textcoords="offset points", fontsize=8)
         for which, (colour, mark) in looks.items():
-            here = levels[name]
             rates = [one.games[which]["paper"]["auc"] for one in here]
             values = [rate["value"] for rate in rates]
             lengths = [[r["value"] - r["low"] for r in rates], [r["high"] - r["value"] for r in rates]]
@@ -110,7 +108,7 @@ def draw_noise(
                 capsize=2.5, label=f"{which} set",
             )  # fmt: skip
             for one, value in zip(here, values, strict=True):
-                if value > 0.9 and one.accuracy > area[1]:
+                if value > 0.9 and one.accuracy > enough:
                     continue  # in the crowd of levels that change nothing; the table has them all
                 offset = (6, 5) if which == "query" else (6, -11)
                 axes.annotate(
@@ -122,9 +120,9 @@ def draw_noise(
                     color=colour,
                 )
         axes.axhline(0.5, color=INK, lw=1, ls=":", label="guessing")
-        axes.set_title(f"noise on the {place['label']}", fontsize=10)
+        axes.set_title(title, fontsize=10)
         axes.set_ylim(0.3, 1.04)
-        axes.set_xlim(0.15, min(1.0, most + 0.05))
+        axes.set_xlim(least - 0.05, min(1.0, most + 0.1))
         axes.grid(color=GRID, lw=0.7)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
@@ -134,7 +132,7 @@ def draw_noise(
         fontsize=9.5,
     )
     figure.supylabel("AUC of the attack, the paper's game (95% interval)", fontsize=9.5)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
+    handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
     save_svg(figure, path)
 
