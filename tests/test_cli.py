@@ -91,6 +91,7 @@ def test_lists(fedpriv: Any) -> None:
                 "mnist",
                 "mnist-long",
                 "mnist-even",
+                "mnist-people",
                 "fashion",
                 "femnist",
                 "femnist-even",

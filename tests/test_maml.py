@@ -513,6 +513,7 @@ def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
         "mnist",
         "mnist-long",
         "mnist-even",
+        "mnist-people",
         "fashion",
         "femnist",
         "femnist-even",

@@ -9,6 +9,7 @@ PRESETS = (
     "mnist",
     "mnist-long",
     "mnist-even",
+    "mnist-people",
     "fashion",
     "femnist",
     "femnist-even",

@@ -74,6 +74,17 @@ People who took no part have 5 of 20 held-out characters, turned by quarters lik
 alike (in another case, in handwriting, or turned) are on one side, in groups made by eye. A person has the characters
 with the most images left, so report seeds score 5 to 13 of the 20, digits above all.""",
     ),
+    _Page(
+        "people-protocol.toml",
+        "evidence-maml-people.md",
+        "maml-people",
+        "What MAML learns on the network that is attacked",
+        """\
+Network, inner step, people and rounds are those of [the attacks](evidence-attacks.md) on MNIST. People who took no part
+have images of their own, of classes that others had, too, under names of their own. Here the last layer is learned.
+References take the one of five rates that is best for them on these very people; for the pre-trained network, whose
+last layer starts from zero, no rate changes which class it chooses.""",
+    ),
 )
 
 
