@@ -17,7 +17,7 @@ _COMMON = {"run.grid": "in-process", "run.checkpoint_every": 10_000, "strategy.e
 _BOTH = """\
 From each start people take one step on their shots. The pre-trained network was trained on the pooled images of the
 population and gets a new last layer, which starts from zero. No noise, so no guarantee. Mean and 95% interval over
-fresh seeds, each with people and held-out classes of its own."""
+fresh seeds, each with people (and held-out classes) of its own."""
 
 
 @dataclass(frozen=True)
