@@ -220,7 +220,10 @@ def test_protected_data_are_not_recorded(tmp_path: Path) -> None:
 
 
 def test_only_meta_gradients_are_attacked() -> None:
-    with pytest.raises(InputError, match=r"client 'global-model' sends something else, or .* use the client 'maml'"):
+    with pytest.raises(
+        InputError,
+        match=r"client 'global-model' sends something else, .* from_zero\); use the client 'maml'",
+    ):
         with_watch(experiment(client=GlobalModel(), held_out=None), Watch(**GAMES))
 
 

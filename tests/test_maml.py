@@ -32,6 +32,7 @@ from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.terms import Observer, Output, Relation
 from fedpriv.scenarios import scenario
+from fedpriv.scenarios.maml import PRESETS
 from fedpriv.strategies import Billboard
 
 
@@ -506,21 +507,7 @@ def test_the_command_line_learns_and_scores_people_who_come_later() -> None:
     assert found["scratch"]["best"]["accuracy"] >= found["scratch"]["accuracy"]
 
 
-@pytest.mark.parametrize(
-    "preset",
-    [
-        "digits",
-        "mnist",
-        "mnist-long",
-        "mnist-even",
-        "mnist-people",
-        "fashion",
-        "femnist",
-        "femnist-even",
-        "femnist-classes",
-        "femnist-apart",
-    ],
-)
+@pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.data
 def test_presets_fit_their_data(preset: str) -> None:
     build_experiment(scenario("maml").preset(preset)).check()

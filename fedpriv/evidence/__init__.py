@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpriv.evidence.page import difference_table, ending, opening, page_root
+from fedpriv.evidence.page import Study, difference_table, ending, opening, page_root
 from fedpriv.evidence.pairs import Difference, claimed, differences
 from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
 from fedpriv.evidence.run import Configs, Evidence, collect, configurations
@@ -15,6 +15,7 @@ __all__ = [
     "Evidence",
     "Point",
     "Protocol",
+    "Study",
     "Trial",
     "Tried",
     "Tuning",

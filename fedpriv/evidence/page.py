@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedpriv.errors import InputError
@@ -10,7 +11,27 @@ from fedpriv.evidence.pairs import Difference, claimed
 from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Evidence
 
-__all__ = ["difference_table", "ending", "opening", "page_root"]
+__all__ = ["Study", "difference_table", "ending", "opening", "page_root"]
+
+
+@dataclass(frozen=True)
+class Study:
+    """One of several protocols that a module follows, and what is written about it.
+
+    Attributes
+    ----------
+    protocol : str
+        Its file, beside the module.
+    name : str
+        Of its page and its runs.
+    title, explained : str
+        What the page says before its tables.
+    """
+
+    protocol: str
+    name: str
+    title: str
+    explained: str
 
 
 def page_root(root: Path | None = None) -> Path:

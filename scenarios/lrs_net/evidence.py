@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -14,6 +14,7 @@ from fedpriv.evidence import (
     Difference,
     Evidence,
     Protocol,
+    Study,
     claimed,
     collect,
     configurations,
@@ -39,16 +40,6 @@ _COMMON = {
 }
 _SHARED = "shared"
 """The arm whose last network the arms of fine-tuning start from."""
-
-
-@dataclass(frozen=True)
-class _Study:
-    """One protocol and what is written about it."""
-
-    protocol: str
-    name: str
-    title: str
-    explained: str
 
 
 def _preset(name: str) -> Config:
@@ -108,7 +99,7 @@ def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
     )
 
 
-def _page(study: _Study, protocol: Protocol, evidence: Evidence) -> str:
+def _page(study: Study, protocol: Protocol, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
     claims = claimed(protocol, found)
     failed = [f"{_names(protocol, one)} ({one.point})" for one in claims if not one.above]
@@ -180,7 +171,7 @@ on other seeds, is said in the protocol. Seeds divide the same public images, so
 alike for all rows."""
 
 _STUDIES = (
-    _Study(
+    Study(
         "protocol.toml",
         "lrs-net",
         "Personal networks for writers: shared directions and a few numbers of one's own",
@@ -195,7 +186,7 @@ _STUDIES = (
 The shared network is trained for 75 rounds, the first arm for 70, of which the first 48 are a warm-up of the shared
 network. So the first arm and those of fine-tuning do the same local work, and the shared network alone 4% less.""",
     ),
-    _Study(
+    Study(
         "few-protocol.toml",
         "lrs-net-few",
         "Personal networks for writers: 7 numbers of one's own",

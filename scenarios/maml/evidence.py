@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedpriv.config import apply, build_experiment, read_toml
-from fedpriv.evidence import collect, ending, opening, page_root, read_protocol
+from fedpriv.evidence import Study, collect, ending, opening, page_root, read_protocol
 from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
 
 __all__ = ["main"]
@@ -20,27 +19,15 @@ population and gets a new last layer, which starts from zero. No noise, so no gu
 fresh seeds, each with people (and held-out classes) of its own."""
 
 
-@dataclass(frozen=True)
-class _Page:
-    """One protocol and what is written about it."""
-
-    protocol: str
-    page: str
-    runs: str
-    title: str
-    explained: str
-
-
 _ZERO = """\
 The last layer starts from zero in every adaptation and is no part of the meta-model (`client.from_zero`). Where classes
 change their names from task to task nothing else can be right, and a last layer that is learned has to find it out
 ([the first protocol](evidence-maml.md)). With one step from there, no rate of adaptation changes which class either
 reference chooses, so the last two gains are equal: nothing was, or could be, tuned for them there."""
 
-_PAGES = (
-    _Page(
+_STUDIES = (
+    Study(
         "protocol.toml",
-        "evidence-maml.md",
         "maml",
         "What MAML learns with enough rounds",
         """\
@@ -49,9 +36,8 @@ writers (femnist). References take the one of five rates that is best for them o
 public start; the pre-trained network's last layer starts from zero, and with one step from there no rate changes which
 class it chooses.""",
     ),
-    _Page(
+    Study(
         "even-protocol.toml",
-        "evidence-maml-even.md",
         "maml-even",
         "What MAML learns where outputs start even",
         f"""\
@@ -62,9 +48,8 @@ both turned by quarters), or other writers (femnist-even). In femnist-classes, c
 n and u) may lie on both sides, which favours both trained starts; [they do not here](evidence-maml-apart.md).
 Report seeds score images of 6 to 15 of the 20 characters, those with most images.""",
     ),
-    _Page(
+    Study(
         "apart-protocol.toml",
-        "evidence-maml-apart.md",
         "maml-apart",
         "What MAML learns of characters without look-alikes",
         f"""\
@@ -74,9 +59,8 @@ People who took no part have 5 of 20 held-out characters, turned by quarters lik
 alike (in another case, in handwriting, or turned) are on one side, in groups made by eye. A person has the characters
 with the most images left, so report seeds score 5 to 13 of the 20, digits above all.""",
     ),
-    _Page(
+    Study(
         "people-protocol.toml",
-        "evidence-maml-people.md",
         "maml-people",
         "What MAML learns on the network that is attacked",
         """\
@@ -91,12 +75,12 @@ last layer starts from zero, no rate changes which class it chooses.""",
 def main(root: Path | None = None) -> None:
     """Run what is missing, then write the pages of docs/ on what MAML learns."""
     root = page_root(root)
-    for page in _PAGES:
-        _write(page, root)
+    for study in _STUDIES:
+        _write(study, root)
 
 
-def _write(page: _Page, root: Path) -> None:
-    protocol = read_protocol(_HERE / page.protocol, own=("shots", "claimed"))
+def _write(study: Study, root: Path) -> None:
+    protocol = read_protocol(_HERE / study.protocol, own=("shots", "claimed"))
     wanted, claimed = (
         [(name, shots) for name, several in protocol.own[which].items() for shots in several]
         for which in ("shots", "claimed")
@@ -105,15 +89,15 @@ def _write(page: _Page, root: Path) -> None:
         (name, f"{shots}-shot"): apply(read_toml(_HERE / f"{name}.toml"), {**_COMMON, "data.shots": shots})
         for name, shots in wanted
     }
-    runs = root / "runs/evidence" / page.runs
+    runs = root / "runs/evidence" / study.name
     evidence = collect(configs, protocol.report_seeds, build=build_experiment, out=runs)
     gains = {
         (name, shots): held_out_gains(runs / f"{name}-{shots}-shot/seed-{seed}" for seed in protocol.report_seeds)
         for name, shots in wanted
     }
     lines = [
-        *opening(protocol, page.title, f"maml/{page.protocol}"),
-        *page.explained.splitlines(),
+        *opening(protocol, study.title, f"maml/{study.protocol}"),
+        *study.explained.splitlines(),
         "",
         *_BOTH.splitlines(),
         "",
@@ -122,7 +106,7 @@ def _write(page: _Page, root: Path) -> None:
         *ending(protocol, evidence, list(no_gain({one: gains[one] for one in claimed}))),
         "",
     ]
-    (root / "docs" / page.page).write_text("\n".join(lines))
+    (root / f"docs/evidence-{study.name}.md").write_text("\n".join(lines))
 
 
 if __name__ == "__main__":

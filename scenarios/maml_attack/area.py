@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedpriv.config import Config, apply, read_toml
-from fedpriv.evidence import Protocol, collect, ending, opening, page_root, read_protocol
+from fedpriv.evidence import Protocol, Study, collect, ending, opening, page_root, read_protocol
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.noise import AREA, BOUNDS, GAMES, areas_table, confident, noise_table, read_level
@@ -23,14 +23,10 @@ _LOSS = BOUNDS[1]
 
 
 @dataclass(frozen=True)
-class _Page:
-    """One protocol and what is written about it."""
+class _Study(Study):
+    """Also which keys its protocol has of its own."""
 
-    protocol: str
-    own: tuple[str, ...]
-    name: str
-    title: str
-    explained: str
+    own: tuple[str, ...] = ("places", "tasks")
 
 
 _OTHERWISE = """\
@@ -38,21 +34,20 @@ Otherwise as in [noise at four places](evidence-maml-noise.md). Levels are plain
 **they promise nothing by themselves**. The observer is the server, who reads each task's row. Plus and minus is the 95%
 interval over the people held out."""
 
-_PAGES = (
-    _Page(
+_STUDIES = (
+    _Study(
         "area-protocol.toml",
-        ("places", "tasks"),
         "area",
         "A confident area of noise, with many tasks",
         "MNIST, 5-way 1-shot, 300 tasks, 60 rounds, 30 people held out.",
     ),
-    _Page(
+    _Study(
         "many-protocol.toml",
-        ("places", "tasks", "settings"),
         "many",
         "A confident area of noise, with a thousand tasks",
         "MNIST, 5-way 1-shot, 1,000 tasks, 60 rounds, 100 people held out. With [300 tasks](evidence-noise-area.md)\n"
         "there was no such level. (1,299 tasks would have fitted into MNIST, not 1,000 as the protocol has it.)",
+        ("places", "tasks", "settings"),
     ),
 )
 
@@ -104,13 +99,13 @@ def _by_accuracy(protocol: Protocol, found: Mapping[int, Mapping[str, list[Level
 def main(root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-noise-area.md and docs/evidence-noise-many.md."""
     root = page_root(root)
-    for page in _PAGES:
-        _write(page, root)
+    for study in _STUDIES:
+        _write(study, root)
 
 
-def _write(page: _Page, root: Path) -> None:
-    protocol = read_protocol(_HERE / page.protocol, own=page.own)
-    runs = root / f"runs/evidence/maml-{page.name}"
+def _write(study: _Study, root: Path) -> None:
+    protocol = read_protocol(_HERE / study.protocol, own=study.own)
+    runs = root / f"runs/evidence/maml-{study.name}"
     evidence = collect(_configs(protocol), protocol.report_seeds, build=scenario("maml-attack").build, out=runs)
     found = {seed: _levels(protocol, runs, seed) for seed in protocol.report_seeds}
     everywhere = {
@@ -119,13 +114,13 @@ def _write(page: _Page, root: Path) -> None:
     }
     failed = [] if any(everywhere.values()) else ["no level is confident against both sets with both seeds"]
     lines = [
-        *opening(protocol, page.title, f"maml_attack/{page.protocol}"),
-        page.explained,
+        *opening(protocol, study.title, f"maml_attack/{study.protocol}"),
+        study.explained,
         *_OTHERWISE.splitlines(),
         "",
         f"{AREA} It is no promise: another attack, even the cheap score, may see more.",
     ]
-    lines += ["", f"![Attack against learning](images/maml-noise-{page.name}.svg)"]
+    lines += ["", f"![Attack against learning](images/maml-noise-{study.name}.svg)"]
     lines += [
         f"\n**{protocol.own['places'][name]['label'].capitalize()}: confident against both sets with both seeds at "
         f"{', '.join(f'{level:g}' for level in sorted(levels))}.**"
@@ -136,13 +131,13 @@ def _write(page: _Page, root: Path) -> None:
     for seed, levels in found.items():
         lines += ["", f"## Seed {seed}", "", *noise_table(protocol, levels), "", *areas_table(protocol, levels)]
     lines += ["", *ending(protocol, evidence, failed), ""]
-    (root / f"docs/evidence-noise-{page.name}.md").write_text("\n".join(lines))
+    (root / f"docs/evidence-noise-{study.name}.md").write_text("\n".join(lines))
     panels = {
         f"noise on the {place['label']}, seed {seed}": levels[name]
         for seed, levels in found.items()
         for name, place in protocol.own["places"].items()
     }
-    draw_noise(panels, BOUNDS, root / f"docs/images/maml-noise-{page.name}.svg")
+    draw_noise(panels, BOUNDS, root / f"docs/images/maml-noise-{study.name}.svg")
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float],
     Parameters
     ----------
     panels : mapping
-        By title, levels of one place, no noise first.
+        By title, levels of one place, no noise first; an even number.
     area : tuple of two floats
         The largest AUC and the largest loss of held-out accuracy of the confident area.
     """
@@ -89,13 +89,13 @@ def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float],
 
     from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
 
-    rows = (len(panels) + 1) // 2
+    rows = len(panels) // 2
     figure = Figure(figsize=(8.4, 0.6 + 2.9 * rows), layout="constrained", facecolor="white")
     grid = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False)
     looks = {"query": (COLOURS["personal"], "o"), "support": (COLOURS["billboard"], "s")}
     shown = [one for levels in panels.values() for one in levels]
     most, least = (pick(one.accuracy for one in shown) for pick in (max, min))
-    for axes, (title, here) in zip(grid.flat, panels.items(), strict=False):
+    for axes, (title, here) in zip(grid.flat, panels.items(), strict=True):
         enough = here[0].accuracy - area[1]
         axes.fill_between([enough, 1.0], 0.3, area[0], color=COLOURS["local_only"], alpha=0.18, lw=0)
         axes.annotate("confident area", (enough, 0.32), (3, 2), textcoords="offset points", fontsize=8)
