@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from fedpriv.attacks import (
     support_match,
     which_task,
 )
+from fedpriv.attacks.chain import Chain, Layer
 from fedpriv.attacks.games import similarity
-from fedpriv.attacks.inversion import total_variation
+from fedpriv.attacks.inversion import total_variation, variation_slope
 from fedpriv.attacks.matching import full_batch
 from fedpriv.attacks.outcome import threshold
 from fedpriv.clients import MAML
@@ -43,7 +45,7 @@ from fedpriv.cohort import (
     meta_gradient,
     task_gradients,
 )
-from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.products import ProductEngine, Window
 from fedpriv.cohort.threads import one_torch_thread
 from fedpriv.data import FewShot, few_shot, load
 
@@ -54,6 +56,13 @@ def network(kind: str, seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
     if kind == "mlp":
         return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, WAYS))
+    if kind == "padded":
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 3, 3, stride=2, padding=1), nn.Sigmoid(),
+            nn.Conv2d(3, 5, 2), nn.Flatten(), nn.Linear(5, 6), nn.ReLU(), nn.Linear(6, WAYS), nn.Tanh()
+        )  # fmt: skip
+    if kind == "by autograd":  # its third derivative is not known here
+        return nn.Sequential(nn.Conv2d(1, 3, 3, stride=3), nn.GELU(), nn.Flatten(), nn.Linear(12, WAYS))
     return nn.Sequential(
         nn.Conv2d(1, 4, 3, stride=2, padding=1), nn.Tanh(), nn.Conv2d(4, 4, (3, 2), stride=2, bias=False),
         nn.ReLU(), nn.Flatten(), nn.Linear(8, WAYS)
@@ -145,6 +154,8 @@ def plain_cosine(problem: Problem, seen: Any, support: Any, query: Any, inner: I
 
         def loss(weights: Any, batch: Any, at: int = game) -> torch.Tensor:
             outputs = torch.func.functional_call(problem.model, weights, (batch.inputs[at],))
+            if problem.loss == "squared":
+                return 0.5 * (outputs - batch.targets[at]).square().sum(dim=1).mean()
             return nn.functional.cross_entropy(outputs, batch.targets[at])
 
         adapted: Any = here
@@ -155,33 +166,91 @@ def plain_cosine(problem: Problem, seen: Any, support: Any, query: Any, inner: I
                 for (name, value), slope in zip(here.items(), slopes, strict=True)
             }
         by = here if inner.order == "second" else adapted
-        made = torch.autograd.grad(loss(adapted, query), list(by.values()), create_graph=True)
+        made = torch.autograd.grad(loss(adapted, query), [by[name] for name in seen], create_graph=True)
         flat = torch.cat([value.flatten() for value in made])
-        found.append(nn.functional.cosine_similarity(flat, torch.cat([seen[n][game].flatten() for n in here]), dim=0))
+        found.append(nn.functional.cosine_similarity(flat, torch.cat([seen[n][game].flatten() for n in seen]), dim=0))
     return torch.stack(found)
 
 
-@pytest.mark.parametrize("kind", ["mlp", "cnn"])
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "padded", "by autograd"])
 @pytest.mark.parametrize("order", ["second", "first"])
 @pytest.mark.parametrize("which", ["query", "support"])
 def test_games_side_by_side_are_games_alone(kind: str, which: str, order: Any) -> None:
     """Cosines and their derivatives by the inputs, by outer and by batched products, against plain autograd."""
     problem = Problem(network(kind).double())
-    support, query, inner = sets(3, 4, 1), sets(3, 5, 2), InnerLoop(0.5, 1, order)
-    billboard = problem.initial()
+    assert Chain.covers(problem) == (kind in {"cnn", "padded"})
+    _compare_games(problem, which, order, sets(3, 4, 1), sets(3, 5, 2), ())
+
+
+@pytest.mark.parametrize("which", ["query", "support"])
+def test_games_with_unsent_arrays_and_squared_losses(which: str) -> None:
+    """Convolutions again: of the last layer nothing is sent, and targets are numbers."""
+
+    _compare_games(Problem(network("padded").double()), which, "second", sets(3, 4, 1), sets(3, 5, 2), ("7.weight",))
+    problem = Problem(network("cnn").double(), "squared")
+    support, query = sets(3, 4, 1), sets(3, 5, 2)
+    targets = [nn.functional.one_hot(one.targets, WAYS).double() for one in (support, query)]
+    support, query = (replace(one, targets=target) for one, target in zip((support, query), targets, strict=True))
+    _compare_games(problem, which, "second", support, query, ())
+
+
+def _compare_games(problem: Problem, which: str, order: Any, support: Any, query: Any, unsent: tuple[str, ...]) -> None:
+    inner, billboard = InnerLoop(0.5, 1, order), problem.initial()
     seen = meta_gradient(LoopEngine(), problem, broadcast(billboard, 3), support, query, inner).gradient
-    guess = (query if which == "query" else support).inputs.flip(0).clone().requires_grad_()
+    seen = {name: value for name, value in seen.items() if name not in unsent}
+    chosen = query if which == "query" else support
+    guess = chosen.inputs.flip(0).clone().requires_grad_()
     known = (ProductEngine(), problem, billboard, seen)
+    guessed = replace(chosen, inputs=guess)
     if which == "query":
         ours = query_match(*known, query.targets)(guess)
-        plain = plain_cosine(problem, seen, None, full_batch(guess, query.targets), InnerLoop(0.5))
+        plain = plain_cosine(problem, seen, None, guessed, InnerLoop(0.5))
     else:
         ours = support_match(*known, support.targets, query, inner)(guess)
-        plain = plain_cosine(problem, seen, full_batch(guess, support.targets), query, inner)
+        plain = plain_cosine(problem, seen, guessed, query, inner)
     slopes = [torch.autograd.grad(value.sum(), [guess], retain_graph=True)[0] for value in (ours, plain)]
     assert torch.allclose(ours, plain, rtol=1e-9, atol=1e-11)
     assert torch.allclose(*slopes, rtol=1e-8, atol=1e-11)
     assert float(slopes[0].abs().max()) > 1e-7
+
+
+@given(
+    size=st.tuples(st.integers(1, 4), st.integers(1, 4)),
+    stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    padding=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    channels=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    bias=st.booleans(),
+    listens=st.booleans(),
+)
+@settings(max_examples=60, deadline=None)
+def test_layers_are_convolutions_both_ways(
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    channels: tuple[int, int],
+    bias: bool,
+    listens: bool,
+) -> None:
+    """Patches times weights, and adjoints back to pixels by windows and by pasting, against torch's convolution."""
+    padding = (min(padding[0], size[0] - 1), min(padding[1], size[1] - 1))
+    torch.manual_seed(0)
+    torch_layer = nn.Conv2d(*channels, size, stride, padding, bias=bias).double()
+    images = torch.rand(2, 3, channels[0], 7, 6, dtype=torch.float64, requires_grad=True)
+    expected = torch_layer(images.flatten(0, 1))
+    adjoint = torch.rand_like(expected)
+    (back,) = torch.autograd.grad(expected, [images], adjoint)
+
+    layer = Layer(
+        "0.weight", "0.bias" if bias else None, Window(size, stride, padding), (7, 6, channels[0]), channels[1]
+    )
+    vars(layer)["_listens"] = listens
+    packed = Chain((layer,)).pack({f"0.{name}": value.unsqueeze(0) for name, value in torch_layer.named_parameters()})
+    (weight,) = Chain((layer,)).unpack(packed)
+    ours = layer.rows(images.detach().movedim(2, -1).contiguous(), 2, ones=True) @ weight
+    assert torch.allclose(ours.flatten(0, 1), expected.permute(0, 2, 3, 1).reshape(-1, channels[1]), atol=1e-12)
+    deltas = adjoint.permute(0, 2, 3, 1).reshape(2, -1, channels[1])
+    found = layer.pixels(layer.heard(deltas) @ layer.turned(weight))
+    assert torch.allclose(found.view(2, 3, 7, 6, -1), back.movedim(2, -1), atol=1e-12)
 
 
 def test_patches_are_twice_differentiable() -> None:
@@ -253,6 +322,18 @@ def test_denormals_are_flushed_and_given_back() -> None:
 def test_total_variation_by_hand() -> None:
     image = torch.tensor([[0.0, 1.0], [0.0, 3.0]]).view(1, 1, 1, 2, 2)
     assert total_variation(image).item() == pytest.approx((1 + 3) / 2 + (0 + 2) / 2)
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 1, 28, 28), (2, 1, 3, 7, 5), (1, 1, 2, 2)])
+def test_slope_of_the_variation_is_that_of_autograd(shape: tuple[int, ...]) -> None:
+    images = torch.rand(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3)).requires_grad_()
+    (plain,) = torch.autograd.grad(total_variation(images).sum(), [images])
+    assert torch.allclose(variation_slope(images.detach()), plain, atol=1e-15)
+
+
+def test_images_of_one_line_have_neighbours_beside_each_other_only() -> None:
+    assert variation_slope(torch.tensor([0.0, 2.0, 1.0]).view(1, 1, 1, 3)).flatten().tolist() == [-0.5, 1.0, -0.5]
+    assert variation_slope(torch.tensor([0.0, 2.0, 1.0]).view(1, 1, 3, 1)).flatten().tolist() == [-0.5, 1.0, -0.5]
 
 
 # --- what needs no optimisation

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedpriv.attacks.matching import CosineOf
 from fedpriv.settings import Settings
 
-__all__ = ["Inversion", "total_variation"]
+__all__ = ["Inversion", "total_variation", "variation_slope"]
 
 
 class Inversion(Settings):
@@ -59,10 +59,10 @@ class Inversion(Settings):
         for step in range(1, self.iterations + 1):
             guess = found.detach().requires_grad_()
             with torch.enable_grad():
-                distance = 1 - cosine_of(guess)
-                if self.total_variation and guess.dim() >= 4:
-                    distance = distance + self.total_variation * total_variation(guess)
-                (slope,) = torch.autograd.grad(distance.sum(), [guess])
+                (slope,) = torch.autograd.grad(cosine_of(guess).sum(), [guess])
+            slope = slope.neg()
+            if self.total_variation and found.dim() >= 4:
+                slope.add_(variation_slope(found), alpha=self.total_variation)
             slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0).sign_()
             first.mul_(0.9).add_(slope, alpha=0.1)
             second.mul_(0.999).addcmul_(slope, slope, value=0.001)
@@ -77,3 +77,20 @@ def total_variation(images: Tensor) -> Tensor:
     across = (images[..., :, 1:] - images[..., :, :-1]).abs().flatten(1).mean(dim=1)
     down = (images[..., 1:, :] - images[..., :-1, :]).abs().flatten(1).mean(dim=1)
     return across + down
+
+
+def variation_slope(images: Tensor) -> Tensor:
+    """Return the slope of :func:`total_variation` by the images [G, n, ..., H, W]; 0 for neighbours that are equal."""
+    height, width = images.shape[-2:]
+    flat = images.flatten(-2)
+    made = torch.zeros_like(flat)
+    each = flat[0].numel() / (height * width)
+    for across in (True, False):
+        step, pairs = (1, height * (width - 1)) if across else (width, (height - 1) * width)
+        signs = (flat[..., step:] - flat[..., :-step]).sign_()
+        if across:  # the end of a line and the start of the next are no neighbours
+            signs[..., width - 1 :: width] = 0.0
+        weight = 1.0 / (each * max(pairs, 1))
+        made[..., step:].add_(signs, alpha=weight)
+        made[..., :-step].sub_(signs, alpha=weight)
+    return made.view(images.shape)

@@ -7,8 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from fedpriv.attacks.by_passes import ByPasses
 from fedpriv.attacks.first_layer import Entrance
 from fedpriv.cohort import Batch, Engine, InnerLoop, Marks, Params, Problem, broadcast, meta_gradient, task_gradients
+from fedpriv.cohort.products import ProductEngine
 from fedpriv.errors import InputError
 
 __all__ = ["CosineOf", "alignment", "full_batch", "query_match", "refuse_unusable", "support_match"]
@@ -33,6 +35,9 @@ def query_match(engine: Engine, problem: Problem, billboard: Params, seen: Param
     entrance = Entrance.of(problem, billboard, seen)
     if entrance is not None:
         return lambda inputs: entrance.query_cosine(inputs, labels)
+    passes = ByPasses.of(problem, billboard, seen) if isinstance(engine, ProductEngine) else None
+    if passes is not None:
+        return passes.query(labels)
     params = {name: value.detach().requires_grad_() for name, value in broadcast(billboard, len(labels)).items()}
 
     def cosine(inputs: Tensor) -> Tensor:
@@ -60,6 +65,9 @@ def support_match(
     entrance = Entrance.of(problem, billboard, seen)
     if entrance is not None and inner.steps == 1:
         return lambda inputs: entrance.support_cosine(inputs, labels, query, inner)
+    passes = ByPasses.of(problem, billboard, seen) if isinstance(engine, ProductEngine) else None
+    if passes is not None and inner.steps == 1:
+        return passes.support(labels, query, inner)
     params = broadcast(billboard, len(labels))
 
     def cosine(inputs: Tensor) -> Tensor:

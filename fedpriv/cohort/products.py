@@ -20,9 +20,9 @@ from fedpriv.cohort.kernels import POINTWISE, KernelEngine, untouched
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
 
-__all__ = ["ProductEngine"]
+__all__ = ["Convolution", "Dense", "Pointwise", "ProductEngine", "Step", "Window", "chain_steps"]
 
-_Step = Callable[[Params, Tensor], Tensor]
+Step = Callable[[Params, Tensor], Tensor]
 
 
 class ProductEngine(KernelEngine):
@@ -30,11 +30,11 @@ class ProductEngine(KernelEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self._seen: tuple[nn.Module, list[_Step] | None] | None = None
+        self._seen: tuple[nn.Module, list[Step] | None] | None = None
 
     def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
         if self._seen is None or self._seen[0] is not problem.model:
-            self._seen = (problem.model, _steps(problem.model))
+            self._seen = (problem.model, chain_steps(problem.model))
         steps = self._seen[1]
         if steps is None or batch.inputs.dim() != 5:
             return super().losses(problem, params, batch)
@@ -45,14 +45,14 @@ class ProductEngine(KernelEngine):
 
 
 @dataclass(frozen=True)
-class _Convolution:
+class Convolution:
     """Weights [C, out, c, k, l] on images [C, n, H, W, c]."""
 
     name: str
-    window: _Window
+    window: Window
     bias: bool
 
-    def __call__(self, params: Params, values: Tensor) -> Tensor:
+    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: D102
         weight = params[f"{self.name}.weight"]
         count, outputs = weight.shape[:2]
         patches: Tensor = _Patches.apply(values.flatten(0, 1), self.window)  # type: ignore[no-untyped-call]
@@ -64,24 +64,24 @@ class _Convolution:
 
 
 @dataclass(frozen=True)
-class _Linear:
+class Dense:
     """Weights [C, out, in] on values [C, n, in]."""
 
     name: str
     bias: bool
 
-    def __call__(self, params: Params, values: Tensor) -> Tensor:
+    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: D102
         bias = params[f"{self.name}.bias"] if self.bias else None
         return _product(values, params[f"{self.name}.weight"].mT, bias)
 
 
 @dataclass(frozen=True)
-class _Pointwise:
+class Pointwise:
     """A layer without parameters that looks at one value at a time."""
 
     module: nn.Module
 
-    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: ARG002
+    def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: ARG002, D102
         made: Tensor = self.module(values)
         return made
 
@@ -94,32 +94,32 @@ def _flatten(params: Params, values: Tensor) -> Tensor:  # noqa: ARG001
     return values.movedim(-1, 2).flatten(2) if values.dim() == 5 else values
 
 
-def _steps(model: nn.Module) -> list[_Step] | None:
+def chain_steps(model: nn.Module) -> list[Step] | None:
     """Return what a chain does, or None for a model that is computed otherwise."""
     if type(model) is not nn.Sequential:
         return None
-    found: list[_Step] = []
+    found: list[Step] = []
     names: set[str] = set()
     flat = False
     for name, module in model._modules.items():
         if type(module) is nn.Conv2d and not flat:
             if module.groups != 1 or module.padding_mode != "zeros" or isinstance(module.padding, str):
                 return None
-            window = _Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
+            window = Window(_pair(module.kernel_size), _pair(module.stride), _pair(module.padding))
             if module.dilation != (1, 1):
                 return None
-            found.append(_Convolution(name, window, module.bias is not None))
+            found.append(Convolution(name, window, module.bias is not None))
         elif type(module) is nn.Linear and flat:
-            found.append(_Linear(name, module.bias is not None))
+            found.append(Dense(name, module.bias is not None))
         elif type(module) is nn.Flatten and not flat and (module.start_dim, module.end_dim) == (1, -1):
             flat = True
             found.append(_flatten)
         elif type(module) in POINTWISE and found:
-            found.append(_Pointwise(module))
+            found.append(Pointwise(module))
         else:
             return None
         names |= {f"{name}.{own}" for own, _ in module.named_parameters()}
-    convolves = any(isinstance(step, _Convolution) for step in found)
+    convolves = any(isinstance(step, Convolution) for step in found)
     return found if flat and convolves and untouched(model, names) else None
 
 
@@ -128,19 +128,29 @@ def _pair(sizes: tuple[int, ...]) -> tuple[int, int]:
 
 
 @dataclass(frozen=True)
-class _Window:
+class Window:
     """How patches lie on images."""
 
     size: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int]
 
-    def cut(self, images: Tensor) -> Tensor:
-        """Return the patches [N, H', W', k l c] of images [N, H, W, c]."""
+    def places(self, height: int, width: int) -> tuple[int, int]:
+        """Return how many patches lie below and beside each other on images of this size."""
+        ends = zip((height, width), self.size, self.stride, self.padding, strict=True)
+        down, across = ((end + 2 * padding - size) // stride + 1 for end, size, stride, padding in ends)
+        return down, across
+
+    def look(self, images: Tensor) -> Tensor:
+        """Return the patches [N, H', W', k, l, c] of images [N, H, W, c], as a view if there is no padding."""
         down, across = self.padding
         images = pad(images, (0, 0, across, across, down, down))
         views = images.unfold(1, self.size[0], self.stride[0]).unfold(2, self.size[1], self.stride[1])
-        return views.permute(0, 1, 2, 4, 5, 3).flatten(3)
+        return views.permute(0, 1, 2, 4, 5, 3)
+
+    def cut(self, images: Tensor) -> Tensor:
+        """Return the patches [N, H', W', k l c] of images [N, H, W, c]."""
+        return self.look(images).flatten(3)
 
     def paste(self, patches: Tensor, shape: torch.Size) -> Tensor:
         """Return the sum of patches at their places: the transpose of :meth:`cut`."""
@@ -160,7 +170,7 @@ class _Patches(torch.autograd.Function):
     """Cutting is linear, and pasting is its transpose: each is the gradient of the other, as often as one likes."""
 
     @staticmethod
-    def forward(ctx: Any, images: Tensor, window: _Window) -> Tensor:
+    def forward(ctx: Any, images: Tensor, window: Window) -> Tensor:
         ctx.window, ctx.shape = window, images.shape
         return window.cut(images)
 
@@ -171,7 +181,7 @@ class _Patches(torch.autograd.Function):
 
 class _Pasted(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, patches: Tensor, window: _Window, shape: torch.Size) -> Tensor:
+    def forward(ctx: Any, patches: Tensor, window: Window, shape: torch.Size) -> Tensor:
         ctx.window = window
         return window.paste(patches.contiguous(), shape)
 
