@@ -96,12 +96,12 @@ class Examples:
         Whether every example has one more input, which is 1: a bias is its weight.
     """
 
-    def __init__(self, data: Ragged, dtype: torch.dtype, *, bias: bool, room: int = _KEPT_BYTES) -> None:
+    def __init__(self, data: Ragged, dtype: torch.dtype, *, bias: bool) -> None:
         self.data, self.dtype, self.bias = data, dtype, bias
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
             self._rows = torch.from_numpy(np.ascontiguousarray(data.inputs)).flatten(1)
-        self._room = room
+        self._room = _KEPT_BYTES
         self._kept: dict[int, Tensor] = {}
 
     def matrix(self, task: int) -> Tensor:
