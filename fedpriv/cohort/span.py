@@ -8,7 +8,8 @@ outputs at that example. What the layer gives at a mini-batch ``r`` follows with
 
 So each task needs one product with ``W0`` before its first step and one with ``X`` after its last, on its own rows
 where they lie, and steps in between as wide as its number of examples instead of the number of its inputs. The inner
-products ``X X^T`` follow from data alone and are kept from round to round, as many as fit.
+products ``X X^T`` follow from data alone and are kept from round to round, as many as fit. A pull towards an anchor
+shrinks ``D`` in every step and moves ``W0`` along the line to the anchor, by what is known before the first step.
 """
 
 from __future__ import annotations
