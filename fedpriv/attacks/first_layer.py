@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem, broadcast
+from fedpriv.cohort.chain import POINTWISE, untouched
 from fedpriv.cohort.descent import per_task
-from fedpriv.cohort.kernels import POINTWISE, untouched
 
 __all__ = ["Entrance", "class_counts", "first_layer_inputs"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.cohort.tasks import Part, Ragged, Tasks
+from fedpriv.cohort.tasks import Part, Tasks
 
 __all__ = ["Batch", "Cohort", "Marks", "padded_width"]
 
@@ -149,32 +150,39 @@ class Cohort:
             Where to gather from.
         """
         data = self.tasks.part(part)
+        for rows, targets, marks in self.marked(index, part):
+            inputs = _taken(data.inputs, rows, self.dtype)
+            if marks.padding is not None:
+                # Row 0 stood in for padding: it belongs to another task, and 0 * inf is NaN, so a mask is not enough.
+                inputs[marks.padding] = 0
+            yield Batch(inputs, targets, marks)
+
+    def marked(
+        self, index: NDArray[np.int64], part: Part = "train"
+    ) -> Iterator[tuple[NDArray[np.int64], Tensor, Marks]]:
+        """Gather all of a mini-batch but its inputs: rows in the shard's data [C, b], targets, marks.
+
+        Padding has row 0 and target 0. Parameters are those of :meth:`batches`.
+        """
+        data = self.tasks.part(part)
         index = np.ascontiguousarray(index.swapaxes(0, 1))  # [S, C, b]
         real = index >= 0
         full: NDArray[np.bool_] = np.all(real, axis=(1, 2))
         rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
         everywhere = Marks(torch.ones(index.shape[1:], dtype=self.dtype), full=True)
+        kind = self.dtype if np.issubdtype(data.targets.dtype, np.floating) else torch.int64
         for step in range(len(index)):
-            inputs, targets = _tensors(data, rows[step], self.dtype)
+            targets = _taken(data.targets, rows[step], kind)
             if full[step]:
-                yield Batch(inputs, targets, everywhere)
+                yield rows[step], targets, everywhere
                 continue
-            # Row 0 stood in for padding: it belongs to another task, and 0 * inf is NaN, so a mask is not enough.
             here = torch.from_numpy(real[step])
-            inputs[~here] = 0
             targets[~here] = 0
-            yield Batch(inputs, targets, Marks(here.to(self.dtype)))
+            yield rows[step], targets, Marks(here.to(self.dtype))
 
 
-def _tensors(data: Ragged, rows: NDArray[np.int64], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    if not len(data.targets):  # a part without a single example: padding only
-        inputs = torch.zeros((*rows.shape, *data.inputs.shape[1:]), dtype=dtype)
-        floating = np.issubdtype(data.targets.dtype, np.floating)
-        return inputs, torch.zeros((*rows.shape, *data.targets.shape[1:]), dtype=dtype if floating else torch.int64)
-    inputs = torch.from_numpy(data.inputs.take(rows, axis=0))
-    targets = torch.from_numpy(data.targets.take(rows, axis=0))
-    return _as(inputs, dtype), _as(targets, dtype if targets.is_floating_point() else torch.int64)
-
-
-def _as(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values if values.dtype == dtype else values.to(dtype)  # asking is cheaper than a call that does nothing
+def _taken(values: NDArray[Any], rows: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+    if not len(values):  # a part without a single example: padding only
+        return torch.zeros((*rows.shape, *values.shape[1:]), dtype=dtype)
+    found = torch.from_numpy(values.take(rows, axis=0))
+    return found if found.dtype == dtype else found.to(dtype)  # asking is cheaper than a call that does nothing
