@@ -155,7 +155,7 @@ def test_a_late_shard_is_missing_and_a_lost_one_is_rebuilt(pool: ShardPool, tmp_
 
         processes = grid.processes()
         os.kill(processes[2], signal.SIGSTOP)
-        late = updates(grid.send_and_receive(messages(2), timeout=1.0))
+        late = updates(grid.send_and_receive(messages(2), timeout=3.0))
         equal({1: expected[1][1]}, late)
         os.kill(processes[2], signal.SIGCONT)
         assert set(grid._lines) == {1}, "an answer that is too late must not be taken for the next one"

@@ -31,6 +31,10 @@ _LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
 record where messages go through Ray, of all its copies where they go over lines."""
 
 
+class _LineBroken(Exception):
+    """A shard that lives does not answer its line any more."""
+
+
 class RayGrid(LocalGrid):
     """Sticky shards as Ray actors; a shard that dies is rebuilt to the last release boundary.
 
@@ -107,7 +111,7 @@ class RayGrid(LocalGrid):
                 node = message.metadata.dst_node_id
                 try:
                     replies.append(unpack(self._result(call, node)))
-                except self._ray.exceptions.RayActorError as error:
+                except (self._ray.exceptions.RayActorError, _LineBroken) as error:
                     deaths[node] += 1
                     if deaths[node] > _REBUILDS:
                         raise ComponentFailure(
@@ -188,18 +192,17 @@ class RayGrid(LocalGrid):
         return done
 
     def _result(self, call: Any, node: int) -> bytes:
-        """Return what a shard answered, or raise as Ray does for one that is gone."""
+        """Return what a shard answered, or raise Ray's error or ours for one that is gone."""
         if not isinstance(call, Connection):
             reply: bytes = self._ray.get(call)
             return reply
         try:
             return call.recv_bytes()
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
             actor = self.actors[node]
-            self._ray.get(actor.process.remote())  # says why it died
-            self._pool.stop([actor])  # or it lives, but will not answer
-            self._ray.get(actor.process.remote())
-            raise
+            self._ray.get(actor.process.remote())  # raises why it died
+            self._pool.stop([actor])  # it lives, but will not answer
+            raise _LineBroken("its line broke") from error
 
     def _hang_up(self, node: int) -> None:
         """Close the line to a shard; what went over it comes before all that Ray brings from now on."""
