@@ -266,12 +266,13 @@ class TaskStrategy(Settings, Strategy):
         InputError
             The strategy was not bound to a population and a ledger yet.
         """
-        if self._session is None:
+        session = self._session
+        if session is None:
             raise InputError(
                 f"{type(self).__name__} is not bound to a population and its ledger; run it through Experiment, "
                 "or call bind(grid, initial_arrays, journal=...) first."
             )
-        return self._session
+        return session
 
     def for_updates(self, *, use_state: bool) -> Self:
         """Return this strategy for clients whose updates depend, or not, on rounds before.

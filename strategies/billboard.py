@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -206,8 +207,7 @@ class Billboard(MeasuredStrategy):
         return super().priced(num_tasks, rounds)
 
     def _independent(self, sampling: Sampling, noise_multiplier: float, clipping_norm: float) -> Release:
-        at: Literal["node"] | None = "node" if self.noise_at == "node" else None
-        return Release.of(sampling, noise_multiplier, clipping_norm, at)
+        return _release(sampling, noise_multiplier, clipping_norm, "node" if self.noise_at == "node" else None)
 
     def release(self, group: str) -> Release:
         """Return the release that one round makes for one group."""
@@ -305,20 +305,24 @@ class Billboard(MeasuredStrategy):
     def _check_published(self, published: Billboards) -> None:
         """Refuse, before anything is charged, a billboard that nodes could not read."""
 
-        def shapes(billboards: Billboards) -> dict[str, tuple[tuple[int, ...], str]]:
+        def shapes(billboards: Billboards) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
             return {
-                f"{group}/{name}": (value.shape, str(value.dtype))
+                f"{group}/{name}": (value.shape, value.dtype)
                 for group, arrays in billboards.items()
                 for name, value in arrays.items()
             }
 
         wanted, found = shapes(self.session.boundary.billboards), shapes(published)
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
-                raise ComponentFailure(
-                    f"{type(self).__name__} must publish {name!r} as {wanted.get(name)}, as in the round before, got "
-                    f"{found.get(name)}; nothing was charged."
-                )
+        if wanted == found:
+            return
+        name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        before, now = (
+            None if name not in those else (those[name][0], str(those[name][1])) for those in (wanted, found)
+        )
+        raise ComponentFailure(
+            f"{type(self).__name__} must publish {name!r} as {before}, as in the round before, got {now}; nothing was "
+            "charged."
+        )
 
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
         session = self.session
@@ -380,6 +384,12 @@ class Billboard(MeasuredStrategy):
             return rows
         size = sum(value.size for value in like.values())
         return rows + self.session.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
+
+
+@lru_cache(maxsize=64)
+def _release(sampling: Sampling, noise_multiplier: float, clipping_norm: float, at: Literal["node"] | None) -> Release:
+    """Return the release of a round; it is asked for more than once in each, and hardly ever differs."""
+    return Release.of(sampling, noise_multiplier, clipping_norm, at)
 
 
 def _numeric(value: NDArray[Any]) -> bool:

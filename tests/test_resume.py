@@ -57,6 +57,57 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     assert len(ledger.entries(population)) == 9, "a charged release is read back, not charged again"
 
 
+def test_what_a_power_failure_leaves_is_gone_on_with(tmp_path: Path, monkeypatch: Any) -> None:
+    """The name of a published boundary may be lost, and half of one that was never charged may be there."""
+    from fedpriv import FedprivError
+
+    reference = personal().run(reproduce=6)
+    for moment, round in (("after promote", 5), ("after stage", 6)):
+        with crash_at(monkeypatch, moment, round):
+            personal().run(tmp_path / "run", reproduce=6, resume=round > 5)
+        pending = tmp_path / "run/checkpoints/pending.npz"
+        if moment == "after promote":
+            pending.with_name("round-000005.npz").rename(pending)
+        else:
+            pending.write_bytes(pending.read_bytes()[:100])
+    with crash_at(monkeypatch, "after charge", 7):
+        personal().run(tmp_path / "run", reproduce=6, resume=True)
+    whole = pending.read_bytes()
+    for damaged in (b"", whole[:100], whole[:-1]):
+        pending.write_bytes(damaged)
+        with pytest.raises(FedprivError, match=r"pending\.npz cannot be read"):  # charged: it may be out
+            personal().run(tmp_path / "run", reproduce=6, resume=True)
+        assert pending.exists()
+    pending.write_bytes(whole)
+    same(reference, personal().run(tmp_path / "run", reproduce=6, resume=True), 1e-9)
+
+
+def test_a_boundary_is_on_the_disk_before_it_is_charged(tmp_path: Path, monkeypatch: Any) -> None:
+    """And every one that was promoted is, with its name, when the summary says that the run has ended."""
+    events: list[str] = []
+    flush, charge = os.fsync, Ledger.charge_many
+
+    def fsync(handle: int) -> None:
+        flush(handle)
+        events.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+
+    def charge_many(self: Ledger, *arguments: Any, **more: Any) -> int:
+        events.append("charge")
+        assert BoundaryStore(tmp_path / "run/checkpoints").pending() is not None
+        return charge(self, *arguments, **more)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(Ledger, "charge_many", charge_many)
+    personal(strategy=noisy(rounds=3)).run(tmp_path / "run", reproduce=6)
+    assert events.count("charge") == 3
+    for position, event in enumerate(events):
+        if event == "charge":
+            assert events[position - 2 : position] == ["pending.npz", "checkpoints"]
+    last = len(events) - 1 - events[::-1].index("charge")
+    summary = next(position for position, event in enumerate(events) if event.startswith(".summary.json"))
+    assert "checkpoints" in events[last:summary]
+
+
 def test_a_round_that_failed_is_drawn_with_the_same_participants(tmp_path: Path, monkeypatch: Any) -> None:
     """With fresh coins a task that makes rounds fail would be missing from what gets published in the end."""
     drawn: list[list[int]] = []

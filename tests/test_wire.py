@@ -23,7 +23,7 @@ def messages(size: int) -> list[Message]:
 
 def test_a_large_billboard_travels_once_and_small_ones_ride_along() -> None:
     sent = messages(100_000)
-    shared = shared_records(sent)
+    shared = shared_records(sent, large=100_000)
     assert [type(record) for record in shared.values()] == [ArrayRecord]
     names = dict.fromkeys(shared, "billboard")
     apart = {"billboard": pack(next(iter(shared.values())))}
@@ -34,8 +34,8 @@ def test_a_large_billboard_travels_once_and_small_ones_ride_along() -> None:
         wanted = Request.from_content(message.content)
         assert np.array_equal(found.billboards[ALL]["weight"], wanted.billboards[ALL]["weight"])
         assert np.array_equal(found.tasks[ALL], wanted.tasks[ALL])
-    assert not shared_records(messages(100))
-    assert not shared_records(sent[:1])
+    assert not shared_records(messages(100), large=100_000)
+    assert not shared_records(sent[:1], large=100_000)
 
 
 def test_a_message_keeps_its_address_and_its_answer_finds_back() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from numbers import Real
 from typing import Any
 
@@ -141,7 +142,7 @@ def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64
     """
     check_clipping_norm(clipping_norm)
     flat = _flatten(arrays)
-    ends = np.cumsum([0, *(array.shape[1] for array in flat)]).tolist()
+    ends = list(accumulate((array.shape[1] for array in flat), initial=0))
     total = np.zeros(ends[-1], dtype=np.float64)
     high = max(1, _BLOCK // max(1, ends[-1]))
     buffer = np.empty((min(high, len(flat[0])), ends[-1]), dtype=np.float64)

@@ -78,7 +78,10 @@ class Boundary:
 
 
 class Storage(Protocol):
-    """Where boundaries are kept. ``stage`` must be durable before it returns, ``promote`` atomic."""
+    """Where boundaries are kept. ``stage`` must be durable before it returns, ``promote`` atomic.
+
+    What is promoted may be found pending again after a power failure, which its charge tells from what was not.
+    """
 
     def stage(self, boundary: Boundary) -> None:
         """Write a boundary under a pending name."""

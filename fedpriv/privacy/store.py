@@ -146,9 +146,9 @@ class LedgerFile:
         with self._sentences():
             connection = self._kept_writer()
             try:
-                self._verify(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 try:
+                    self._verify(connection)  # inside, where every question does not take and leave a lock of its own
                     yield connection
                 except BaseException:
                     if connection.in_transaction:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -16,12 +19,35 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["damage_said", "pack", "read_members", "sync_directory", "unpack", "write_bytes", "write_members"]
+__all__ = [
+    "damage_said",
+    "pack",
+    "read_members",
+    "sync_directory",
+    "unpack",
+    "write_bytes",
+    "write_members",
+    "write_new_bytes",
+]
+
+_FEW, _SMALL = 2**15, 2**24
+"""Arrays, and bytes of all of them, up to which a file is put together at once."""
+
+_FIRST_DAY = 33  # 1 January 1980, where the calendar of archives begins
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file durably and atomically: after a crash it is the old one or the new one."""
     with _replacing(path, mode) as file:
+        file.write(content)
+
+
+def write_new_bytes(path: Path, content: bytes) -> None:
+    """Write a file durably where there is none, with one flush of the file system instead of two.
+
+    A process sees the whole file or none. After a power failure before this returned, it may be there in part.
+    """
+    with _replacing(path, whole=False) as file:
         file.write(content)
 
 
@@ -32,14 +58,17 @@ def write_members(path: Path, members: Iterable[tuple[str, NDArray[Any]]], heade
 
 
 @contextmanager
-def _replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
+def _replacing(path: Path, mode: int = 0o666, *, whole: bool = True) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+            if whole:
+                os.fsync(file.fileno())
+            aside.replace(path)
+            if not whole:  # together with its name
+                os.fsync(file.fileno())
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -57,6 +86,8 @@ def sync_directory(directory: Path) -> None:
 
 def pack(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
     """Return arrays of any name and a JSON header as the bytes of one ``.npz`` file without pickles."""
+    if len(arrays) < _FEW and sum(array.nbytes for array in arrays.values()) < _SMALL:
+        return _small_npz(arrays, header)
     buffer = io.BytesIO()
     _write_npz(buffer, arrays.items(), header)
     return buffer.getvalue()
@@ -113,6 +144,36 @@ def _write_npz(file: IO[bytes], members: Iterable[tuple[str, NDArray[Any]]], hea
             with archive.open(f"array{number}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         archive.writestr("header.json", json.dumps({**header, "names": names}))
+
+
+def _small_npz(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
+    """Return what :func:`_write_npz` writes, in a tenth of the time: a boundary is written in every round."""
+    members = [(f"array{number}.npy", _npy(array)) for number, array in enumerate(arrays.values())]
+    members.append(("header.json", json.dumps({**header, "names": list(arrays)}).encode()))
+    archive, directory = bytearray(), bytearray()
+    for name, data in members:
+        sizes = (zlib.crc32(data), len(data), len(data), len(name), 0)
+        about = struct.pack("<5H3I2H", 20, 0, 0, 0, _FIRST_DAY, *sizes)  # version 2.0, not compressed
+        directory += b"PK\x01\x02\x14\x00" + about + struct.pack("<3H2I", 0, 0, 0, 0, len(archive)) + name.encode()
+        archive += b"PK\x03\x04" + about + name.encode() + data
+    count = len(members)
+    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(archive), 0)
+    return bytes(archive + directory + end)
+
+
+def _npy(array: NDArray[Any]) -> bytes:
+    if array.dtype.kind in "biuf":  # what has neither pickles nor fields
+        return _npy_header(array.dtype.str, array.shape) + array.tobytes()
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+@lru_cache(maxsize=4096)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return buffer.getvalue()
 
 
 def _members(path: Path) -> Iterator[tuple[str, Any]]:

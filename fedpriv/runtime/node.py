@@ -356,10 +356,10 @@ class Node:
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
         positions = ids - self.spec.tasks.first
         tasks = self.spec.tasks
-        train, validation = tasks.train.sizes[positions], tasks.validation.sizes[positions]
-        order = np.lexsort((train, padded_width(validation), padded_width(train)))
-        positions = positions[order]
-        widths = np.stack([padded_width(train), padded_width(validation)])[:, order]
+        train = tasks.train.sizes[positions]
+        widths = np.stack([padded_width(train), padded_width(tasks.validation.sizes[positions])])
+        order = np.lexsort((train, widths[1], widths[0]))
+        positions, widths = positions[order], widths[:, order]
         edges = [0, *(np.flatnonzero((np.diff(widths) != 0).any(axis=0)) + 1).tolist(), len(positions)]
         for first, last in pairwise(edges):
             for start in range(first, last, size):

@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from fedpriv.runtime.node import NodeSpec
 
 __all__ = ["PATIENCE", "ShardPool"]
@@ -33,6 +36,7 @@ class _Shard:
 
         one_thread_for_good()
         torch.set_flush_denormal(True)
+        self._answering: Thread | None = None
 
     def host(self, spec: NodeSpec, node_id: int) -> None:
         """Become a node; what was hosted before is forgotten as a whole, so nothing passes from run to run."""
@@ -45,12 +49,42 @@ class _Shard:
 
     def release(self) -> None:
         """Forget tasks and personal states."""
+        self.hang_up()
         del self.worker
 
     def handle(self, message: bytes, names: Sequence[str], *records: bytes) -> bytes:
         from fedpriv.runtime.wire import pack, unpack
 
         return pack(self.worker.handle(unpack(message, dict(zip(names, records, strict=True)))))
+
+    def connect(self, address: str, number: int) -> bool:
+        """Answer what comes over a line, too; False if there is no way to the server but Ray.
+
+        A thread does it, so that Ray's calls come through. The server never calls before all lines have answered.
+        """
+        from fedpriv.runtime.lines import connect
+
+        self.hang_up()
+        line = connect(address, number)
+        if line is not None:
+            self._answering = Thread(target=self._answer, args=(line,), daemon=True)
+            self._answering.start()
+        return line is not None
+
+    def hang_up(self) -> None:
+        """Come to an end with what came over a line that the server has closed."""
+        answering, self._answering = self._answering, None
+        if answering is not None:
+            answering.join()
+
+    def _answer(self, line: Connection) -> None:
+        import torch
+
+        from fedpriv.runtime.lines import answer
+
+        torch.set_num_threads(1)  # both belong to the thread
+        torch.set_flush_denormal(True)
+        answer(line, lambda message: self.handle(message, []))
 
     def snapshot(self, directory: Path, number: int) -> None:
         self.worker.snapshot(directory, number)

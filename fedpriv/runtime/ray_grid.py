@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -13,6 +16,7 @@ from flwr.app import Message
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.runtime.grid import LocalGrid, is_training
+from fedpriv.runtime.lines import open_lines
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import PATIENCE, ShardPool
 from fedpriv.runtime.wire import pack, shared_records, unpack
@@ -21,6 +25,14 @@ __all__ = ["RayGrid"]
 
 _REBUILDS = 3
 """How often a shard may die in one round before the run gives up."""
+
+_LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
+"""Bytes from which it takes less time to put a record into Ray's memory once than to send it with every message: of the
+record where messages go through Ray, of all its copies where they go over lines."""
+
+
+class _LineBroken(Exception):
+    """A shard that lives does not answer its line any more."""
 
 
 class RayGrid(LocalGrid):
@@ -53,11 +65,13 @@ class RayGrid(LocalGrid):
         self._since: dict[int, list[Message]] = {number: [] for number in self.get_node_ids()}
         self._snapshot: tuple[Path, int] | None = None
         self.actors: dict[int, Any] = {}
+        self._lines: dict[int, Connection] = {}
         try:
             self.actors = self._pool.take(self.specs)
         except ComponentFailure:
             self.close()
             raise
+        self._lines = open_lines(self._ray, self.actors)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -69,37 +83,43 @@ class RayGrid(LocalGrid):
 
     def deliver(self, messages: Sequence[Message], timeout: float | None) -> list[Message]:
         """Send one message to each actor at once; rebuild and ask again those that die meanwhile."""
-        names: dict[int, str] = {}
-        references: dict[str, Any] = {}
-        for key, record in shared_records(messages).items():
-            names[key] = f"record-{len(names)}"
-            references[names[key]] = self._ray.put(pack(record))
-        waiting = {self._send(message, names, references): message for message in messages}
         deadline = None if timeout is None else time.monotonic() + timeout
-        deaths: dict[int, int] = {}
+        firsts: dict[int, Message] = {}
+        for message in messages:
+            firsts.setdefault(message.metadata.dst_node_id, message)
+        replies = self._deliver(list(firsts.values()), deadline)
+        more = [message for message in messages if firsts[message.metadata.dst_node_id] is not message]
+        if more:  # a shard answers one message after the other
+            replies += self.deliver(more, None if deadline is None else max(0.0, deadline - time.monotonic()))
+        return replies
+
+    def _deliver(self, messages: Sequence[Message], deadline: float | None) -> list[Message]:
+        """Send messages to different actors."""
+        parcel = self._parcel(messages)
+        waiting = {self._send(message, parcel): message for message in messages}
+        deaths: Counter[int] = Counter()
         replies: list[Message] = []
         while waiting:
-            left = None if deadline is None else max(0.0, deadline - time.monotonic())
-            # All together: to wait for one after the other costs more than a small shard's work.
-            done, _ = self._ray.wait(list(waiting), num_returns=len(waiting), timeout=left)
+            done = self._done(waiting, deadline)
             if not done:
                 for message in waiting.values():  # late nodes count as missing, as in Flower, but they did train
                     self._remember(message)
+                    self._hang_up(message.metadata.dst_node_id)
                 break
-            for reference in done:
-                message = waiting.pop(reference)
+            for call in done:
+                message = waiting.pop(call)
                 node = message.metadata.dst_node_id
                 try:
-                    replies.append(unpack(self._ray.get(reference)))
-                except self._ray.exceptions.RayActorError as error:
-                    deaths[node] = deaths.get(node, 0) + 1
+                    replies.append(unpack(self._result(call, node)))
+                except (self._ray.exceptions.RayActorError, _LineBroken) as error:
+                    deaths[node] += 1
                     if deaths[node] > _REBUILDS:
                         raise ComponentFailure(
                             f"shard {node} died {deaths[node]} times in one round ({error}); "
                             "give it more memory or use more shards, then go on with --resume."
                         ) from error
                     self._rebuild(node)
-                    waiting[self._send(message, names, references)] = message
+                    waiting[self._send(message, parcel)] = message
                     continue
                 self._remember(message)
         return replies
@@ -127,14 +147,69 @@ class RayGrid(LocalGrid):
 
     def close(self) -> None:
         """Give the shards back to their pool; stop them, and Ray, if the pool is the grid's own."""
+        for line in self._lines.values():
+            line.close()
+        self._lines = {}
         self._pool.give_back(list(self.actors.values()))
         self.actors = {}
         if self._owned:
             self._pool.close()
 
-    def _send(self, message: Message, names: Mapping[int, str], references: Mapping[str, Any]) -> Any:
-        actor = self.actors[message.metadata.dst_node_id]
-        return actor.handle.remote(pack(message, names), list(references), *references.values())
+    def _parcel(self, messages: Sequence[Message]) -> dict[int, tuple[str, Any]]:
+        """Put what several messages share and is large into Ray's memory: by identity, its name and where it is."""
+        every = all(message.metadata.dst_node_id in self._lines for message in messages)
+        shared = shared_records(messages, _LARGE_FOR_LINES // len(messages) if every else _LARGE_FOR_RAY)
+        return {
+            key: (f"record-{number}", self._ray.put(pack(record)))
+            for number, (key, record) in enumerate(shared.items())
+        }
+
+    def _send(self, message: Message, parcel: dict[int, tuple[str, Any]]) -> Any:
+        """Send a message by the shard's line if there is one and nothing is large, else through Ray; return which."""
+        node = message.metadata.dst_node_id
+        if not parcel and node in self._lines:
+            with suppress(OSError):  # the shard is gone, which the wait for its answer will find out
+                self._lines[node].send_bytes(pack(message))
+            return self._lines[node]
+        names = {key: name for key, (name, _) in parcel.items()}
+        references = [reference for _, reference in parcel.values()]
+        return self.actors[node].handle.remote(pack(message, names), list(names.values()), *references)
+
+    def _done(self, calls: Iterable[Any], deadline: float | None) -> list[Any]:
+        """Wait for answers, and return whose came; none if the time is over."""
+
+        def left() -> float | None:
+            return None if deadline is None else max(0.0, deadline - time.monotonic())
+
+        lines: list[Connection] = []
+        references: list[Any] = []
+        for call in calls:
+            (lines if isinstance(call, Connection) else references).append(call)
+        done: list[Any] = list(wait(lines, left())) if lines else []
+        if references:
+            # All together: to wait for one after the other costs more than a small shard's work.
+            done += self._ray.wait(references, num_returns=len(references), timeout=left())[0]
+        return done
+
+    def _result(self, call: Any, node: int) -> bytes:
+        """Return what a shard answered, or raise Ray's error or ours for one that is gone."""
+        if not isinstance(call, Connection):
+            reply: bytes = self._ray.get(call)
+            return reply
+        try:
+            return call.recv_bytes()
+        except (EOFError, OSError) as error:
+            actor = self.actors[node]
+            self._ray.get(actor.process.remote())  # raises why it died
+            self._pool.stop([actor])  # it lives, but will not answer
+            raise _LineBroken("its line broke") from error
+
+    def _hang_up(self, node: int) -> None:
+        """Close the line to a shard; what went over it comes before all that Ray brings from now on."""
+        line = self._lines.pop(node, None)
+        if line is not None:
+            line.close()
+            self.actors[node].hang_up.remote()
 
     def _call_all(self, method: str, *arguments: Any) -> None:
         """Call a method on every shard, rebuilding those that die."""
@@ -155,6 +230,7 @@ class RayGrid(LocalGrid):
     def _rebuild(self, node: int) -> None:
         """Start a dead shard again: last snapshot, then the rounds since, whose billboards are known."""
         logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last release boundary", node)
+        self._hang_up(node)
         actor = self._pool.start(self.specs[node - 1], node)
         self.actors[node] = actor
         try:
@@ -163,6 +239,7 @@ class RayGrid(LocalGrid):
                 self._ray.get(actor.restore.remote(*self._snapshot))
             for message in self._since[node]:
                 self._ray.get(actor.handle.remote(pack(message), []))
+            self._lines |= open_lines(self._ray, {node: actor})
         except self._ray.exceptions.GetTimeoutError:
             raise ComponentFailure(
                 f"shard {node} was lost and Ray has no free core to build it again; use fewer shards than cores, then "

@@ -15,12 +15,9 @@ from flwr.app import ArrayRecord, Message
 
 __all__ = ["pack", "shared_records", "unpack"]
 
-_LARGE = 100_000
-"""Bytes from which a record is worth an object of its own; smaller ones ride along."""
 
-
-def shared_records(messages: Sequence[Message]) -> dict[int, ArrayRecord]:
-    """Return the large records that several messages hold, by identity."""
+def shared_records(messages: Sequence[Message], large: int) -> dict[int, ArrayRecord]:
+    """Return the records of at least so many bytes that several messages hold, by identity."""
     seen: dict[int, ArrayRecord] = {}
     counts: Counter[int] = Counter()
     for message in messages:
@@ -28,7 +25,7 @@ def shared_records(messages: Sequence[Message]) -> dict[int, ArrayRecord]:
             if isinstance(record, ArrayRecord):
                 seen[id(record)] = record
                 counts[id(record)] += 1
-    return {key: seen[key] for key, count in counts.items() if count > 1 and _size(seen[key]) >= _LARGE}
+    return {key: seen[key] for key, count in counts.items() if count > 1 and _size(seen[key]) >= large}
 
 
 def pack(value: Any, shared: Mapping[int, str] | None = None) -> bytes:
