@@ -5,11 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 from zipfile import BadZipFile, ZipFile
@@ -29,11 +26,6 @@ __all__ = [
     "write_members",
     "write_new_bytes",
 ]
-
-_FEW, _SMALL = 2**15, 2**24
-"""Arrays, and bytes of all of them, up to which a file is put together at once."""
-
-_FIRST_DAY = 33  # 1 January 1980, where the calendar of archives begins
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
@@ -86,8 +78,6 @@ def sync_directory(directory: Path) -> None:
 
 def pack(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
     """Return arrays of any name and a JSON header as the bytes of one ``.npz`` file without pickles."""
-    if len(arrays) < _FEW and sum(array.nbytes for array in arrays.values()) < _SMALL:
-        return _small_npz(arrays, header)
     buffer = io.BytesIO()
     _write_npz(buffer, arrays.items(), header)
     return buffer.getvalue()
@@ -144,36 +134,6 @@ def _write_npz(file: IO[bytes], members: Iterable[tuple[str, NDArray[Any]]], hea
             with archive.open(f"array{number}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array(member, array, allow_pickle=False)
         archive.writestr("header.json", json.dumps({**header, "names": names}))
-
-
-def _small_npz(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:
-    """Return what :func:`_write_npz` writes, in a tenth of the time: a boundary is written in every round."""
-    members = [(f"array{number}.npy", _npy(array)) for number, array in enumerate(arrays.values())]
-    members.append(("header.json", json.dumps({**header, "names": list(arrays)}).encode()))
-    archive, directory = bytearray(), bytearray()
-    for name, data in members:
-        sizes = (zlib.crc32(data), len(data), len(data), len(name), 0)
-        about = struct.pack("<5H3I2H", 20, 0, 0, 0, _FIRST_DAY, *sizes)  # version 2.0, not compressed
-        directory += b"PK\x01\x02\x14\x00" + about + struct.pack("<3H2I", 0, 0, 0, 0, len(archive)) + name.encode()
-        archive += b"PK\x03\x04" + about + name.encode() + data
-    count = len(members)
-    end = struct.pack("<4s4H2IH", b"PK\x05\x06", 0, 0, count, count, len(directory), len(archive), 0)
-    return bytes(archive + directory + end)
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    if array.dtype.kind in "biuf":  # what has neither pickles nor fields
-        return _npy_header(array.dtype.str, array.shape) + array.tobytes()
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, array, allow_pickle=False)
-    return buffer.getvalue()
-
-
-@lru_cache(maxsize=4096)
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": shape})
-    return buffer.getvalue()
 
 
 def _members(path: Path) -> Iterator[tuple[str, Any]]:
