@@ -39,6 +39,7 @@ from fedpriv.cohort import (
     Key,
     Learner,
     LoopEngine,
+    Marks,
     Problem,
     adapt,
     broadcast,
@@ -87,7 +88,7 @@ def neuron(a: float, b: float) -> Problem:
 
 
 def batch_of(x: float, y: float) -> Any:
-    from fedpriv.cohort import Batch, Marks
+    from fedpriv.cohort import Batch
 
     inputs, targets = torch.tensor([[[x]]], dtype=torch.float64), torch.tensor([[[y]]], dtype=torch.float64)
     return Batch(inputs, targets, Marks(torch.ones(1, 1, dtype=torch.float64), full=True))
@@ -232,7 +233,6 @@ def test_layers_are_convolutions_both_ways(
     listens: bool,
 ) -> None:
     """Patches times weights, and adjoints back to pixels by windows and by pasting, against torch's convolution."""
-    padding = (min(padding[0], size[0] - 1), min(padding[1], size[1] - 1))
     torch.manual_seed(0)
     torch_layer = nn.Conv2d(*channels, size, stride, padding, bias=bias).double()
     images = torch.rand(2, 3, channels[0], 7, 6, dtype=torch.float64, requires_grad=True)
@@ -246,11 +246,84 @@ def test_layers_are_convolutions_both_ways(
     vars(layer)["_listens"] = listens
     packed = Chain((layer,)).pack({f"0.{name}": value.unsqueeze(0) for name, value in torch_layer.named_parameters()})
     (weight,) = Chain((layer,)).unpack(packed)
-    ours = layer.rows(images.detach().movedim(2, -1).contiguous(), 2, ones=True) @ weight
+    ours = layer.rows(images.detach().movedim(2, -1).contiguous(), 2, 1.0) @ weight
     assert torch.allclose(ours.flatten(0, 1), expected.permute(0, 2, 3, 1).reshape(-1, channels[1]), atol=1e-12)
     deltas = adjoint.permute(0, 2, 3, 1).reshape(2, -1, channels[1])
     found = layer.pixels(layer.heard(deltas) @ layer.turned(weight))
     assert torch.allclose(found.view(2, 3, 7, 6, -1), back.movedim(2, -1), atol=1e-12)
+
+
+def test_convolutional_games_alone_together_and_of_other_shapes() -> None:
+    """One match for images of two sizes, one game beside many, a game of NaN, and float32 beside float64."""
+    problem = Problem(nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, WAYS)).double())
+    truth, guess = sets(3, 4, 1), sets(3, 4, 2).inputs
+    small = full_batch(truth.inputs[..., :4, :4], truth.targets)
+    seen, _ = task_gradients(LoopEngine(), problem, broadcast(problem.initial(), 3), small)
+
+    def slopes(
+        which: slice, images: torch.Tensor, of: Problem = problem, rows: Any = seen
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        rows = {name: value[which] for name, value in rows.items()}
+        match = query_match(ProductEngine(), of, of.initial(), rows, truth.targets[which])
+        match(images[which, ..., :3, :4])  # another shape that the model takes, before the one that counts
+        images = images[which].requires_grad_()
+        cosine = match(images)
+        return cosine.detach(), torch.autograd.grad(cosine.sum(), [images])[0]
+
+    images = guess[..., :4, :4].clone()
+    together, alone = slopes(slice(None), images.clone()), slopes(slice(1, 2), images.clone())
+    assert torch.allclose(together[0][1:2], alone[0], rtol=1e-12)
+    assert torch.allclose(together[1][1:2], alone[1], rtol=1e-9, atol=1e-14)
+    spoiled = images.clone()
+    spoiled[0] = math.nan
+    after = slopes(slice(None), spoiled)
+    assert not bool(after[0][0].isfinite())
+    assert torch.equal(after[1][1:], together[1][1:])
+    half = Problem(nn.Sequential(nn.Conv2d(1, 3, 3, 2, 1), nn.ReLU(), nn.Flatten(), nn.Linear(12, WAYS)))
+    half.model.load_state_dict(problem.model.state_dict())
+    single = slopes(slice(None), images.float(), half, {name: value.float() for name, value in seen.items()})
+    assert torch.allclose(single[1].double(), together[1], rtol=1e-3, atol=1e-4 * float(together[1].abs().max()))
+
+
+def test_length_of_rows_does_not_matter_down_to_tiny_ones() -> None:
+    """Every engine compares directions, also of rows that are clipped to next to nothing."""
+    for kind in ("mlp", "padded", "by autograd"):
+        problem, truth = Problem(network(kind).double()), sets(2, 3, 1)
+        billboard, guess = problem.initial(), sets(2, 3, 2).inputs
+        seen, _ = task_gradients(LoopEngine(), problem, broadcast(billboard, 2), truth)
+        tiny = {name: value * 1e-200 for name, value in seen.items()}
+        for engine in (ProductEngine(), LoopEngine()):
+            found = [query_match(engine, problem, billboard, rows, truth.targets)(guess) for rows in (seen, tiny)]
+            assert torch.allclose(*found, rtol=1e-9)
+
+
+def test_padded_query_sets_are_compared_by_autograd() -> None:
+    problem, support, query = Problem(network("padded").double()), sets(2, 3, 1), sets(2, 5, 2)
+    mask = query.mask.clone()
+    mask[1, 3:] = 0.0
+    query, billboard = replace(query, marks=Marks(mask)), problem.initial()
+    seen = meta_gradient(LoopEngine(), problem, broadcast(billboard, 2), support, query, InnerLoop(0.5)).gradient
+    for engine in (ProductEngine(), LoopEngine()):
+        match = support_match(engine, problem, billboard, seen, support.targets, query, InnerLoop(0.5))
+        assert torch.allclose(match(support.inputs), torch.ones(2, dtype=torch.float64))
+
+
+def test_games_that_do_not_fit_are_refused() -> None:
+    problem, truth = Problem(network("cnn").double()), sets(2, 3, 1)
+    seen, _ = task_gradients(LoopEngine(), problem, broadcast(problem.initial(), 2), truth)
+    match = query_match(ProductEngine(), problem, problem.initial(), seen, truth.targets[:, :2])
+    with pytest.raises(InputError, match="need a label each"):
+        match(truth.inputs)
+    wrong = {"5.wieght": seen["5.weight"]}
+    with pytest.raises(InputError, match="wieght"):
+        query_match(ProductEngine(), problem, problem.initial(), wrong, truth.targets)
+
+
+def test_a_cosine_that_does_not_depend_on_the_guess_moves_nothing_but_the_variation() -> None:
+    start = torch.rand(2, 1, 1, 4, 4)
+    found, cosine = Inversion(iterations=2, total_variation=0.0).run(lambda images: torch.ones(len(images)), start)
+    assert torch.equal(found, start)
+    assert cosine.tolist() == [1.0, 1.0]
 
 
 def test_patches_are_twice_differentiable() -> None:

@@ -1,8 +1,9 @@
 """Chains of convolutions as matrix products over games, both ways, with all parameters in one vector.
 
-Images keep their channels last. A layer multiplies patches of them, with a column of ones for the bias. The way back
-from many channels is a product as well: a pixel hears of a few outputs only, and pixels that lie alike between outputs
-hear of them by the same weights, so windows of adjoints times rearranged weights give blocks of pixels.
+Images keep their channels last. A layer multiplies patches of them, with a last column for the bias. The way back, a
+transposed convolution, is a product as well where there are many channels: a pixel hears of a few outputs only, and
+pixels that lie alike between outputs hear of them by the same weights, so windows of adjoints times rearranged weights
+give blocks of pixels.
 """
 
 from __future__ import annotations
@@ -68,18 +69,17 @@ class Layer:
         """Rows of the weights as a matrix; the last one is the bias."""
         return self.inputs + (self.bias is not None)
 
-    def rows(self, values: Tensor, games: int, *, ones: bool) -> Tensor:
-        """Return what is multiplied, [G, r, inputs] or with ones [G, r, height], of values [..., channels]."""
-        wide = self.height if ones else self.inputs
+    def rows(self, values: Tensor, games: int, last: float) -> Tensor:
+        """Return what is multiplied, [G, r, height], of values [..., channels]; ``last`` is the column of the bias."""
         if self.window is None:
             whole = values.reshape(games, -1, self.inputs)
-            return whole if wide == self.inputs else pad(whole, (0, 1), value=1.0)
+            return whole if self.bias is None else pad(whole, (0, 1), value=last)
         patches = self.window.look(values.view(-1, *self.images))
-        made = values.new_empty(*patches.shape[:3], wide)
+        made = values.new_empty(*patches.shape[:3], self.height)
         made[..., : self.inputs].view(patches.shape).copy_(patches)
-        if wide > self.inputs:
-            made[..., -1] = 1.0
-        return made.view(games, -1, wide)
+        if self.bias is not None:
+            made[..., -1] = last
+        return made.view(games, -1, self.height)
 
     def turned(self, weight: Tensor) -> Tensor:
         """Return what :meth:`heard` is multiplied by, from weights [G, height, out]."""
@@ -117,7 +117,10 @@ class Layer:
 
     @cached_property
     def _listens(self) -> bool:
-        """Whether windows of adjoints are smaller than the patches, which are pasted otherwise."""
+        """Whether windows of adjoints are smaller than the patches, which are pasted otherwise.
+
+        Copies decide, not multiplications, of which windows take more: few channels leave a processor waiting.
+        """
         (_, down), (_, across) = self._reach
         return self.window is not None and down * across * self.outputs < self.inputs
 
@@ -125,7 +128,7 @@ class Layer:
     def _blocks(self) -> list[tuple[int, int]]:
         """Down and across: how many blocks, and how many pixels each."""
         strides = self.window.stride if self.window else (1, 1)
-        return [(-(-length // stride), stride) for length, stride in zip(self.images, strides, strict=False)]
+        return [(-(-length // stride), stride) for length, stride in zip(self.images[:2], strides, strict=True)]
 
     @cached_property
     def _reach(self) -> list[tuple[int, int]]:
@@ -175,13 +178,18 @@ class Chain:
 
     @staticmethod
     def covers(problem: Problem) -> bool:
-        """Tell whether a model begins with convolutions, ends with a linear layer, and is known in between."""
+        """Tell whether a model begins with convolutions and has a linear layer as its last product.
+
+        Each product may have one layer of :data:`FOLLOWING` right behind it, and nothing else stands between.
+        """
         steps = chain_steps(problem.model) or []
         products = [isinstance(step, Convolution | Dense) for step in steps]
         for step, after in zip(steps, [False, *products], strict=False):
             if isinstance(step, Pointwise) and not (after and type(step.module) in FOLLOWING):
                 return False
-        return any(products) and isinstance(steps[len(products) - 1 - products[::-1].index(True)], Dense)
+        return any(products) and isinstance(
+            [step for step in steps if isinstance(step, Convolution | Dense)][-1], Dense
+        )
 
     @classmethod
     def of(cls, problem: Problem, shape: torch.Size) -> Chain:
@@ -200,7 +208,7 @@ class Chain:
         return cls(tuple(found))
 
     def pack(self, params: Params) -> Tensor:
-        """Return parameters [G, ...] as one matrix [G, P]; arrays that are not there count as zero."""
+        """Return parameters [G, ...] as one matrix [G, P]; arrays that were not sent, and are not there, as zeros."""
         some = next(iter(params.values()))
         parts = []
         for layer in self.layers:
@@ -221,4 +229,4 @@ class Chain:
 
     def rows(self, images: Tensor) -> Tensor:
         """Return what the first layer multiplies, [G, r, height], of images [G, n, c, H, W]."""
-        return self.layers[0].rows(images.movedim(2, -1).contiguous(), len(images), ones=True)
+        return self.layers[0].rows(images.movedim(2, -1).contiguous(), len(images), 1.0)

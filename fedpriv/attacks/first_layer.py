@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem, broadcast
 from fedpriv.cohort.chain import POINTWISE, untouched
-from fedpriv.cohort.descent import per_task
 
 __all__ = ["Entrance", "class_counts", "first_layer_inputs"]
 
@@ -94,7 +93,7 @@ class Entrance:
 
     @classmethod
     def of(cls, problem: Problem, billboard: Params, seen: Params) -> Entrance | None:
-        """Return None for models that do not begin like this."""
+        """Return None for models that do not begin like this; the seen gradients are of length 1."""
         model = problem.model
         parts = list(model._modules.items()) if type(model) is nn.Sequential else []
         head = parts[0][1] if parts else None
@@ -112,8 +111,7 @@ class Entrance:
         if not set(own) <= set(seen):  # an array that starts from zero is not sent
             return None
         count = len(next(iter(seen.values())))
-        length = torch.stack([value.flatten(1).square().sum(dim=1) for value in seen.values()]).sum(dim=0).sqrt()
-        unit = {name: value / per_task(length, value) for name, value in seen.items()}
+        unit = dict(seen)
         rest = {name: value for name, value in broadcast(billboard, count).items() if name not in own}
         return cls(
             problem,

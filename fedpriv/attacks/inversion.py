@@ -59,8 +59,10 @@ class Inversion(Settings):
         for step in range(1, self.iterations + 1):
             guess = found.detach().requires_grad_()
             with torch.enable_grad():
-                (slope,) = torch.autograd.grad(cosine_of(guess).sum(), [guess])
-            slope = slope.neg()
+                cosine = cosine_of(guess)
+                slope = torch.zeros_like(guess)
+                if cosine.requires_grad:  # it may not depend on the guess
+                    slope = -torch.autograd.grad(cosine.sum(), [guess], materialize_grads=True)[0]
             if self.total_variation and found.dim() >= 4:
                 slope.add_(variation_slope(found), alpha=self.total_variation)
             slope = torch.nan_to_num(slope, nan=0.0, posinf=0.0, neginf=0.0).sign_()
@@ -84,13 +86,13 @@ def variation_slope(images: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     flat = images.flatten(-2)
     made = torch.zeros_like(flat)
-    each = flat[0].numel() / (height * width)
+    each = math.prod(images.shape[1:-2])
     for across in (True, False):
         step, pairs = (1, height * (width - 1)) if across else (width, (height - 1) * width)
         signs = (flat[..., step:] - flat[..., :-step]).sign_()
         if across:  # the end of a line and the start of the next are no neighbours
             signs[..., width - 1 :: width] = 0.0
-        weight = 1.0 / (each * max(pairs, 1))
+        weight = 1.0 / max(each * pairs, 1)
         made[..., step:].add_(signs, alpha=weight)
         made[..., :-step].sub_(signs, alpha=weight)
     return made.view(images.shape)

@@ -1,9 +1,10 @@
 """Backpropagation in numbers whose parts are derivatives: what convolutional games are differentiated with.
 
-Both attacks need the slope of ``<v, G(x)>`` by the guessed inputs ``x``, where ``G`` is a gradient of second order and
-``v`` does not depend on ``x``. Weights ``W + e1 W1 + e2 W2 + e1 e2 W12`` with ``e1 e1 = e2 e2 = 0`` carry directions
-along: the part at ``e1`` of an ordinary backpropagation is a Hessian times ``W1``, and the part at ``e1 e2`` of the
-gradient by the inputs is the slope. Nothing is kept for autograd, and every part is made once.
+Such a number with its derivatives is a jet. Both attacks need the slope of ``<v, G(x)>`` by the guessed inputs ``x``,
+where ``G`` is a gradient of second order and ``v`` does not depend on ``x``. Weights ``W + e1 W1 + e2 W2 + e1 e2 W12``
+with ``e1 e1 = e2 e2 = 0`` carry directions along: the part at ``e1`` of an ordinary backpropagation is a Hessian times
+``W1``, and the part at ``e1 e2`` of the gradient by the inputs is the slope. Nothing is kept for autograd, and every
+part is made once.
 
 A part of a product is the sum, over the ways to share its directions between the factors, of the products of parts.
 
@@ -47,15 +48,18 @@ class Passes:
         self._layers = [_Step(layer) for layer in chain.layers]
         self._layers[0].rows[PLAIN] = rows
         self._chain, self._games = chain, len(targets)
-        self._end = _Squared(targets) if problem.loss == "squared" else _CrossEntropy(targets)
+        self._end = {"cross-entropy": _CrossEntropy, "squared": _Squared}[problem.loss](targets)
 
     def extend(self, part: int, flat: Tensor) -> None:
-        """Make one part of everything, after its subsets; ``flat`` [G or 1, P] is that part of the weights."""
+        """Make one part of everything; ``flat`` [G or 1, P] is that part of the weights.
+
+        The parts without some of its directions have to be there: plain before all others, both directions last.
+        """
         values = flat
         for step, weight in zip(self._layers, self._chain.unpack(flat), strict=True):
             step.weights[part] = weight
             if step is not self._layers[0]:
-                step.rows[part] = step.layer.rows(values, self._games, ones=part == PLAIN)
+                step.rows[part] = step.layer.rows(values, self._games, 1.0 if part == PLAIN else 0.0)
             values = step.forward(part)
         above = self._end.slope(part, values)
         for step in reversed(self._layers):
@@ -88,12 +92,7 @@ class _Step:
 
     def forward(self, part: int) -> Tensor:
         """Return this part of what the layer gives, [G, r, out]."""
-        pairs = []
-        for one, other in _splits(part):
-            if one in self.rows:
-                weight = self.weights[other]
-                pairs.append((self.rows[one], weight if one == PLAIN else weight[:, : self.layer.inputs]))
-        made = _products(pairs)
+        made = _products([(self.rows[one], self.weights[other]) for one, other in _splits(part) if one in self.rows])
         return made if self._follows is None else self._follows.forward(part, made)
 
     def backward(self, part: int, above: Tensor) -> None:
@@ -110,11 +109,8 @@ class _Step:
 
     def by_weights(self, part: int) -> Tensor:
         """Return this part of the gradient by the weights, [G, height, out]."""
-        made = torch.bmm(self.rows[PLAIN].mT, self._deltas[part])
-        for one, other in _splits(part):
-            if one != PLAIN and one in self.rows:
-                made[:, : self.layer.inputs].baddbmm_(self.rows[one].mT, self._deltas[other])
-        return made
+        pairs = [(self.rows[one].mT, self._deltas[other]) for one, other in _splits(part) if one in self.rows]
+        return _products(pairs)
 
 
 class _Following:
@@ -179,7 +175,7 @@ class _CrossEntropy:
     """The parts of the gradient of the mean cross-entropy by the outputs, [G, n, K]."""
 
     def __init__(self, targets: Tensor) -> None:
-        self._targets = targets
+        self._targets = targets.long()
         self._outputs: _Parts = {}
         self._chances: _Parts = {}
 
@@ -225,7 +221,7 @@ def _products(pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
         made = torch.bmm(rows, weight)
     for rows, weight in pairs[1:]:
         if len(weight) == 1:
-            made.flatten(0, 1).addmm_(rows.flatten(0, 1), weight[0])
+            made.view(-1, made.shape[2]).addmm_(rows.flatten(0, 1), weight[0])
         else:
             made.baddbmm_(rows, weight)
     return made

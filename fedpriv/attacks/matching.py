@@ -7,16 +7,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedpriv.attacks.by_passes import ByPasses
 from fedpriv.attacks.first_layer import Entrance
+from fedpriv.attacks.quick_cosines import QuickCosines
 from fedpriv.cohort import Batch, Engine, InnerLoop, Marks, Params, Problem, broadcast, meta_gradient, task_gradients
+from fedpriv.cohort.descent import per_task
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.errors import InputError
+from fedpriv.names import unknown
 
 __all__ = ["CosineOf", "alignment", "full_batch", "query_match", "refuse_unusable", "support_match"]
 
 CosineOf = Callable[[Tensor], Tensor]
-"""From guessed inputs [G, n, ...] to the cosines [G] of what they would have caused and the seen, differentiable."""
+"""From guessed inputs [G, n, ...] to the cosines [G] of what they would cause and the seen; once differentiable."""
 
 
 def query_match(engine: Engine, problem: Problem, billboard: Params, seen: Params, labels: Tensor) -> CosineOf:
@@ -31,13 +33,12 @@ def query_match(engine: Engine, problem: Problem, billboard: Params, seen: Param
     labels : Tensor, int64 [G, n]
         Of the guessed inputs.
     """
-    refuse_unusable(seen)
-    entrance = Entrance.of(problem, billboard, seen)
+    seen = _unit(billboard, seen)
+    entrance, quick = _shortcuts(engine, problem, billboard, seen)
     if entrance is not None:
         return lambda inputs: entrance.query_cosine(inputs, labels)
-    passes = ByPasses.of(problem, billboard, seen) if isinstance(engine, ProductEngine) else None
-    if passes is not None:
-        return passes.query(labels)
+    if quick is not None:
+        return quick.query(labels)
     params = {name: value.detach().requires_grad_() for name, value in broadcast(billboard, len(labels)).items()}
 
     def cosine(inputs: Tensor) -> Tensor:
@@ -57,17 +58,17 @@ def support_match(
     billboard, seen, labels
         As for :func:`query_match`.
     query : Batch
-        Query sets [G, q, ...] without padding.
+        Query sets [G, q, ...].
     inner : InnerLoop
         How tasks adapt.
     """
-    refuse_unusable(seen)
-    entrance = Entrance.of(problem, billboard, seen)
-    if entrance is not None and inner.steps == 1:
-        return lambda inputs: entrance.support_cosine(inputs, labels, query, inner)
-    passes = ByPasses.of(problem, billboard, seen) if isinstance(engine, ProductEngine) else None
-    if passes is not None and inner.steps == 1:
-        return passes.support(labels, query, inner)
+    seen = _unit(billboard, seen)
+    if inner.steps == 1 and query.marks.padding is None:
+        entrance, quick = _shortcuts(engine, problem, billboard, seen)
+        if entrance is not None:
+            return lambda inputs: entrance.support_cosine(inputs, labels, query, inner)
+        if quick is not None:
+            return quick.support(labels, query, inner)
     params = broadcast(billboard, len(labels))
 
     def cosine(inputs: Tensor) -> Tensor:
@@ -80,7 +81,7 @@ def support_match(
 
 def full_batch(inputs: Tensor, labels: Tensor) -> Batch:
     """Return examples [G, n, ...] without padding as a batch."""
-    return Batch(inputs, labels, Marks(torch.ones(labels.shape, dtype=inputs.dtype), full=True))
+    return Batch(inputs, labels, Marks(torch.ones(labels.shape[:2], dtype=inputs.dtype), full=True))
 
 
 def alignment(left: Params, right: Params) -> Tensor:
@@ -110,6 +111,30 @@ def refuse_unusable(seen: Params) -> None:
             f"{int(silent.sum())} of {len(silent)} recorded gradients are all zero (the first is number "
             f"{int(torch.nonzero(silent)[0])}); leave them out, they point nowhere."
         )
+
+
+def _unit(billboard: Params, seen: Params) -> Params:
+    """Return the rows of seen gradients at length 1, all arrays together; refuse what cannot be compared."""
+    for name in seen:
+        if name not in billboard:
+            raise InputError(unknown("array in the recorded gradients", name, billboard))
+    refuse_unusable(seen)
+    largest = torch.stack([value.abs().flatten(1).amax(dim=1) for value in seen.values()]).amax(dim=0)
+    rows = {name: value / per_task(largest, value) for name, value in seen.items()}
+    length = _inner(rows, rows).sqrt()
+    return {name: value / per_task(length, value) for name, value in rows.items()}
+
+
+def _shortcuts(
+    engine: Engine, problem: Problem, billboard: Params, seen: Params
+) -> tuple[Entrance | None, QuickCosines | None]:
+    """Return the ways around whole gradients that a model allows; the second is for the engine that knows patches."""
+    if type(problem) is not Problem:  # its loss may be another one
+        return None, None
+    entrance = Entrance.of(problem, billboard, seen)
+    if entrance is not None or type(engine) is not ProductEngine:
+        return entrance, None
+    return None, QuickCosines.of(problem, billboard, seen)
 
 
 def _inner(left: Params, right: Params) -> Tensor:

@@ -145,7 +145,8 @@ class Window:
     def look(self, images: Tensor) -> Tensor:
         """Return the patches [N, H', W', k, l, c] of images [N, H, W, c], as a view if there is no padding."""
         down, across = self.padding
-        images = pad(images, (0, 0, across, across, down, down))
+        if any(self.padding):
+            images = pad(images, (0, 0, across, across, down, down))
         views = images.unfold(1, self.size[0], self.stride[0]).unfold(2, self.size[1], self.stride[1])
         return views.permute(0, 1, 2, 4, 5, 3)
 

@@ -13,23 +13,27 @@ from torch.autograd.function import once_differentiable
 from fedpriv.attacks.chain import Chain
 from fedpriv.attacks.jets import BOTH, FIRST, PLAIN, SECOND, Passes
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem
+from fedpriv.errors import InputError
 
-__all__ = ["ByPasses"]
+__all__ = ["QuickCosines"]
 
 _CosineOf = Callable[[Tensor], Tensor]
 _Found = tuple[Tensor, Tensor | None]
 """Cosines [G], and their slopes by the inputs if these were asked for."""
 
 
-class ByPasses:
-    """A chain that begins with convolutions, and the seen gradients."""
+class QuickCosines:
+    """A chain that begins with convolutions, and the seen gradients at unit length.
+
+    The slopes are ready with the cosines, so the latter can be differentiated once.
+    """
 
     def __init__(self, problem: Problem, billboard: Params, seen: Params) -> None:
         self.problem, self.billboard, self.seen = problem, billboard, seen
         self._made: tuple[torch.Size, _Packed] | None = None
 
     @classmethod
-    def of(cls, problem: Problem, billboard: Params, seen: Params) -> ByPasses | None:
+    def of(cls, problem: Problem, billboard: Params, seen: Params) -> QuickCosines | None:
         """Return None for models that are computed otherwise."""
         return cls(problem, billboard, seen) if Chain.covers(problem) else None
 
@@ -38,7 +42,7 @@ class ByPasses:
 
         def work(images: Tensor, slope: bool) -> _Found:
             packed = self._packed(images.shape[2:])
-            guess = Passes(packed.chain, self.problem, packed.chain.rows(images), labels)
+            guess = packed.passes(self.problem, images, labels)
             guess.extend(PLAIN, packed.start)
             cosine, towards = packed.compare(guess.by_weights(PLAIN))
             if not slope:
@@ -61,7 +65,7 @@ class ByPasses:
         known = packed.chain.rows(query.inputs)
 
         def work(images: Tensor, slope: bool) -> _Found:
-            guess = Passes(packed.chain, self.problem, packed.chain.rows(images), labels)
+            guess = packed.passes(self.problem, images, labels)
             guess.extend(PLAIN, packed.start)
             asked = Passes(packed.chain, self.problem, known, query.targets)
             asked.extend(PLAIN, packed.start - rate * guess.by_weights(PLAIN))
@@ -88,9 +92,7 @@ class ByPasses:
             chain = Chain.of(self.problem, shape)
             start = chain.pack({name: value.detach().unsqueeze(0) for name, value in self.billboard.items()})
             sent = chain.pack({name: torch.ones_like(value[:1]) for name, value in self.seen.items()})
-            goal = chain.pack(self.seen)
-            goal = goal / torch.linalg.vector_norm(goal, dim=1, keepdim=True)
-            self._made = (shape, _Packed(chain, start, goal, sent))
+            self._made = (shape, _Packed(chain, start, chain.pack(self.seen), sent))
         return self._made[1]
 
 
@@ -100,6 +102,15 @@ class _Packed:
     start: Tensor  # [1, P], where tasks begin
     goal: Tensor  # [G, P], of unit length
     sent: Tensor  # [1, P], 1 for what tasks send and 0 for what they do not
+
+    def passes(self, problem: Problem, images: Tensor, labels: Tensor) -> Passes:
+        """Return passes of guessed images."""
+        if labels.shape[:2] != images.shape[:2]:
+            raise InputError(
+                f"guessed inputs need a label each, got {list(images.shape[:2])} inputs (games, examples) and labels "
+                f"of shape {list(labels.shape)}; give both for the same games and examples."
+            )
+        return Passes(self.chain, problem, self.chain.rows(images), labels)
 
     def compare(self, made: Tensor) -> tuple[Tensor, Tensor]:
         """Return the cosines [G] of what was made [G, P] with what was seen, and their slopes by what was made."""
