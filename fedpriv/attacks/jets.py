@@ -48,7 +48,8 @@ class Passes:
         self._layers = [_Step(layer) for layer in chain.layers]
         self._layers[0].rows[PLAIN] = rows
         self._chain, self._games = chain, len(targets)
-        self._end = {"cross-entropy": _CrossEntropy, "squared": _Squared}[problem.loss](targets)
+        ends: dict[str, type[_CrossEntropy | _Squared]] = {"cross-entropy": _CrossEntropy, "squared": _Squared}
+        self._end = ends[problem.loss](targets)
 
     def extend(self, part: int, flat: Tensor) -> None:
         """Make one part of everything; ``flat`` [G or 1, P] is that part of the weights.
