@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -183,13 +184,10 @@ class Chain:
         Each product may have one layer of :data:`FOLLOWING` right behind it, and nothing else stands between.
         """
         steps = chain_steps(problem.model) or []
-        products = [isinstance(step, Convolution | Dense) for step in steps]
-        for step, after in zip(steps, [False, *products], strict=False):
-            if isinstance(step, Pointwise) and not (after and type(step.module) in FOLLOWING):
-                return False
-        return any(products) and isinstance(
-            [step for step in steps if isinstance(step, Convolution | Dense)][-1], Dense
-        )
+        products = [step for step in steps if isinstance(step, Convolution | Dense)]
+        pointwise = [(before, step.module) for before, step in pairwise(steps) if isinstance(step, Pointwise)]
+        known = all(before in products and type(module) in FOLLOWING for before, module in pointwise)
+        return known and bool(products) and isinstance(products[-1], Dense)
 
     @classmethod
     def of(cls, problem: Problem, shape: torch.Size) -> Chain:

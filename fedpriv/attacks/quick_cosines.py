@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from fedpriv.attacks.chain import Chain
 from fedpriv.attacks.jets import BOTH, FIRST, PLAIN, SECOND, Passes
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem
+from fedpriv.cohort.descent import per_task
 from fedpriv.errors import InputError
 
 __all__ = ["QuickCosines"]
@@ -131,4 +132,4 @@ class _Cosine(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return gradients[0].view(-1, *[1] * (ctx.slope.dim() - 1)) * ctx.slope, None
+        return per_task(gradients[0], ctx.slope) * ctx.slope, None
