@@ -100,10 +100,10 @@ the difference is within the noise.
 - Without gain: mini-batches in blocks of 2, 5 or 10 steps, weights moved once a block: 0.42 to 0.67 ms of products, not
   0.31 to 0.46.
 - Without gain: weights stored transposed.
-- The MLP with the span beside Flower, pfl on two processes and the bare loop, five turns with real-time priority on
-  2026-11-23 while other jobs took a share of the machine: **46.9** times Flower (35.8 to 51.4), 10.8 times pfl
-  (smallest 8.2) and 1.61 of the bare loop (smallest 1.06), which goes by mini-batches. Without the span, on a quiet
-  machine the day before: 33.3 times Flower (30.5 to 41.1), 7.3 times pfl and 0.93 of the bare loop.
+- What the span gains beside Flower depends on the machine: on another, of which other jobs took a share, five turns
+  with real-time priority gave 46.9 times Flower (35.8 to 51.4), 10.8 times pfl on two processes (smallest 8.2) and 1.61
+  of the bare loop (smallest 1.06), which goes by mini-batches. Without the span, on a quiet machine: 33.3 times Flower
+  (30.5 to 41.1), 7.3 times pfl and 0.93 of the bare loop.
 
 ## What the numbers do not say
 

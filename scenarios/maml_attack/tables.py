@@ -264,9 +264,10 @@ Games in batches of 32 on both cores against the same attack one game after the 
 of torch or two, whichever is faster (`python -m benchmarks.attacks`, by the clock, median and range of nine turns on a
 quiet machine; both find the same images): with the MLP 15.0 times as many games per second against query sets (11.9 to
 16.9) and 22.9 against support sets (20.7 to 25.6), with the convolutions 13.6 (11.0 to 14.8) and 16.0 (13.6 to 18.8).
-While other jobs took a share of the second core, medians fell to 9.1, 16.0, 7.9 and 14.9. By then convolutions had
-passes of their own in place of autograd, which take 0.13 and 0.38 s for the 100 steps that the table counts (8.3 and
-8.9 times as many games before, 6.0 and 7.4 in a repeat). What limits them is copying patches to and from memory.
+On another quiet machine, twice as fast, 12.7 (11.8 to 13.3), 18.6 (17.4 to 19.1), 10.1 (9.5 to 10.4) and 9.2 (8.8 to
+9.5). While other jobs took a share of the second core, medians fell to 9.1, 16.0, 7.9 and 14.9. By then convolutions
+had passes of their own in place of autograd, which take 0.13 and 0.38 s for the 100 steps that the table counts (8.3
+and 8.9 times as many games before, 6.0 and 7.4 in a repeat). What limits them is copying patches to and from memory.
 
 `breaching` 0.1.2 (its inverting-gradients attack, signed Adam, 100 steps of 0.05, without total variation, whose
 filter is made for three channels there) on the same gradient of five MNIST images: 0.58 s of CPU a game against 0.032
