@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,7 @@ def test_sums_are_recorded_as_sums_and_say_so(tmp_path: Path, capsys: Any) -> No
 def test_what_was_only_recorded_is_said_to_be(tmp_path: Path) -> None:
     with_watch(experiment(), Watch(rounds=(1, 2), during=False)).run(tmp_path / "run")
     said = as_text(results_of(tmp_path / "run"))
+    assert not (tmp_path / "run/private/report.html").exists()
     assert "Nothing was attacked: the rounds 1, 2 were recorded only; fedpriv attack RUN" in said
     assert "TPR" not in said
 
@@ -270,6 +272,15 @@ def test_the_command_attacks_a_recorded_run(tmp_path: Path, fedpriv: Any) -> Non
     again = json.loads(out)
     assert again["query"]["inversion"]["paper"]["games"] == 6
     assert all(Path(path).stat().st_size > 5000 for path in again["pictures"])
+    page = Path("run/private/report.html")
+    assert page.stat().st_mode & 0o077 == 0
+    source = page.read_text()
+    assert "Private: this page shows what tasks hold" in source
+    assert source.count("data:image/svg+xml;base64,") == 4, "reconstructions and ROC of two rounds"
+    assert f"{again['query']['accuracy']:.1%}" in source
+    assert "6 games with a member" in source
+    assert not re.search(r"https?://|<script|url\(", source)
+    assert "private/report.html" in Path("run/report.html").read_text()
     code, out, err = fedpriv("attack", "run", "--set=attack.rounds=[7]")
     assert code == 2
     assert "none of the recorded rounds (1, 2)" in err

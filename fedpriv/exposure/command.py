@@ -14,6 +14,7 @@ from fedpriv.exposure.recorded import read_sighting, record_scores, recorded_rou
 from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
 from fedpriv.progress import Progress
+from fedpriv.report import write_report
 
 __all__ = ["attack_run"]
 
@@ -56,12 +57,15 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
             progress(done, len(chosen))
             attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
             found = {"round": number, **to_json(attacked, experiment)}
-            keep(run, found)
             record_scores(attacked.played, run, number)
             pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
+            keep(run, found)
         progress(len(chosen), len(chosen))
     results = results_of(run)
+    if (run / "report.html").exists():
+        write_report([run])  # it says where the page on attacks is
     if json_output:
         sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")
         return
-    sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in pictures))
+    written = [*pictures, run / "private" / "report.html"]
+    sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in written))

@@ -8,7 +8,10 @@ from typing import Any
 
 from fedpriv.attacks import SETS
 
-__all__ = ["as_text", "results_of"]
+__all__ = ["GAME_COLUMNS", "as_text", "bound_words", "game_rows", "remarks", "results_of", "task_rows"]
+
+GAME_COLUMNS = ("round", "set", "attack", "game", "accuracy", "AUC", "TPR at 1% FPR", "bound on AUC")
+"""Of the rows of :func:`game_rows`."""
 
 
 def results_of(run: Path) -> dict[str, Any]:
@@ -35,44 +38,80 @@ def results_of(run: Path) -> dict[str, Any]:
     return {"released": False, **found, "auc_bound": bounds[0] if bounds else None, "attacked": rounds}
 
 
-def as_text(results: dict[str, Any]) -> str:
-    """Return a table in plain text, one line per round, set, attack and rule."""
-    lines = ["What a malicious server learns from rows of updates (observer: the server; never released)"]
-    head = ("round", "set", "attack", "game", "accuracy", "AUC", "TPR at 1% FPR", "bound on AUC")
-    rows: list[tuple[str, ...]] = [head]
+def game_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return a row of text per round, set, attack and game."""
     bound = results.get("auc_bound")
+    limit = "none" if bound is None else f"{bound:.3f}"
+    rows: list[tuple[str, ...]] = []
     for one in results.get("attacked", []):
-        if "failed" in one:
-            lines.append(f"round {one['round']}: {one['failed']}")
-        if one.get("left_out"):
-            lines.append(f"round {one['round']}: {one['left_out']} rows did not fit into attack.limit_mib.")
         for name in SETS:
             for attack in ("inversion", "score") if name in one else ():
                 for rule in ("paper", "controlled"):
                     out = one[name][attack][rule]
                     cells = [_rate(out[key]) for key in ("accuracy", "auc", "tpr_at_low_fpr")]
-                    limit = "none" if bound is None else f"{bound:.3f}"
                     rows.append((str(one["round"]), name, attack, rule, *cells, limit))
-    if len(rows) == 1:  # nobody attacked, or every attack failed and said why
+    return rows
+
+
+def task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
+    """Return per round: number of tasks, share of games won, share of members put to the right task, guessing."""
+    return [
+        (
+            str(one["round"]),
+            str(one["which_task"]["tasks"]),
+            _rate(one["which_task"]["won"]),
+            _rate(one["which_task"]["right_task"]),
+            f"{1 / one['which_task']['tasks']:.3f}",
+        )
+        for one in results.get("attacked", [])
+        if "which_task" in one
+    ]
+
+
+def remarks(results: dict[str, Any]) -> list[str]:
+    """Return what went wrong or was left out, a sentence each."""
+    lines = []
+    for one in results.get("attacked", []):
+        if "failed" in one:
+            lines.append(f"round {one['round']}: {one['failed']}")
+        if one.get("left_out"):
+            lines.append(f"round {one['round']}: {one['left_out']} rows did not fit into attack.limit_mib.")
+    if not game_rows(results):  # nobody attacked, or every attack failed and said why
         recorded = [str(one["round"]) for one in results.get("attacked", []) if "failed" not in one]
         if recorded:
             lines.append(
                 f"Nothing was attacked: the rounds {', '.join(recorded)} were recorded only; fedpriv attack RUN "
                 "attacks what was recorded."
             )
-        return "\n".join(lines)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    lines += ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    for one in results.get("attacked", []):
-        if "which_task" in one:
-            task = one["which_task"]
-            lines.append(
-                f"round {one['round']}, in whose query set among {task['tasks']} tasks: won {_rate(task['won'])}, the "
-                f"right task of members {_rate(task['right_task'])} (guessing: {1 / task['tasks']:.3f})"
-            )
+    return lines
+
+
+def bound_words(results: dict[str, Any]) -> str:
+    """Say in a sentence what bounds the attacks."""
+    bound = results.get("auc_bound")
     if bound is None:
-        lines.append("There is no bound: noise that the server adds gives nothing against the server.")
-    return "\n".join(lines)
+        return "There is no bound: noise that the server adds gives nothing against the server."
+    return f"Noise of the nodes bounds the AUC of every attack on one row by {bound:.3f}."
+
+
+def as_text(results: dict[str, Any]) -> str:
+    """Return a table in plain text, one line per round, set, attack and rule."""
+    lines = ["What a malicious server learns from rows of updates (observer: the server; never released)"]
+    lines += remarks(results)
+    rows = game_rows(results)
+    if not rows:
+        return "\n".join(lines)
+    widths = [max(map(len, cells)) for cells in zip(GAME_COLUMNS, *rows, strict=True)]
+    lines += [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (GAME_COLUMNS, *rows)
+    ]
+    lines += [
+        f"round {number}, in whose query set among {tasks} tasks: won {won}, the right task of members {right} "
+        f"(guessing: {guessing})"
+        for number, tasks, won, right, guessing in task_rows(results)
+    ]
+    return "\n".join([*lines, bound_words(results)])
 
 
 def _rate(found: dict[str, Any]) -> str:

@@ -16,7 +16,10 @@ from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, see
 from fedpriv.attacks.games import SetName
 from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
 from fedpriv.errors import FedprivError, InputError
+from fedpriv.exposure.figures import write_pictures
+from fedpriv.exposure.page import write_attack_page
 from fedpriv.exposure.recorded import private_folder, record, record_scores
+from fedpriv.exposure.results import game_rows, results_of
 from fedpriv.names import kebab
 from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
@@ -117,8 +120,9 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         if watch.during:
             try:
                 attacked = attack_sighting(experiment, sighting, watch, episode_seed(run))
-                record_scores(attacked.played, run, sighting.round)
                 found |= to_json(attacked, experiment)
+                record_scores(attacked.played, run, sighting.round)
+                write_pictures(run, sighting.round, attacked.played, found.get("auc_bound"))
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
@@ -228,6 +232,8 @@ def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
 
 
 def keep(run: Path, found: dict[str, Any]) -> None:
-    """Write the results of one round beside its sighting."""
+    """Write the results of one round beside its sighting, and the page on all rounds that were attacked."""
     path = private_folder(run) / f"attack-{found['round']:06d}.json"
     write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)
+    if game_rows(results_of(run)):
+        write_attack_page(run)

@@ -1,19 +1,17 @@
-"""One self-contained HTML page about one or several runs: no script, no request, figures inlined."""
+"""One self-contained HTML page about one or several runs."""
 
 from __future__ import annotations
 
-import base64
 import math
-import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import InputError
 from fedpriv.report.figures import FIGURES, write_figures
 from fedpriv.report.reader import Run, read_run
 from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs, published
+from fedpriv.report.template import fill, inlined, write_page
 from fedpriv.report.words import figure_words, not_protected
 
 __all__ = ["render", "write_report"]
@@ -52,24 +50,12 @@ def write_report(run_folders: Sequence[str | Path], out: str | Path | None = Non
     if target.is_dir():
         raise InputError(f"{target} is a folder: give the name of the HTML file to write, as {target / 'report.html'}.")
     page = render(runs, [write_figures(run) for run in runs])
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_text(page, encoding="utf-8")
-        draft.replace(target)
-    except OSError as error:
-        raise ComponentFailure(
-            f"the report cannot be written to {target} ({error.strerror}): choose another file."
-        ) from None
+    write_page(target, page)
     return target
 
 
 def render(runs: Sequence[Run], figures: Sequence[dict[str, Path]]) -> str:
     """Return the page; ``figures`` holds, per run, the SVG files by name."""
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("fedpriv.report").joinpath("report.html.j2").read_text(encoding="utf-8")
     names = _names(runs)
     views = [
         _view(f"run-{at}", name, run, drawn)
@@ -77,7 +63,7 @@ def render(runs: Sequence[Run], figures: Sequence[dict[str, Path]]) -> str:
     ]
     title = f"fedpriv report: {names[0]}" if len(runs) == 1 else f"fedpriv report: {len(runs)} runs"
     table = comparison(runs, names) if len(runs) > 1 else None
-    return environment.from_string(source).render(title=title, runs=views, comparison=table)
+    return fill("report.html.j2", title=title, runs=views, comparison=table)
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
@@ -109,6 +95,7 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
         "assumptions": guarantee.assumptions + _more_assumptions(run),
         "warnings": guarantee.warnings,
         "figures": [_figure(figure, drawn.get(figure), run) for figure in FIGURES],
+        "attacked": run.attacked,
         "outputs": outputs(run),
         "facts": facts(run),
         "configuration": run.configuration.strip(),
@@ -122,7 +109,4 @@ def _more_assumptions(run: Run) -> list[str]:
 
 def _figure(name: str, file: Path | None, run: Run) -> dict[str, str | None]:
     heading, words = figure_words(name, run)
-    image = None
-    if file is not None:
-        image = "data:image/svg+xml;base64," + base64.b64encode(file.read_bytes()).decode("ascii")
-    return {"heading": heading, "words": words, "image": image}
+    return {"heading": heading, "words": words, "image": None if file is None else inlined(file)}

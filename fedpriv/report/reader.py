@@ -63,6 +63,11 @@ class Run:
         return ledger is not None and ledger.declared == "benchmark"
 
     @property
+    def attacked(self) -> bool:
+        """Whether its folder holds a private page on what a malicious server learned from it."""
+        return (self.path / "private" / "report.html").exists()
+
+    @property
     def measure(self) -> str:
         """``accuracy`` for classification, ``loss`` for runs that have no accuracy."""
         known = any(value is not None for value in self.summary.diagnostics.accuracy.values())

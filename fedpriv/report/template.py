@@ -1,0 +1,49 @@
+"""Pages from templates: self-contained, no script, no request, figures inlined; written whole or not at all."""
+
+from __future__ import annotations
+
+import base64
+import os
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fedpriv.errors import ComponentFailure
+
+__all__ = ["fill", "inlined", "write_page"]
+
+
+def fill(template: str, **values: Any) -> str:
+    """Return a template of this package with its values, which are text and not HTML."""
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    loader = FunctionLoader(lambda name: files("fedpriv.report").joinpath(name).read_text(encoding="utf-8"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader
+    )
+    return environment.get_template(template).render(values)
+
+
+def inlined(image: Path) -> str:
+    """Return an SVG file as the address of an image."""
+    return "data:image/svg+xml;base64," + base64.b64encode(image.read_bytes()).decode("ascii")
+
+
+def write_page(target: Path, page: str, *, private: bool = False) -> None:
+    """Write a page; a private one for its owner alone.
+
+    Raises
+    ------
+    ComponentFailure
+        The file cannot be written.
+    """
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        draft.touch(mode=0o600 if private else 0o666)
+        draft.write_text(page, encoding="utf-8")
+        draft.replace(target)
+    except OSError as error:
+        raise ComponentFailure(
+            f"the report cannot be written to {target} ({error.strerror}): choose another file."
+        ) from None
