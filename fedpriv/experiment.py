@@ -22,7 +22,7 @@ from torch import nn
 from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
 from fedpriv.cohort.problem import Loss
 from fedpriv.cohort.threads import one_blas_thread
-from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
+from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.newcomers import score_newcomers
@@ -622,24 +622,12 @@ def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
         )
 
 
-def _pending(store: BoundaryStore, journal: Journal) -> Boundary | None:
-    """Return the boundary that was staged and not promoted; what was cut in two by a power failure is thrown away."""
-    try:
-        return store.pending()
-    except ComponentFailure:
-        # Staging had not come to its end, or there would be a charge.
-        if journal.ledger.charged(journal.population, journal.run, max(store.rounds(), default=0) + 1):
-            raise
-        store.discard_pending()
-        return None
-
-
 def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> _Resume:
     """Find the last published boundary, the last snapshot, and the rounds between them."""
     if folder is None:
         return _Resume()
     store = folder.boundaries
-    pending = _pending(store, journal)
+    pending = store.pending()
     if pending is not None:
         if journal.charged(pending):
             store.promote(pending.round)  # charged but not published: read back, never drawn again

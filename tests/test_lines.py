@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import threading
+import time
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Message
-from test_billboard import noisy
+from helpers import toy_tasks
+from test_billboard import experiment, noisy
 from test_resume import personal, same
 
+from fedpriv import ComponentFailure
+from fedpriv.experiment import ModelSettings
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime import ray_grid
 from fedpriv.runtime.grid import InProcessGrid
-from fedpriv.runtime.lines import answer, connect, open_lines
+from fedpriv.runtime.lines import Line, answer, connect, open_lines, ready
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid
 
@@ -73,14 +77,56 @@ def test_lines_reach_who_is_here_and_end_when_they_are_hung_up() -> None:
     for number, line in lines.items():
         for size in (0, 5, 3_000_000):
             message = os.urandom(size)
-            line.send_bytes(message)
-            assert line.recv_bytes() == message[::-1]
-        line.send_bytes(b"nobody waits for this answer")
+            line.send(message)
+            assert ready([line], 10) == [line]
+            assert line.receive() == message[::-1]
+        line.send(b"nobody waits for this answer")
         line.close()
         thread = shards[number].thread
         assert thread is not None
         thread.join(10)
         assert not thread.is_alive()
+
+
+def ends() -> tuple[Line, socket.socket]:
+    one, other = socket.socketpair()
+    return Line(one), other
+
+
+def test_nobody_waits_for_a_side_that_stops_in_the_middle_of_a_message() -> None:
+    (stuck, deaf), (half, mute), (whole, peer) = ends(), ends(), ends()
+    stuck.send(bytes(10_000_000))  # more than a socket holds, and nobody reads it
+    assert stuck.sending
+    mute.sendall((60_000).to_bytes(8) + bytes(30_000))
+    peer.sendall((5).to_bytes(8) + b"whole")
+    assert ready([stuck, half, whole], 5.0) == [whole]
+    assert whole.receive() == b"whole"
+    began = time.monotonic()
+    assert ready([stuck, half, whole], 0.2) == []
+    assert ready([stuck, half, whole], 0.0) == []
+    assert time.monotonic() - began < 5
+    mute.sendall(bytes(30_000))
+    assert ready([stuck, half, whole], 5.0) == [half]
+    assert half.receive() == bytes(60_000)
+    for end in (deaf, mute, peer):
+        end.close()
+    broken = ready([stuck, half, whole], 5.0)
+    for line in broken:
+        with pytest.raises(EOFError):
+            line.receive()
+    assert broken
+    for line in (stuck, half, whole):
+        line.close()
+
+
+def test_who_hangs_up_is_heard_even_where_a_forked_process_holds_the_line() -> None:
+    line, peer = ends()
+    kept = os.dup(line.fileno())  # as a child process has it
+    line.close()
+    peer.settimeout(10)
+    assert peer.recv(1) == b""
+    os.close(kept)
+    peer.close()
 
 
 def test_without_a_place_for_a_socket_everything_is_left_to_ray(monkeypatch: Any, tmp_path: Any) -> None:
@@ -101,7 +147,7 @@ def test_whatever_carries_the_messages_the_numbers_are_the_same(pool: ShardPool,
 
     def send(self: RayGrid, message: Message, parcel: Any) -> Any:
         found = original(self, message, parcel)
-        carried.append("line" if isinstance(found, Connection) else "parcel" if parcel else "ray")
+        carried.append("line" if isinstance(found, Line) else "parcel" if parcel else "ray")
         return found
 
     monkeypatch.setattr(RayGrid, "_send", send)
@@ -161,7 +207,7 @@ def test_a_late_shard_is_missing_and_a_lost_one_is_rebuilt(pool: ShardPool, tmp_
         assert set(grid._lines) == {1}, "an answer that is too late must not be taken for the next one"
         equal(expected[2], updates(grid.send_and_receive(messages(3))))
 
-        grid._lines[1].send_bytes(b"no message")  # what answers the line fails, and the process lives
+        grid._lines[1].send(b"no message")  # what answers the line fails, and the process lives
         equal(expected[3], updates(grid.send_and_receive(messages(4))))
         assert grid.processes()[1] != processes[1]
         assert set(grid._lines) == {1}, "a shard that was rebuilt has a line again"
@@ -169,3 +215,85 @@ def test_a_late_shard_is_missing_and_a_lost_one_is_rebuilt(pool: ShardPool, tmp_
         assert len(twice) == 4
         equal(expected[4], updates(twice[:2]))
         equal(expected[5], updates(twice[2:]))
+
+
+@pytest.mark.timeout(300)
+def test_a_stopped_shard_is_late_whatever_the_size_of_a_message(pool: ShardPool) -> None:
+    wide = experiment(
+        toy_tasks(4, features=500), model=ModelSettings(name="mlp", settings={"hidden": 400}), dtype="float32"
+    )
+    billboard = {name: value.numpy() for name, value in wide.problem().initial().items()}
+    assert sum(value.nbytes for value in billboard.values()) > 700_000
+    with RayGrid(wide.specs(wide.problem(), 2), pool=pool) as grid:
+        grid.send_and_receive(asked(1, billboard))
+        stopped = grid.processes()[2]
+        os.kill(stopped, signal.SIGSTOP)
+        began = time.monotonic()
+        assert [one.metadata.src_node_id for one in grid.send_and_receive(asked(2, billboard), timeout=3.0)] == [1]
+        assert time.monotonic() - began < 30
+        os.kill(stopped, signal.SIGCONT)
+        assert len(grid.send_and_receive(asked(3, billboard))) == 2
+
+
+@pytest.mark.timeout(300)
+def test_after_an_interrupt_no_old_answer_is_taken_for_a_new_one(pool: ShardPool, monkeypatch: Any) -> None:
+    small = experiment(toy_tasks(4))
+    billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
+    with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:
+        grid.send_and_receive(asked(1, billboard))
+        with monkeypatch.context() as patch:
+
+            def interrupt(*_: Any) -> Any:
+                raise KeyboardInterrupt
+
+            patch.setattr(ray_grid, "ready", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                grid.send_and_receive(asked(2, billboard))
+        sent = asked(3, billboard)
+        replies = grid.send_and_receive(sent)
+        assert [one.metadata.reply_to_message_id for one in replies] == [one.metadata.message_id for one in sent]
+
+
+@pytest.mark.timeout(300)
+def test_what_ended_a_shard_is_said(pool: ShardPool, monkeypatch: Any) -> None:
+    monkeypatch.setattr(ray_grid, "_REBUILDS", 0)
+    small = experiment(toy_tasks(4))
+    billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
+    with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:
+        grid._lines[1].send(b"no message")
+        with pytest.raises(ComponentFailure, match=r"shard 1 died 1 times in one round \(UnpicklingError: "):
+            grid.send_and_receive(asked(1, billboard))
+        pool.stop(grid.actors.values())
+        grid.actors = {}
+
+
+@pytest.mark.timeout(300)
+def test_answers_come_in_the_order_of_the_questions(pool: ShardPool, monkeypatch: Any) -> None:
+    """From three shards on, the last bits of a sum tell in which order its terms came."""
+    run = personal(strategy=noisy(rounds=3), shards=4, grid="ray")
+    found = []
+    for order in (1, -1):
+
+        def all_at_once(lines: Any, timeout: Any, order: int = order) -> Any:
+            lines = list(lines)
+            while waiting := [line for line in lines if not line.settled]:
+                ready(waiting, timeout)
+            return lines[::order]
+
+        monkeypatch.setattr(ray_grid, "ready", all_at_once)
+        found.append(run.run(reproduce=6, pool=pool).billboards[ALL])
+    for name, value in found[0].items():
+        np.testing.assert_array_equal(found[1][name], value)
+
+
+def asked(round: int, billboard: dict[str, Any]) -> list[Message]:
+    hosted = {1: np.arange(2), 2: np.arange(2, 4)}
+    return [
+        Message(
+            Request(round=round, billboards={ALL: billboard}, tasks={ALL: ids}).to_content(),
+            node,
+            "train",
+            group_id=str(round),
+        )
+        for node, ids in hosted.items()
+    ]

@@ -78,10 +78,7 @@ class Boundary:
 
 
 class Storage(Protocol):
-    """Where boundaries are kept. ``stage`` must be durable before it returns, ``promote`` atomic.
-
-    What is promoted may be found pending again after a power failure, which its charge tells from what was not.
-    """
+    """Where boundaries are kept. ``stage`` and ``promote`` must be durable before they return, ``promote`` atomic."""
 
     def stage(self, boundary: Boundary) -> None:
         """Write a boundary under a pending name."""
@@ -200,5 +197,8 @@ class Journal:
 
     def charged(self, boundary: Boundary | Measured) -> bool:
         """Tell whether this very boundary, or these very metrics, were charged already."""
+        entries = self.ledger.entries(self.population, self.run)
+        if isinstance(boundary, Boundary):
+            return boundary.charged_by(entries)
         digest = boundary.digest()
-        return any(entry.digest == digest for entry in self.ledger.entries(self.population, self.run))
+        return any(entry.digest == digest for entry in entries)

@@ -16,30 +16,12 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = [
-    "damage_said",
-    "pack",
-    "read_members",
-    "sync_directory",
-    "unpack",
-    "write_bytes",
-    "write_members",
-    "write_new_bytes",
-]
+__all__ = ["damage_said", "pack", "read_members", "sync_directory", "unpack", "write_bytes", "write_members"]
 
 
 def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
     """Write a file durably and atomically: after a crash it is the old one or the new one."""
     with _replacing(path, mode) as file:
-        file.write(content)
-
-
-def write_new_bytes(path: Path, content: bytes) -> None:
-    """Write a file durably where there is none, with one flush of the file system instead of two.
-
-    A process sees the whole file or none. After a power failure before this returned, it may be there in part.
-    """
-    with _replacing(path, whole=False) as file:
         file.write(content)
 
 
@@ -50,17 +32,14 @@ def write_members(path: Path, members: Iterable[tuple[str, NDArray[Any]]], heade
 
 
 @contextmanager
-def _replacing(path: Path, mode: int = 0o666, *, whole: bool = True) -> Iterator[BinaryIO]:
+def _replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             yield file
             file.flush()
-            if whole:
-                os.fsync(file.fileno())
-            aside.replace(path)
-            if not whole:  # together with its name
-                os.fsync(file.fileno())
+            os.fsync(file.fileno())
+        aside.replace(path)
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
@@ -144,5 +123,5 @@ def _members(path: Path) -> Iterator[tuple[str, Any]]:
             for number, name in enumerate(header["names"]):
                 with archive.open(f"array{number}.npy") as member:
                     yield name, np.lib.format.read_array(member, allow_pickle=False)
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError, RuntimeError) as error:
         raise ComponentFailure(f"the checkpoint {path} cannot be read ({error}); delete it to fall back.") from error

@@ -19,16 +19,7 @@ from numpy.typing import NDArray
 
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.metrics import Measured
-from fedpriv.runs.atomic import (
-    damage_said,
-    pack,
-    read_members,
-    sync_directory,
-    unpack,
-    write_bytes,
-    write_members,
-    write_new_bytes,
-)
+from fedpriv.runs.atomic import damage_said, pack, read_members, sync_directory, unpack, write_bytes, write_members
 
 __all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
 
@@ -67,21 +58,14 @@ class BoundaryStore:
             # is promoted. It is large and needed once, so old boundaries do without it.
             about = {**header, "digest": boundary.digest()}
             write_bytes(self._noise_path(boundary.round), pack(boundary.noise, about), mode=0o600)
-        write_new_bytes(self.directory / _PENDING, pack(arrays, header))
+        write_bytes(self.directory / _PENDING, pack(arrays, header))
 
     def promote(self, round: int) -> None:
-        """Rename the pending boundary to its final name, and forget the noise that earlier ones needed.
-
-        The next flush of the folder covers this, at the latest that of the next round: until then a power failure
-        leaves the boundary pending and charged, and so it is promoted again.
-        """
+        """Rename the pending boundary to its final name, and forget the noise that earlier ones needed."""
         (self.directory / _PENDING).replace(self._path(round))
+        sync_directory(self.directory)
         for old in (round - 1, round - 2):  # two, since a crash may have come between renaming and this
             self._noise_path(old).unlink(missing_ok=True)
-
-    def settle(self) -> None:
-        """Make the last promotion durable, at the end of a run."""
-        sync_directory(self.directory)
 
     def forget_noise(self) -> None:
         """Delete the noise that rounds to come would need: there are none, and it would undo what it protects."""
@@ -89,13 +73,7 @@ class BoundaryStore:
             path.unlink()
 
     def pending(self) -> Boundary | None:
-        """Return the boundary that was staged but not promoted, if there is one; without its noise.
-
-        Raises
-        ------
-        ComponentFailure
-            It is damaged; if it was never charged, a power failure came while it was staged.
-        """
+        """Return the boundary that was staged but not promoted, if there is one; without its noise."""
         path = self.directory / _PENDING
         return self._read(path) if path.exists() else None
 

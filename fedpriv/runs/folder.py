@@ -145,7 +145,6 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished."""
-        self.boundaries.settle()
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
         self._forget_secrets()
 

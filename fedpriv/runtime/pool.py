@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
-
+    from fedpriv.runtime.lines import Line
     from fedpriv.runtime.node import NodeSpec
 
 __all__ = ["PATIENCE", "ShardPool"]
@@ -37,6 +36,7 @@ class _Shard:
         one_thread_for_good()
         torch.set_flush_denormal(True)
         self._answering: Thread | None = None
+        self._failure: str | None = None
 
     def host(self, spec: NodeSpec, node_id: int) -> None:
         """Become a node; what was hosted before is forgotten as a whole, so nothing passes from run to run."""
@@ -52,7 +52,7 @@ class _Shard:
         self.hang_up()
         del self.worker
 
-    def handle(self, message: bytes, names: Sequence[str], *records: bytes) -> bytes:
+    def handle(self, message: bytes | bytearray, names: Sequence[str], *records: bytes) -> bytes:
         from fedpriv.runtime.wire import pack, unpack
 
         return pack(self.worker.handle(unpack(message, dict(zip(names, records, strict=True)))))
@@ -77,14 +77,22 @@ class _Shard:
         if answering is not None:
             answering.join()
 
-    def _answer(self, line: Connection) -> None:
+    def _answer(self, line: Line) -> None:
         import torch
 
         from fedpriv.runtime.lines import answer
 
         torch.set_num_threads(1)  # both belong to the thread
         torch.set_flush_denormal(True)
-        answer(line, lambda message: self.handle(message, []))
+        try:
+            answer(line, lambda message: self.handle(message, []))
+        except BaseException as error:  # whatever it is, the server is told
+            self._failure = f"{type(error).__name__}: {error}"
+
+    def failure(self) -> str | None:
+        """Return what ended the line, if it was not the server."""
+        self.hang_up()
+        return self._failure
 
     def snapshot(self, directory: Path, number: int) -> None:
         self.worker.snapshot(directory, number)

@@ -6,8 +6,6 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,7 +14,7 @@ from flwr.app import Message
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.runtime.grid import LocalGrid, is_training
-from fedpriv.runtime.lines import open_lines
+from fedpriv.runtime.lines import Line, open_lines, ready
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import PATIENCE, ShardPool
 from fedpriv.runtime.wire import pack, shared_records, unpack
@@ -65,7 +63,7 @@ class RayGrid(LocalGrid):
         self._since: dict[int, list[Message]] = {number: [] for number in self.get_node_ids()}
         self._snapshot: tuple[Path, int] | None = None
         self.actors: dict[int, Any] = {}
-        self._lines: dict[int, Connection] = {}
+        self._lines: dict[int, Line] = {}
         try:
             self.actors = self._pool.take(self.specs)
         except ComponentFailure:
@@ -96,21 +94,33 @@ class RayGrid(LocalGrid):
     def _deliver(self, messages: Sequence[Message], deadline: float | None) -> list[Message]:
         """Send messages to different actors."""
         parcel = self._parcel(messages)
-        waiting = {self._send(message, parcel): message for message in messages}
+        waiting: dict[Any, Message] = {}
+        try:
+            for message in messages:
+                waiting[self._send(message, parcel)] = message
+            replies = self._answers(waiting, parcel, deadline)
+        except BaseException:  # what is still answered must not be taken for an answer to what comes next
+            self._give_up(waiting.values())
+            raise
+        # In the order in which they were asked: who was faster must not show in the last bits of a sum.
+        return [replies[node] for node in (message.metadata.dst_node_id for message in messages) if node in replies]
+
+    def _answers(
+        self, waiting: dict[Any, Message], parcel: dict[int, tuple[str, Any]], deadline: float | None
+    ) -> dict[int, Message]:
+        """Return by node what came in time; ``waiting`` holds what has not come yet, by what it comes over."""
         deaths: Counter[int] = Counter()
-        replies: list[Message] = []
+        replies: dict[int, Message] = {}
         while waiting:
             done = self._done(waiting, deadline)
             if not done:
-                for message in waiting.values():  # late nodes count as missing, as in Flower, but they did train
-                    self._remember(message)
-                    self._hang_up(message.metadata.dst_node_id)
+                self._give_up(waiting.values())  # late nodes count as missing, as in Flower
                 break
             for call in done:
                 message = waiting.pop(call)
                 node = message.metadata.dst_node_id
                 try:
-                    replies.append(unpack(self._result(call, node)))
+                    replies[node] = unpack(self._result(call, node))
                 except (self._ray.exceptions.RayActorError, _LineBroken) as error:
                     deaths[node] += 1
                     if deaths[node] > _REBUILDS:
@@ -123,6 +133,12 @@ class RayGrid(LocalGrid):
                     continue
                 self._remember(message)
         return replies
+
+    def _give_up(self, messages: Iterable[Message]) -> None:
+        """Wait no longer for answers; whoever was asked does train."""
+        for message in messages:
+            self._remember(message)
+            self._hang_up(message.metadata.dst_node_id)
 
     def _remember(self, message: Message) -> None:
         if is_training(message):
@@ -168,8 +184,7 @@ class RayGrid(LocalGrid):
         """Send a message by the shard's line if there is one and nothing is large, else through Ray; return which."""
         node = message.metadata.dst_node_id
         if not parcel and node in self._lines:
-            with suppress(OSError):  # the shard is gone, which the wait for its answer will find out
-                self._lines[node].send_bytes(pack(message))
+            self._lines[node].send(pack(message))  # if the shard is gone, the wait for its answer will find out
             return self._lines[node]
         names = {key: name for key, (name, _) in parcel.items()}
         references = [reference for _, reference in parcel.values()]
@@ -181,28 +196,28 @@ class RayGrid(LocalGrid):
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-        lines: list[Connection] = []
+        lines: list[Line] = []
         references: list[Any] = []
         for call in calls:
-            (lines if isinstance(call, Connection) else references).append(call)
-        done: list[Any] = list(wait(lines, left())) if lines else []
+            (lines if isinstance(call, Line) else references).append(call)
+        done: list[Any] = list(ready(lines, left())) if lines else []
         if references:
             # All together: to wait for one after the other costs more than a small shard's work.
             done += self._ray.wait(references, num_returns=len(references), timeout=left())[0]
         return done
 
-    def _result(self, call: Any, node: int) -> bytes:
+    def _result(self, call: Any, node: int) -> bytes | bytearray:
         """Return what a shard answered, or raise Ray's error or ours for one that is gone."""
-        if not isinstance(call, Connection):
+        if not isinstance(call, Line):
             reply: bytes = self._ray.get(call)
             return reply
         try:
-            return call.recv_bytes()
-        except (EOFError, OSError) as error:
+            return call.receive()
+        except EOFError as error:
             actor = self.actors[node]
-            self._ray.get(actor.process.remote())  # raises why it died
+            why = self._ray.get(actor.failure.remote())  # if it died, Ray raises why
             self._pool.stop([actor])  # it lives, but will not answer
-            raise _LineBroken("its line broke") from error
+            raise _LineBroken(why or "its line broke") from error
 
     def _hang_up(self, node: int) -> None:
         """Close the line to a shard; what went over it comes before all that Ray brings from now on."""

@@ -37,7 +37,7 @@ def pack(value: Any, shared: Mapping[int, str] | None = None) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(payload: bytes, shared: Mapping[str, bytes] | None = None) -> Any:
+def unpack(payload: bytes | bytearray, shared: Mapping[str, bytes] | None = None) -> Any:
     """Undo :func:`pack`; ``shared`` holds the bytes of the records that were left out, by name."""
     return _Unpickler(io.BytesIO(payload), shared or {}).load()
 
