@@ -7,10 +7,23 @@ from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, Problem, State, Tasks, broadcast
+from fedpriv.cohort import (
+    Cohort,
+    Key,
+    Learner,
+    LocalSGD,
+    Params,
+    Problem,
+    Purpose,
+    State,
+    Tasks,
+    broadcast,
+    split_examples,
+)
 from fedpriv.errors import InputError
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
 from fedpriv.lrs.sparse import Own
@@ -56,6 +69,14 @@ class LowRankSparseNet(LocalSGD):
         averaged over examples. The k places with the largest gradients fit by chance, too, so they need more of it.
     bank_rate : float
         Length of a task's news of the bank, relative to its news of the network.
+    fit_share : float
+        Share of a task's examples to which it fits its own part, from zero, in a round after the warm-up; the network
+        that it has then learns from the others. So directions are learned that help with examples that the fit has
+        not seen, as with those to come. 1 uses all examples for both. The fit after the last round uses all anyway.
+    network_rate : float
+        What tasks send of the shared network after the warm-up, relative to how far it moved. 0 leaves the network as
+        the warm-up made it, for directions that are learned for a network that exists; noise would still move it, so
+        the strategy may add none then.
 
     References
     ----------
@@ -72,6 +93,8 @@ class LowRankSparseNet(LocalSGD):
     pull: float = Field(default=0.1, ge=0)
     sparse_pull: float = Field(default=3.0, ge=0)
     bank_rate: float = Field(default=1.0, gt=0)
+    fit_share: float = Field(default=1.0, gt=0, le=1)
+    network_rate: float = Field(default=1.0, ge=0)
 
     @model_validator(mode="after")
     def _some_steps(self) -> LowRankSparseNet:
@@ -120,13 +143,18 @@ class LowRankSparseNet(LocalSGD):
         """Fit the own part with the billboard fixed, train the network with the own part fixed, send how it moved."""
         shared = _Shared.read(billboard)
         steps = self.personal_steps if key.round > self.warm_up else 0
-        own = self._fit(learner, shared, _to_own(state), cohort, steps)
+        before, fitted, rest = _to_own(state), None, None
+        if steps and self.fit_share < 1:  # what was kept has seen all examples
+            before = _to_own(self.initial_state(billboard, cohort))
+            fitted, rest = split_examples(cohort, replace(key, purpose=Purpose.EPISODE), self.fit_share)
+        own = self._fit(learner, shared, before, cohort, steps, fitted)
         start = shared.networks(own)
         network = _network(learner)
-        moved = self.fit(network, start, cohort, key)
+        moved = self.fit(network, start, cohort, key, examples=rest)
         learner.cells = network.cells
         drift = {name: value.sub_(start[name]) for name, value in moved.items()}
-        sent = {f"{_NET}{name}": value for name, value in drift.items()}
+        share = self.network_rate if key.round > self.warm_up else 1.0
+        sent = {f"{_NET}{name}": value * share for name, value in drift.items()}
         weights = shared.directions.split(own.coefficients)
         for names, mine in zip(shared.banked, weights, strict=True):
             length = mine.norm(dim=1, keepdim=True)
@@ -148,17 +176,26 @@ class LowRankSparseNet(LocalSGD):
         networks = _Shared.read(billboard).networks(_to_own(state))
         return rest | {f"{_NET}{name}": value for name, value in networks.items()}
 
-    def _fit(self, learner: Learner, shared: _Shared, own: Own, cohort: Cohort, steps: int) -> Own:
-        """Take some steps on the own part, on all examples."""
+    def _fit(
+        self,
+        learner: Learner,
+        shared: _Shared,
+        own: Own,
+        cohort: Cohort,
+        steps: int,
+        examples: NDArray[np.int64] | None = None,
+    ) -> Own:
+        """Take some steps on the own part, on the examples of these numbers [C, n], or on all."""
         if not steps:
             return own
-        batch, problem = cohort.part("train"), _network(learner).problem
+        problem = _network(learner).problem
+        batch = cohort.part("train") if examples is None else next(cohort.batches(examples[:, None]))
 
         def gradients(moved: Tensor) -> Tensor:
             here = shared.layout.cut(shared.base + moved)
             return shared.layout.joined(learner.engine.gradients(problem, here, batch))
 
-        learner.count(cohort, steps * cohort.sizes("train").astype(np.int64))
+        learner.count(cohort, steps * batch.sizes.numpy().astype(np.int64))
         learner.cells += steps * batch.mask.numel()
         return fit(
             own,

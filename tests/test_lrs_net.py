@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import nn
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import GlobalModel, LowRankSparseNet
-from fedpriv.cohort import Cohort, Key, Learner, Params, Problem, Ragged, Tasks, engine_named
+from fedpriv.cohort import Cohort, Key, Learner, Params, Problem, Purpose, Ragged, Tasks, engine_named, split_examples
 from fedpriv.evidence import Evidence, read_protocol
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
@@ -243,6 +244,62 @@ def test_during_the_warm_up_there_is_the_shared_network_only() -> None:
     assert all(torch.equal(state[name], value) for name, value in start.items())
     _, update = one.train(learner, board, start, cohort, Key(0, 3))
     assert all(value.any() for name, value in update.items() if name.startswith("bank."))
+
+
+def test_after_the_warm_up_the_network_may_be_left_as_it_is(tmp_path: Path) -> None:
+    board = billboard_of(problem())
+    _, _, _, update = round_of(client(), board)
+    _, _, _, frozen = round_of(client(network_rate=0.0), board)
+    _, _, _, warm = round_of(client(network_rate=0.0, warm_up=2), board)
+    assert not any(value.any() for name, value in frozen.items() if name.startswith("net."))
+    assert all(value.any() for name, value in warm.items() if name.startswith("net."))
+    for name in (name for name in board if name.startswith("bank.")):
+        torch.testing.assert_close(frozen[name], update[name], rtol=0, atol=0)
+    experiment(client(network_rate=0.0, warm_up=2)).run(tmp_path / "run", reproduce=1)
+    store = BoundaryStore(tmp_path / "run" / "checkpoints")
+    (before,), (after,) = (store.load(number).billboards.values() for number in (2, 4))
+    assert all(np.array_equal(before[name], after[name]) == name.startswith("net.") for name in before)
+
+
+@pytest.mark.parametrize("share", [0.35, 0.5])
+def test_own_numbers_and_directions_may_be_learned_from_different_examples(share: float) -> None:
+    """The other examples of a task cannot move its numbers, nor those that its numbers know the news it sends."""
+    board, cohort = billboard_of(problem()), whole(TASKS)
+    one, learner = client(fit_share=share), Learner(problem())
+    key = Key(0, 3)
+    fitted, rest = split_examples(cohort, Key(0, 3, Purpose.EPISODE), share)
+    for row, size in enumerate(cohort.sizes("train").tolist()):
+        parts = [set(numbers[row][numbers[row] >= 0].tolist()) for numbers in (fitted, rest)]
+        assert parts[0] | parts[1] == set(range(size))
+        assert parts[0].isdisjoint(parts[1])
+        assert len(parts[0]) == max(round(share * size), 1)
+    state, update = one.train(learner, board, one.initial_state(board, cohort), cohort, key)
+
+    def with_other(numbers: Any) -> tuple[Any, Any]:
+        inputs = TASKS.train.inputs.copy()
+        for row in range(len(TASKS)):
+            rows = TASKS.train.rows(row)
+            inputs[rows.start + numbers[row][numbers[row] >= 0]] *= -3.0
+        changed = replace(TASKS, train=replace(TASKS.train, inputs=inputs))
+        return one.train(Learner(problem()), board, one.initial_state(board, cohort), whole(changed), key)
+
+    mine, news = with_other(rest)
+    assert all(torch.equal(mine[name], state[name]) for name in state)
+    assert not torch.equal(news["net.3.weight"], update["net.3.weight"])
+    mine, news = with_other(fitted)
+    assert not torch.equal(mine["coefficients"], state["coefficients"])
+    # What was kept from earlier rounds has seen all examples, so it plays no part.
+    again, _ = one.train(Learner(problem()), board, state, cohort, key)
+    assert all(torch.equal(again[name], state[name]) for name in state)
+    assert learner.work == dict(enumerate(3 * (fitted >= 0).sum(1) + (rest >= 0).sum(1)))
+
+
+def test_a_single_example_is_in_both_parts() -> None:
+    lone = Tasks("lone", ("a", "b"), *(Ragged.from_lists([np.ones((n, 5), "float32") for n in (1, 3)],
+                 [np.zeros(n, np.int64) for n in (1, 3)]) for _ in range(3)), 3)  # fmt: skip
+    first, second = split_examples(whole(lone), Key(0, 1), 0.01)
+    assert first.tolist()[0] == second.tolist()[0] == [0, -1, -1, -1]
+    assert ((first[1] >= 0).sum(), (second[1] >= 0).sum()) == (1, 2)
 
 
 def test_places_and_values_of_a_task_are_not_in_any_message(monkeypatch: pytest.MonkeyPatch) -> None:

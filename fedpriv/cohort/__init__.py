@@ -6,7 +6,7 @@ from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
-from fedpriv.cohort.episodes import Episodes, check_shots, draw_episodes
+from fedpriv.cohort.episodes import Episodes, check_shots, draw_episodes, split_examples
 from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner, Noise, Scores
 from fedpriv.cohort.meta import (
@@ -65,6 +65,7 @@ __all__ = [
     "refuse_once_differentiable",
     "refuse_once_differentiable_on",
     "select",
+    "split_examples",
     "subtract",
     "task_gradients",
     "unnest",

@@ -8,6 +8,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
@@ -121,8 +123,9 @@ class LocalSGD(ClientAlgorithm):
         epochs: int | None = None,
         anchor: Params | None = None,
         strength: float | Tensor = 0.0,
+        examples: NDArray[np.int64] | None = None,
     ) -> Params:
-        """Train from ``start`` with these settings; ``epochs`` overrides how long."""
+        """Train from ``start`` with these settings; ``epochs`` overrides how long, ``examples`` on which of them."""
         use_steps = self.steps is not None and epochs is None
         return learner.sgd(
             start,
@@ -135,4 +138,5 @@ class LocalSGD(ClientAlgorithm):
             anchor=anchor,
             strength=strength,
             momentum=self.momentum,
+            examples=examples,
         )

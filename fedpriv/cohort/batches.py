@@ -32,6 +32,12 @@ class Schedule:
         counted: NDArray[np.int64] = (self.index >= 0).sum(axis=(1, 2))
         return counted
 
+    def among(self, examples: NDArray[np.int64]) -> Schedule:
+        """Return the schedule with its numbers looked up in the examples [C, n] of each task."""
+        flat = self.index.reshape(len(self.index), -1)
+        found = np.where(flat >= 0, np.take_along_axis(examples, np.maximum(flat, 0), axis=1), -1)
+        return Schedule(found.reshape(self.index.shape))
+
     @classmethod
     def draw(
         cls,
@@ -42,6 +48,7 @@ class Schedule:
         batch_size: int,
         epochs: int | NDArray[np.int64] | None = None,
         steps: int | None = None,
+        room: int | None = None,
     ) -> Schedule:
         """Shuffle each task's examples and cut them into mini-batches, epoch by epoch.
 
@@ -57,6 +64,8 @@ class Schedule:
             Passes over the data, for all tasks or one number each.
         steps : int
             Number of mini-batches instead of epochs: as many reshuffled epochs as needed, cut after ``steps``.
+        room : int or None
+            Places of the largest task, where ``sizes`` count part of its examples; None for the sizes themselves.
 
         Raises
         ------
@@ -70,7 +79,7 @@ class Schedule:
             counts = np.where(sizes > 0, steps, 0)
         else:
             counts = per_epoch * np.asarray(epochs, dtype=np.int64)
-        width = min(batch_size, int(padded_width(sizes).max(initial=1)))
+        width = min(batch_size, int(padded_width(sizes).max(initial=1)) if room is None else room)
         index = np.full((len(sizes), int(counts.max(initial=0)), width), -1, dtype=np.int64)
         places = index.reshape(len(sizes), -1)
         rows = zip(places, sizes.tolist(), per_epoch.tolist(), counts.tolist(), strict=True)

@@ -14,7 +14,7 @@ from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Tasks
 from fedpriv.errors import InputError
 
-__all__ = ["Episodes", "check_shots", "draw_episodes"]
+__all__ = ["Episodes", "check_shots", "draw_episodes", "split_examples"]
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,35 @@ def draw_episodes(
         return Episodes(first_set, second_set)
     called = torch.from_numpy(names)
     return Episodes(_renamed(first_set, called), _renamed(second_set, called), called)
+
+
+def split_examples(cohort: Cohort, key: Key, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Divide each task's training examples at random, by a stream of its own.
+
+    Parameters
+    ----------
+    cohort : Cohort
+        The tasks.
+    key : Key
+        The stream; the task id completes it.
+    share : float
+        Of the examples that go to the first part, rounded; both parts get one at least. A single example is in both.
+
+    Returns
+    -------
+    ndarray of int64, shape [C, n], and the same
+        Numbers of examples, -1 for padding after them.
+    """
+    sizes = cohort.sizes("train")
+    room = int(padded_width(sizes).max(initial=1))
+    first, second = np.full((2, len(cohort), room), -1, dtype=np.int64)
+    for row, (size, generator) in enumerate(zip(sizes.tolist(), key.generators(cohort.ids.tolist()), strict=True)):
+        order = generator.permutation(size)
+        cut = min(max(round(share * size), 1), max(size - 1, 1))
+        rest = order[cut:] if size > 1 else order
+        first[row, :cut] = order[:cut] if size else -1
+        second[row, : len(rest)] = rest
+    return first, second
 
 
 def check_shots(tasks: Tasks, shots: int) -> None:

@@ -76,6 +76,7 @@ class Learner:
         anchor: Params | None = None,
         strength: float | Tensor = 0.0,
         momentum: float = 0.0,
+        examples: NDArray[np.int64] | None = None,
     ) -> Params:
         """Run mini-batch SGD on every task of a cohort.
 
@@ -100,14 +101,19 @@ class Learner:
             Strength of the regulariser (lambda), relative to the loss averaged over examples.
         momentum : float
             Momentum as in ``torch.optim.SGD``; every call starts from rest.
+        examples : ndarray of int64, shape [C, n], or None
+            Numbers of the training examples that are used, -1 for padding after them; None for all.
 
         Returns
         -------
         Params, each [C, ...]
         """
-        schedule = Schedule.draw(
-            cohort.sizes("train"), cohort.ids, key, batch_size=batch_size, epochs=epochs, steps=steps
-        )
+        sizes, room = cohort.sizes("train"), None
+        if examples is not None:
+            sizes, room = (examples >= 0).sum(axis=1), examples.shape[1]
+        schedule = Schedule.draw(sizes, cohort.ids, key, batch_size=batch_size, epochs=epochs, steps=steps, room=room)
+        if examples is not None:
+            schedule = schedule.among(examples)
         self.count(cohort, schedule.evaluations)
         self.cells += schedule.index.size
         if not isinstance(strength, Tensor) and not strength:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from fedpriv.cohort import Learner, engine_named
+from fedpriv.cohort import Learner, Params, engine_named
 from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.data import keep_data
 from fedpriv.evidence import (
@@ -39,7 +39,7 @@ _COMMON = {
     "strategy.evaluate_every": 0,
 }
 _SHARED = "shared"
-"""The arm whose last network the arms of fine-tuning start from."""
+"""The arm whose last network the arms of fine-tuning start from, where the protocol does not say which."""
 
 
 def _preset(name: str) -> Config:
@@ -55,9 +55,9 @@ def _names(protocol: Protocol, one: Difference) -> str:
 
 
 def _collect(protocol: Protocol, out: Path) -> Evidence:
-    """Run the arms that train; then fit the others to the last network of the shared arm, seed by seed."""
+    """Run the arms that train; then fit the others to the last network of one of these, seed by seed."""
     configs = configurations(protocol, _preset, _COMMON)
-    fine_tuned = [name for name in protocol.arms if name in protocol.own["fine_tuned"]]
+    fine_tuned = _starts(protocol)
     evidence = collect(
         {(arm, point): config for (arm, point), config in configs.items() if arm not in fine_tuned},
         protocol.seeds,
@@ -68,15 +68,26 @@ def _collect(protocol: Protocol, out: Path) -> Evidence:
     with keep_data():
         for point, seeds in protocol.seeds.items():
             for seed in seeds:
-                store = BoundaryStore(out / f"{_SHARED}-{point}" / f"seed-{seed}" / "checkpoints")
-                (published,) = store.load(max(store.rounds())).billboards.values()
-                start = {name: torch.from_numpy(value) for name, value in published.items()}
-                for arm in fine_tuned:
+                for arm, trained in fine_tuned.items():
+                    start = _network(out / f"{trained}-{point}" / f"seed-{seed}")
                     run = build_experiment(apply(configs[arm, point], {"run.seed": seed}))
                     learner = Learner(run.problem(), engine_named(run.engine))
                     scores = score_start(run.client, learner, start, run.tasks)
                     found[arm, point, "personal"].append(float(scores.mean()))
     return replace(evidence, columns=evidence.columns | found)
+
+
+def _starts(protocol: Protocol) -> dict[str, str]:
+    """Return which arms are fine-tuned, and from the network of which arm."""
+    named: dict[str, str] | list[str] = protocol.own["fine_tuned"]
+    return named if isinstance(named, dict) else dict.fromkeys(named, _SHARED)
+
+
+def _network(run: Path) -> Params:
+    """Return the shared network that a run published last."""
+    store = BoundaryStore(run / "checkpoints")
+    (published,) = store.load(max(store.rounds())).billboards.values()
+    return {name: torch.from_numpy(value) for name, value in published.items() if name.startswith("net.")}
 
 
 def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
