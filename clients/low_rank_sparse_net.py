@@ -70,9 +70,10 @@ class LowRankSparseNet(LocalSGD):
     bank_rate : float
         Length of a task's news of the bank, relative to its news of the network.
     fit_share : float
-        Share of a task's examples to which it fits its own part, from zero, in a round after the warm-up; the network
-        that it has then learns from the others. So directions are learned that help with examples that the fit has
-        not seen, as with those to come. 1 uses all examples for both. The fit after the last round uses all anyway.
+        Share of a task's examples to which it fits its coefficients, from zero, in a round after the warm-up; the
+        network that it has then learns from the others. So directions are learned that help with examples that the fit
+        has not seen, as with those to come. The sparse part rests meanwhile: places that were picked on part of the
+        examples blur what directions learn. 1 uses all examples for all. The fit after the last round does so anyway.
     network_rate : float
         What tasks send of the shared network after the warm-up, relative to how far it moved. 0 leaves the network as
         the warm-up made it, for directions that are learned for a network that exists; noise would still move it, so
@@ -143,11 +144,14 @@ class LowRankSparseNet(LocalSGD):
         """Fit the own part with the billboard fixed, train the network with the own part fixed, send how it moved."""
         shared = _Shared.read(billboard)
         steps = self.personal_steps if key.round > self.warm_up else 0
-        before, fitted, rest = _to_own(state), None, None
-        if steps and self.fit_share < 1:  # what was kept has seen all examples
-            before = _to_own(self.initial_state(billboard, cohort))
+        own, rest = _to_own(state), None
+        if steps and self.fit_share < 1:
             fitted, rest = split_examples(cohort, replace(key, purpose=Purpose.EPISODE), self.fit_share)
-        own = self._fit(learner, shared, before, cohort, steps, fitted)
+            own = _to_own(self.initial_state(billboard, cohort))  # what was kept has seen all examples
+            few = replace(own, index=own.index[:, :0], values=own.values[:, :0])
+            own = replace(own, coefficients=self._fit(learner, shared, few, cohort, steps, fitted).coefficients)
+        else:
+            own = self._fit(learner, shared, own, cohort, steps)
         start = shared.networks(own)
         network = _network(learner)
         moved = self.fit(network, start, cohort, key, examples=rest)

@@ -288,6 +288,7 @@ def test_own_numbers_and_directions_may_be_learned_from_different_examples(share
     assert not torch.equal(news["net.3.weight"], update["net.3.weight"])
     mine, news = with_other(fitted)
     assert not torch.equal(mine["coefficients"], state["coefficients"])
+    assert not state["values"].any()
     # What was kept from earlier rounds has seen all examples, so it plays no part.
     again, _ = one.train(Learner(problem()), board, state, cohort, key)
     assert all(torch.equal(again[name], state[name]) for name in state)
