@@ -76,8 +76,8 @@ class LowRankSparseNet(LocalSGD):
         examples blur what directions learn. 1 uses all examples for all. The fit after the last round does so anyway.
     network_rate : float
         What tasks send of the shared network after the warm-up, relative to how far it moved. 0 leaves the network as
-        the warm-up made it, for directions that are learned for a network that exists; noise would still move it, so
-        the strategy may add none then.
+        the warm-up made it, for directions that are learned for a network that exists. Noise would still move it, so
+        it is refused then.
 
     References
     ----------
@@ -104,7 +104,22 @@ class LowRankSparseNet(LocalSGD):
                 "'personal_steps' and 'final_steps' are both 0, so nothing would be personal; use client.name = "
                 "'global-model' for that."
             )
+        if self.fit_share < 1 and not self.personal_steps:
+            raise ValueError(
+                f"'fit_share' divides examples in rounds in which tasks fit their own part, got {self.fit_share:g} "
+                "with 'personal_steps' 0; set 'personal_steps' to at least 1."
+            )
+        if self.fit_share < 1 and self.sparsity and not self.final_steps:
+            raise ValueError(
+                f"with 'fit_share' {self.fit_share:g} the sparse part is fitted after the last round only; set "
+                "'final_steps' to at least 1, or 'sparsity' to 0."
+            )
         return self
+
+    @property
+    def leaves_still(self) -> str | None:
+        """What keeps the shared network as the warm-up made it."""
+        return None if self.network_rate else "client.network_rate = 0"
 
     def check(self, problem: Problem, tasks: Tasks) -> None:  # noqa: ARG002
         """Refuse a model without a bank, and more places than there are."""
@@ -124,6 +139,11 @@ class LowRankSparseNet(LocalSGD):
             raise InputError(
                 f"'sparsity' must be at most the {places} numbers that may be changed, got {self.sparsity}; use fewer"
                 + (", or more arrays in 'where'." if self.where else ", or a larger network.")
+            )
+        if not self.network_rate and not model.rank:
+            raise InputError(
+                "'network_rate' and 'rank' are both 0, so nothing would be learned after the warm-up; set "
+                "'network_rate' above 0, or 'rank' to at least 1."
             )
         if not self.sparsity and not model.rank:
             raise InputError(

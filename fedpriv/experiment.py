@@ -197,6 +197,12 @@ class Experiment(Settings):
                 "tasks that add noise of their own hide from the server, and published metrics would send it their "
                 "scores without any; leave out strategy.metrics, or the client's noise."
             )
+        still = self.client.leaves_still
+        if still is not None and getattr(self.strategy, "noise_multiplier", None) != 0.0:
+            raise ValueError(
+                f"{still} leaves part of the billboard as it is, and noise would move it all the same; set "
+                "strategy.noise_multiplier = 0, or a rate above 0."
+            )
         idle = [name for name in getattr(self.strategy, "metrics", ()) if name.startswith("billboard.")]
         if idle and not self.client.billboard_predicts:
             raise ValueError(

@@ -119,6 +119,42 @@ def test_nobody_waits_for_a_side_that_stops_in_the_middle_of_a_message() -> None
         line.close()
 
 
+def test_a_line_that_cannot_send_lets_the_other_side_go() -> None:
+    line, peer = ends()
+
+    class Full:
+        """A socket whose kernel has no room left for more than a message's head."""
+
+        def __init__(self, end: socket.socket) -> None:
+            self.end = end
+
+        def send(self, part: Any) -> int:
+            if len(part) > 8:
+                raise OSError(105, "no buffer space")
+            return self.end.send(part)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.end, name)
+
+    line._end = Full(line._end)  # type: ignore[assignment]
+    line.send(bytes(100))
+    peer.settimeout(10)
+    assert peer.recv(100) == (100).to_bytes(8)
+    assert peer.recv(1) == b""
+    peer.close()
+    assert ready([line], 10) == [line]
+    line.close()
+
+
+def test_a_line_takes_one_message_at_a_time() -> None:
+    line, peer = ends()
+    line.send(bytes(10_000_000))
+    with pytest.raises(RuntimeError, match="one message at a time"):
+        line.send(b"another")
+    line.close()
+    peer.close()
+
+
 def test_who_hangs_up_is_heard_even_where_a_forked_process_holds_the_line() -> None:
     line, peer = ends()
     kept = os.dup(line.fileno())  # as a child process has it
@@ -219,39 +255,72 @@ def test_a_late_shard_is_missing_and_a_lost_one_is_rebuilt(pool: ShardPool, tmp_
 
 @pytest.mark.timeout(300)
 def test_a_stopped_shard_is_late_whatever_the_size_of_a_message(pool: ShardPool) -> None:
-    wide = experiment(
-        toy_tasks(4, features=500), model=ModelSettings(name="mlp", settings={"hidden": 400}), dtype="float32"
-    )
+    """And has trained on it all the same, as a shard has that is rebuilt after it."""
+    wide = personal_of(toy_tasks(4, features=500), hidden=400)
     billboard = {name: value.numpy() for name, value in wide.problem().initial().items()}
     assert sum(value.nbytes for value in billboard.values()) > 700_000
-    with RayGrid(wide.specs(wide.problem(), 2), pool=pool) as grid:
-        grid.send_and_receive(asked(1, billboard))
+    specs = wide.specs(wide.problem(), 2)
+    undisturbed = InProcessGrid(specs)
+    expected = [updates(undisturbed.send_and_receive(asked(number, billboard))) for number in range(1, 5)]
+    with RayGrid(specs, pool=pool) as grid:
+        equal(expected[0], updates(grid.send_and_receive(asked(1, billboard))))
         stopped = grid.processes()[2]
         os.kill(stopped, signal.SIGSTOP)
         began = time.monotonic()
-        assert [one.metadata.src_node_id for one in grid.send_and_receive(asked(2, billboard), timeout=3.0)] == [1]
+        equal({1: expected[1][1]}, updates(grid.send_and_receive(asked(2, billboard), timeout=3.0)))
         assert time.monotonic() - began < 30
         os.kill(stopped, signal.SIGCONT)
-        assert len(grid.send_and_receive(asked(3, billboard))) == 2
+        equal(expected[2], updates(grid.send_and_receive(asked(3, billboard))))
+        os.kill(stopped, signal.SIGKILL)
+        equal(expected[3], updates(grid.send_and_receive(asked(4, billboard))))
 
 
 @pytest.mark.timeout(300)
-def test_after_an_interrupt_no_old_answer_is_taken_for_a_new_one(pool: ShardPool, monkeypatch: Any) -> None:
-    small = experiment(toy_tasks(4))
+@pytest.mark.parametrize("where", ["sent", "waiting", "answered"])
+def test_a_round_that_was_interrupted_did_not_happen(pool: ShardPool, monkeypatch: Any, where: str) -> None:
+    """Its answers are not taken for those of the next round, and shards are what they were before it."""
+    small = personal_of(toy_tasks(4))
     billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
-    with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:
-        grid.send_and_receive(asked(1, billboard))
+    specs = small.specs(small.problem(), 2)
+    undisturbed = InProcessGrid(specs)
+    expected = [updates(undisturbed.send_and_receive(asked(number, billboard))) for number in (1, 3)]
+    with RayGrid(specs, pool=pool) as grid:
+        equal(expected[0], updates(grid.send_and_receive(asked(1, billboard))))
+
+        def interrupt(*_: Any) -> Any:
+            raise KeyboardInterrupt
+
+        def send(line: Line, message: bytes) -> None:
+            original(line, message)
+            raise KeyboardInterrupt
+
+        original = Line.send
         with monkeypatch.context() as patch:
-
-            def interrupt(*_: Any) -> Any:
-                raise KeyboardInterrupt
-
-            patch.setattr(ray_grid, "ready", interrupt)
+            if where == "sent":
+                patch.setattr(Line, "send", send)
+            else:
+                patch.setattr(ray_grid, "ready" if where == "waiting" else "unpack", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 grid.send_and_receive(asked(2, billboard))
         sent = asked(3, billboard)
         replies = grid.send_and_receive(sent)
         assert [one.metadata.reply_to_message_id for one in replies] == [one.metadata.message_id for one in sent]
+        equal(expected[1], updates(replies))
+
+
+@pytest.mark.timeout(300)
+def test_a_half_sent_message_goes_on_while_another_shard_is_waited_for_over_ray(pool: ShardPool) -> None:
+    wide = personal_of(toy_tasks(4, features=500), hidden=400)
+    billboard = {name: value.numpy() for name, value in wide.problem().initial().items()}
+    with RayGrid(wide.specs(wide.problem(), 2), pool=pool) as grid:
+        grid._hang_up(1)
+        processes = grid.processes()
+        for process in processes.values():
+            os.kill(process, signal.SIGSTOP)
+        threading.Timer(1.0, os.kill, (processes[2], signal.SIGCONT)).start()
+        replies = grid.send_and_receive(asked(1, billboard), timeout=8.0)
+        os.kill(processes[1], signal.SIGCONT)
+        assert [one.metadata.src_node_id for one in replies] == [2]
 
 
 @pytest.mark.timeout(300)
@@ -284,6 +353,13 @@ def test_answers_come_in_the_order_of_the_questions(pool: ShardPool, monkeypatch
         found.append(run.run(reproduce=6, pool=pool).billboards[ALL])
     for name, value in found[0].items():
         np.testing.assert_array_equal(found[1][name], value)
+
+
+def personal_of(tasks: Any, hidden: int = 7) -> Any:
+    """Tasks whose answers tell in which rounds they took part."""
+    return personal().model_copy(
+        update={"tasks": tasks, "model": ModelSettings(name="mlp", settings={"hidden": hidden})}
+    )
 
 
 def asked(round: int, billboard: dict[str, Any]) -> list[Message]:

@@ -390,6 +390,9 @@ def test_sparse_alone_and_low_rank_alone(rank: int, sparsity: int) -> None:
         ({}, {"personal_steps": 0, "final_steps": 0}, "both 0"),
         ({}, {"where": ("3.bais",)}, "did you mean '3.bias'"),
         ({}, {"where": ("3.bias",)}, "at most the 3 numbers that may be changed, got 5; use fewer, or more arrays"),
+        ({"rank": 0}, {"network_rate": 0.0}, "'network_rate' and 'rank' are both 0"),
+        ({}, {"fit_share": 0.5, "personal_steps": 0}, "set 'personal_steps' to at least 1"),
+        ({}, {"fit_share": 0.5, "final_steps": 0}, "fitted after the last round only"),
         ({}, {"pull": -0.1}, "pull"),
         ({}, {"personal_rate": 0.0}, "personal_rate"),
     ],
@@ -405,6 +408,11 @@ def test_what_does_not_fit_is_refused_before_work_starts(
             strategy=Billboard(clipping_norm=1.0, noise_multiplier=0.0, rounds=1, delta=1e-3),
             grid="in-process",
         ).check()
+
+
+def test_noise_would_move_a_network_that_is_to_stay() -> None:
+    with pytest.raises(InputError, match=r"client\.network_rate = 0 leaves part of the billboard as it is, and noise"):
+        experiment(client(network_rate=0.0), noise_multiplier=1.0)
 
 
 def test_a_network_without_a_bank_is_refused_and_one_of_your_own_can_have_one() -> None:

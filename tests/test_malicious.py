@@ -205,6 +205,25 @@ def test_a_failing_attack_does_not_stop_the_run(tmp_path: Path) -> None:
     assert "need 9 rows, and 2 were seen" in failed
 
 
+def test_pictures_that_cannot_be_made_do_not_stop_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*_: Any) -> Any:
+        raise ValueError("no such picture")
+
+    monkeypatch.setattr("fedpriv.exposure.watch.write_pictures", fails)
+    with_watch(experiment(), Watch(**GAMES, rounds=(1,))).run(tmp_path / "run", reproduce=1)
+    assert "no pictures of the attack in round 1: no such picture" in caplog.text
+    assert results_of(tmp_path / "run")["query"]["accuracy"] >= 0
+
+
+def test_a_global_game_alone_has_a_page_without_pictures(tmp_path: Path) -> None:
+    with_watch(experiment(), Watch(**{**GAMES, "sets": ()}, rounds=(1,))).run(tmp_path / "run", reproduce=1)
+    source = (tmp_path / "run/private/report.html").read_text()
+    assert "In whose query set is it?" in source
+    assert "<img" not in source
+
+
 def test_models_that_cannot_be_differentiated_twice_are_refused() -> None:
     """In first order MAML itself does without; the attacks do not."""
     first = experiment(model=Unbending(), client=MAML(queries=1, order="first"))
@@ -273,7 +292,7 @@ def test_the_command_attacks_a_recorded_run(tmp_path: Path, fedpriv: Any) -> Non
     assert again["query"]["inversion"]["paper"]["games"] == 6
     assert all(Path(path).stat().st_size > 5000 for path in again["pictures"])
     page = Path("run/private/report.html")
-    assert page.stat().st_mode & 0o077 == 0
+    assert all(file.stat().st_mode & 0o077 == 0 for file in Path("run/private").iterdir())
     source = page.read_text()
     assert "Private: this page shows what tasks hold" in source
     assert source.count("data:image/svg+xml;base64,") == 4, "reconstructions and ROC of two rounds"

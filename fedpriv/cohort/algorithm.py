@@ -54,6 +54,11 @@ class ClientAlgorithm(Settings, ABC):
         return False
 
     @property
+    def leaves_still(self) -> str | None:
+        """The setting by which part of the billboard shall not move in some rounds, though it is published; or None."""
+        return None
+
+    @property
     def billboard_predicts(self) -> bool:
         """Whether the billboard is a model by itself, before a task adapts it."""
         return True

@@ -211,7 +211,9 @@ def _rounded(factors: Tensor, dtype: torch.dtype) -> Tensor:
     exact, rounded = factors.cumprod(dim=0), factors.to(dtype)
     made = rounded[0].double()
     for step in range(1, len(factors)):
-        rounded[step] = torch.where(made.abs() > _VANISHED, exact[step] / made, factors[step]).to(dtype)
+        # Who rests keeps a factor of 1: when it rests depends on the tasks beside it, and bits must not.
+        moves = (made.abs() > _VANISHED) & (factors[step] != 1.0)
+        rounded[step] = torch.where(moves, exact[step] / made, factors[step]).to(dtype)
         made = made * rounded[step].double()
     return rounded
 

@@ -9,10 +9,9 @@ from pathlib import Path
 
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
-from fedpriv.exposure.figures import write_pictures
-from fedpriv.exposure.recorded import read_sighting, record_scores, recorded_rounds
+from fedpriv.exposure.recorded import read_sighting, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
-from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, to_json
+from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, show, to_json
 from fedpriv.progress import Progress
 from fedpriv.report import write_report
 
@@ -50,22 +49,20 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         known = ", ".join(map(str, recorded))
         raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
     refuse_unattackable(experiment, settings)
-    pictures: list[Path] = []
+    written: list[Path] = []
     with Progress(quiet=json_output) as progress:
         progress.begin("attack")
         for done, number in enumerate(chosen):
             progress(done, len(chosen))
             attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
-            found = {"round": number, **to_json(attacked, experiment)}
-            record_scores(attacked.played, run, number)
-            pictures += write_pictures(run, number, attacked.played, found.get("auc_bound"))
-            keep(run, found)
+            keep(run, {"round": number, **to_json(attacked, experiment)})
+            *pictures, page = show(run, number, attacked)
+            written += pictures
         progress(len(chosen), len(chosen))
     results = results_of(run)
-    if (run / "report.html").exists():
-        write_report([run])  # it says where the page on attacks is
     if json_output:
-        sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in pictures]}, indent=2) + "\n")
-        return
-    written = [*pictures, run / "private" / "report.html"]
-    sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in written))
+        sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in written]}, indent=2) + "\n")
+    else:
+        sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in [*written, page]))
+    if (run / "report.html").exists() and (run / "summary.json").exists():
+        write_report([run])  # it says where the page on attacks is

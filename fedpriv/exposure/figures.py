@@ -88,9 +88,12 @@ def write_pictures(run: Path, number: int, played: dict[str, Played], bound: flo
     }
     try:
         for name, figure in drawn.items():
-            save_svg(figure, folder / f"{name}.svg")
-            figure.savefig(folder / f"{name}.png", dpi=160)
-            written.append(folder / f"{name}.png")
+            files = [folder / f"{name}.svg", folder / f"{name}.png"]
+            save_svg(figure, files[0])
+            figure.savefig(files[1], dpi=160)
+            for file in files:
+                file.chmod(0o600)
+            written.append(files[1])
     except OSError as error:
         raise ComponentFailure(f"the pictures cannot be written to {folder} ({error.strerror}).") from None
     return written

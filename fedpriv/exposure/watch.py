@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,7 @@ from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.page import write_attack_page
 from fedpriv.exposure.recorded import private_folder, record, record_scores
-from fedpriv.exposure.results import game_rows, results_of
+from fedpriv.exposure.results import results_of
 from fedpriv.names import kebab
 from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
@@ -36,6 +37,7 @@ __all__ = [
     "episode_seed",
     "keep",
     "refuse_unattackable",
+    "show",
     "to_json",
     "with_watch",
 ]
@@ -117,15 +119,19 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
             return  # nobody would read it
         left_out = record(sighting, run, int(watch.limit_mib * 2**20))
         found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
+        attacked = None
         if watch.during:
             try:
                 attacked = attack_sighting(experiment, sighting, watch, episode_seed(run))
                 found |= to_json(attacked, experiment)
-                record_scores(attacked.played, run, sighting.round)
-                write_pictures(run, sighting.round, attacked.played, found.get("auc_bound"))
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
+        if attacked is not None:
+            try:
+                show(run, sighting.round, attacked)
+            except Exception as error:  # nor may a picture
+                logging.getLogger("fedpriv").warning("no pictures of the attack in round %d: %s", sighting.round, error)
 
     strategy = MaliciousMetaLearner.around(experiment.strategy, rounds=rounds, listener=listen)
     return experiment.model_copy(update={"strategy": strategy})
@@ -232,8 +238,15 @@ def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
 
 
 def keep(run: Path, found: dict[str, Any]) -> None:
-    """Write the results of one round beside its sighting, and the page on all rounds that were attacked."""
+    """Write the results of one round beside its sighting."""
     path = private_folder(run) / f"attack-{found['round']:06d}.json"
     write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)
-    if game_rows(results_of(run)):
-        write_attack_page(run)
+
+
+def show(run: Path, number: int, attacked: Attacked) -> list[Path]:
+    """Write scores and pictures of one round, and the page on all rounds whose results are there; return the files."""
+    written = []
+    if attacked.played:
+        record_scores(attacked.played, run, number)
+        written = write_pictures(run, number, attacked.played, results_of(run)["auc_bound"])
+    return [*written, write_attack_page(run)]

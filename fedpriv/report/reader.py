@@ -65,7 +65,10 @@ class Run:
     @property
     def attacked(self) -> bool:
         """Whether its folder holds a private page on what a malicious server learned from it."""
-        return (self.path / "private" / "report.html").exists()
+        try:
+            return (self.path / "private" / "report.html").exists()
+        except PermissionError:  # a run of somebody else
+            return False
 
     @property
     def measure(self) -> str:

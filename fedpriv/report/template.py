@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -37,13 +38,16 @@ def write_page(target: Path, page: str, *, private: bool = False) -> None:
     ComponentFailure
         The file cannot be written.
     """
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    draft, mode = target.with_name(f".{target.name}.{os.getpid()}"), 0o600 if private else 0o666
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft.touch(mode=0o600 if private else 0o666)
-        draft.write_text(page, encoding="utf-8")
+        draft.unlink(missing_ok=True)
+        with open(draft, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(page)
         draft.replace(target)
     except OSError as error:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
         raise ComponentFailure(
             f"the report cannot be written to {target} ({error.strerror}): choose another file."
         ) from None

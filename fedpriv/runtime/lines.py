@@ -22,6 +22,8 @@ __all__ = ["Line", "answer", "connect", "open_lines", "ready"]
 
 _HEADER = 8
 """Bytes that say how long a message is."""
+_LONGEST = 2**31 - 1
+"""Milliseconds that the kernel waits at most."""
 _PATIENCE = 10.0
 """Seconds for a shard to say who calls; it did so before it told Ray that it is connected."""
 
@@ -66,7 +68,15 @@ class Line:
         return self._message is not None or self._broken
 
     def send(self, message: bytes) -> None:
-        """Send what the other side takes now; :func:`ready` sends the rest."""
+        """Send what the other side takes now; :func:`ready` sends the rest.
+
+        Raises
+        ------
+        RuntimeError
+            The message before has not been sent whole.
+        """
+        if self._outgoing:
+            raise RuntimeError("a line sends one message at a time, and the one before is not through.")
         self._outgoing = [memoryview(len(message).to_bytes(_HEADER)), memoryview(message)]
         self.move()
 
@@ -93,8 +103,10 @@ class Line:
                     self._outgoing.pop(0)
         except BlockingIOError:
             pass
-        except OSError:  # what came before may still be read
+        except OSError:  # what came before may still be read; the other side, if it lives, shall not wait for the rest
             self._outgoing = []
+            with suppress(OSError):
+                self._end.shutdown(socket.SHUT_WR)
         try:
             while not self.settled:
                 count = self._end.recv_into(memoryview(self._buffer)[self._have :])
@@ -142,7 +154,7 @@ def ready(lines: Iterable[Line], timeout: float | None) -> list[Line]:
         waiting = select.poll()
         for number, line in open_.items():
             waiting.register(number, select.POLLIN | (select.POLLOUT if line.sending else 0))
-        for number, _ in waiting.poll(None if left is None else left * 1000):
+        for number, _ in waiting.poll(None if left is None else min(left * 1000, _LONGEST)):
             open_[number].move()
 
 

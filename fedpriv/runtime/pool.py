@@ -65,6 +65,7 @@ class _Shard:
         from fedpriv.runtime.lines import connect
 
         self.hang_up()
+        self._failure = None
         line = connect(address, number)
         if line is not None:
             self._answering = Thread(target=self._answer, args=(line,), daemon=True)

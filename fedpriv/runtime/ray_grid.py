@@ -29,6 +29,10 @@ _LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
 record where messages go through Ray, of all its copies where they go over lines."""
 
 
+_TURN = 0.01
+"""Seconds that lines are waited for before Ray is asked again, where both carry answers."""
+
+
 class _LineBroken(Exception):
     """A shard that lives does not answer its line any more."""
 
@@ -64,6 +68,7 @@ class RayGrid(LocalGrid):
         self._snapshot: tuple[Path, int] | None = None
         self.actors: dict[int, Any] = {}
         self._lines: dict[int, Line] = {}
+        self._doubtful: set[int] = set()
         try:
             self.actors = self._pool.take(self.specs)
         except ComponentFailure:
@@ -93,28 +98,29 @@ class RayGrid(LocalGrid):
 
     def _deliver(self, messages: Sequence[Message], deadline: float | None) -> list[Message]:
         """Send messages to different actors."""
-        parcel = self._parcel(messages)
-        waiting: dict[Any, Message] = {}
+        self._rebuild_doubtful()
+        open_ = {message.metadata.dst_node_id for message in messages}
         try:
-            for message in messages:
-                waiting[self._send(message, parcel)] = message
-            replies = self._answers(waiting, parcel, deadline)
+            replies = self._answers(messages, open_, deadline)
         except BaseException:  # what is still answered must not be taken for an answer to what comes next
-            self._give_up(waiting.values())
+            for node in open_:
+                self._hang_up(node)
+            self._doubtful |= open_
             raise
         # In the order in which they were asked: who was faster must not show in the last bits of a sum.
         return [replies[node] for node in (message.metadata.dst_node_id for message in messages) if node in replies]
 
-    def _answers(
-        self, waiting: dict[Any, Message], parcel: dict[int, tuple[str, Any]], deadline: float | None
-    ) -> dict[int, Message]:
-        """Return by node what came in time; ``waiting`` holds what has not come yet, by what it comes over."""
+    def _answers(self, messages: Sequence[Message], open_: set[int], deadline: float | None) -> dict[int, Message]:
+        """Return by node what came in time; ``open_`` loses the nodes of which is known what they trained on."""
+        parcel = self._parcel(messages)
+        waiting = {self._send(message, parcel): message for message in messages}
         deaths: Counter[int] = Counter()
         replies: dict[int, Message] = {}
         while waiting:
             done = self._done(waiting, deadline)
             if not done:
-                self._give_up(waiting.values())  # late nodes count as missing, as in Flower
+                for message in waiting.values():  # late nodes count as missing, as in Flower
+                    self._give_up(message)
                 break
             for call in done:
                 message = waiting.pop(call)
@@ -132,13 +138,18 @@ class RayGrid(LocalGrid):
                     waiting[self._send(message, parcel)] = message
                     continue
                 self._remember(message)
+                open_.remove(node)
         return replies
 
-    def _give_up(self, messages: Iterable[Message]) -> None:
-        """Wait no longer for answers; whoever was asked does train."""
-        for message in messages:
-            self._remember(message)
-            self._hang_up(message.metadata.dst_node_id)
+    def _give_up(self, message: Message) -> None:
+        """Wait no longer for an answer; the shard trains on the message all the same."""
+        node = message.metadata.dst_node_id
+        line = self._lines.get(node)
+        cut = line is not None and line.sending
+        self._remember(message)
+        self._hang_up(node)
+        if cut:  # it got half of the message and forgets it
+            self.actors[node].handle.remote(pack(message), [])
 
     def _remember(self, message: Message) -> None:
         if is_training(message):
@@ -196,15 +207,17 @@ class RayGrid(LocalGrid):
         def left() -> float | None:
             return None if deadline is None else max(0.0, deadline - time.monotonic())
 
-        lines: list[Line] = []
-        references: list[Any] = []
-        for call in calls:
-            (lines if isinstance(call, Line) else references).append(call)
-        done: list[Any] = list(ready(lines, left())) if lines else []
-        if references:
+        lines = [call for call in calls if isinstance(call, Line)]
+        references = [call for call in calls if not isinstance(call, Line)]
+        if not references:
+            return list(ready(lines, left()))
+        while True:
             # All together: to wait for one after the other costs more than a small shard's work.
-            done += self._ray.wait(references, num_returns=len(references), timeout=left())[0]
-        return done
+            timeout = 0 if lines else left()
+            done = list(self._ray.wait(references, num_returns=len(references), timeout=timeout)[0])
+            done += ready(lines, 0.0 if done else _TURN)  # what is half sent goes on meanwhile
+            if done or left() == 0.0:
+                return done
 
     def _result(self, call: Any, node: int) -> bytes | bytearray:
         """Return what a shard answered, or raise Ray's error or ours for one that is gone."""
@@ -214,6 +227,7 @@ class RayGrid(LocalGrid):
         try:
             return call.receive()
         except EOFError as error:
+            call.close()  # the shard may not have noticed
             actor = self.actors[node]
             why = self._ray.get(actor.failure.remote())  # if it died, Ray raises why
             self._pool.stop([actor])  # it lives, but will not answer
@@ -226,8 +240,17 @@ class RayGrid(LocalGrid):
             line.close()
             self.actors[node].hang_up.remote()
 
+    def _rebuild_doubtful(self) -> None:
+        """Bring shards whose last round was broken off back to what they were before it."""
+        while self._doubtful:
+            node = min(self._doubtful)
+            self._pool.stop([self.actors[node]])
+            self._rebuild(node)
+            self._doubtful.remove(node)
+
     def _call_all(self, method: str, *arguments: Any) -> None:
         """Call a method on every shard, rebuilding those that die."""
+        self._rebuild_doubtful()
         for _ in range(_REBUILDS):
             failed = []
             calls = {node: getattr(actor, method).remote(*arguments) for node, actor in self.actors.items()}
