@@ -13,10 +13,9 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from contextlib import closing, suppress
 from tempfile import TemporaryDirectory
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 __all__ = ["Line", "answer", "connect", "open_lines", "ready"]
 
@@ -44,14 +43,6 @@ class Line:
         self._message: bytearray | None = None
         self._broken = False
         self._expect(_HEADER, body=False)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def fileno(self) -> int:
         """Return the socket's number."""
@@ -195,7 +186,7 @@ def answer(line: Line, handle: Callable[[bytearray], bytes]) -> None:
 
     An exception ends the line without an answer, which the server takes as the end of the shard.
     """
-    with line:
+    with closing(line):
         while True:
             ready([line], None)
             try:
