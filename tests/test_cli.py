@@ -81,7 +81,7 @@ def test_lists(fedpriv: Any) -> None:
     assert names == ["lrs-net", "lrs-ratings", "lrs-synthetic", "maml", "maml-attack", "pmtl"]
     presets = [(row["scenario"], row["preset"]) for row in json.loads(fedpriv("list", "presets", "--json")[1])]
     assert presets == [
-        *[("lrs-net", name) for name in ("femnist", "digits")],
+        *[("lrs-net", name) for name in ("femnist", "femnist-few", "digits")],
         *[("lrs-ratings", name) for name in ("movielens", "insteval", "movielens-private", "insteval-private")],
         *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
         *[

@@ -3,4 +3,4 @@
 Pal and others: Private and Efficient Meta-Learning with Low Rank and Sparse Decomposition.
 """
 
-PRESETS = ("femnist", "digits")
+PRESETS = ("femnist", "femnist-few", "digits")
