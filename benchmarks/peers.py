@@ -78,7 +78,7 @@ PEERS = (
         "local",
         10,
         {"module": "bare", "processes": 2},
-        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 2, "rounds": 3}},
+        {"mlp": {"megabytes": 4}, "linear": {"megabytes": 4}, "cnn": {"megabytes": 1, "rounds": 3}},
     ),
 )
 
