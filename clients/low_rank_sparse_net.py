@@ -178,7 +178,7 @@ class LowRankSparseNet(LocalSGD):
         learner.cells = network.cells
         drift = {name: value.sub_(start[name]) for name, value in moved.items()}
         share = self.network_rate if key.round > self.warm_up else 1.0
-        sent = {f"{_NET}{name}": value * share for name, value in drift.items()}
+        sent = {f"{_NET}{name}": value if share == 1 else value * share for name, value in drift.items()}
         weights = shared.directions.split(own.coefficients)
         for names, mine in zip(shared.banked, weights, strict=True):
             length = mine.norm(dim=1, keepdim=True)

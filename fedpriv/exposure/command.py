@@ -55,8 +55,9 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         for done, number in enumerate(chosen):
             progress(done, len(chosen))
             attacked = attack_sighting(experiment, read_sighting(run, number), settings, episode_seed(run))
-            keep(run, {"round": number, **to_json(attacked, experiment)})
-            *pictures, page = show(run, number, attacked)
+            found = {"round": number, **to_json(attacked, experiment)}
+            keep(run, found)
+            *pictures, page = show(run, found, attacked)
             written += pictures
         progress(len(chosen), len(chosen))
     results = results_of(run)

@@ -20,7 +20,6 @@ from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.page import write_attack_page
 from fedpriv.exposure.recorded import private_folder, record, record_scores
-from fedpriv.exposure.results import results_of
 from fedpriv.names import kebab
 from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
@@ -129,7 +128,7 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
         keep(run, found)
         if attacked is not None:
             try:
-                show(run, sighting.round, attacked)
+                show(run, found, attacked)
             except Exception as error:  # nor may a picture
                 logging.getLogger("fedpriv").warning("no pictures of the attack in round %d: %s", sighting.round, error)
 
@@ -243,10 +242,10 @@ def keep(run: Path, found: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)
 
 
-def show(run: Path, number: int, attacked: Attacked) -> list[Path]:
+def show(run: Path, found: dict[str, Any], attacked: Attacked) -> list[Path]:
     """Write scores and pictures of one round, and the page on all rounds whose results are there; return the files."""
     written = []
     if attacked.played:
-        record_scores(attacked.played, run, number)
-        written = write_pictures(run, number, attacked.played, results_of(run)["auc_bound"])
+        record_scores(attacked.played, run, found["round"])
+        written = write_pictures(run, found["round"], attacked.played, found.get("auc_bound"))
     return [*written, write_attack_page(run)]

@@ -197,8 +197,4 @@ class Journal:
 
     def charged(self, boundary: Boundary | Measured) -> bool:
         """Tell whether this very boundary, or these very metrics, were charged already."""
-        entries = self.ledger.entries(self.population, self.run)
-        if isinstance(boundary, Boundary):
-            return boundary.charged_by(entries)
-        digest = boundary.digest()
-        return any(entry.digest == digest for entry in entries)
+        return boundary.charged_by(self.ledger.entries(self.population, self.run))

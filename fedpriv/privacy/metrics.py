@@ -13,8 +13,9 @@ import hashlib
 import json
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,9 @@ from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+
+if TYPE_CHECKING:
+    from fedpriv.privacy.ledger import Entry
 
 __all__ = ["Measured", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
 
@@ -45,6 +49,11 @@ class Measured:
     round: int
     values: dict[str, float]
     noise: dict[str, float]
+
+    def charged_by(self, entries: Iterable[Entry]) -> bool:
+        """Tell whether one of a ledger's entries is for these very metrics."""
+        digest = self.digest()
+        return any(entry.digest == digest for entry in entries)
 
     def digest(self) -> str:
         """Return a SHA-256: the ledger knows by it which draw it was charged for."""

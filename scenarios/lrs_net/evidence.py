@@ -68,11 +68,14 @@ def _collect(protocol: Protocol, out: Path) -> Evidence:
     with keep_data():
         for point, seeds in protocol.seeds.items():
             for seed in seeds:
+                networks = {
+                    trained: _network(out / f"{trained}-{point}" / f"seed-{seed}")
+                    for trained in set(fine_tuned.values())
+                }
                 for arm, trained in fine_tuned.items():
-                    start = _network(out / f"{trained}-{point}" / f"seed-{seed}")
                     run = build_experiment(apply(configs[arm, point], {"run.seed": seed}))
                     learner = Learner(run.problem(), engine_named(run.engine))
-                    scores = score_start(run.client, learner, start, run.tasks)
+                    scores = score_start(run.client, learner, networks[trained], run.tasks)
                     found[arm, point, "personal"].append(float(scores.mean()))
     return replace(evidence, columns=evidence.columns | found)
 
