@@ -172,9 +172,9 @@ def test_protected_data_are_refused_up_front_or_all_paid(fedpriv: Any, tmp_path:
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any, at_once: int) -> None:
     """Nor do processes that had runs go on without the one that started them."""
-    rounds = 40
+    rounds = 120  # and no snapshot before 100: a run must not be past its first one before the kill comes
     words = [
-        *["sweep", "pmtl", *TINY, f"--set=strategy.rounds={rounds}", "--set=run.checkpoint_every=25"],
+        *["sweep", "pmtl", *TINY, f"--set=strategy.rounds={rounds}", "--set=run.checkpoint_every=100"],
         *["--grid", "client.strength=0.5,1", "--seeds", "2", "--out", "sweep", "--jobs", str(at_once)],
     ]
     folder = tmp_path / "sweep"
