@@ -51,7 +51,7 @@ def drawn(ids: np.ndarray[Any, Any]) -> Tasks:
         targets[row] = inputs[row] @ theta + NOISE * rng.standard_normal(SAMPLES)
     block = Ragged.from_block(inputs, targets)
     nothing = Ragged.from_block(inputs[:, :0], targets[:, :0])
-    return Tasks("drawn", tuple(map(str, ids)), block, nothing, nothing, num_classes=None)
+    return Tasks("drawn", tuple(map(str, ids)), block, nothing, nothing, num_classes=None, declared="benchmark")
 
 
 class Drawn(LowRankSparse):
@@ -81,7 +81,7 @@ def population(count: int) -> Tasks:
         return Ragged(inputs, targets, np.arange(count + 1, dtype=np.int64) * rows)
 
     names = tuple(f"drawn/{number:07d}" for number in range(count))
-    return Tasks("drawn", names, train=part(2), validation=part(0), test=part(1), num_classes=None)
+    return Tasks("drawn", names, part(2), part(0), part(1), num_classes=None, declared="benchmark")
 
 
 def iteration(count: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def population(count: int, features: int) -> Tasks:
         return Ragged(inputs, targets, np.arange(count + 1, dtype=np.int64) * size)
 
     names = tuple(f"synthetic/{number:05d}" for number in range(count))
-    return Tasks("synthetic", names, part(1 + _QUERIES), part(0), part(1), _WAYS)
+    return Tasks("synthetic", names, part(1 + _QUERIES), part(0), part(1), _WAYS, "benchmark")
 
 
 def ours(client: MAML, learner: Learner, tasks: Tasks, key: Key) -> list[np.ndarray[Any, Any]]:

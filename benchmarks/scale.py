@@ -54,7 +54,7 @@ def population(count: int, examples: int, features: int) -> Tasks:
         return Ragged(inputs, np.tile(np.arange(rows) % 2, count), np.arange(count + 1, dtype=np.int64) * rows)
 
     names = tuple(f"synthetic/{number:07d}" for number in range(count))
-    return Tasks("synthetic", names, train=part(examples), validation=part(0), test=part(1), num_classes=2)
+    return Tasks("synthetic", names, part(examples), part(0), part(1), num_classes=2, declared="benchmark")
 
 
 def network(features: int, hidden: int) -> nn.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe
+from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe, strange_tasks
 from fedpriv.cohort.problem import Loss
 from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, InputError
@@ -48,6 +48,7 @@ from fedpriv.summary import RunResult, summarize
 __all__ = ["Experiment", "ModelSettings"]
 
 Progress = Callable[[int, int], None]
+_TYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 class ModelSettings(Settings):
@@ -87,7 +88,7 @@ class Experiment(Settings):
     seed : int
         Fixes what may be public: initial values and mini-batches. Noise and coins come from the operating system.
     dtype : {"float32", "float64"}
-        Type of the parameters.
+        Type of the parameters, and of all floats that the model is given.
     engine : {"auto", "vmap", "loop"}
         How the task axis is computed: hand-batched kernels where they cover the model and vmap elsewhere, vmap, or one
         task after the other.
@@ -212,15 +213,24 @@ class Experiment(Settings):
         self.tasks.check()
         if self.held_out is not None:
             _check_newcomers(self.tasks, self.held_out)
-        for part in PARTS:
-            inputs = self.tasks.part(part).inputs
-            if np.can_cast(inputs.dtype, self.dtype):
-                continue  # nothing to lose, and its values were just checked
+        for part in PARTS if self.declared == "benchmark" else ():  # protected values decide nothing
             # What fits into float64 may be infinite in the type that is computed with.
-            with np.errstate(over="ignore"):
-                if not np.isfinite(inputs.astype(self.dtype)).all():
-                    raise InputError(f"an input of the {part} part is too large for {self.dtype}; scale the inputs.")
+            found = strange_tasks(self.tasks.part(part), self.tasks.num_classes, _TYPES[self.dtype])
+            if found.any():
+                raise InputError(
+                    f"task {self.tasks.names[int(np.argmax(found))]!r} holds a number in its {part} part that is too "
+                    f"large for {self.dtype}; scale its values, or set run.dtype = 'float64'."
+                )
         return self
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """Yield what a short description holds: no data, no weights, and settings only where they were chosen."""
+        model = type(self.model).__name__ if isinstance(self.model, nn.Module) else self.model
+        known = {"tasks": self.tasks, "model": model, "client": self.client, "strategy": self.strategy}
+        yield from known.items()
+        for name in type(self).model_fields:
+            if name in self.model_fields_set and name not in known:
+                yield name, getattr(self, name)
 
     @property
     def declared(self) -> str:
@@ -251,7 +261,7 @@ class Experiment(Settings):
             The model has layers whose buffers would escape the guarantee, or its name is unknown.
         """
         loss: Loss = self.loss or ("squared" if self.tasks.num_classes is None else "cross-entropy")
-        dtype = torch.float32 if self.dtype == "float32" else torch.float64
+        dtype = _TYPES[self.dtype]
         if isinstance(self.model, nn.Module):
             return Problem(deepcopy(self.model).to(dtype), loss)
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model

@@ -13,7 +13,20 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Problem, Purpose, Ragged, Tasks, engine_named
+from fedpriv.cohort import (
+    ClientAlgorithm,
+    Cohort,
+    Key,
+    Learner,
+    Params,
+    Problem,
+    Purpose,
+    Ragged,
+    Tasks,
+    engine_named,
+    only,
+    usable,
+)
 from fedpriv.statistics import contrast, interval
 
 if TYPE_CHECKING:
@@ -52,8 +65,10 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
         for references also by how much the billboard is better, person by person, and the same with the rate that is
         best for the reference (``best``).
     """
-    people = run.held_out
-    if people is None:
+    if run.held_out is None:
+        return {}
+    people = only(run.held_out, usable(run.held_out, problem.dtype).scores)
+    if not len(people):
         return {}
     learner = Learner(problem, engine_named(run.engine))
     start = {name: torch.from_numpy(np.array(value)) for name, value in billboard.items()}
@@ -83,17 +98,16 @@ def score_start(client: ClientAlgorithm, learner: Learner, start: Params, people
 
 def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:
     """Train a plain network on the pooled examples of the population; None for a model that cannot be rebuilt."""
-    tasks = run.tasks
+    tasks = only(run.tasks, usable(run.tasks, problem.dtype).trains)
     targets = tasks.train.targets
-    if tasks.num_classes is None:
+    outputs = tasks.num_classes
+    if outputs is None:
         network, head = problem, set[str]()
     else:
         owner = np.repeat(np.arange(len(tasks)), tasks.train.sizes)
         if tasks.kinds is not None:
             known, targets = np.unique(tasks.kinds[owner, targets], return_inverse=True)
             outputs = len(known)
-        else:
-            outputs = tasks.num_classes
         if isinstance(run.model, nn.Module) and tasks.kinds is not None:
             return None  # a model of one's own has as many outputs as it has
         network, wider = run.problem(outputs), run.problem(outputs + 1).initial()
@@ -101,7 +115,7 @@ def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:
         if tasks.kinds is None:  # the classes mean the same to everybody, so the last layer is of use as it is
             head = set()
     whole = Ragged(tasks.train.inputs, targets, np.array([0, len(targets)], dtype=np.int64))
-    pool = Tasks("pool", ("pool",), whole, whole, whole, None if tasks.num_classes is None else int(targets.max()) + 1)
+    pool = Tasks("pool", ("pool",), whole, whole, whole, outputs, tasks.declared)
     epochs = int(np.clip(work // max(len(targets), 1), 1, _EPOCHS))
     start = {name: value.unsqueeze(0) for name, value in network.initial().items()}
     trained = Learner(network, engine_named(run.engine)).sgd(

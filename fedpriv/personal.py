@@ -49,7 +49,7 @@ def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]
     import torch
 
     from fedpriv.clients import LowRankSparse
-    from fedpriv.cohort import Cohort, Key, Learner, Purpose, engine_named
+    from fedpriv.cohort import Cohort, Key, Learner, Purpose, engine_named, usable
 
     client = experiment.client
     if not isinstance(client, LowRankSparse):
@@ -65,9 +65,10 @@ def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]
     public = {name: torch.from_numpy(np.asarray(value)) for name, value in billboard.items()}
     learner = Learner(experiment.problem(), engine_named(experiment.engine))
     pieces = []
+    tasks = usable(experiment.tasks, torch.float64).tasks
     for start in range(0, len(experiment.tasks), _PIECE):
         some = np.arange(start, min(start + _PIECE, len(experiment.tasks)))
-        cohort = Cohort(experiment.tasks, some, torch.float64)
+        cohort = Cohort(tasks, some, torch.float64)
         key = Key(experiment.seed, 0, Purpose.FINISH)
         pieces.append(client.finish(learner, public, client.initial_state(public, cohort), cohort, key))
     own = {

@@ -9,6 +9,9 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
+from enum import Enum
+from numbers import Number
+from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,6 +20,10 @@ from fedpriv.errors import FedprivError, InputError
 from fedpriv.names import kebab, unknown
 
 __all__ = ["Settings", "sentences"]
+
+
+_LONGEST = 200
+"""Entries of a list or letters of a text that somebody typed; what is longer holds data."""
 
 
 class Settings(BaseModel):
@@ -28,13 +35,15 @@ class Settings(BaseModel):
     called: ClassVar[str | None] = None
     """What sentences call it, where users do not know it by the name of its class."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, arbitrary_types_allowed=True, hide_input_in_errors=True
+    )
 
     def __init__(self, **values: Any) -> None:
         for name, value in values.items():
             if _holds_truth(value) and name in type(self).model_fields and not _takes_truth(type(self), name):
                 rule = "be a number" if isinstance(value, bool) else "hold numbers"
-                raise InputError(f"{kebab(type(self).__name__)}: {name!r} must {rule}, got {value!r}.")
+                raise InputError(f"{kebab(type(self).__name__)}: {name!r} must {rule}, got {_shown(value)}.")
         try:
             super().__init__(**values)
         except ValidationError as error:
@@ -79,4 +88,17 @@ def _sentence(model: type[BaseModel], item: Any) -> str:
         return f"{owner}: {cause}"
     rule = str(item["msg"]).replace("Input should be", "must be")
     rule = re.sub(r"\d{16,}(\.\d+)?", lambda number: f"{float(number[0]):g}", rule)
-    return f"{owner}: {where!r} {rule}, got {item['input']!r}."
+    return f"{owner}: {where!r} {rule}, got {_shown(item['input'])}."
+
+
+def _shown(value: Any) -> str:
+    """Return what was typed; of anything else the type, because it may hold somebody's data."""
+    return repr(value) if _typed(value) else f"a {type(value).__name__}"
+
+
+def _typed(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_typed(one) for pair in value.items() for one in pair)
+    if isinstance(value, list | tuple | str):
+        return len(value) <= _LONGEST and (isinstance(value, str) or all(map(_typed, value)))
+    return value is None or isinstance(value, Number | Path | Enum)

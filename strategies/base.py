@@ -603,10 +603,13 @@ class TaskStrategy(Settings, Strategy):
         for reply in replies:
             if reply.has_error():
                 raise ComponentFailure(f"node {reply.metadata.src_node_id} failed to evaluate: {reply.error.reason}")
-            diagnostics = Reply.from_content(reply.content).diagnostics
+            answer = Reply.from_content(reply.content)
+            diagnostics = answer.diagnostics
+            if "scoring_failed" in diagnostics:
+                self.session.take_note(answer)
             ids = np.asarray(diagnostics["ids"], dtype=np.int64)
             for name, values in diagnostics.items():
-                if name == "ids":
+                if name in ("ids", "scoring_failed"):
                     continue
                 empty = np.full(self.session.registry.num_tasks, np.nan)
                 scores.setdefault(name, empty)[ids] = cast(Sequence[float], values)

@@ -38,6 +38,7 @@ def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int 
         part([3] * count),
         part([4] * count),
         classes,
+        declared="benchmark",
     )
 
 

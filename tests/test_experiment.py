@@ -198,7 +198,7 @@ def quadratic(count: int, dimension: int, seed: int = 0) -> Tasks:
     optimum = 1.0 + 0.3 * rng.normal(size=(count, dimension))
     targets = [x @ w for x, w in zip(inputs, optimum, strict=True)]
     part = Ragged.from_lists(inputs, targets)
-    return Tasks("quadratic", tuple(f"q{k}" for k in range(count)), part, part, part, None)
+    return Tasks("quadratic", tuple(f"q{k}" for k in range(count)), part, part, part, None, "benchmark")
 
 
 def gaps(rounds: int, noise: float, seed: int = 0) -> tuple[float, float]:

@@ -297,7 +297,7 @@ def test_own_numbers_and_directions_may_be_learned_from_different_examples(share
 
 def test_a_single_example_is_in_both_parts() -> None:
     lone = Tasks("lone", ("a", "b"), *(Ragged.from_lists([np.ones((n, 5), "float32") for n in (1, 3)],
-                 [np.zeros(n, np.int64) for n in (1, 3)]) for _ in range(3)), 3)  # fmt: skip
+                 [np.zeros(n, np.int64) for n in (1, 3)]) for _ in range(3)), 3, "benchmark")  # fmt: skip
     first, second = split_examples(whole(lone), Key(0, 1), 0.01)
     assert first.tolist()[0] == second.tolist()[0] == [0, -1, -1, -1]
     assert ((first[1] >= 0).sum(), (second[1] >= 0).sum()) == (1, 2)
@@ -497,7 +497,7 @@ def test_shared_and_own_directions_help_where_tasks_differ_in_one_direction() ->
         labels = [((x @ axis) * (1 if number % 2 else -1) > 0).astype(np.int64) for number, x in enumerate(inputs)]
         return Ragged.from_lists(inputs, labels)
 
-    tasks = Tasks("signs", tuple(map(str, range(40))), part(12), part(2), part(40), 2)
+    tasks = Tasks("signs", tuple(map(str, range(40))), part(12), part(2), part(40), 2, "benchmark")
     run = Experiment(
         tasks=tasks,
         model=ModelSettings(name="low-rank-net", settings={"network": "linear", "rank": 1}),

@@ -70,7 +70,7 @@ def ragged() -> Tasks:
         return Ragged.from_lists(inputs, [x @ theta for x, theta in zip(inputs, truth.theta, strict=False)])
 
     sizes = [7, 40, *rng.integers(10, 30, size=22).tolist()]
-    return Tasks("ragged", tuple(map(str, range(24))), part(sizes), part([0] * 24), part([4] * 24), None)
+    return Tasks("ragged", tuple(map(str, range(24))), part(sizes), part([0] * 24), part([4] * 24), None, "benchmark")
 
 
 # --- a run is the algorithm ------------------------------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_coefficients_of_one_are_a_shared_model_with_sparse_parts() -> None:
     targets = np.einsum("cni,ci->cn", inputs, shared + own)
     cut = {"train": slice(0, 20), "validation": slice(20, 20), "test": slice(20, 24)}
     parts = {name: Ragged.from_lists(list(inputs[:, where]), list(targets[:, where])) for name, where in cut.items()}
-    tasks = Tasks("shared", tuple(map(str, range(20))), num_classes=None, **parts)
+    tasks = Tasks("shared", tuple(map(str, range(20))), num_classes=None, declared="benchmark", **parts)
     client = LowRankSparse(sparsity=1, coefficients="one")
     result = experiment(tasks, model={"update": "newton"}, client=client, rounds=12, orthonormal=False).run()
     np.testing.assert_allclose(factors_of(result)[:, 0], shared, atol=1e-8)
@@ -263,6 +263,7 @@ def test_one_task_moves_what_is_published_by_no_more_than_the_clipping_norm(
             tasks.validation,
             tasks.test,
             None,
+            declared="benchmark",
         )
         settings = LowRankSparse(sparsity=1, **client)
         experiment(data, model=model, client=settings, clipping_norm=norm, rounds=1).run()
@@ -286,7 +287,7 @@ def test_one_task_does_not_move_what_the_others_send(client: LowRankSparse, upda
     """Tasks with as many examples as coefficients: their residuals are rounding, and it fills the clipping norm."""
     rng = np.random.default_rng(0)
     part = Ragged.from_block(rng.normal(size=(40, 3, 10)), 1e12 * rng.normal(size=(40, 3)))
-    tasks = Tasks("exact fits", tuple(map(str, range(40))), part, part, part, None)
+    tasks = Tasks("exact fits", tuple(map(str, range(40))), part, part, part, None, "benchmark")
     problem = experiment(tasks, model={"rank": 3, "update": update}).problem()
     billboard = problem.initial()
 
@@ -373,14 +374,15 @@ def test_degenerate_tasks_do_not_spoil_the_others() -> None:
     targets[tasks.train.rows(0)] = 3.0
     inputs[tasks.train.rows(1)][2:] = 0
     targets[tasks.train.rows(2)] = 0
-    data = Tasks("odd", tasks.names, Ragged(inputs, targets, tasks.train.offsets), tasks.validation, tasks.test, None)
+    odd = Ragged(inputs, targets, tasks.train.offsets)
+    data = Tasks("odd", tasks.names, odd, tasks.validation, tasks.test, None, "benchmark")
     for update in ("gradient", "newton", "normal-equations"):
         result = experiment(data, model={"update": update}, rounds=8).run()
         assert np.isfinite(factors_of(result)).all()
         assert np.isfinite(result.scores["personal.loss"]).all()
         assert not [warning for warning in result.summary["warnings"] if "counted as zero" in warning]
     zeros = Ragged(np.zeros_like(inputs), np.zeros_like(targets), tasks.train.offsets)
-    nothing = Tasks("nothing", tasks.names, zeros, tasks.validation, tasks.test, None)
+    nothing = Tasks("nothing", tasks.names, zeros, tasks.validation, tasks.test, None, "benchmark")
     made = experiment(nothing, model={"update": "newton"}, rounds=2)
     np.testing.assert_array_equal(factors_of(made.run()), made.problem().initial()["factors"].numpy())
 

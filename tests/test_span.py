@@ -39,9 +39,7 @@ def tasks_of(sizes: list[int], loss: Loss = "cross-entropy", shape: tuple[int, .
     none = Ragged(inputs[:0], targets[:0], np.zeros(len(sizes) + 1, dtype=np.int64))
     names = tuple(f"task-{number}" for number in range(len(sizes)))
     classes = 3 if loss == "cross-entropy" else None
-    return Tasks(
-        "made up", names, train=Ragged(inputs, targets, offsets), validation=none, test=none, num_classes=classes
-    )
+    return Tasks("made up", names, Ragged(inputs, targets, offsets), none, none, classes, "benchmark")
 
 
 def problem_of(depth: int, *, bias: bool, dtype: torch.dtype, loss: Loss = "cross-entropy") -> Problem:

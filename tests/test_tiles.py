@@ -24,7 +24,7 @@ def ragged(sizes: list[int]) -> Tasks:
     targets = np.arange(offsets[-1], dtype=np.int64) % 3
     none = Ragged(inputs[:0], targets[:0], np.zeros(len(sizes) + 1, dtype=np.int64))
     names = tuple(f"task-{number}" for number in range(len(sizes)))
-    return Tasks("made up", names, train=Ragged(inputs, targets, offsets), validation=none, test=none, num_classes=3)
+    return Tasks("made up", names, Ragged(inputs, targets, offsets), none, none, num_classes=3, declared="benchmark")
 
 
 def trained(engine: Any, cohort: Cohort, problem: Problem, **how: Any) -> Params:

@@ -37,6 +37,7 @@ def _tasks(work: Work, directory: Path) -> Tasks:
         validation=part(0, 0),
         test=part(work.examples, everything),
         num_classes=work.classes,
+        declared="benchmark",
     )
 
 

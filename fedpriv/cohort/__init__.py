@@ -24,6 +24,7 @@ from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import PARTS, Ragged, Tasks
 from fedpriv.cohort.trees import Params, State, broadcast, nest, select, subtract, unnest, zeros_like
+from fedpriv.cohort.usable import Usable, only, strange_tasks, usable
 
 __all__ = [
     "PARTS",
@@ -52,6 +53,7 @@ __all__ = [
     "State",
     "TaskFailure",
     "Tasks",
+    "Usable",
     "VmapEngine",
     "adapt",
     "broadcast",
@@ -60,14 +62,17 @@ __all__ = [
     "engine_named",
     "meta_gradient",
     "nest",
+    "only",
     "padded_width",
     "probe",
     "refuse_once_differentiable",
     "refuse_once_differentiable_on",
     "select",
     "split_examples",
+    "strange_tasks",
     "subtract",
     "task_gradients",
     "unnest",
+    "usable",
     "zeros_like",
 ]

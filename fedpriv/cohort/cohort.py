@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -35,7 +35,7 @@ class Marks:
         Whether it is known that there is no padding; False if not known.
     """
 
-    mask: Tensor
+    mask: Tensor = field(repr=False)
     full: bool = False
 
     @cached_property
@@ -65,14 +65,14 @@ class Marks:
         return resting if bool(resting.any()) else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Padded examples of C tasks.
 
     Attributes
     ----------
-    inputs : Tensor, shape [C, n, ...], floating
-        Examples; padding is zero, so that nothing of another task can get in.
+    inputs : Tensor, shape [C, n, ...], floating or int64
+        Examples, of the kind that the tasks hold; padding is zero, so that nothing of another task can get in.
     targets : Tensor, shape [C, n] (int64 classes) or [C, n, ...] (floating values)
         What to predict.
     marks : Marks
@@ -82,6 +82,9 @@ class Batch:
     inputs: Tensor
     targets: Tensor
     marks: Marks
+
+    def __repr__(self) -> str:
+        return f"Batch(inputs {tuple(self.inputs.shape)} {self.inputs.dtype}, targets {tuple(self.targets.shape)})"
 
     @property
     def mask(self) -> Tensor:
@@ -94,7 +97,7 @@ class Batch:
         return self.marks.sizes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Cohort:
     """Some tasks of a shard, in a fixed order.
 
@@ -105,7 +108,7 @@ class Cohort:
     positions : ndarray of int64, shape [C]
         Positions within ``tasks``.
     dtype : torch.dtype
-        Floating type of the inputs handed out.
+        Floating type of what is handed out; whole numbers are int64, inputs and classes alike.
     """
 
     tasks: Tasks
@@ -114,6 +117,9 @@ class Cohort:
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    def __repr__(self) -> str:
+        return f"Cohort({len(self)} of {self.tasks!r}, {self.dtype})"
 
     @cached_property
     def ids(self) -> NDArray[np.int64]:
@@ -170,9 +176,8 @@ class Cohort:
         full: NDArray[np.bool_] = np.all(real, axis=(1, 2))
         rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
         everywhere = Marks(torch.ones(index.shape[1:], dtype=self.dtype), full=True)
-        kind = self.dtype if np.issubdtype(data.targets.dtype, np.floating) else torch.int64
         for step in range(len(index)):
-            targets = _taken(data.targets, rows[step], kind)
+            targets = _taken(data.targets, rows[step], self.dtype)
             if full[step]:
                 yield rows[step], targets, everywhere
                 continue
@@ -182,7 +187,13 @@ class Cohort:
 
 
 def _taken(values: NDArray[Any], rows: NDArray[np.int64], dtype: torch.dtype) -> Tensor:
+    """Return rows of floats in ``dtype``, of whole numbers as int64."""
+    whole = values.dtype.kind != "f"
+    dtype = torch.int64 if whole else dtype
     if not len(values):  # a part without a single example: padding only
         return torch.zeros((*rows.shape, *values.shape[1:]), dtype=dtype)
-    found = torch.from_numpy(values.take(rows, axis=0))
+    taken = values.take(rows, axis=0)
+    if whole:
+        taken = taken.astype(np.int64, copy=False)
+    found = torch.from_numpy(taken)
     return found if found.dtype == dtype else found.to(dtype)  # asking is cheaper than a call that does nothing

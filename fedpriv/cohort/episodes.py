@@ -121,8 +121,17 @@ def check_shots(tasks: Tasks, shots: int) -> None:
     Raises
     ------
     InputError
-        A class has no example left beside its shots, or a task has one class only.
+        A class has no example left beside its shots, or a task has one class only. Of protected data only numbers of
+        examples are looked at: with fewer examples of a class than shots, an episode has fewer.
     """
+    if tasks.declared == "protected":
+        few = np.flatnonzero(tasks.train.sizes <= shots)
+        if len(few):
+            raise InputError(
+                f"task {tasks.names[few[0]]!r} has {tasks.train.sizes[few[0]]} training examples, and {shots} shots "
+                "leave none to judge by; lower the shots or give the task more examples."
+            )
+        return
     for position, name in enumerate(tasks.names):
         labels, counts = np.unique(_labels(tasks, position), return_counts=True)
         if tasks.num_classes is not None and len(labels) < 2:

@@ -240,9 +240,10 @@ def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor
 def refuse_once_differentiable_on(problem: Problem, tasks: Tasks) -> None:
     """Do so on made-up examples in the shapes of some tasks."""
     inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
-    targets = torch.from_numpy(tasks.train.targets[:2]) * 0
-    kind = problem.dtype if targets.is_floating_point() else torch.int64
-    refuse_once_differentiable(problem, inputs, targets.to(kind))
+    if tasks.train.inputs.dtype.kind != "f":
+        inputs = inputs.long()
+    kind = problem.dtype if tasks.num_classes is None else torch.int64
+    refuse_once_differentiable(problem, inputs, torch.zeros(2, *tasks.train.targets.shape[1:], dtype=kind))
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -126,4 +126,6 @@ def _zeros(like: Tasks) -> Tasks:
         return Ragged.from_lists(inputs, targets)
 
     names = tuple(f"probe-{number}" for number in range(_TASKS))
-    return Tasks("probe", names, part(like.train), part(like.validation), part(like.test), like.num_classes)
+    return Tasks(
+        "probe", names, part(like.train), part(like.validation), part(like.test), like.num_classes, "benchmark"
+    )

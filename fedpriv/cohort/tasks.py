@@ -3,52 +3,112 @@
 from __future__ import annotations
 
 import hashlib
+import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.cohort.intake import as_array, as_names, as_offsets, join
+from fedpriv.cohort.usable import strange_tasks
 from fedpriv.errors import InputError
 
-__all__ = ["PARTS", "Part", "Ragged", "Tasks"]
+__all__ = ["PARTS", "Declared", "Part", "Ragged", "Tasks"]
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
+Declared = Literal["benchmark", "protected"]
+_NOT_SAID = cast(Declared, "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Ragged:
     """One part of all tasks, stored flat.
 
+    Arrays of numbers, Tensors, DataFrames of numbers and lists are welcome; what else there is, masked arrays among
+    them, is refused by its type (:func:`fedpriv.cohort.intake.as_array`). Nothing is scaled.
+
     Attributes
     ----------
-    inputs : ndarray, shape [N, ...], floating
-        The examples of all tasks, one task after the other.
-    targets : ndarray, shape [N] (integer classes) or [N, ...] (floating values)
+    inputs : ndarray, shape [N, ...], floating or whole numbers
+        The examples of all tasks, one task after the other. Floats reach the model in the run's ``dtype``, whole
+        numbers as int64: they are ids, as ``nn.Embedding`` takes them. So images of bytes must be scaled to floats.
+    targets : ndarray, shape [N] (classes) or [N, ...] (values)
         What to predict.
     offsets : ndarray of int64, shape [m + 1]
-        Task ``k`` owns rows ``offsets[k]`` to ``offsets[k + 1]``.
+        Task ``k`` owns rows ``offsets[k]`` to ``offsets[k + 1]``: they begin with 0, never fall and end with N.
+
+    Raises
+    ------
+    InputError
+        An array's type or shape is none of these.
     """
 
     inputs: NDArray[Any]
     targets: NDArray[Any]
     offsets: NDArray[np.int64]
 
-    @classmethod
-    def from_lists(cls, inputs: Sequence[NDArray[Any]], targets: Sequence[NDArray[Any]]) -> Ragged:
-        """Join one array per task; tasks without examples get an empty slice."""
-        offsets = np.concatenate([[0], np.cumsum([len(rows) for rows in targets])]).astype(np.int64)
-        return cls(np.concatenate(list(inputs)), np.concatenate(list(targets)), offsets)
+    def __post_init__(self) -> None:
+        inputs, targets = as_array(self.inputs, "inputs"), as_array(self.targets, "targets", labels=True)
+        if len(inputs) != len(targets):
+            raise InputError(f"there are {len(inputs)} inputs and {len(targets)} targets; each example needs both.")
+        _put(self, inputs=inputs, targets=targets, offsets=as_offsets(self.offsets, len(targets)))
 
     @classmethod
-    def from_block(cls, inputs: NDArray[Any], targets: NDArray[Any]) -> Ragged:
-        """Lay out tasks of equally many examples each, [m, n, ...], one after the other."""
+    def from_lists(cls, inputs: Sequence[Any], targets: Sequence[Any]) -> Ragged:
+        """Join one array of inputs and one of targets per task; a task without examples gets empty ones.
+
+        Raises
+        ------
+        InputError
+            Both do not have as many entries, or an entry not as many inputs as targets; entries differ in the shape of
+            an example, or some hold whole numbers and others do not; or as :class:`Ragged`. The place is named.
+        """
+        inputs, targets = list(inputs), list(targets)
+        if len(inputs) != len(targets):
+            raise InputError(
+                f"there are inputs of {len(inputs)} tasks and targets of {len(targets)}; give both for each task."
+            )
+        rows, sizes = join(inputs, "inputs of task number")
+        answers, others = join(targets, "targets of task number", labels=True)
+        for place, (size, other) in enumerate(zip(sizes, others, strict=True)):
+            if size != other:
+                raise InputError(
+                    f"task number {place} (counted from 0) has {size} inputs and {other} targets; each example needs "
+                    "both, and both lists the same order of tasks."
+                )
+        return cls(rows, answers, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+
+    @classmethod
+    def from_block(cls, inputs: Any, targets: Any) -> Ragged:
+        """Lay out tasks of equally many examples each, [m, n, ...], one after the other.
+
+        Raises
+        ------
+        InputError
+            Inputs and targets differ in the number of tasks or of examples, or as :class:`Ragged`.
+        """
+        inputs, targets = as_array(inputs, "inputs"), as_array(targets, "targets", labels=True)
+        if min(inputs.ndim, targets.ndim) < 2 or inputs.shape[:2] != targets.shape[:2]:
+            raise InputError(
+                f"inputs and targets must begin with the same axes [tasks, examples, ...], got {inputs.shape} and "
+                f"{targets.shape}."
+            )
         count, size = targets.shape[:2]
         offsets = np.arange(count + 1, dtype=np.int64) * size
-        return cls(inputs.reshape(-1, *inputs.shape[2:]), targets.reshape(-1, *targets.shape[2:]), offsets)
+        return cls(
+            inputs.reshape(count * size, *inputs.shape[2:]), targets.reshape(count * size, *targets.shape[2:]), offsets
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"Ragged({len(self)} tasks, {len(self.inputs)} examples: inputs {_shown(self.inputs)}, targets "
+            f"{_shown(self.targets)})"
+        )
 
     @cached_property
     def sizes(self) -> NDArray[np.int64]:
@@ -68,7 +128,7 @@ class Ragged:
         return Ragged(self.inputs[first:last], self.targets[first:last], self.offsets[start : stop + 1] - first)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tasks:
     """The tasks of one population: the units that privacy protects.
 
@@ -76,20 +136,28 @@ class Tasks:
     ----------
     dataset : str
         Where the data came from, for reports.
-    names : tuple of str
+    names : sequence of str
         A stable name per task; their order and spelling identify the population.
     train, validation, test : Ragged
-        The three parts, aligned with ``names``.
+        The three parts, aligned with ``names``. No validation part (None) means that nobody has validation examples.
     num_classes : int or None
-        Number of classes; None for regression.
+        Number of classes; None for regression. It is public, so it is given and never looked up in the labels. Labels
+        are whole numbers from 0 to ``num_classes - 1`` (False is 0, True is 1), kept as int64. Values of a regression
+        are kept as floats, also where they are whole.
     declared : {"benchmark", "protected"}
-        Public benchmark data get a ledger per run; protected data continue one ledger over all runs.
-    groups : tuple of int or None
+        Public benchmark data get a ledger per run; protected data continue one ledger over all runs. There is no
+        default: whoever makes tasks by hand says what they are.
+    groups : sequence of int or None
         A *public* cluster label per task, or None.
     first : int
         The id of the first task here: a shard keeps the ids of the whole population.
     kinds : ndarray of int64, shape [m, num_classes], or None
         *Public*: which class of the data set each class of a task is, where tasks have names of their own for them.
+
+    Raises
+    ------
+    InputError
+        ``declared`` is not said, or a field's type does not fit.
     """
 
     dataset: str
@@ -98,10 +166,40 @@ class Tasks:
     validation: Ragged
     test: Ragged
     num_classes: int | None
-    declared: Literal["benchmark", "protected"] = "benchmark"
+    declared: Declared = _NOT_SAID
     groups: tuple[int, ...] | None = None
     first: int = 0
     kinds: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        if self.declared not in ("benchmark", "protected"):
+            raise InputError(
+                "say what these tasks are: declared='protected' for data of people (all runs spend one privacy budget, "
+                "kept in a ledger file), or declared='benchmark' for data that are public (each run is accounted "
+                "alone)" + (f"; got {self.declared!r}." if self.declared else ".")
+            )
+        _put(self, names=as_names(self.names), num_classes=_classes(self.num_classes))
+        if self.groups is not None:
+            _put(self, groups=_labels(self.groups))
+        for part in PARTS:
+            data = getattr(self, part)
+            if data is None and part == "validation" and isinstance(self.train, Ragged):
+                data = _nothing(len(self), self.train)
+            if not isinstance(data, Ragged):
+                raise InputError(
+                    f"{part} must be a Ragged, got {type(data).__name__}; Ragged.from_lists(inputs, targets) makes one."
+                )
+            if not len(data.inputs):  # an empty part has no shape of its own
+                data = _nothing(len(data), self.train)
+            _put(self, **{part: _typed(data, part, self.num_classes)})
+
+    def __repr__(self) -> str:
+        kind = "regression" if self.num_classes is None else f"{self.num_classes} classes"
+        sizes = "/".join(str(len(self.part(part).inputs)) for part in PARTS)
+        return (
+            f"Tasks({self.dataset!r}: {len(self)} tasks, {self.declared}, {kind}, inputs {_shown(self.train.inputs)}, "
+            f"{sizes} train/validation/test examples)"
+        )
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,70 +242,137 @@ class Tasks:
     def check(self) -> None:
         """Refuse tasks that cannot be trained on, before any work starts.
 
+        Types, shapes and numbers of examples are looked at. Values only where data are declared a benchmark: those of
+        protected data neither decide whether a run starts nor stand in a message. A task whose values cannot be
+        computed with counts as zero there.
+
         Raises
         ------
         InputError
-            An empty task, a task with one training example or one training class, a part whose shape does not
-            match, a value that is not finite, a label outside the classes, or a name that occurs twice.
+            No task, an empty task, a task with one training example or no test example, a part that does not match, a
+            name that occurs twice; of a benchmark a value that is not finite, or a label outside the classes.
         """
         if not len(self):
-            raise InputError("there are no tasks: lower data.tasks' requirements or choose another data set.")
-        if len(set(self.names)) != len(self.names):
-            twice = sorted(name for name in set(self.names) if self.names.count(name) > 1)
-            raise InputError(f"task names must be unique, got {twice[0]!r} more than once; rename one of them.")
+            raise InputError("there are no tasks; give one name and one array of examples for each person.")
+        self._check_names()
         if self.groups is not None and len(self.groups) != len(self):
             raise InputError(
                 f"groups must give one public label per task, got {len(self.groups)} labels for {len(self)} tasks."
             )
+        if self.kinds is not None and np.shape(self.kinds) != (len(self), self.num_classes):
+            raise InputError(
+                f"kinds must have shape {(len(self), self.num_classes)}, one number for each class of each task, got "
+                f"{np.shape(self.kinds)}."
+            )
         for part in PARTS:
             self._check_part(part)
         self._check_trainable()
+        if self.declared == "benchmark":
+            self._check_values()
+
+    def _check_names(self) -> None:
+        # One person spelled in two ways of Unicode that look alike would be two tasks, and protected as half of each.
+        same = Counter(unicodedata.normalize("NFC", name) if not name.isascii() else name for name in self.names)
+        if len(same) < len(self):
+            twice = min(name for name, count in same.items() if count > 1)
+            raise InputError(
+                f"task names must be unique, also after Unicode normalisation, got {twice!r} more than once; rename "
+                "one of them, or join their examples if they are one person's."
+            )
 
     def _check_part(self, part: Part) -> None:
         data = self.part(part)
         if len(data) != len(self):
             raise InputError(f"the {part} part has {len(data)} tasks where there are {len(self)} names.")
-        if len(data.inputs) != len(data.targets) or int(data.offsets[-1]) != len(data.targets):
-            raise InputError(
-                f"the {part} part has {len(data.inputs)} inputs and {len(data.targets)} targets; they must match."
-            )
         if tuple(data.inputs.shape[1:]) != self.input_shape:
             raise InputError(
                 f"the {part} part has examples of shape {tuple(data.inputs.shape[1:])}, "
                 f"the train part {self.input_shape}; all parts need one shape."
             )
-        finite = np.isfinite(data.inputs).all(axis=tuple(range(1, data.inputs.ndim)))
-        if not finite.all():
-            task = int(np.searchsorted(data.offsets, int(np.argmin(finite)), side="right")) - 1
-            raise InputError(f"task {self.names[task]!r} holds a NaN or infinite input in its {part} part; clean it.")
-        if self.num_classes is None:
-            if not np.isfinite(data.targets).all():
-                raise InputError(f"a target of the {part} part is NaN or infinite; clean it.")
-        elif len(data.targets) and not (data.targets.min() >= 0 and data.targets.max() < self.num_classes):
+        if data.targets.shape[1:] != self.train.targets.shape[1:]:
             raise InputError(
-                f"labels of the {part} part must lie in 0..{self.num_classes - 1}, "
-                f"got {data.targets.min()}..{data.targets.max()}."
+                f"the {part} part has targets of shape {data.targets.shape[1:]} for each example, the train part "
+                f"{self.train.targets.shape[1:]}; all parts need one shape."
+            )
+        if (data.inputs.dtype.kind == "f") != (self.train.inputs.dtype.kind == "f"):
+            raise InputError(
+                f"the {part} part has inputs of type {data.inputs.dtype}, the train part {self.train.inputs.dtype}; "
+                "give all parts one type, such as .astype('float32')."
             )
 
     def _check_trainable(self) -> None:
         sizes, tests = self.train.sizes, self.test.sizes
-        suspicious = (sizes < 2) | (tests == 0)
-        if self.num_classes is not None and not suspicious.any():
-            starts = self.train.offsets[:-1]
-            lowest, highest = (np.ufunc.reduceat(f, self.train.targets, starts) for f in (np.minimum, np.maximum))
-            suspicious = lowest == highest
-        for position in np.flatnonzero(suspicious).tolist():
+        for position in np.flatnonzero((sizes < 2) | (tests == 0)).tolist():
             name, size = self.names[position], int(sizes[position])
             if size == 0:
                 raise InputError(f"task {name!r} has no training examples; drop it or give it data.")
             if not tests[position]:
                 raise InputError(f"task {name!r} has no test examples, so it cannot be scored; give it more data.")
-            if size == 1:
-                raise InputError(f"task {name!r} has one training example; a task needs at least 2.")
-            if self.num_classes is not None:
-                labels = self.train.targets[self.train.rows(position)]
-                if (labels == labels[0]).all():
-                    raise InputError(
-                        f"task {name!r} has examples of one class only ({int(labels[0])}); merge it with another task, "
-                        "raise data.alpha, or set data.drop_unusable=true to leave such tasks out (a public rule)."
-                    )
+            raise InputError(f"task {name!r} has one training example; a task needs at least 2.")
+
+    def _check_values(self) -> None:
+        for part in PARTS:
+            found = np.flatnonzero(strange_tasks(self.part(part), self.num_classes))
+            if len(found):
+                task, data = int(found[0]), self.part(part)
+                rows = data.rows(task)
+                if data.inputs.dtype.kind == "f" and not np.isfinite(data.inputs[rows]).all():
+                    what = "a NaN or infinite input"
+                elif self.num_classes is None:
+                    what = "a NaN or infinite target"
+                else:
+                    what = f"a label outside of 0..{self.num_classes - 1}"
+                raise InputError(
+                    f"task {self.names[task]!r} holds {what} in its {part} part; mend it, or leave the task out."
+                )
+
+
+def _put(owner: object, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(owner, name, value)
+
+
+def _shown(values: NDArray[Any]) -> str:
+    return f"{values.dtype} {tuple(values.shape[1:])}"
+
+
+def _nothing(count: int, like: Ragged) -> Ragged:
+    return Ragged(like.inputs[:0], like.targets[:0], np.zeros(count + 1, dtype=np.int64))
+
+
+def _classes(given: Any) -> int | None:
+    if given is None:
+        return None
+    if isinstance(given, bool | np.bool_) or not isinstance(given, int | np.integer) or given < 1:
+        raise InputError(
+            f"num_classes must be the public number of classes, or None for regression, got {given!r}; labels are "
+            "not asked for it."
+        )
+    return int(given)
+
+
+def _labels(given: Any) -> tuple[int, ...]:
+    found = tuple(given) if np.iterable(given) else (given,)
+    for one in found:
+        if isinstance(one, bool) or not isinstance(one, int | np.integer):
+            raise InputError(f"groups must give a whole number for each task, got {type(one).__name__}.")
+    return tuple(map(int, found))
+
+
+def _typed(data: Ragged, part: Part, num_classes: int | None) -> Ragged:
+    """Return targets as int64 where they are classes, as floats where they are values."""
+    targets, whole = data.targets, data.targets.dtype.kind != "f"
+    if num_classes is None:
+        return replace(data, targets=targets.astype(np.float64)) if whole else data
+    if targets.ndim > 1:
+        raise InputError(
+            f"with num_classes={num_classes} the {part} part needs one class number for each example, got targets of "
+            f"shape {targets.shape[1:]}; give .argmax(axis=1) of one-hot rows, .reshape(-1) of a column, or "
+            "num_classes=None for values."
+        )
+    if not whole:
+        raise InputError(
+            f"with num_classes={num_classes} the {part} part needs labels that are whole numbers, got {targets.dtype}; "
+            "give .astype('int64'), or num_classes=None for values."
+        )
+    return data if targets.dtype == np.int64 else replace(data, targets=targets.astype(np.int64))

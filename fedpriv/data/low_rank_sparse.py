@@ -131,7 +131,7 @@ class LowRankSparseDesign(Settings):
             Ragged.from_block(inputs[:, start:stop], targets[:, start:stop]) for start, stop in pairwise(cuts)
         )
         names = tuple(f"{label}/{task:07d}" for task in range(self.tasks))
-        return Tasks(label, names, train, validation, test, num_classes=None)
+        return Tasks(label, names, train, validation, test, num_classes=None, declared="benchmark")
 
     def _supports(self) -> NDArray[np.int64]:
         """Draw which coordinates each task's sparse part uses, shape [t, k]."""

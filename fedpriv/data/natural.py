@@ -83,9 +83,8 @@ class NaturalTasks(Settings):
             Ragged.from_lists([inputs[rows] for rows in part], [targets[rows] for rows in part]) for part in parts
         )
         label = f"{origin}, {len(names) - len(chosen)} of {len(names)} tasks left out as too small"
-        return Tasks(
-            origin if len(chosen) == len(names) else label, tuple(chosen), train, validation, test, num_classes=None
-        )
+        where = origin if len(chosen) == len(names) else label
+        return Tasks(where, tuple(chosen), train, validation, test, num_classes=None, declared="benchmark")
 
 
 class RatedItems(NaturalTasks):

@@ -104,6 +104,7 @@ def regression_tasks(
         validation=parts[1],
         test=parts[2],
         num_classes=None,
+        declared="benchmark",
     )
 
 

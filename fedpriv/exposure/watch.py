@@ -15,7 +15,7 @@ from pydantic import Field
 
 from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
 from fedpriv.attacks.games import SetName
-from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on
+from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on, usable
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.exposure.figures import write_pictures
 from fedpriv.exposure.page import write_attack_page
@@ -171,7 +171,7 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
     problem = experiment.problem()
     ids = sighting.tasks[group]
     order = np.argsort(ids, kind="stable")
-    cohort = Cohort(experiment.tasks, ids[order], problem.dtype)
+    cohort = Cohort(usable(experiment.tasks, problem.dtype).tasks, ids[order], problem.dtype)
     rows = {
         name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()
     }

@@ -1,7 +1,8 @@
 """Running a stage so that one task's data cannot decide over the others.
 
 If a cohort fails as a whole, its tasks run one by one and those that fail count as zero. A task whose result is not
-finite counts as zero, too. Nothing that depends on data stops the run (design, invariant 2).
+finite counts as zero, too. Nothing that depends on data stops the run (design, invariant 2). Of protected data no
+task is named, nor does an exception's text get out, which may hold values.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from fedpriv.cohort import Cohort, Engine, Learner, Noise, Problem, State, TaskF
 __all__ = ["Outcome", "Stage", "run_guarded"]
 
 Stage = Callable[[Learner, Cohort, State], State]
+_PROTECTED = "what a task's data gave in stage {name!r} cannot be used; these data are protected, so no task is named."
 
 
 @dataclass(frozen=True)
@@ -28,13 +30,13 @@ class Outcome:
     Attributes
     ----------
     tree : dict
-        Results [C, ...]; empty if every task failed.
+        Results [C, ...], NaN for tasks that failed; empty if every task failed.
     counted : ndarray of bool, shape [C]
         Tasks whose result counts.
     failed, not_finite : int
         How many do not, and why.
     note : str
-        The first failure, with the task and the stage.
+        The first failure, with the stage, and of benchmark data with the task.
     work : ndarray of int64, shape [C]
         Per-example gradient evaluations.
     cells : int
@@ -74,6 +76,8 @@ def run_guarded(
         task = cohort.tasks.names[int(cohort.positions[int(np.argmax(strange))])]
         note = f"task {task!r} gave a result that is not finite in stage {name!r}; lower the learning rate."
     work = np.array([learner.work.get(task, 0) for task in cohort.ids.tolist()], dtype=np.int64)
+    if note and cohort.tasks.declared == "protected":
+        note = _PROTECTED.format(name=name)
     return Outcome(tree, finite & ~failed, int(failed.sum()), int(strange.sum()), note, work, learner.cells)
 
 
@@ -108,5 +112,5 @@ def _one_by_one(
     failed = np.array([tree is None for tree in trees])
     if done is None:
         return {}, failed, note
-    empty = {key: torch.zeros_like(value) for key, value in done.items()}
+    empty = {key: torch.full_like(value, torch.nan if value.is_floating_point() else 0) for key, value in done.items()}
     return {key: torch.cat([(tree or empty)[key] for tree in trees]) for key in empty}, failed, note

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, Literal, cast
 
@@ -34,6 +34,7 @@ from fedpriv.cohort import (
     padded_width,
     probe,
     unnest,
+    usable,
 )
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
@@ -54,6 +55,7 @@ __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
 _SCORES = ("personal.loss", "personal.accuracy", "billboard.loss", "billboard.accuracy")
+_UNUSABLE = "a task holds values that cannot be computed with; these data are protected, so none is named."
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
@@ -137,6 +139,9 @@ class Node:
 
     def __init__(self, spec: NodeSpec) -> None:
         self.spec = spec
+        # Benchmarks were checked before; what protected values are is nobody's business but the node's.
+        self._usable = usable(spec.tasks, spec.problem.dtype) if spec.tasks.declared == "protected" else None
+        self.tasks = self._usable.tasks if self._usable else spec.tasks
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
@@ -151,7 +156,7 @@ class Node:
 
     def describe(self) -> RecordDict:
         """Answer which tasks are hosted here."""
-        tasks = self.spec.tasks
+        tasks = self.tasks
         return TaskRange(tasks.first, len(tasks), tasks.fingerprint).to_content()
 
     def train(self, content: RecordDict) -> RecordDict:
@@ -208,7 +213,7 @@ class Node:
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
         if not self._open:
             return Reply().to_content()
-        work, sizes = self.store.work, self.spec.tasks.train.sizes
+        work, sizes = self.store.work, self.tasks.train.sizes
         counts = {"epochs": int(np.ceil(work / sizes).max()), "work": int(work.sum()), "examples": int(sizes.sum())}
         counts["final_fit_failed"] = failed
         counts["cells_with_example"], counts["cells"] = self._cells.tolist()
@@ -216,11 +221,7 @@ class Node:
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
-
-        def score(learner: Learner, public: Params, cohort: Cohort) -> dict[str, Tensor]:
-            return self._score(learner, public, cohort, self._state(public, cohort))
-
-        return self._scores(self._request(content), score)
+        return self._scores("evaluate", self._request(content), self._state, self._score)
 
     def measure(self, content: RecordDict) -> RecordDict:
         """Answer with the sum of what the tasks contribute to published metrics: bounded values, no scores of a task.
@@ -266,14 +267,13 @@ class Node:
         alone = self.spec.baseline.model_copy(update={"epochs": max(request.epochs, 1), "steps": None})
         key = Key(self.spec.seed, 0, Purpose.LOCAL_ONLY)
 
-        def score(learner: Learner, public: Params, cohort: Cohort) -> dict[str, Tensor]:
-            state = alone.initial_state(public, cohort)
+        def score(learner: Learner, public: Params, cohort: Cohort, state: State) -> State:
             if request.epochs:
                 state, _ = alone.train(learner, public, state, cohort, key)
             scores = alone.evaluate(learner, public, state, cohort)
             return {"local_only.loss": scores.loss, "local_only.accuracy": scores.accuracy}
 
-        return self._scores(request, score)
+        return self._scores("local-only", request, alone.initial_state, score)
 
     # --- parts -------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Node:
                 "a request for rows with noise of their own declares groups, bits or a stream; noise on the node goes "
                 "with one clipping norm for the whole update."
             )
-        tasks = self.spec.tasks
+        tasks = self.tasks
         ids = np.concatenate([np.empty(0, dtype=np.int64), *request.tasks.values()])
         if len(np.unique(ids)) != len(ids):
             raise InputError("a request names a task twice; each may take part once in a round.")
@@ -305,10 +305,25 @@ class Node:
 
     def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params, noise: OwnNoise) -> Outcome:
         state = self._state(billboard, cohort)
-        outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, noise)
+        outcome = self._without_strange(
+            name, cohort, run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, noise)
+        )
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
         return outcome
+
+    def _without_strange(self, name: str, cohort: Cohort, outcome: Outcome) -> Outcome:
+        """Count as zero what came of zeros that stand for values nobody can compute with."""
+        if self._usable is None:
+            return outcome
+        fine = (self._usable.trains if name in ("train", "finish") else self._usable.scores)[cohort.positions]
+        lost = outcome.counted & ~fine
+        if not lost.any():
+            return outcome
+        note = outcome.note or _UNUSABLE
+        return replace(
+            outcome, counted=outcome.counted & fine, not_finite=outcome.not_finite + int(lost.sum()), note=note
+        )
 
     def _score(self, learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
         """Score personal models and the billboard on the tasks' test parts."""
@@ -327,21 +342,39 @@ class Node:
             state = {name: value[index] for name, value in state.items()}
         self.store.write(cohort.positions[counted], state)
 
-    def _scores(self, request: Request, score: Callable[[Learner, Params, Cohort], dict[str, Tensor]]) -> RecordDict:
+    def _scores(
+        self,
+        name: str,
+        request: Request,
+        begin: Callable[[Params, Cohort], State],
+        score: Callable[[Learner, Params, Cohort, State], dict[str, Tensor]],
+    ) -> RecordDict:
+        """Answer with every task's scores; NaN where its data gave none."""
         ids: list[int] = []
         results: dict[str, list[float]] = {}
+        failed, note = 0, ""
         if not self._open:
             return Reply(diagnostics={"ids": ids}, note="this node keeps its scores to itself.").to_content()
         for group, wanted in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            for cohort in self._chunks(wanted, billboard):
-                ids += cohort.ids.tolist()
-                for name, values in score(self._learner(), billboard, cohort).items():
-                    results.setdefault(name, []).extend(values.double().tolist())
-        return Reply(diagnostics=cast(Any, {"ids": ids, **results})).to_content()
 
-    def _learner(self) -> Learner:
-        return Learner(self.spec.problem, self._engine, noise=self._noise)
+            def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
+                return score(learner, public, part, state)
+
+            for cohort in self._chunks(wanted, billboard):
+                state = begin(billboard, cohort)
+                outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, self._noise)
+                failed, note = failed + outcome.failed, note or (outcome.note if outcome.failed else "")
+                if not outcome.tree:
+                    continue  # the server knows these tasks without scores
+                ids += cohort.ids.tolist()
+                for measure, values in outcome.tree.items():
+                    kept = values.double().numpy()
+                    if self._usable is not None:
+                        kept = np.where(self._usable.scores[cohort.positions], kept, np.nan)
+                    results.setdefault(measure, []).extend(kept.tolist())
+        counts = {"scoring_failed": failed} if failed else {}
+        return Reply(diagnostics=cast(Any, {"ids": ids, **results, **counts}), note=note).to_content()
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
@@ -354,8 +387,8 @@ class Node:
         """
         bytes_per_task = sum(value.numel() * value.element_size() for value in billboard.values())
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
-        positions = ids - self.spec.tasks.first
-        tasks = self.spec.tasks
+        tasks = self.tasks
+        positions = ids - tasks.first
         train = tasks.train.sizes[positions]
         widths = np.stack([padded_width(train), padded_width(tasks.validation.sizes[positions])])
         order = np.lexsort((train, widths[1], widths[0]))

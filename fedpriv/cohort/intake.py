@@ -1,0 +1,191 @@
+"""What people bring as data, as arrays of numbers, or a sentence that says what to do.
+
+Only types and shapes are looked at, never a value: they are structure, which may refuse a start. What values cannot be
+computed with is found by :mod:`fedpriv.cohort.usable`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fedpriv.errors import InputError
+
+__all__ = ["as_array", "as_names", "as_offsets", "join"]
+
+_OTHER_KINDS = {
+    "b": ("booleans", "give numbers, .astype('float32') for 0.0 and 1.0"),
+    "c": ("complex numbers", "give real and imaginary parts as numbers of their own"),
+    "M": ("dates", "give numbers, such as days since a fixed date"),
+    "m": ("time spans", "give numbers, such as seconds"),
+    "S": ("bytes", "give numbers; number classes and words by a list that is fixed beforehand"),
+    "U": ("text", "give numbers; number classes and words by a list that is fixed beforehand"),
+    "O": ("Python objects", "make numbers of them, np.array(values.tolist(), dtype='float32'), with nan for None"),
+    "V": ("records", "give one plain array of numbers"),
+}
+
+
+def as_array(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
+    """Return an array of floating or whole numbers that torch can read, in native byte order.
+
+    Parameters
+    ----------
+    values : array, Tensor, DataFrame, list
+        Numbers of any of numpy's types but uint64. Floats of 16 bits become float32 and those of more than 64 bits
+        float64; a Tensor is detached and brought to the CPU; lists get the type that numpy gives them.
+    what : str
+        What sentences call it.
+    labels : bool
+        Whether booleans are welcome.
+
+    Raises
+    ------
+    InputError
+        There is a mask, which would be lost, or a type that holds no real numbers.
+    """
+    found = _plain(values, what)
+    kind = found.dtype.kind
+    if kind in _OTHER_KINDS and not (labels and kind == "b"):
+        holds, advice = _OTHER_KINDS[kind]
+        raise InputError(f"{what} must hold numbers, got {_kind(values)} of {holds} ({found.dtype}); {advice}.")
+    if found.dtype.newbyteorder("=") == np.uint64:
+        raise InputError(f"{what} must hold numbers that torch knows, got uint64; give .astype('int64').")
+    if not found.ndim:
+        raise InputError(f"{what} must have an axis of examples, got a single number; give an array [n, ...].")
+    if kind == "f" and found.dtype.itemsize not in (4, 8):
+        return found.astype(np.float32 if found.dtype.itemsize < 4 else np.float64)
+    found = found.astype(found.dtype.newbyteorder("="), copy=False)
+    # Torch cannot go backwards; other strides stay, of which a million equal rows are made without memory.
+    return found.copy() if any(step < 0 for step in found.strides) else found
+
+
+def _plain(values: Any, what: str) -> NDArray[Any]:
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_quantized:
+            raise InputError(f"{what} is a sparse or quantized tensor; give .to_dense() or .dequantize().")
+        values = values.detach().cpu().resolve_conj().resolve_neg()
+        narrow = values.is_floating_point() and values.element_size() < 4  # bfloat16 is no type of numpy's
+        found: NDArray[Any] = (values.float() if narrow else values).numpy()
+        return found
+    inside = values if isinstance(values, list | tuple) else ()
+    if isinstance(values, np.ma.MaskedArray) or any(isinstance(one, np.ma.MaskedArray) for one in inside):
+        raise InputError(
+            f"{what} is a masked array, whose mask would be lost; leave the masked examples out, or fill them "
+            "(.filled(value))."
+        )
+    columns = getattr(values, "dtypes", None)  # of pandas and its like
+    if columns is not None:
+        strange = [one for one in np.atleast_1d(np.asarray(columns, dtype=object)) if not isinstance(one, np.dtype)]
+        if strange:
+            raise InputError(
+                f"{what} is a {_kind(values)} with columns of type {strange[0]}; give numbers, of pandas "
+                ".to_numpy('float32', na_value=float('nan'))."
+            )
+    try:
+        return np.asarray(values)
+    except Exception as error:
+        # Its text may hold values.
+        raise InputError(
+            f"{what} is a {_kind(values)} that makes no array ({type(error).__name__}); give one array of numbers "
+            "[n, ...], all examples of one shape."
+        ) from None
+
+
+def _kind(values: Any) -> str:
+    return type(values).__name__
+
+
+def as_offsets(values: Any, count: int) -> NDArray[np.int64]:
+    """Return where tasks begin and end among ``count`` rows, int64 [m + 1].
+
+    Raises
+    ------
+    InputError
+        They do not begin with 0, fall, do not end with ``count``, or are no whole numbers.
+    """
+    found = _plain(values, "offsets")
+    if found.ndim != 1 or not len(found) or found.dtype.kind not in "iu":
+        raise InputError(
+            f"offsets must be whole numbers [m + 1], got {found.dtype} of shape {found.shape}; Ragged.from_lists makes "
+            "them."
+        )
+    found = found.astype(np.int64, copy=False)
+    falls = np.flatnonzero(np.diff(found) < 0)
+    if found[0] != 0 or len(falls) or found[-1] != count:
+        wrong = f"fall behind entry {falls[0]}" if len(falls) else f"go from {found[0]} to {found[-1]}"
+        raise InputError(
+            f"offsets must begin with 0, never fall, and end with the number of examples ({count}), but they {wrong}; "
+            "Ragged.from_lists makes them."
+        )
+    return found
+
+
+def as_names(values: Any) -> tuple[str, ...]:
+    """Return names as a tuple of text.
+
+    Raises
+    ------
+    InputError
+        One is no text, or cannot be written as UTF-8.
+    """
+    if isinstance(values, str) or not np.iterable(values):
+        raise InputError(f"names must be a sequence with one name per task, got {_kind(values)}.")
+    found = tuple(values)
+    for place, name in enumerate(found):
+        if not isinstance(name, str):
+            raise InputError(
+                f"names must be text, got {_kind(name)} at place {place} (counted from 0); use str(...), and the same "
+                "spelling in every run."
+            )
+    whole = "".join(found)
+    if not whole.isascii() and any("\ud800" <= letter <= "\udfff" for letter in whole):
+        raise InputError("names must be text that UTF-8 can write, got half of a surrogate pair; rename that task.")
+    if "\0" in whole:
+        raise InputError(
+            "names must not hold the character NUL, which parts them in the fingerprint; rename that task."
+        )
+    return tuple(map(str, found))
+
+
+def join(entries: Sequence[Any], what: str, *, labels: bool = False) -> tuple[NDArray[Any], list[int]]:
+    """Join one array per task; return all rows and how many each has.
+
+    Parameters
+    ----------
+    entries : sequence
+        As :func:`as_array` takes them. Shape and type of an entry without rows do not matter.
+    what : str
+        What sentences call one entry.
+    labels : bool
+        As :func:`as_array`.
+
+    Raises
+    ------
+    InputError
+        There is none, or entries differ in the shape of an example, or some hold whole numbers and some do not.
+    """
+    if not len(entries):
+        raise InputError(f"there is no {what} at all, so there are no tasks; give one array per task.")
+    found = [as_array(one, f"{what} {place} (counted from 0)", labels=labels) for place, one in enumerate(entries)]
+    rows = [place for place, one in enumerate(found) if len(one)]
+    if not rows:
+        return found[0], [0] * len(found)
+    first = found[rows[0]]
+    for place in rows:
+        one = found[place]
+        if one.shape[1:] != first.shape[1:]:
+            raise InputError(
+                f"{what} {place} (counted from 0) holds examples of shape {one.shape[1:]}, number {rows[0]} holds "
+                f"{first.shape[1:]}; all tasks need one shape."
+            )
+        if (one.dtype.kind == "f") != (first.dtype.kind == "f"):
+            raise InputError(
+                f"{what} {place} (counted from 0) holds {one.dtype}, number {rows[0]} holds {first.dtype}; give all "
+                "tasks one type, such as .astype('float32')."
+            )
+    return np.concatenate([found[place] for place in rows]), [len(one) for one in found]
