@@ -51,7 +51,7 @@ class Diagnostics:
     released: bool = False
 
 
-@dataclass
+@dataclass(repr=False)
 class RunResult:
     """What :meth:`fedpriv.Experiment.run` returns.
 
@@ -92,6 +92,23 @@ class RunResult:
     released_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Return a few numbers; scores and arrays are for those who ask for them."""
+        means = {name: value for name, value in vars(self.diagnostics.accuracy).items() if value is not None}
+        measure = "accuracy" if means else "loss"
+        shown = means or {name: value for name, value in vars(self.diagnostics.loss).items() if value is not None}
+        scores = ", ".join(f"{name} {value:.4g}" for name, value in shown.items()) or "no scores"
+        return (
+            f"RunResult(mean test {measure}, not released: {scores}; epsilon {self.guarantee.epsilon:.4g} at delta "
+            f"{self.guarantee.delta:.3g}{'' if self.folder is None else f'; {self.folder}'})"
+        )
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: the means of three models, and the guarantee in words."""
+        from fedpriv.notebook import result_html
+
+        return result_html(self)
 
     @classmethod
     def from_summary(cls, summary: dict[str, Any], folder: Path) -> RunResult:

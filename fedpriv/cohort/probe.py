@@ -67,6 +67,13 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
         raise
     except Exception as error:
         cause = str(error).split(". ")[0]
+        kind = like.train.inputs.dtype
+        if kind.kind != "f" and stage == "the model itself":
+            raise InputError(
+                f"the inputs are {kind}, and whole numbers reach the model as int64, as nn.Embedding takes them; "
+                f"{type(problem.model).__name__} cannot compute with them ({type(error).__name__}: {cause}). Give "
+                "floats, of images inputs.astype('float32') / 255."
+            ) from error
         raise InputError(
             f"{type(algorithm).__name__} with {type(problem.model).__name__} fails in stage {stage!r} on examples of "
             f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,11 +71,11 @@ class Dataset:
     """
 
     name: str
-    inputs: NDArray[np.float32]
-    targets: NDArray[np.int64]
+    inputs: NDArray[np.float32] = field(repr=False)
+    targets: NDArray[np.int64] = field(repr=False)
     num_classes: int
     source: SourceInfo
-    natural_ids: NDArray[np.int64] | tuple[str, ...] | None = None
+    natural_ids: NDArray[np.int64] | tuple[str, ...] | None = field(default=None, repr=False)
     natural_unit: str = "id"
 
     def __len__(self) -> int:
