@@ -125,10 +125,10 @@ def check_shots(tasks: Tasks, shots: int) -> None:
         examples are looked at: with fewer examples of a class than shots, an episode has fewer.
     """
     if tasks.declared == "protected":
-        few = np.flatnonzero(tasks.train.sizes <= shots)
-        if len(few):
+        short = np.flatnonzero(tasks.train.sizes <= shots)
+        if len(short):
             raise InputError(
-                f"task {tasks.names[few[0]]!r} has {tasks.train.sizes[few[0]]} training examples, and {shots} shots "
+                f"task {tasks.names[short[0]]!r} has {tasks.train.sizes[short[0]]} training examples, and {shots} shots "
                 "leave none to judge by; lower the shots or give the task more examples."
             )
         return

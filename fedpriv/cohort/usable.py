@@ -48,12 +48,13 @@ def usable(tasks: Tasks, dtype: torch.dtype) -> Usable:
     test |= train
     if not test.any():
         return Usable(tasks, ~train, ~test)
-    parts = {
-        "train": _without(tasks.train, train),
-        "validation": _without(tasks.validation, train),
-        "test": _without(tasks.test, test),
-    }
-    return Usable(replace(tasks, **parts), ~train, ~test)
+    clean = replace(
+        tasks,
+        train=_without(tasks.train, train),
+        validation=_without(tasks.validation, train),
+        test=_without(tasks.test, test),
+    )
+    return Usable(clean, ~train, ~test)
 
 
 def only(tasks: Tasks, who: NDArray[np.bool_]) -> Tasks:
@@ -61,13 +62,14 @@ def only(tasks: Tasks, who: NDArray[np.bool_]) -> Tasks:
     if who.all():
         return tasks
     places = np.flatnonzero(who)
-    parts = {name: _rows(getattr(tasks, name), who) for name in ("train", "validation", "test")}
     return replace(
         tasks,
         names=tuple(tasks.names[place] for place in places),
         groups=None if tasks.groups is None else tuple(tasks.groups[place] for place in places),
         kinds=None if tasks.kinds is None else tasks.kinds[places],
-        **parts,
+        train=_rows(tasks.train, who),
+        validation=_rows(tasks.validation, who),
+        test=_rows(tasks.test, who),
     )
 
 
@@ -112,8 +114,8 @@ def _outside(values: NDArray[Any], low: float, high: float) -> NDArray[np.bool_]
     """Tell which rows hold a NaN or a number outside of [low, high], bool [N]."""
     if not values.size or (values.min() >= low and values.max() <= high):  # a NaN is neither
         return np.zeros(len(values), dtype=bool)
-    outside: NDArray[np.bool_] = ~((values >= low) & (values <= high)).reshape(len(values), -1).all(axis=1)
-    return outside
+    inside: NDArray[np.bool_] = np.all(((values >= low) & (values <= high)).reshape(len(values), -1), axis=1)
+    return ~inside
 
 
 def _without(part: Ragged, who: NDArray[np.bool_]) -> Ragged:
