@@ -128,8 +128,8 @@ def check_shots(tasks: Tasks, shots: int) -> None:
         short = np.flatnonzero(tasks.train.sizes <= shots)
         if len(short):
             raise InputError(
-                f"task {tasks.names[short[0]]!r} has {tasks.train.sizes[short[0]]} training examples, and {shots} shots "
-                "leave none to judge by; lower the shots or give the task more examples."
+                f"task {tasks.names[short[0]]!r} has {tasks.train.sizes[short[0]]} training examples, and {shots} "
+                "shots leave none to judge by; lower the shots or give the task more examples."
             )
         return
     for position, name in enumerate(tasks.names):
