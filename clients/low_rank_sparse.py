@@ -98,7 +98,7 @@ class LowRankSparse(ClientAlgorithm):
         factors = _factors(billboard, cohort)
 
         def work(part: Cohort, own: Own) -> Params:
-            inputs, targets, counts = self._examples(part.part("train"), key.round)
+            inputs, targets, counts = self._examples(part.part("train").cleared(), key.round)
             own = self._fit(inputs, targets, counts, factors, own, self.steps)
             sent = zeros_like(broadcast(billboard, len(part)))
             sent |= self._news(inputs, targets, counts, factors, own, billboard, key.round)
@@ -114,7 +114,7 @@ class LowRankSparse(ClientAlgorithm):
         factors = _factors(billboard, cohort)
 
         def work(part: Cohort, own: Own) -> Params:
-            batch = part.part("train")
+            batch = part.part("train").cleared()
             return _to_state(
                 self._fit(batch.inputs.flatten(2), _targets(batch), batch.sizes, factors, own, self.final_steps)
             )

@@ -56,7 +56,7 @@ def factors_of(result: RunResult) -> np.ndarray:
 
 
 def examples(tasks: Tasks) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    batch = Cohort(tasks, np.arange(len(tasks)), torch.float64).part("train")
+    batch = Cohort(tasks, np.arange(len(tasks)), torch.float64).part("train").cleared()
     return batch.inputs, batch.targets, batch.sizes
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.cohort.tasks import Part, Tasks
+from fedpriv.cohort.tasks import PARTS, Part, Tasks
 
 __all__ = ["Batch", "Cohort", "Marks", "padded_width"]
 
@@ -72,7 +72,8 @@ class Batch:
     Attributes
     ----------
     inputs : Tensor, shape [C, n, ...], floating or int64
-        Examples, of the kind that the tasks hold; padding is zero, so that nothing of another task can get in.
+        Examples, of the kind that the tasks hold. Padding is an example of the task itself, with weight 0: zeros are no
+        example, and what a model makes of them may be NaN. Of another task nothing can get in.
     targets : Tensor, shape [C, n] (int64 classes) or [C, n, ...] (floating values)
         What to predict.
     marks : Marks
@@ -95,6 +96,15 @@ class Batch:
     def sizes(self) -> Tensor:
         """Real examples of every task, shape [C], floating."""
         return self.marks.sizes
+
+    def cleared(self) -> Batch:
+        """Return the same with zeros in the place of padding, for sums over examples that look at no mask."""
+        padding = self.marks.padding
+        if padding is None:
+            return self
+        inputs, targets = self.inputs.clone(), self.targets.clone()
+        inputs[padding], targets[padding] = 0, 0
+        return Batch(inputs, targets, self.marks)
 
 
 @dataclass(frozen=True, repr=False)
@@ -130,6 +140,11 @@ class Cohort:
         """Examples of every task in one part, shape [C]."""
         return self.tasks.part(part).sizes[self.positions]
 
+    @cached_property
+    def _without(self) -> dict[Part, NDArray[np.intp]]:
+        """Places of the tasks that have no example in a part."""
+        return {part: np.flatnonzero(self.sizes(part) == 0) for part in PARTS}
+
     def one(self, position: int) -> Cohort:
         """Return the cohort of one task."""
         return Cohort(self.tasks, self.positions[position : position + 1], self.dtype)
@@ -157,33 +172,51 @@ class Cohort:
         """
         data = self.tasks.part(part)
         for rows, targets, marks in self.marked(index, part):
-            inputs = _taken(data.inputs, rows, self.dtype)
-            if marks.padding is not None:
-                # Row 0 stood in for padding: it belongs to another task, and 0 * inf is NaN, so a mask is not enough.
-                inputs[marks.padding] = 0
-            yield Batch(inputs, targets, marks)
+            yield Batch(self._own(data.inputs, rows, part), targets, marks)
 
     def marked(
         self, index: NDArray[np.int64], part: Part = "train"
     ) -> Iterator[tuple[NDArray[np.int64], Tensor, Marks]]:
         """Gather all of a mini-batch but its inputs: rows in the shard's data [C, b], targets, marks.
 
-        Padding has row 0 and target 0. Parameters are those of :meth:`batches`.
+        Padding has the row and the target of the mini-batch's first example; of the task's first one where it rests.
+        Parameters are those of :meth:`batches`.
         """
         data = self.tasks.part(part)
         index = np.ascontiguousarray(index.swapaxes(0, 1))  # [S, C, b]
         real = index >= 0
         full: NDArray[np.bool_] = np.all(real, axis=(1, 2))
-        rows = np.where(real, index + data.offsets[self.positions][:, None], 0)
+        if not full.all():
+            first = np.take_along_axis(index, real.argmax(axis=2)[..., None], axis=2)
+            index = np.where(real, index, np.maximum(first, 0))
+        rows = index + data.offsets[self.positions][:, None]
         everywhere = Marks(torch.ones(index.shape[1:], dtype=self.dtype), full=True)
         for step in range(len(index)):
-            targets = _taken(data.targets, rows[step], self.dtype)
+            targets = self._own(data.targets, rows[step], part)
             if full[step]:
                 yield rows[step], targets, everywhere
-                continue
-            here = torch.from_numpy(real[step])
-            targets[~here] = 0
-            yield rows[step], targets, Marks(here.to(self.dtype))
+            else:
+                yield rows[step], targets, Marks(torch.from_numpy(real[step]).to(self.dtype))
+
+    def _own(self, values: NDArray[Any], rows: NDArray[np.int64], part: Part) -> Tensor:
+        """Gather rows [C, b] of a part's inputs or targets; a task without examples there gets its first elsewhere."""
+        without = self._without[part]
+        if not len(without):
+            return _taken(values, rows, self.dtype)
+        # Its rows are those of the next task, which would decide with its own values what becomes of this one.
+        data = self.tasks.part(part)
+        rows = np.array(rows)
+        rows[without] = 0
+        found = _taken(values, rows, self.dtype)
+        for task in without.tolist():
+            found[task] = 0  # a task that has no example at all
+            for other in map(self.tasks.part, PARTS):
+                mine = other.rows(int(self.positions[task]))
+                if mine.stop > mine.start:
+                    first = (other.inputs if values is data.inputs else other.targets)[mine.start]
+                    found[task] = torch.as_tensor(first, dtype=found.dtype)
+                    break
+        return found
 
 
 def _taken(values: NDArray[Any], rows: NDArray[np.int64], dtype: torch.dtype) -> Tensor:

@@ -63,7 +63,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
-    train, validation, test = (everybody.part(name) for name in ("train", "validation", "test"))
+    train, validation, test = (everybody.part(name).cleared() for name in ("train", "validation", "test"))
     sizes = sum(tasks.part(name).sizes for name in ("train", "validation", "test"))
     name = tasks.dataset.partition("/")[0].partition("-")[0].partition(",")[0]
     starved = np.asarray(sizes) < STARVED.get(name, int(np.median(np.asarray(sizes))))

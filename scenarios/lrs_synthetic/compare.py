@@ -39,7 +39,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     """
     tasks, client = experiment.tasks, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
-    train, validation, test = (everybody.part(name) for name in ("train", "validation", "test"))
+    train, validation, test = (everybody.part(name).cleared() for name in ("train", "validation", "test"))
     counts = train.sizes
     billboard = next(iter(result.billboards.values()))
     rank, sparsity = billboard["factors"].shape[1], getattr(client, "sparsity", 0)

@@ -69,7 +69,7 @@ def _measure(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     found: dict[str, float] = dict(own_errors(experiment, result))
     if len(experiment.tasks) >= _TASKS[0] and getattr(experiment.strategy, "noise_multiplier", None) == 0:
         everybody = Cohort(experiment.tasks, np.arange(len(experiment.tasks)), torch.float64)
-        train, test = everybody.part("train"), everybody.part("test")
+        train, test = everybody.part("train").cleared(), everybody.part("test").cleared()
         alone = baselines.sparse_only(train.inputs, train.targets, int(getattr(experiment.client, "sparsity", 0)), 5)
         found["sparse"] = float(np.median(baselines.rmse(alone, test.inputs, test.targets, test.sizes)))
     return {"rmse": found}
