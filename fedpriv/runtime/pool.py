@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
+import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -37,6 +39,11 @@ class _Shard:
         torch.set_flush_denormal(True)
         self._answering: Thread | None = None
         self._failure: str | None = None
+
+    def follow(self, path: Sequence[str]) -> None:
+        """Look for modules where the driver does, in its order, before what comes refers to them."""
+        sys.path[:] = [*path, *(place for place in sys.path if place not in path)]
+        importlib.invalidate_caches()
 
     def host(self, spec: NodeSpec, node_id: int) -> None:
         """Become a node; what was hosted before is forgotten as a whole, so nothing passes from run to run."""
@@ -199,13 +206,13 @@ class ShardPool:
         wanted = dict(enumerate(specs, start=1))
         taken = {number: self._idle.pop() if self._idle else self._new() for number in wanted}
         try:
-            asked = {number: taken[number].host.remote(spec, number) for number, spec in wanted.items()}
+            asked = {number: self._host(taken[number], spec, number) for number, spec in wanted.items()}
             for number, answer in asked.items():
                 try:
                     self._ray.get(answer, timeout=PATIENCE)
                 except self._ray.exceptions.RayActorError:  # it died while it was idle, or could not start
                     taken[number] = self._new()
-                    self._ray.get(taken[number].host.remote(wanted[number], number), timeout=PATIENCE)
+                    self._ray.get(self._host(taken[number], wanted[number], number), timeout=PATIENCE)
         except self._ray.exceptions.GetTimeoutError:
             self.stop(taken.values())
             raise ComponentFailure(
@@ -213,16 +220,25 @@ class ShardPool:
             ) from None
         except Exception as error:
             self.stop(taken.values())
-            raise ComponentFailure(
-                f"a shard did not start on Ray: {error}; use fewer shards or --set run.grid=in-process."
-            ) from error
+            # Ray hands on a traceback, whose last line says what happened.
+            what = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
+            advice = "use fewer shards, or --set run.grid=in-process"
+            if what.startswith(("ImportError", "ModuleNotFoundError")):
+                advice = "install it where the shards run, or use --set run.grid=in-process"
+            raise ComponentFailure(f"a shard did not start on Ray: {what}; {advice}.") from error
         return taken
 
     def start(self, spec: NodeSpec, number: int) -> Any:
         """Return a new shard for a node, whose process is still starting."""
         shard = self._new()
-        shard.host.remote(spec, number)
+        self._host(shard, spec, number)
         return shard
+
+    @staticmethod
+    def _host(shard: Any, spec: NodeSpec, number: int) -> Any:
+        """Ask a shard to become a node. Ray reads a call's arguments when its turn has come: after the path is set."""
+        shard.follow.remote(_search_path())
+        return shard.host.remote(spec, number)
 
     def give_back(self, shards: Sequence[Any]) -> None:
         """Take shards back that nobody waits for; they forget their tasks and wait for new ones."""
@@ -256,6 +272,12 @@ class ShardPool:
     def _new(self) -> Any:
         # Spread over the nodes of a cluster, not packed onto the first.
         return self._ray.remote(num_cpus=1, max_restarts=0, scheduling_strategy="SPREAD")(_Shard).remote()
+
+
+def _search_path() -> list[str]:
+    """Return where this process looks for modules; what is relative to its own folder in full."""
+    places = [os.path.abspath(place) for place in sys.path if isinstance(place, str)]  # noqa: PTH100 ('' is a place)
+    return list(dict.fromkeys(places))
 
 
 def _start(ray: Any, shards: int, address: str | None) -> None:
