@@ -55,9 +55,7 @@ def test_a_model_that_is_not_defined_at_zero_trains_and_scores_as_without_paddin
     tasks = toy_tasks(4, sizes=SIZES)
     problem = Problem(standardising().double())
     learner, key = Learner(problem, engine), Key(1, 1)
-    trained = learner.sgd(
-        broadcast(problem.initial(), 4), whole(tasks), key, learning_rate=0.3, batch_size=4, epochs=3
-    )
+    trained = learner.sgd(broadcast(problem.initial(), 4), whole(tasks), key, learning_rate=0.3, batch_size=4, epochs=3)
     scores = learner.evaluate(trained, whole(tasks))
     for task in range(4):
         model = standardising().double()
