@@ -23,14 +23,16 @@ def pfl_python() -> Path:
     """Return the interpreter of pfl's environment, after making the environment if it is missing or out of date."""
     python, stamp = _PLACE / "bin" / "python", _PLACE / "installed"
     shared = [path for path in sys.path if Path(path).name == "site-packages"]
-    wanted = f"{sys.version}\n{shared}\n{PINS.read_text()}"
-    if python.exists() and stamp.exists() and stamp.read_text() == wanted:
+    wanted = f"{sys.version}\n{shared}\n{PINS.read_text(encoding='utf-8')}"
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return python
     print("making pfl's environment", flush=True)
     venv.create(_PLACE, clear=True, with_pip=False)
     base = {"base": str(_PLACE), "platbase": str(_PLACE)}
     # A path file names the shared packages behind the environment's own, which therefore win.
-    (Path(sysconfig.get_path("purelib", vars=base)) / "shared.pth").write_text("\n".join(shared) + "\n")
+    (Path(sysconfig.get_path("purelib", vars=base)) / "shared.pth").write_text(
+        "\n".join(shared) + "\n", encoding="utf-8"
+    )
     subprocess.run(
         [
             *(sys.executable, "-m", "pip", "--python", str(python), "install", "-q", "--disable-pip-version-check"),
@@ -39,7 +41,7 @@ def pfl_python() -> Path:
         ],
         check=True,
     )
-    stamp.write_text(wanted)
+    stamp.write_text(wanted, encoding="utf-8")
     return python
 
 

@@ -63,7 +63,7 @@ def main() -> None:
                 build(path, release)
                 for repeat in range(REPEATS):
                     words = [sys.executable, "-c", ASK, str(path), relation, str(ROUNDS + 10 * repeat)]
-                    ran = subprocess.run(words, capture_output=True, text=True, check=True)
+                    ran = subprocess.run(words, capture_output=True, encoding="utf-8", check=True)
                     found.append(json.loads(ran.stdout))
             fresh, later, processor = (statistics.median(one[i] for one in found) for i in (0, 1, 2))
             words = (

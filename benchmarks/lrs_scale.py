@@ -231,7 +231,8 @@ def write_report(results: dict[str, Any], path: Path) -> None:
             table=table(head, lines, "---:"),
             verdict=verdict,
             serving=served,
-        )
+        ),
+        encoding="utf-8",
     )
     growth_figure(
         [one["tasks"] for one in rows],

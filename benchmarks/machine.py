@@ -18,7 +18,7 @@ def describe_machine() -> str:
 
 def describe_versions(pins: Path, packages: Sequence[str] = ("flwr", "ray", "torch", "numpy")) -> str:
     """Versions of this environment, and those that a requirements file pins for another one."""
-    lines = (line for line in pins.read_text().splitlines() if line and not line.startswith("#"))
+    lines = (line for line in pins.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#"))
     others = ", ".join(line.replace("==", " ") for line in lines)
     here = ", ".join(f"{name} {version(name)}" for name in packages)
     return f"Python {platform.python_version()}, {here}; in pfl's environment also {others}"
@@ -26,7 +26,7 @@ def describe_versions(pins: Path, packages: Sequence[str] = ("flwr", "ray", "tor
 
 def _cpu() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")

@@ -134,7 +134,7 @@ def measure_apart(*, turns: int) -> dict[str, MetaSpeed]:
     """Measure all networks in a fresh process whose libraries have one thread, as a shard's have."""
     one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
     command = [sys.executable, "-m", "benchmarks.maml", "--json", str(turns)]
-    done = subprocess.run(command, env=os.environ | one, check=True, capture_output=True, text=True)
+    done = subprocess.run(command, env=os.environ | one, check=True, capture_output=True, encoding="utf-8")
     return {name: MetaSpeed(**values) for name, values in json.loads(done.stdout).items()}
 
 

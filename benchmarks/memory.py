@@ -17,7 +17,7 @@ def unreclaimable() -> float:
     anonymous, shared = 0, 0
     for number in descendants():
         try:
-            lines = Path(f"/proc/{number}/status").read_text().splitlines()
+            lines = Path(f"/proc/{number}/status").read_text(encoding="utf-8").splitlines()
         except OSError:
             continue  # it ended meanwhile
         sizes = {

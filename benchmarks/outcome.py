@@ -16,7 +16,7 @@ def descendants(root: int | None = None) -> dict[int, int]:
     ticks: dict[int, int] = {}
     for entry in Path("/proc").glob("[0-9]*/stat"):
         try:
-            fields = entry.read_text().rpartition(")")[2].split()
+            fields = entry.read_text(encoding="utf-8").rpartition(")")[2].split()
         except OSError:
             continue  # it ended meanwhile
         number = int(entry.parent.name)
@@ -60,8 +60,8 @@ class Outcome:
         return self.tasks * len(self.seconds) / max(self.cpu_seconds, 0.01)
 
     def write(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self)))
+        path.write_text(json.dumps(asdict(self)), encoding="utf-8")
 
     @classmethod
     def read(cls, path: Path) -> Outcome:
-        return cls(**json.loads(path.read_text()))
+        return cls(**json.loads(path.read_text(encoding="utf-8")))

@@ -24,11 +24,11 @@ def measure_parts(module: str, parts: Sequence[str], kept: Path) -> dict[str, An
     kept : Path
         File that holds what was found before; it is written after every part.
     """
-    results: dict[str, Any] = json.loads(kept.read_text()) if kept.exists() else {}
+    results: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for part in parts:
         command = [sys.executable, "-m", module, "--here", "--parts", part]
-        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, check=True, encoding="utf-8")
         results[part] = json.loads(done.stdout.splitlines()[-1])
-        kept.write_text(json.dumps(results, indent=1) + "\n")
+        kept.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(part, json.dumps(results[part]), flush=True)
     return results

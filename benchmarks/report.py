@@ -167,7 +167,7 @@ def write_report(path: Path, results: Sequence[Result], meta: dict[str, MetaSpee
         tuning=_tuning(),
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def _headline(result: Result, target: float) -> str:
@@ -215,7 +215,7 @@ def _agreement(results: Sequence[Result]) -> str:
 def _tuning() -> str:
     if not RESULTS.exists():
         return "Nothing recorded; run `python -m benchmarks.tune`."
-    return "\n\n".join(_tried(entry) for entry in json.loads(RESULTS.read_text()))
+    return "\n\n".join(_tried(entry) for entry in json.loads(RESULTS.read_text(encoding="utf-8")))
 
 
 def _tried(entry: dict[str, Any]) -> str:

@@ -48,7 +48,7 @@ class Runner:
         place.mkdir()
         for name in FILES:
             (place / name).hardlink_to(self.directory / name)
-        (place / "spec.json").write_text(json.dumps({"side": side, "work": asdict(work), **settings}))
+        (place / "spec.json").write_text(json.dumps({"side": side, "work": asdict(work), **settings}), encoding="utf-8")
         self._call(place, _interpreter(side, settings))
         with np.load(place / "model.npz") as arrays:
             model = dict(arrays)
@@ -66,7 +66,7 @@ class Runner:
             "RAY_TMPDIR": str(place),
         }
         command = [*interpreter, "-m", "benchmarks.side", str(place / "spec.json")]
-        with (place / "log").open("w") as log:
+        with (place / "log").open("w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 command, cwd=_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
             )
@@ -78,7 +78,7 @@ class Runner:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait()
         if code or not (place / "outcome.json").exists():
-            tail = "\n".join((place / "log").read_text().splitlines()[-30:])
+            tail = "\n".join((place / "log").read_text(encoding="utf-8").splitlines()[-30:])
             raise RuntimeError(f"the side in {place.name} failed with code {code}:\n{tail}")
 
 

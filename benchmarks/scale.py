@@ -141,7 +141,7 @@ def sweep() -> list[dict[str, Any]]:
             began = time.perf_counter()
             subprocess.run([sys.executable, "-m", "fedpriv", *words], stdout=subprocess.DEVNULL, check=True)
             total = time.perf_counter() - began
-            result = json.loads((out / "sweep.json").read_text())
+            result = json.loads((out / "sweep.json").read_text(encoding="utf-8"))
         training = result["seconds"]["training"]
         found.append({"runs": len(result["runs"]), "total_seconds": total, "training_seconds": training})
     return found

@@ -83,7 +83,8 @@ def write_report(results: dict[str, Any], path: Path) -> None:
             growth=", ".join(f"{value:.2f}" for value in growth[0]["memory"]) if growth else missing,
             states=_states(states[0]) if states else missing,
             sweep=_sweep(results["sweep"]) if "sweep" in results else missing,
-        )
+        ),
+        encoding="utf-8",
     )
 
 

@@ -25,7 +25,7 @@ _SIDES = {
 
 def main(path: Path) -> None:
     """Run the side that the file asks for; write ``outcome.json`` and ``model.npz`` beside it."""
-    spec = json.loads(path.read_text())
+    spec = json.loads(path.read_text(encoding="utf-8"))
     work, directory = Work(**spec.pop("work")), path.parent
     module, _, name = _SIDES[spec.pop("side")].partition(":")
     # A side is imported only when it is asked for: each knows libraries that the others may not have.

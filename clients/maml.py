@@ -142,8 +142,8 @@ class MAML(ClientAlgorithm):
 
     @property
     def billboard_predicts(self) -> bool:
-        """Whether the billboard is a model by itself: without arrays that start from zero."""
-        return not self.from_zero
+        """Whether the billboard is a model by itself: classes mean the same everywhere, no array is left out."""
+        return not self.from_zero and not self.permute_labels
 
     def check(self, problem: Problem, tasks: Tasks) -> None:
         """Refuse a model that is not twice differentiable, and tasks without a query example beside the shots."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from enum import StrEnum
@@ -170,7 +171,7 @@ def list_(
                 {
                     "scenario": item.name,
                     "preset": name,
-                    "about": path.read_text().splitlines()[0].lstrip("# "),
+                    "about": path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "),
                 }
                 for name, path in item.presets.items()
             ]
@@ -355,6 +356,9 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
 
 def main() -> None:
     """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer signs shows "?" for the others
+            stream.reconfigure(errors="replace")
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns an interrupt into this number

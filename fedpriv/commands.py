@@ -6,17 +6,20 @@ import json
 import math
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import InputError
+from fedpriv.names import dotted
 from fedpriv.progress import Progress
-from fedpriv.summary import RunResult
+from fedpriv.runs.folder import made_in_python
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.guarantee import Guarantee
+    from fedpriv.summary import RunResult
 
 __all__ = ["run_scenario"]
 
@@ -34,8 +37,7 @@ def run_scenario(
     as_json: bool,
 ) -> None:
     """Resolve the configuration, run the experiment, print and draw what came out."""
-    from fedpriv.report import write_report
-    from fedpriv.runs import free_folder
+    from fedpriv.runs import free_folder, read_finished
     from fedpriv.scenarios import scenario
 
     if seed is not None and reproduce is not None:
@@ -43,19 +45,24 @@ def run_scenario(
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run to go on with.")
     chosen = scenario(name)
-    config = _stored(out) if resume and out is not None else chosen.preset(preset)
+    stored = _stored(out) if resume and out is not None else None
+    config = chosen.preset(preset) if stored is None else stored
     config = apply(config, parse_assignments(assignments))
     number = reproduce if reproduce is not None else seed
     if number is not None:
         if number < 0:
             raise InputError(f"a seed must be 0 or more, got {number}.")
         config = apply(config, {"run.seed": number})
-    fixed = config["run"].pop("reproduce", None)
-    reproduce = fixed if reproduce is None else reproduce
+    if reproduce is not None:
+        config["run"]["reproduce"] = reproduce
     label = preset or next(iter(chosen.presets))
     folder = out or free_folder(Path("runs"), f"{name}-{label}")
-    experiment = chosen.build(config, data_dir)
     about = {"scenario": name} if resume and preset is None else {"scenario": name, "preset": label}
+    if stored is not None and (summary := read_finished(folder, config, about)) is not None:
+        _say_finished(summary, folder, as_json=as_json)
+        return
+    reproduce = config["run"].pop("reproduce", None)
+    experiment = chosen.build(config, data_dir)
     resolved = completed(config, experiment.describe())
     if experiment.grid == "flower":
         result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
@@ -70,12 +77,11 @@ def run_scenario(
                 config=resolved,
                 measure=chosen.measure,
             )
-    page = write_report([folder])
     leaked = _leaked(config, folder)
     if as_json:
-        sys.stdout.write(json.dumps({**_headline(result, folder), **leaked}, indent=2) + "\n")
+        sys.stdout.write(json.dumps({**_headline(result.summary, folder), **leaked}, indent=2) + "\n")
         return
-    _print_result(result, folder, page)
+    _print_result(result, folder)
     if leaked:
         from fedpriv.exposure import as_text
 
@@ -107,6 +113,7 @@ def _under_flower(
     import tomli_w
 
     from fedpriv.runtime.stock import run_under_flower
+    from fedpriv.summary import RunResult
 
     if resume:
         raise InputError("nodes of Flower's engine keep their states to themselves; --resume works with run.grid=ray.")
@@ -117,17 +124,35 @@ def _under_flower(
         path.write_bytes(tomli_w.dumps(config).encode())
         nodes = experiment.shards or os.cpu_count() or 1
         run_under_flower(path, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
-    return RunResult.from_summary(json.loads((folder / "summary.json").read_text()), folder)
+    return RunResult.from_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
 
 
 def _stored(folder: Path) -> Config:
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} holds no run to resume; leave out --resume to start one.")
-    return read_toml(folder / "config.toml")
+    stored = read_toml(folder / "config.toml")
+    if made_in_python(stored):
+        raise InputError(
+            f"{folder} was started in Python, so its data are not at hand here; go on there, with resume=True."
+        )
+    return stored
 
 
-def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
-    summary = result.summary
+def _say_finished(summary: dict[str, Any], folder: Path, *, as_json: bool) -> None:
+    """Say that there is nothing to go on with."""
+    said = "the run is finished; nothing was trained or charged"
+    if as_json:
+        sys.stdout.write(json.dumps({**_headline(summary, folder), "note": said}, indent=2) + "\n")
+        return
+    sys.stdout.write(f"{folder}: {said}. {_where_report(folder)}.\n")
+
+
+def _where_report(folder: Path) -> str:
+    page = folder / "report.html"
+    return f"Report: {page}" if page.exists() else f"Write its report with `fedpriv report {folder}`"
+
+
+def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     diagnostics = {key: value for key, value in summary["diagnostics"].items() if key != "per_task"}
     return {
         "scenario": summary.get("scenario"),
@@ -148,26 +173,21 @@ def _headline(result: RunResult, folder: Path) -> dict[str, Any]:
     }
 
 
-def _print_result(result: RunResult, folder: Path, page: Path) -> None:
+def _print_result(result: RunResult, folder: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
-    accuracy, loss = result.diagnostics.accuracy, result.diagnostics.loss
-    table = Table(title="Mean over tasks, on their test parts (diagnostic, not released)")
-    for column in ("model", "accuracy", "loss", "epsilon (others see)"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    shown = {"personal": _shown(result.personal_guarantee), "billboard": _shown(result.guarantee), "local_only": "0"}
-    for label, key in (("personal", "personal"), ("billboard", "billboard"), ("local only", "local_only")):
-        table.add_row(
-            label,
-            _number(getattr(accuracy, key)),
-            _number(getattr(loss, key)),
-            shown[key],
-        )
-    console.print(table)
-    for name, values in result.summary.get("measures", {}).items():
-        console.print(f"{name} (diagnostic, not released): {_listed(values)}", highlight=False, soft_wrap=True)
+    heading, *lines = model_rows(result)
+    if lines:
+        table = Table(title="Mean over tasks, on their test parts (diagnostic, not released)")
+        for column in heading:
+            table.add_column(column, justify="left" if column == "model" else "right")
+        for line in lines:
+            table.add_row(*line)
+        console.print(table)
+    for text in measure_lines(result.summary.get("measures", {})):
+        console.print(text, highlight=False, soft_wrap=True)
     if "metrics" in result.summary:
         console.print(_published(result.summary["metrics"]["means"][-1]), highlight=False, soft_wrap=True)
     console.print(str(result.guarantee), highlight=False, soft_wrap=True)
@@ -188,10 +208,35 @@ def _print_result(result: RunResult, folder: Path, page: Path) -> None:
     padding = "" if fill is None else f" (mini-batches {fill:.0%} full)"
     console.print(
         f"{result.tasks_per_second:,.0f} tasks/s in training{padding}, {seconds['total']:.1f} s in all. "
-        f"Run folder: {folder}; report: {page}",
+        f"Run folder: {folder}. {_where_report(folder)}.",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def model_rows(result: RunResult) -> list[tuple[str, ...]]:
+    """Return the table of the models, its heading first: only models that this run has, only what was measured."""
+    measures = {name: getattr(result.diagnostics, name) for name in ("accuracy", "loss")}
+    shown = {"personal": _shown(result.personal_guarantee), "billboard": _shown(result.guarantee), "local_only": "0"}
+    models = [key for key in shown if any(getattr(one, key) is not None for one in measures.values())]
+    columns = [name for name, one in measures.items() if any(getattr(one, key) is not None for key in models)]
+    rows = [
+        (key.replace("_", " "), *(_number(getattr(measures[name], key)) for name in columns), shown[key])
+        for key in models
+    ]
+    return [("model", *columns, "epsilon (others see)"), *rows]
+
+
+def measure_lines(measures: Mapping[str, Any]) -> list[str]:
+    """Return what a scenario measured, a line for each group of numbers."""
+    groups: dict[str, dict[str, float]] = {}
+    for name, value in dotted(measures).items():
+        group, dot, inner = name.partition(".")
+        groups.setdefault(group if dot else "measures", {})[inner or name] = value
+    return [
+        f"{group} (diagnostic, not released): {', '.join(f'{name} {_counted(value)}' for name, value in one.items())}"
+        for group, one in groups.items()
+    ]
 
 
 def _published(last: dict[str, Any]) -> str:
@@ -231,8 +276,9 @@ def _shown(guarantee: Guarantee) -> str:
     return f"{guarantee.epsilon:.3g}" if math.isfinite(guarantee.epsilon) else "none: no guarantee"
 
 
-def _listed(values: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not isinstance(value, bool))
+def _counted(value: float) -> str:
+    """Write a count as a whole number, and so any number from 1,000 up; else three digits."""
+    return f"{value:,.0f}" if isinstance(value, int) or 1000 <= abs(value) < 1e15 else f"{value:.3g}"
 
 
 def _number(value: float | None) -> str:

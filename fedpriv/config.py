@@ -46,7 +46,7 @@ def read_toml(path: Path) -> Config:
         The file is missing, is not TOML, or has an unknown section.
     """
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a TOML file.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -36,7 +36,7 @@ from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.checkpoint import BoundaryStore
-from fedpriv.runs.folder import RunFolder
+from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
@@ -105,6 +105,8 @@ class Experiment(Settings):
     state_memory : float
         GiB of personal states that all shards together keep in memory; more live in files of the system's temporary
         folder (``TMPDIR``).
+    report : bool
+        Whether a run with a folder writes figures and ``report.html`` into it when it is finished.
     population : str or None
         Whose budget this run spends; needed for protected data.
     ledger : Path or None
@@ -132,6 +134,7 @@ class Experiment(Settings):
     baseline: bool = True
     checkpoint_every: int = Field(default=10, ge=1)
     state_memory: float = Field(default=4.0, ge=0)
+    report: bool = True
     population: str | None = None
     ledger: Path | None = None
     budget: Target | None = None
@@ -207,8 +210,8 @@ class Experiment(Settings):
         idle = [name for name in getattr(self.strategy, "metrics", ()) if name.startswith("billboard.")]
         if idle and not self.client.billboard_predicts:
             raise ValueError(
-                f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses: the client "
-                "begins elsewhere (client.from_zero); publish personal.* instead."
+                f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses before "
+                "it is adapted (client.from_zero, client.permute_labels); publish personal.* instead."
             )
         self.tasks.check()
         if self.held_out is not None:
@@ -350,7 +353,7 @@ class Experiment(Settings):
             Fix noise and coins, too, from this number, which also replaces ``seed``: for tests and evidence. The
             guarantee is then only what the mechanism would have had.
         resume : bool
-            Go on with the run in ``out``.
+            Go on with the run in ``out``; a finished one is read back, nothing is trained or charged.
         progress : callable or None
             Called with (rounds done, rounds in all).
         about : dict or None
@@ -394,16 +397,16 @@ class Experiment(Settings):
             )
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
+        stored = config or self.describe()
+        stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
+        if resume and out is not None and (done := read_finished(Path(out), stored, about or {})) is not None:
+            return RunResult.from_summary(done, Path(out))
         strategy, problem = self.check(reproduced=reproduce is not None)
         with ExitStack() as stack:
             folder = None
             if out is not None:
-                stored = config or self.describe()
-                stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
                 folder = RunFolder(Path(out), stored, resume=resume)
                 stack.callback(folder.close)
-                if (done := folder.read_summary()) is not None:
-                    return RunResult.from_summary(done, folder.path)
                 about = folder.keep_about(about or {})
             entropy: Entropy
             if reproduce is not None:
@@ -420,6 +423,10 @@ class Experiment(Settings):
                 result.summary["not_released"] = [*result.summary["not_released"], "measures"]
             if folder is not None:
                 folder.write_summary(result.summary)
+                if self.report:
+                    from fedpriv.report import write_report
+
+                    write_report([folder.path])
             return result
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:

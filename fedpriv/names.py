@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-__all__ = ["kebab", "nearest", "unknown"]
+__all__ = ["dotted", "kebab", "nearest", "unknown"]
 
 
 def kebab(name: str) -> str:
     """Turn a class name into the name users type: ``MeanRegularized`` becomes ``mean-regularized``."""
     return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "-", name).lower()
+
+
+def dotted(values: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a nested mapping by dotted name, ``{"rmse.amht": 0.1}``; no truth values or texts."""
+    found: dict[str, float] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{inner}": number for inner, number in dotted(value).items()}
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found[str(name)] = value
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

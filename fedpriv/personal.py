@@ -88,9 +88,14 @@ def export_models(run: Path, out: Path, *, dtype: str, data_dir: Path | None, as
     """
     from fedpriv.config import build_experiment
     from fedpriv.runs.checkpoint import BoundaryStore
-    from fedpriv.runs.folder import read_config
+    from fedpriv.runs.folder import made_in_python, read_config
 
     config = read_config(run)
+    if made_in_python(config):
+        raise InputError(
+            f"{run} was made in Python, so its data are not at hand here; there, "
+            "fedpriv.personal.personal_models(experiment, billboard).save(path) writes the same file."
+        )
     if not (run / "summary.json").exists():
         raise InputError(f"{run} is not finished; go on with `fedpriv run ... --out {run} --resume` first.")
     experiment = build_experiment(config, data_dir)

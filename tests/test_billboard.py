@@ -38,6 +38,7 @@ def experiment(tasks: Tasks, **changes: Any) -> Experiment:
         "grid": "in-process",
         "shards": 1,
         "baseline": False,
+        "report": False,
     }
     return Experiment(**{**settings, **changes})
 

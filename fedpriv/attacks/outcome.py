@@ -28,6 +28,10 @@ class Rate:
     high: float
 
 
+GAMES_FOR_LOW_RATE = 100
+"""Games with a non-member from which on 1% of them is a game at all."""
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How well members and others were told apart.
@@ -61,8 +65,11 @@ class Outcome:
     validation: int
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return asdict(self)
+        """Return plain values; without the true positive rate at 1% false ones, where too few games can tell it."""
+        found = asdict(self)
+        if self.games < GAMES_FOR_LOW_RATE:
+            found["tpr_at_low_fpr"] = None
+        return found
 
 
 def judge(members: Scores, others: Scores, validation: int, seed: int = 0) -> Outcome:

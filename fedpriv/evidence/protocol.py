@@ -202,7 +202,7 @@ def read_protocol(path: Path, own: Sequence[str] = ()) -> Protocol:
         The file is missing or damaged, a key is missing or unknown, or a report seed is not fresh.
     """
     try:
-        found = tomllib.loads(path.read_text())
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(
             f"the protocol {path} cannot be read ({error.strerror}); commit one before the runs."

@@ -14,6 +14,7 @@ from fedpriv.exposure.results import as_text, results_of
 from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, show, to_json
 from fedpriv.progress import Progress
 from fedpriv.report import write_report
+from fedpriv.runs import made_in_python
 
 __all__ = ["attack_run"]
 
@@ -28,6 +29,12 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
     """
     if not (run / "config.toml").exists():
         raise InputError(f"{run} is not a run folder: it holds no config.toml; give the --out of a run.")
+    stored = read_toml(run / "config.toml")
+    if made_in_python(stored):
+        raise InputError(
+            f"{run} was made in Python, so its data are not at hand here; attack it there while it runs: "
+            "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)."
+        )
     recorded = recorded_rounds(run)
     if not recorded:
         raise InputError(
@@ -41,7 +48,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
                 f"fedpriv attack works on what a run recorded, so only keys of [attack] may be set, got {key!r}; start "
                 "a new run with other settings."
             )
-    config = apply(read_toml(run / "config.toml"), changes)
+    config = apply(stored, changes)
     settings = Watch(**config.pop("attack"))
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedpriv.attacks import SETS
 from fedpriv.exposure.recorded import private_folder
-from fedpriv.exposure.results import GAME_COLUMNS, bound_words, game_rows, remarks, results_of, task_rows
+from fedpriv.exposure.results import bound_words, game_table, remarks, results_of, task_rows
 from fedpriv.report.tables import Table
 from fedpriv.report.template import fill, inlined, write_page
 
@@ -33,15 +33,14 @@ def write_attack_page(run: Path) -> Path:
         The file.
     """
     results, target = results_of(run), private_folder(run) / "report.html"
+    heading, rows = game_table(results)
     page = fill(
         "attacks.html.j2",
         title=f"What a malicious server learned: {run.name}",
         key=_key(results),
         bound=bound_words(results),
         remarks=remarks(results),
-        games=Table(
-            "Local games, mean and 95% interval over games", GAME_COLUMNS, tuple(game_rows(results)), _count(results)
-        ),
+        games=Table("Local games, mean and 95% interval over games", heading, tuple(rows), _count(results)),
         tasks=Table("Global games, mean and 95% interval over games", _TASK_COLUMNS, tuple(task_rows(results))),
         pictures=_pictures(run, results),
     )

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.attacks import SETS
+from fedpriv.attacks.outcome import GAMES_FOR_LOW_RATE
+from fedpriv.report.tables import filled
 
-__all__ = ["GAME_COLUMNS", "as_text", "bound_words", "game_rows", "remarks", "results_of", "task_rows"]
+__all__ = ["as_text", "bound_words", "game_table", "remarks", "results_of", "task_rows"]
 
-GAME_COLUMNS = ("round", "set", "attack", "game", "accuracy", "AUC", "TPR at 1% FPR", "bound on AUC")
-"""Of the rows of :func:`game_rows`."""
+_COLUMNS = ("round", "set", "attack", "game", "accuracy", "AUC", "TPR at 1% FPR", "bound on AUC")
 
 
 def results_of(run: Path) -> dict[str, Any]:
@@ -20,7 +21,7 @@ def results_of(run: Path) -> dict[str, Any]:
     ``query.accuracy`` and ``support.accuracy`` are those of the paper's game in the round where it is highest, with the
     controlled game of the same round beside it.
     """
-    rounds = [json.loads(path.read_text()) for path in sorted((run / "private").glob("attack-*.json"))]
+    rounds = [json.loads(path.read_text(encoding="utf-8")) for path in sorted((run / "private").glob("attack-*.json"))]
     if not rounds:
         return {}
     found: dict[str, Any] = {}
@@ -38,19 +39,20 @@ def results_of(run: Path) -> dict[str, Any]:
     return {"released": False, **found, "auc_bound": bounds[0] if bounds else None, "attacked": rounds}
 
 
-def game_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
-    """Return a row of text per round, set, attack and game."""
+def game_table(results: dict[str, Any]) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return the heading and a row of text per round, set, attack and game; no column that says nothing."""
     bound = results.get("auc_bound")
-    limit = "none" if bound is None else f"{bound:.3f}"
+    limit = "" if bound is None else f"{bound:.3f}"
     rows: list[tuple[str, ...]] = []
     for one in results.get("attacked", []):
         for name in SETS:
             for attack in ("inversion", "score") if name in one else ():
                 for rule in ("paper", "controlled"):
                     out = one[name][attack][rule]
-                    cells = [_rate(out[key]) for key in ("accuracy", "auc", "tpr_at_low_fpr")]
-                    rows.append((str(one["round"]), name, attack, rule, *cells, limit))
-    return rows
+                    low = _rate(out["tpr_at_low_fpr"]) if out["games"] >= GAMES_FOR_LOW_RATE else ""
+                    cells = (_rate(out["accuracy"]), _rate(out["auc"]), low, limit)
+                    rows.append((str(one["round"]), name, attack, rule, *cells))
+    return filled(_COLUMNS, rows)
 
 
 def task_rows(results: dict[str, Any]) -> list[tuple[str, ...]]:
@@ -76,7 +78,7 @@ def remarks(results: dict[str, Any]) -> list[str]:
             lines.append(f"round {one['round']}: {one['failed']}")
         if one.get("left_out"):
             lines.append(f"round {one['round']}: {one['left_out']} rows did not fit into attack.limit_mib.")
-    if not game_rows(results):  # nobody attacked, or every attack failed and said why
+    if not game_table(results)[1]:  # nobody attacked, or every attack failed and said why
         recorded = [str(one["round"]) for one in results.get("attacked", []) if "failed" not in one]
         if recorded:
             lines.append(
@@ -98,13 +100,13 @@ def as_text(results: dict[str, Any]) -> str:
     """Return a table in plain text, one line per round, set, attack and rule."""
     lines = ["What a malicious server learns from rows of updates (observer: the server; never released)"]
     lines += remarks(results)
-    rows = game_rows(results)
+    heading, rows = game_table(results)
     if not rows:
         return "\n".join(lines)
-    widths = [max(map(len, cells)) for cells in zip(GAME_COLUMNS, *rows, strict=True)]
+    widths = [max(map(len, cells)) for cells in zip(heading, *rows, strict=True)]
     lines += [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in (GAME_COLUMNS, *rows)
+        for row in (heading, *rows)
     ]
     lines += [
         f"round {number}, in whose query set among {tasks} tasks: won {won}, the right task of members {right} "

@@ -63,7 +63,7 @@ class Finished:
             It is damaged.
         """
         with damage_said(f"{path}"):
-            found = json.loads(path.read_text())
+            found = json.loads(path.read_text(encoding="utf-8"))
             where = found["ledger"]
             stated = {
                 "fingerprint": where.get("fingerprint"),
@@ -106,7 +106,7 @@ class Folder:
         if not name.exists():
             raise InputError(f"{path} is not a run folder with checkpoints; give the --out of a run.")
         with damage_said(f"{name}"):
-            run = name.read_text()
+            run = name.read_text(encoding="utf-8")
             if not run:
                 raise ValueError("it is empty")
         return cls(path, run)

@@ -82,7 +82,7 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
     return {
         "anchor": anchor,
         "name": name,
-        "what": " / ".join(part for part in (summary.scenario, summary.preset) if part),
+        "what": summary.what,
         "reproduction": run.reproduction,
         "bounded": bounded,
         "benchmark": run.benchmark,

@@ -122,7 +122,7 @@ def read_run(path: str | Path) -> Run:
     folder = Path(path)
     if not folder.is_dir():
         raise InputError(f"{folder} is not a folder: give the run folder that `fedpriv run --out RUN` wrote.")
-    resume = f"finish it with `fedpriv run SCENARIO --out {folder} --resume`, then report it"
+    resume = f"finish it with `fedpriv run SCENARIO --out {folder} --resume` (in Python: resume=True), then report it"
     if not (folder / "summary.json").exists():
         if not any((folder / name).exists() for name in ("config.toml", "metrics.jsonl", "checkpoints")):
             raise InputError(

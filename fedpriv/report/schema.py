@@ -134,7 +134,7 @@ class Summary(_Record):
     """``summary.json`` of a finished run."""
 
     format: Literal[1]
-    scenario: str
+    scenario: str | None = None
     guarantee: GuaranteeRecord
     diagnostics: Diagnostics
     personal_guarantee: GuaranteeRecord | None = None
@@ -152,6 +152,11 @@ class Summary(_Record):
     ledger: LedgerReference | None = None
     metrics: PublishedMetrics | None = None
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
+
+    @property
+    def what(self) -> str:
+        """Scenario and preset; a run of one's own has none."""
+        return " / ".join(part for part in (self.scenario, self.preset) if part) or "of one's own, in Python"
 
     @property
     def other_guarantee(self) -> GuaranteeRecord | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedpriv.report.reader import Run
@@ -20,7 +20,17 @@ from fedpriv.report.words import (
     seconds_text,
 )
 
-__all__ = ["Table", "comparison", "facts", "guarantee_rows", "headline", "key_numbers", "outputs", "published"]
+__all__ = [
+    "Table",
+    "comparison",
+    "facts",
+    "filled",
+    "guarantee_rows",
+    "headline",
+    "key_numbers",
+    "outputs",
+    "published",
+]
 
 ALONE = "each run accounted alone"
 MEASURED_WORDS = {
@@ -41,13 +51,22 @@ class Table:
     note: str = ""
 
 
+def filled(
+    columns: Sequence[str], rows: Sequence[tuple[str, ...]], empty: Container[str] = ("", "-", "–")
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Return columns and rows without the columns in which no row has anything to say."""
+    kept = [at for at in range(len(columns)) if any(row[at] not in empty for row in rows)]
+    return tuple(columns[at] for at in kept), [tuple(row[at] for at in kept) for row in rows]
+
+
 def key_numbers(run: Run) -> list[tuple[str, str]]:
     """Return the five numbers that a reader looks for first."""
     summary, stated = run.summary, run.summary.guarantee
     reached = getattr(summary.diagnostics, run.measure).get("personal")
     mechanism = ", mechanism only" if run.reproduction else ""
+    found = [] if reached is None else [(f"Personal {run.measure}", _measured(reached, run.measure))]
     return [
-        (f"Personal {run.measure}", _measured(reached, run.measure)),
+        *found,
         _epsilon(run, f"Epsilon ({relation_text(stated.relation)}{mechanism})"),
         ("Delta", delta_text(stated.delta)),
         ("Tasks, rounds", f"{number(summary.num_tasks)}, {number(summary.rounds)}"),
@@ -60,6 +79,8 @@ def headline(run: Run) -> Table:
     found = run.summary.diagnostics
     rows = []
     for model, words in MODELS.items():
+        if found.loss.get(model) is None and found.accuracy.get(model) is None:
+            continue  # a model that this run does not have
         interval = mean_interval([value for value in run.per_task(model) if value is not None])
         spread = "–"
         if interval and interval[1] is not None and interval[2] is not None:
@@ -71,12 +92,9 @@ def headline(run: Run) -> Table:
     columns = ["model", "test loss", f"95% interval, {run.measure}", "gradient evaluations"]
     if run.measure == "accuracy":
         columns.insert(1, "test accuracy")
-    return Table(
-        "What the models reach, mean over tasks (diagnostics, not released)",
-        tuple(columns),
-        tuple(rows),
-        _gain_note(run),
-    )
+    heading, lines = filled(columns, rows)
+    caption = "What the models reach, mean over tasks (diagnostics, not released)"
+    return Table(caption, heading, tuple(lines), _gain_note(run))
 
 
 def published(run: Run) -> Table | None:
@@ -130,7 +148,7 @@ def guarantee_rows(run: Run) -> list[tuple[str, str]]:
         ("Tasks", number(stated.num_tasks)),
         ("Ledger", _ledger(run)),
     ]
-    return rows
+    return [row for row in rows if row[1] != "–"]
 
 
 def outputs(run: Run) -> Table:
@@ -173,7 +191,8 @@ def outputs(run: Run) -> Table:
         "charged to",
     )
     note = "" if kinds else "This run made no release."
-    return Table("What is a release and what is a diagnostic", columns, tuple(rows), note)
+    heading, lines = filled(columns, rows)
+    return Table("What is a release and what is a diagnostic", heading, tuple(lines), note)
 
 
 def facts(run: Run) -> list[tuple[str, str]]:
@@ -202,6 +221,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
             else "operating system's entropy",
         ),
     ]
+    rows = [row for row in rows if row[1] != "–"]
     return rows + [(f"Version of {name}", str(value)) for name, value in summary.versions.items()]
 
 
@@ -215,7 +235,7 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
         rows.append(
             (
                 name,
-                " / ".join(part for part in (run.summary.scenario, run.summary.preset) if part),
+                run.summary.what,
                 *(_measured(found.get(model), run.measure) + unit for model in MODELS),
                 f"{_epsilon(run, '')[1]} ({relation_text(stated.relation)})",
                 epsilon_text(stated.epsilon_replace_one) if stated.epsilon_replace_one is not None else "–",
@@ -253,7 +273,8 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
         )
     if any(run.benchmark for run in runs):
         notes.append(f"Benchmark data: {ALONE}; the table says nothing about all runs together.")
-    return Table("The runs side by side", columns, tuple(rows), " ".join(notes))
+    heading, lines = filled(columns, rows)
+    return Table("The runs side by side", heading, tuple(lines), " ".join(notes))
 
 
 def _epsilon(run: Run, label: str) -> tuple[str, str]:

@@ -42,8 +42,8 @@ def write_page(target: Path, page: str, *, private: bool = False) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         draft.unlink(missing_ok=True)
-        with open(draft, "x", encoding="utf-8", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            file.write(page)
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(page.encode("utf-8", "surrogateescape"))  # paths, where the locale is not UTF-8
         draft.replace(target)
     except OSError as error:
         with suppress(OSError):

@@ -165,7 +165,7 @@ class BoundaryStore:
 
 def _metrics_in(path: Path) -> Measured:
     with damage_said(f"the checkpoint {path}"):
-        return Measured.from_json(path.read_text())
+        return Measured.from_json(path.read_text(encoding="utf-8"))
 
 
 def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:

@@ -17,7 +17,7 @@ from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
 
-__all__ = ["RunFolder", "free_folder", "plain", "read_config"]
+__all__ = ["RunFolder", "free_folder", "made_in_python", "plain", "read_config", "read_finished"]
 
 
 def plain(value: Any) -> Any:
@@ -61,14 +61,18 @@ class RunFolder:
         self.path = path
         existing = path / "config.toml"
         if existing.exists() and not resume:
-            raise InputError(f"{path} holds a run already; choose another --out, or go on with --resume.")
+            raise InputError(
+                f"{path} holds a run already; choose another folder, or go on with --resume (in Python: resume=True)."
+            )
         if resume and not existing.exists():
-            raise InputError(f"{path} holds no run to resume; leave out --resume to start one.")
+            raise InputError(
+                f"{path} holds no run to resume; leave out --resume (in Python: resume=True) to start one."
+            )
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
-                f"the run folder {path} cannot be made ({error.strerror}); choose another --out."
+                f"the run folder {path} cannot be made ({error.strerror}); choose another one (--out)."
             ) from None
         self._lock = self._acquire()
         try:
@@ -153,9 +157,11 @@ class RunFolder:
         if not self.summary_path.exists():
             return None
         try:
-            loaded: dict[str, Any] = json.loads(self.summary_path.read_text())
+            loaded: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
         except ValueError:
-            raise InputError(f"{self.summary_path} is damaged; delete it and go on with --resume.") from None
+            raise InputError(
+                f"{self.summary_path} is damaged; delete it and go on with --resume (in Python: resume=True)."
+            ) from None
         self._forget_secrets()  # a kill may have come between the summary and this
         return loaded
 
@@ -171,7 +177,7 @@ class RunFolder:
         if not path.exists():
             write_bytes(path, json.dumps(about).encode())
             return about
-        stored: dict[str, Any] = json.loads(path.read_text())
+        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         for key, value in about.items():
             if stored.get(key, value) != value:
                 raise InputError(
@@ -181,7 +187,7 @@ class RunFolder:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain(line)) + "\n")
 
     def rewind_metrics(self, round: int) -> None:
@@ -190,7 +196,7 @@ class RunFolder:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text().splitlines():
+        for line in path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
             except json.JSONDecodeError:
@@ -207,30 +213,54 @@ class RunFolder:
         """Return the name under which the ledger knows this run, also after the folder was moved."""
         path = self.boundaries.directory / "run-id"
         if not path.exists():
-            write_bytes(path, f"{self.path.resolve().name}-{secrets.token_hex(4)}".encode())
-        return path.read_text()
+            name = f"{self.path.resolve().name}-{secrets.token_hex(4)}"
+            write_bytes(path, name.encode("utf-8", "surrogateescape"))  # where the locale is not UTF-8
+        return path.read_text(encoding="utf-8")
 
     def _acquire(self) -> TextIO:
         try:
-            handle = (self.path / ".lock").open("w")
+            handle = (self.path / ".lock").open("w", encoding="utf-8")
         except OSError as error:
             raise InputError(
-                f"the run folder {self.path} cannot be written to ({error.strerror}); choose another --out."
+                f"the run folder {self.path} cannot be written to ({error.strerror}); choose another one (--out)."
             ) from None
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             handle.close()
             raise ComponentFailure(
-                f"another process works in {self.path}; wait for it or choose another --out."
+                f"another process works in {self.path}; wait for it or choose another folder (--out)."
             ) from error
         return handle
+
+
+def read_finished(path: Path, config: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
+    """Return the summary of a run that is finished; None if it is not, so that there is something to go on with.
+
+    Raises
+    ------
+    InputError
+        It was run under another configuration, or other names.
+    """
+    if not (path / "summary.json").exists():
+        return None
+    folder = RunFolder(path, config, resume=True)
+    try:
+        folder.keep_about(about)
+        return folder.read_summary()
+    finally:
+        folder.close()
+
+
+def made_in_python(config: dict[str, Any]) -> bool:
+    """Tell whether a configuration is of a run whose data were given in Python, so that no command can load them."""
+    return "name" not in config.get("data", {})
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """Read the configuration of a run folder."""
     try:
-        return tomllib.loads((path / "config.toml").read_text())
+        return tomllib.loads((path / "config.toml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} is not a run folder: it holds no config.toml; give the --out of a run.") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -240,8 +270,8 @@ def read_config(path: Path) -> dict[str, Any]:
 _OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
 """Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
 
-_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory"}
-"""Settings of [run] that change only speed: a run may go on under other ones."""
+_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "report"}
+"""Settings of [run] that change no result: a run may go on under other ones."""
 
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

@@ -221,7 +221,14 @@ class Node:
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
-        return self._scores("evaluate", self._request(content), self._state, self._score)
+
+        def score(learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
+            found = self._score(learner, public, cohort, state)
+            if self.spec.algorithm.billboard_predicts:
+                return found
+            return {name: values for name, values in found.items() if not name.startswith("billboard.")}
+
+        return self._scores("evaluate", self._request(content), self._state, score)
 
     def measure(self, content: RecordDict) -> RecordDict:
         """Answer with the sum of what the tasks contribute to published metrics: bounded values, no scores of a task.

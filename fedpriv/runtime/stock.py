@@ -130,7 +130,7 @@ def write_app(
         data_dir=json.dumps(str(data_dir.resolve()) if data_dir else ""),
         reproduce=-1 if reproduce is None else reproduce,
     )
-    (directory / "pyproject.toml").write_text(text)
+    (directory / "pyproject.toml").write_text(text, encoding="utf-8")
 
 
 def run_under_flower(
@@ -165,7 +165,8 @@ def run_under_flower(
                 ],
                 env=environment,
                 capture_output=True,
-                text=True,
+                encoding="utf-8",
+                errors="replace",
                 check=False,
             )
         if not (out / "summary.json").exists():
@@ -186,7 +187,8 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
     (home / "config.toml").write_text(
-        f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'
+        f'[superlink]\ndefault = "own"\n\n[superlink.own]\naddress = "127.0.0.1:{port}"\ninsecure = true\n',
+        encoding="utf-8",
     )
     command = [
         _tool("flower-superlink"), "--insecure", "--simulation", "--isolation", "subprocess",
@@ -194,7 +196,7 @@ def _superlink(home: Path) -> Iterator[dict[str, str]]:
         "--disable-runtime-dependency-installation",
     ]  # fmt: skip
     log = home / "superlink.log"
-    with log.open("w") as output:
+    with log.open("w", encoding="utf-8") as output:
         process = subprocess.Popen(  # noqa: S603 (our own words only)
             command, env=environment, stdout=output, stderr=output, start_new_session=True
         )
@@ -218,7 +220,7 @@ def _wait_until_open(port: int, process: subprocess.Popen[bytes], log: Path, sec
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.1)
-    said = log.read_text().strip().splitlines()[-1:]
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
     raise ComponentFailure(f"Flower's SuperLink did not start on port {port}: {' '.join(said)}")
 
 

@@ -109,4 +109,6 @@ class Spending:
         identity = folder / "checkpoints" / "run-id"
         if not identity.exists():
             return 0
-        return len({entry.round for entry in account.ledger.entries(account.population, identity.read_text())})
+        return len(
+            {entry.round for entry in account.ledger.entries(account.population, identity.read_text(encoding="utf-8"))}
+        )

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
+from fedpriv.names import dotted
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -60,7 +61,7 @@ class Job:
 
     def summary(self) -> dict[str, Any]:
         """Read the summary of the finished run."""
-        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text())
+        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
         return loaded
 
 
@@ -104,17 +105,7 @@ Prepare = Callable[[Sequence[Need]], None]
 
 def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers that a scenario added to a run's summary, by dotted name: ``{"rmse.amht": 0.1}``."""
-    found: dict[str, float] = {}
-
-    def collect(name: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                collect(f"{name}.{key}" if name else str(key), inner)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found[name] = float(value)
-
-    collect("", summary.get("measures", {}))
-    return found
+    return {name: float(value) for name, value in dotted(summary.get("measures", {})).items()}
 
 
 def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, prepare: Prepare | None = None) -> None:
@@ -186,7 +177,8 @@ def run_job(
     """
     try:
         experiment: Experiment = build(job.config, data_dir)
-        result = experiment.run(
+        # A page and figures for each of many runs would take longer than the runs; `fedpriv report` writes them.
+        result = experiment.model_copy(update={"report": False}).run(
             job.folder,
             reproduce=job.reproduce,
             resume=job.started,

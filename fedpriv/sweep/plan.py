@@ -166,7 +166,7 @@ def read_plan(out: Path) -> Plan:
         There is none, or its file is damaged.
     """
     try:
-        found = tomllib.loads((out / _FILE).read_text())
+        found = tomllib.loads((out / _FILE).read_text(encoding="utf-8"))
         if found.pop("format") != _FORMAT:
             raise InputError(f"{out / _FILE} is of a format that this version does not know; use the one that made it.")
         return Plan(**found)

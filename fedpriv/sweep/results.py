@@ -12,6 +12,7 @@ from typing import Any
 
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
+from fedpriv.report.tables import filled
 from fedpriv.report.words import MODELS
 from fedpriv.runs import plain
 from fedpriv.runs.atomic import write_bytes
@@ -192,7 +193,8 @@ class Results:
             ]
             for cell in self.cells
         ]
-        return [heading, *lines]
+        columns, rows = filled(heading, [tuple(line) for line in lines])
+        return [list(columns), *map(list, rows)]
 
 
 def collect(

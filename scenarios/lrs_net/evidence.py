@@ -242,7 +242,7 @@ def main(root: Path | None = None) -> None:
     for study in _STUDIES:
         protocol = read_protocol(_HERE / study.protocol, own=("fine_tuned", "numbers"))
         evidence = _collect(protocol, root / "runs/evidence" / study.name)
-        (root / f"docs/evidence-{study.name}.md").write_text(_page(study, protocol, evidence))
+        (root / f"docs/evidence-{study.name}.md").write_text(_page(study, protocol, evidence), encoding="utf-8")
         _figure(protocol, evidence, root / f"docs/images/{study.name}-femnist.svg")
 
 

@@ -329,7 +329,7 @@ def main(root: Path | None = None, data_dir: Path | None = None) -> None:
     protocol, configs = _read()
     runs = root / "runs/evidence/lrs-ratings"
     evidence = collect(configs, protocol.seeds, build=build_experiment, out=runs, data_dir=data_dir, measure=compare)
-    (root / "docs/evidence-ratings.md").write_text(_page(protocol, evidence))
+    (root / "docs/evidence-ratings.md").write_text(_page(protocol, evidence), encoding="utf-8")
     _figure(protocol, evidence, root / "docs/images/lrs-ratings.svg")
 
 

@@ -60,7 +60,7 @@ def main(root: Path | None = None, data_dir: Path | None = None) -> None:
         *ending(protocol, evidence, failed),
         "",
     ]
-    (root / "docs/evidence-starved.md").write_text("\n".join(lines))
+    (root / "docs/evidence-starved.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -190,7 +190,7 @@ def main(root: Path | None = None) -> None:
         draw(figure.subplots(), evidence)
         save_svg(figure, root / f"docs/images/{image}.svg")
         found.append(evidence)
-    (root / "docs/lrs-synthetic.md").write_text(_page(*found))
+    (root / "docs/lrs-synthetic.md").write_text(_page(*found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -106,7 +106,7 @@ def _write(study: Study, root: Path) -> None:
         *ending(protocol, evidence, list(no_gain({one: gains[one] for one in claimed}))),
         "",
     ]
-    (root / f"docs/evidence-{study.name}.md").write_text("\n".join(lines))
+    (root / f"docs/evidence-{study.name}.md").write_text("\n".join(lines), encoding="utf-8")
 
 
 if __name__ == "__main__":

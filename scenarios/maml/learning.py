@@ -16,7 +16,9 @@ Gains = Mapping[tuple[str, int], Mapping[str, Interval]]
 
 def held_out_gains(folders: Iterable[Path]) -> dict[str, Interval]:
     """Return accuracies over seeds, and by how much the meta-model is ahead of each reference at its best rate."""
-    held = [json.loads((one / "summary.json").read_text())["diagnostics"]["held_out"] for one in folders]
+    held = [
+        json.loads((one / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"] for one in folders
+    ]
     found = {"billboard": interval([one["billboard"]["accuracy"] for one in held])}
     for start in ("scratch", "pretrained"):
         found[start] = interval([one[start]["best"]["accuracy"] for one in held])

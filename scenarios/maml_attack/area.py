@@ -131,7 +131,7 @@ def _write(study: _Study, root: Path) -> None:
     for seed, levels in found.items():
         lines += ["", f"## Seed {seed}", "", *noise_table(protocol, levels), "", *areas_table(protocol, levels)]
     lines += ["", *ending(protocol, evidence, failed), ""]
-    (root / f"docs/evidence-noise-{study.name}.md").write_text("\n".join(lines))
+    (root / f"docs/evidence-noise-{study.name}.md").write_text("\n".join(lines), encoding="utf-8")
     panels = {
         f"noise on the {place['label']}, seed {seed}": levels[name]
         for seed, levels in found.items()

@@ -170,7 +170,7 @@ def newcomers(runs: Iterable[Path]) -> dict[str, float]:
     """Return the accuracy of people who took no part, mean over runs, by where they began."""
     found: dict[str, list[float]] = {}
     for run in runs:
-        held = json.loads((run / "summary.json").read_text())["diagnostics"]["held_out"]
+        held = json.loads((run / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"]
         for start in ("billboard", "scratch", "pretrained"):
             if start in held:
                 found.setdefault(start, []).append(float(held[start]["accuracy"]))

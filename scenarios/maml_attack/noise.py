@@ -71,7 +71,7 @@ def _bound(place: str, level: float) -> float:
 def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) -> Level:
     """Return what one run came to: ``place`` and level name its folder."""
     run = runs / f"{place}-{level:g}" / f"seed-{seed}"
-    held = json.loads((run / "summary.json").read_text())["diagnostics"]["held_out"]["billboard"]
+    held = json.loads((run / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"]["billboard"]
     found = results_of(run)
     games = {
         name: {**found[name]["inversion"], "cheap": found[name]["score"]["paper"]} for name in ("query", "support")
@@ -249,7 +249,7 @@ def main(root: Path | None = None) -> None:
         for name, several in protocol.own["learning"].items()
         for shots in several
     }
-    (root / "docs/evidence-maml-noise.md").write_text(_page(protocol, evidence, levels, gains))
+    (root / "docs/evidence-maml-noise.md").write_text(_page(protocol, evidence, levels, gains), encoding="utf-8")
     panels = {f"noise on the {place['label']}": levels[name] for name, place in protocol.own["places"].items()}
     draw_noise(panels, BOUNDS, root / "docs/images/maml-noise.svg")
 

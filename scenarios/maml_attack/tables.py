@@ -282,7 +282,7 @@ def main(root: Path | None = None) -> None:
     protocol, configs = _read()
     evidence = collect(configs, protocol.seeds, build=scenario("maml-attack").build, out=root / _RUNS)
     cells, epochs = _cells(protocol, configs, root / _RUNS)
-    (root / "docs/evidence-attacks.md").write_text(_page(protocol, evidence, cells, epochs))
+    (root / "docs/evidence-attacks.md").write_text(_page(protocol, evidence, cells, epochs), encoding="utf-8")
     draw_cells(cells, root / "docs/images/maml-attack-cells.svg")
     draw_epochs(epochs, root / "docs/images/maml-attack-epochs.svg")
 

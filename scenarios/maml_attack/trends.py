@@ -101,7 +101,7 @@ def main(root: Path | None = None) -> None:
     evidence = collect(configs, protocol.seeds, build=scenario("maml-attack").build, out=root / _RUNS)
     validation = int(next(iter(configs.values()))["attack"]["validation"])
     found = _outcomes(protocol, root / _RUNS, validation)
-    (root / "docs/evidence-figure8.md").write_text(_page(protocol, evidence, found))
+    (root / "docs/evidence-figure8.md").write_text(_page(protocol, evidence, found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main(root: Path | None = None) -> None:
     root = page_root(root)
     protocol = read_protocol(_HERE / "protocol.toml", own=("epsilons", "reference"))
     evidence = _collect(protocol, root / "runs/evidence/pmtl")
-    (root / "docs/evidence-pmtl.md").write_text(_table(protocol, evidence))
+    (root / "docs/evidence-pmtl.md").write_text(_table(protocol, evidence), encoding="utf-8")
     _figure(protocol, evidence, root / "docs/images/pmtl-digits.svg")
 
 

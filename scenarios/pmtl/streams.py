@@ -58,7 +58,7 @@ def _tune(root: Path) -> None:
     """Run what the protocol tries, and write every cell beside it."""
     protocol, configs = _read()
     tried = tune(protocol, configs, build=build_experiment, out=root / "runs/tuning/pmtl-streams")
-    with (_HERE / "streams-tuning.csv").open("w", newline="") as file:
+    with (_HERE / "streams-tuning.csv").open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(["arm", "data", "rounds", "server_learning_rate", "accuracy", "chosen"])
         for one in tried:
@@ -267,7 +267,7 @@ def main(arguments: list[str], root: Path | None = None) -> None:
         protocol, configs = _read()
         runs = root / "runs/evidence/pmtl-streams"
         evidence = collect(configs, protocol.seeds, build=build_experiment, out=runs)
-        (root / "docs/evidence-streams.md").write_text(_page(protocol, configs, evidence))
+        (root / "docs/evidence-streams.md").write_text(_page(protocol, configs, evidence), encoding="utf-8")
         _figure(protocol, evidence, root / "docs/images/pmtl-streams.svg")
 
 

@@ -1,0 +1,82 @@
+"""Every scenario and preset, shortened: what a run prints, as text and as JSON, and that it prints nothing empty."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedpriv.data import keep_data
+from fedpriv.scenarios import scenarios
+
+ALWAYS = {"strategy.rounds": 1, "run.grid": "in-process", "run.shards": 1, "run.report": False}
+SHORT = {
+    "strategy.evaluate_every": 0,
+    "client.epochs": 1,
+    "client.final_epochs": 1,
+    "client.final_steps": 1,
+    "client.warm_up": 0,
+    "model.hidden": 8,
+    "data.tasks": 25,
+    "data.held_out": 5,
+    "attack.games": 3,
+    "attack.validation": 2,
+}
+"""Set where the preset has the key."""
+ATTACK = {"attack.rounds": [1], "attack.iterations": 2, "attack.sets": ["query"], "attack.global_game": False}
+RATINGS = {"data.rank": 5, "data.min_examples": 30}
+NO_FILES = {"digits", "low-rank-sparse"}
+
+PRESETS = sorted(
+    ((name, preset) for name, one in scenarios().items() for preset in one.presets),
+    key=lambda one: str(scenarios()[one[0]].preset(one[1])["data"]),  # neighbours share what was read
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> Iterator[None]:
+    with keep_data():
+        yield
+
+
+def marked(name: str, preset: str) -> Any:
+    data = scenarios()[name].preset(preset)["data"]["name"]
+    return pytest.param(name, preset, marks=[] if data in NO_FILES else [pytest.mark.data])
+
+
+def shortened(name: str, preset: str) -> list[str]:
+    config = scenarios()[name].preset(preset)
+    keys = {key: value for key, value in SHORT.items() if key.split(".")[1] in config.get(key.split(".")[0], {})}
+    more = (ATTACK if "attack" in config else {}) | (RATINGS if name == "lrs-ratings" else {})
+    return [word for key, value in (ALWAYS | keys | more).items() for word in ("--set", f"{key}={json.dumps(value)}")]
+
+
+@pytest.mark.parametrize(("name", "preset"), [marked(*one) for one in PRESETS])
+def test_what_a_preset_prints(fedpriv: Any, tmp_path: Path, name: str, preset: str) -> None:
+    code, text, error = fedpriv("run", name, "--preset", preset, *shortened(name, preset), "--out", "run")
+    if "which is missing" in error:
+        pytest.skip(error)
+    assert code == 0, error
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text(encoding="utf-8"))
+    assert summary["guarantee"]["sentence"] in text
+    assert "Run folder: run. Write its report with `fedpriv report run`." in text
+    for group in (key for key, value in summary.get("measures", {}).items() if isinstance(value, dict) and value):
+        assert f"{group} (diagnostic, not released): " in text
+    rows = {line[0]: line[1:] for line in re.findall(r"^│ (\w+(?: \w+)?) +│ *(.*?) *│$", text, re.MULTILINE)}
+    config = scenarios()[name].preset(preset)
+    assert ("billboard" in rows) == (not config["client"].get("permute_labels"))
+    assert ("local only" in rows) == config["run"].get("baseline", True)
+    assert "personal" in rows
+    assert not re.search(r"│ +-? +│|\bnan\b|\d\.\d+e\+\d", text), "an empty cell, or a count that is not whole"
+    assert ("TPR" in text) is False, "three games cannot tell a rate of 1%"
+
+    code, text, error = fedpriv("run", name, "--resume", "--out", "run", "--json")
+    assert code == 0, error
+    found = json.loads(text)
+    assert found["note"] == "the run is finished; nothing was trained or charged"
+    assert found["guarantee"] == summary["guarantee"]
+    assert summary.get("measures", {}).items() <= found.items()

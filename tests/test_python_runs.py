@@ -1,0 +1,116 @@
+"""A run made in Python is a normal run: figures and a report are there, every command works on it or says why not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import toy_tasks
+from test_billboard import experiment, noisy
+
+from fedpriv import InputError
+from fedpriv.clients import MAML
+from fedpriv.exposure import Watch, results_of, with_watch
+from fedpriv.privacy.ledger import Ledger
+
+
+def mine(**changes: Any) -> Any:
+    return experiment(toy_tasks(), **{"strategy": noisy(), "report": True, **changes})
+
+
+def test_its_folder_holds_figures_and_a_report(fedpriv: Any, tmp_path: Path) -> None:
+    result = mine().run("first")
+    assert {path.name for path in (tmp_path / "first" / "figures").glob("*.svg")} == {
+        "accuracies.svg", "loss_and_epsilon.svg",
+    }  # fmt: skip
+    page = (tmp_path / "first" / "report.html").read_text(encoding="utf-8")
+    assert "Scenario: of one&#39;s own, in Python" in page
+    assert str(result.guarantee).partition(":")[0] in page
+    (tmp_path / "first" / "report.html").unlink()
+    code, text, _ = fedpriv("report", "first")
+    assert (code, text) == (0, f"wrote {tmp_path / 'first' / 'report.html'}\n")
+    assert (tmp_path / "first" / "report.html").read_text(encoding="utf-8") == page
+    assert fedpriv("report", "first", "first", "--out", "both.html")[0] == 0
+    code, text, _ = fedpriv("ledger", "check", "first")
+    assert code == 0, text
+    code, text, _ = fedpriv("ledger", "show", "first", "--json")
+    assert code == 0
+    assert json.loads(text)["spent"]["add/remove"] == pytest.approx(result.guarantee.epsilon)
+
+
+def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_path: Path) -> None:
+    experiment(toy_tasks(), report=False).run("first")
+    for words, advice in {
+        ("run", "pmtl", "--out", "first", "--resume"): "go on there, with resume=True",
+        ("models", "first"): "fedpriv.personal.personal_models(experiment, billboard).save(path)",
+        ("attack", "first"): "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)",
+    }.items():
+        code, text, error = fedpriv(*words)
+        assert (code, text) == (2, "")
+        assert "in Python, so its data are not at hand here" in error
+        assert advice in error
+
+
+def test_the_advice_on_attacks_works(tmp_path: Path) -> None:
+    tasks = toy_tasks(8, classes=2, sizes=[20] * 8)
+    watched = experiment(tasks, client=MAML(queries=1), strategy=noisy(rounds=1, reply="rows"), report=True)
+    settings = Watch(games=3, validation=2, iterations=2, sets=("query",), global_game=False)
+    with_watch(watched, settings).run(out=tmp_path / "run")
+    assert results_of(tmp_path / "run")["query"]["inversion"]["paper"]["games"] == 3
+    assert "private/report.html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_folder_that_is_taken_says_how_to_go_on_and_one_can(tmp_path: Path) -> None:
+    mine(report=False).run(tmp_path / "first")
+    with pytest.raises(InputError, match=r"choose another folder, or go on with --resume \(in Python: resume=True\)"):
+        mine().run(tmp_path / "first")
+    with pytest.raises(InputError, match=r"leave out --resume \(in Python: resume=True\) to start one"):
+        mine().run(tmp_path / "second", resume=True)
+    mine(report=False).run(tmp_path / "second")
+
+
+def test_a_finished_run_is_read_back_and_nothing_is_charged(tmp_path: Path) -> None:
+    first = mine(report=False).run(tmp_path / "run")
+    before = {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
+    trained: list[int] = []
+    again = mine(report=False).run(tmp_path / "run", resume=True, progress=lambda done, _: trained.append(done))
+    assert not trained
+    assert {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()} == before
+    assert again.guarantee == first.guarantee
+    assert again.diagnostics == first.diagnostics
+    assert len(Ledger(tmp_path / "run" / "ledger.sqlite").entries("toy")) == 4
+    with pytest.raises(InputError, match=r"strategy\.rounds was 4"):
+        mine(strategy=noisy(rounds=5)).run(tmp_path / "run", resume=True)
+
+
+SHORT = ("--set=strategy.rounds=2", "--set=run.grid=in-process", "--set=data.tasks=20", "--set=run.baseline=false")
+
+
+def test_resuming_a_finished_run_says_so_in_one_line(fedpriv: Any, tmp_path: Path) -> None:
+    code, _, error = fedpriv("run", "pmtl", *SHORT, "--out", "run")
+    assert code == 0, error
+    said = "run: the run is finished; nothing was trained or charged. Report: run/report.html.\n"
+    assert fedpriv("run", "pmtl", "--out", "run", "--resume") == (0, said, "")
+    assert fedpriv("run", "pmtl", "--out", "run", "--resume", "--set=run.shards=1") == (0, said, "")
+    code, _, error = fedpriv("run", "pmtl", "--out", "run", "--resume", "--set=strategy.rounds=3")
+    assert code == 2
+    assert "strategy.rounds was 2" in error
+    code, _, error = fedpriv("run", "lrs-net", "--out", "run", "--resume")
+    assert code == 2
+    assert "started with scenario 'pmtl', got 'lrs-net'" in error
+    (tmp_path / "run" / "report.html").unlink()
+    _, text, _ = fedpriv("run", "pmtl", "--out", "run", "--resume")
+    assert text.endswith("Write its report with `fedpriv report run`.\n")
+
+
+def test_a_damaged_summary_is_made_again_as_advised(tmp_path: Path) -> None:
+    first = mine(report=False).run(tmp_path / "run")
+    (tmp_path / "run" / "summary.json").write_text("{", encoding="utf-8")
+    with pytest.raises(InputError, match=r"delete it and go on with --resume \(in Python: resume=True\)"):
+        mine(report=False).run(tmp_path / "run", resume=True)
+    (tmp_path / "run" / "summary.json").unlink()
+    again = mine(report=False).run(tmp_path / "run", resume=True)
+    assert again.guarantee == first.guarantee
+    assert len(Ledger(tmp_path / "run" / "ledger.sqlite").entries("toy")) == 4
