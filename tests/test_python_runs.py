@@ -11,9 +11,9 @@ from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import InputError
-from fedpriv.clients import MAML
 from fedpriv.exposure import Watch, results_of, with_watch
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.scenarios import scenario
 
 
 def mine(**changes: Any) -> Any:
@@ -37,7 +37,8 @@ def test_its_folder_holds_figures_and_a_report(fedpriv: Any, tmp_path: Path) -> 
     assert code == 0, text
     code, text, _ = fedpriv("ledger", "show", "first", "--json")
     assert code == 0
-    assert json.loads(text)["spent"]["add/remove"] == pytest.approx(result.guarantee.epsilon)
+    (run,) = json.loads(text)["runs"].values()
+    assert run["add/remove"] == pytest.approx(result.guarantee.epsilon)
 
 
 def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_path: Path) -> None:
@@ -54,8 +55,9 @@ def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_
 
 
 def test_the_advice_on_attacks_works(tmp_path: Path) -> None:
-    tasks = toy_tasks(8, classes=2, sizes=[20] * 8)
-    watched = experiment(tasks, client=MAML(queries=1), strategy=noisy(rounds=1, reply="rows"), report=True)
+    config = scenario("maml-attack").preset("digits") | {"attack": {}}
+    config["strategy"]["rounds"], config["data"]["tasks"] = 1, 8
+    watched = scenario("maml-attack").build(config, None)
     settings = Watch(games=3, validation=2, iterations=2, sets=("query",), global_game=False)
     with_watch(watched, settings).run(out=tmp_path / "run")
     assert results_of(tmp_path / "run")["query"]["inversion"]["paper"]["games"] == 3
