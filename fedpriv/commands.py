@@ -14,7 +14,6 @@ from fedpriv.config import Config, apply, completed, parse_assignments, read_tom
 from fedpriv.errors import InputError
 from fedpriv.names import dotted
 from fedpriv.progress import Progress
-from fedpriv.runs.folder import made_in_python
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -128,6 +127,8 @@ def _under_flower(
 
 
 def _stored(folder: Path) -> Config:
+    from fedpriv.runs import made_in_python
+
     if not (folder / "config.toml").exists():
         raise InputError(f"{folder} holds no run to resume; leave out --resume to start one.")
     stored = read_toml(folder / "config.toml")

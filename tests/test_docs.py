@@ -61,7 +61,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "progress": ("", ""),
     "newcomers": ("cohort statistics", "experiment"),
     "personal": ("lrs", "clients cohort config experiment runs"),
-    "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients"),
+    "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients report"),
     "attacks": ("cohort data", ""),
     "exposure": ("attacks cohort config progress protocol report runs strategies", "experiment"),
     "config": ("", "clients data experiment exposure models privacy strategies"),
@@ -73,7 +73,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     ),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
-    "commands": ("config progress summary", "experiment exposure privacy report runs runtime scenarios"),
+    "commands": ("config progress", "experiment exposure privacy runs runtime scenarios summary"),
     "cli": ("", "account commands data exposure ledger personal report scenarios sweep"),
 }
 LIBRARIES = {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 
-__all__ = ["Outcome", "Rate", "auc_bound", "exact_rate", "judge", "roc", "threshold"]
+__all__ = ["GAMES_FOR_LOW_RATE", "Outcome", "Rate", "auc_bound", "exact_rate", "judge", "roc", "threshold"]
 
 Scores = NDArray[np.float64]
 Measure = Callable[[Scores, Scores], float]
