@@ -141,11 +141,10 @@ def _stored(folder: Path) -> Config:
 
 def _say_finished(summary: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     """Say that there is nothing to go on with."""
-    said = "the run is finished; nothing was trained or charged"
-    if as_json:
-        sys.stdout.write(json.dumps({**_headline(summary, folder), "note": said}, indent=2) + "\n")
-        return
-    sys.stdout.write(f"{folder}: {said}. {_where_report(folder)}.\n")
+    if as_json:  # what the run itself printed, for the same program
+        sys.stdout.write(json.dumps(_headline(summary, folder), indent=2) + "\n")
+    said = f"{folder}: the run is finished; nothing was trained or charged. {_where_report(folder)}.\n"
+    (sys.stderr if as_json else sys.stdout).write(said)
 
 
 def _where_report(folder: Path) -> str:
