@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 
 from fedpriv.privacy import Ledger, Release
+from fedpriv.privacy.chain import append_links
 
 ROUNDS, REPEATS = 10_000, 7
 
@@ -47,6 +48,7 @@ def build(path: Path, release: Release) -> None:
             "INSERT INTO entries (population, run, round, part, release, digest) VALUES ('people', 'r', ?, '', 1, '')",
             [(number,) for number in range(1, ROUNDS)],
         )
+        append_links(connection)
     connection.close()
 
 

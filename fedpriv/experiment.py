@@ -28,7 +28,6 @@ from fedpriv.names import kebab
 from fedpriv.newcomers import score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import FilterName
-from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
@@ -575,6 +574,8 @@ class Experiment(Settings):
             raise InputError(
                 f"the ledger {ledger.path} is gone, which holds what this run has released; restore it to go on."
             )
+        if folder is not None:
+            ledger.follow(folder.boundaries.head_path)
         population = self.population or self.tasks.dataset
         ledger.register(
             population,
@@ -586,6 +587,7 @@ class Experiment(Settings):
             planned=strategy.planned(len(self.tasks), strategy.rounds),
         )
         ledger.refuse_read_only()
+        ledger.keep_heads()
         run = folder.run_id if folder is not None else scratch.name
         return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
 
@@ -632,19 +634,6 @@ class _Resume:
     replay: tuple[tuple[Boundary, Boundary], ...] = ()
 
 
-def _check_ledger(folder: RunFolder, journal: Journal, last: Boundary) -> None:
-    """Refuse to go on if the ledger does not hold every release that this run has published."""
-    entries = journal.ledger.entries(journal.population, journal.run)
-    charged = {(entry.round, entry.group) for entry in entries}
-    published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
-    published |= {(measured.round, EVERYBODY) for measured in folder.boundaries.measured()}
-    if not published <= charged or (last.round and not last.charged_by(entries)):
-        raise InputError(
-            f"the ledger {journal.ledger.path} does not hold all {last.round} rounds that {folder.path} has published; "
-            "restore the ledger that the run was started with: going on would under-count what was released."
-        )
-
-
 def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> _Resume:
     """Find the last published boundary, the last snapshot, and the rounds between them."""
     if folder is None:
@@ -664,7 +653,7 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
             store.discard_pending_measured()
     rounds, snapshots = store.rounds(), store.snapshots()
     if publishes and rounds:
-        _check_ledger(folder, journal, store.load(rounds[-1]))
+        journal.refuse_missing(store.load(rounds[-1]), store.measured())
     if not rounds:
         folder.rewind_metrics(0)
         return _Resume()

@@ -146,7 +146,9 @@ def summarize(
     reproduce: int | None,
     run: Experiment,
 ) -> RunResult:
-    """Put together what a run came to; the guarantee is computed from what the ledger holds."""
+    """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds."""
+    if strategy.publishes:
+        journal.refuse_missing(served.boundary, served.measured)
     several = journal.ledger.histories(journal.population, journal.run)
     pairs = [
         _guarantees(one, delta, len(tasks), strategy.relation, reproduction=reproduce is not None) for one in several

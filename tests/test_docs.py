@@ -38,7 +38,7 @@ print(run.guarantee)          # a sentence: notion, unit, relation, observer, ep
 print(run.diagnostics.accuracy.personal, run.diagnostics.accuracy.billboard)
 """
 
-BASE = {"errors", "names", "settings"}
+BASE = {"errors", "files", "names", "settings"}
 ARROWS: dict[str, tuple[str, str]] = {
     # package: (what it may import besides BASE, what it may import inside functions and for types only)
     "fedpriv": ("", "cohort data experiment privacy summary"),

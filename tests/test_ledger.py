@@ -16,6 +16,7 @@ import pytest
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.privacy import Ledger, Relation, Release, Target, epsilon
+from fedpriv.privacy.chain import append_links
 
 STRONG = Release(noise_multiplier=20.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
 WEAK = Release(noise_multiplier=5.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
@@ -203,7 +204,7 @@ def test_damaged_and_foreign_files_are_refused_and_kept(tmp_path: Path, ledger: 
     connection.close()
     newer.write_bytes(good)
     connection = sqlite3.connect(newer)
-    connection.execute("PRAGMA user_version = 4")
+    connection.execute("PRAGMA user_version = 5")
     connection.close()
     middle = len(good) // 2
     cases = {
@@ -333,6 +334,7 @@ def test_a_query_stays_cheap(ledger: Ledger) -> None:
         "INSERT INTO entries (population, run, round, part, release, digest) VALUES ('bench', 'r', ?, '', 1, '')",
         [(number,) for number in range(1, 10_000)],
     )
+    append_links(connection)
     connection.commit()
     connection.close()
     ledger.spent("bench", 1e-5)

@@ -44,7 +44,7 @@ def write_attack_page(run: Path) -> Path:
         tasks=Table("Global games, mean and 95% interval over games", _TASK_COLUMNS, tuple(task_rows(results))),
         pictures=_pictures(run, results),
     )
-    write_page(target, page, private=True)
+    write_page(target, page)
     return target
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from fedpriv.attacks import Played
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.files import private_directory
 from fedpriv.protocol import Billboards
 from fedpriv.runs.atomic import pack, unpack, write_bytes
 from fedpriv.strategies.malicious import Sighting
@@ -30,8 +31,8 @@ def private_folder(run: Path) -> Path:
     """Return where a run keeps what only a malicious server would have; only its owner may look inside."""
     folder = run / "private"
     if not folder.exists():
-        folder.mkdir(mode=0o700, parents=True)
-        write_bytes(folder / "PRIVATE.txt", _NOTE.encode(), mode=0o600)
+        private_directory(folder)
+        write_bytes(folder / "PRIVATE.txt", _NOTE.encode())
     return folder
 
 
@@ -68,7 +69,7 @@ def record(sighting: Sighting, run: Path, limit: int) -> int:
         ids = sighting.tasks[group]
         arrays[f"tasks/{group}"] = ids[:room] if sighting.kind == "rows" else ids
     header = {"format": _FORMAT, "round": sighting.round, "kind": sighting.kind, "released": False}
-    write_bytes(path, pack(arrays, header), mode=0o600)
+    write_bytes(path, pack(arrays, header))
     return left_out
 
 
@@ -122,7 +123,7 @@ def record_scores(played: Mapping[str, Played], run: Path, number: int) -> None:
         for side, values in sides.items()
     }
     header = {"format": _FORMAT, "round": number, "released": False}
-    write_bytes(private_folder(run) / f"scores-{number:06d}.npz", pack(arrays, header), mode=0o600)
+    write_bytes(private_folder(run) / f"scores-{number:06d}.npz", pack(arrays, header))
 
 
 def read_scores(run: Path, number: int) -> Scores:

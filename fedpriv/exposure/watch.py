@@ -239,7 +239,7 @@ def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
 def keep(run: Path, found: dict[str, Any]) -> None:
     """Write the results of one round beside its sighting."""
     path = private_folder(run) / f"attack-{found['round']:06d}.json"
-    write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode(), mode=0o600)
+    write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode())
 
 
 def show(run: Path, found: dict[str, Any], attacked: Attacked) -> list[Path]:

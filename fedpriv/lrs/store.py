@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
+from fedpriv.files import replacing
 
 __all__ = ["PAIRS", "PersonalModels", "footprint", "served"]
 
@@ -133,7 +134,7 @@ class PersonalModels:
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8
         try:
-            with path.open("wb") as file:
+            with replacing(path, private=True) as file:
                 file.write(struct.pack("<Q", len(text)) + text)
                 for array in arrays.values():
                     file.write(array.data)

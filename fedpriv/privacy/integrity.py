@@ -31,12 +31,13 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
     there = set(parts)
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     guards = LedgerFile.guards(version)
-    for kind, name in sorted((_PARTS | {("trigger", guard) for guard in guards}) - there):
+    tables = _PARTS | ({("table", "links")} if version > 3 else set())
+    for kind, name in sorted((tables | {("trigger", guard) for guard in guards}) - there):
         yield f"the {kind} {name!r} is missing, so somebody changed the file with another program"
     for (kind, name), text in sorted(parts.items()):
         if kind == "trigger" and text != guards.get(name):
             yield f"the trigger {name!r} is not fedpriv's, so somebody changed the file with another program"
-    if any(kind == "table" for kind, _ in _PARTS - there):
+    if any(kind == "table" for kind, _ in tables - there):
         return  # nothing else can be asked
     for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         yield f"row {row} of {table!r} refers to a row of {parent!r} that is not there"

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.errors import InputError
 from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.ledger import Entry, Ledger
@@ -156,6 +157,7 @@ class Journal:
         A round that is asked for again is charged once: the nodes' noise comes from a secret of the run, so the same
         rows come again.
         """
+        self._refuse_gap(number, releases)
         self.ledger.charge_many(self.population, self.run, number, dict(releases))
 
     def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
@@ -177,9 +179,11 @@ class Journal:
     def charge(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
         """Charge the releases of one round together.
 
-        Charging the same boundary again counts once; another draw for a round that was charged is refused.
+        Charging the same boundary again counts once; another draw for a round that was charged is refused, and so is a
+        round of a group whose round before was not charged.
         """
         if releases:
+            self._refuse_gap(boundary.round, releases)
             self.ledger.charge_many(self.population, self.run, boundary.round, dict(releases), digest=boundary.digest())
 
     def publish_measured(self, measured: Measured, release: Release) -> None:
@@ -198,3 +202,40 @@ class Journal:
     def charged(self, boundary: Boundary | Measured) -> bool:
         """Tell whether this very boundary, or these very metrics, were charged already."""
         return boundary.charged_by(self.ledger.entries(self.population, self.run))
+
+    def refuse_missing(self, last: Boundary, measured: Iterable[Measured]) -> None:
+        """Refuse to go on, or to say what a run cost, if the ledger does not hold every release of the run.
+
+        Parameters
+        ----------
+        last : Boundary
+            After the last round that was published.
+        measured : iterable of Measured
+            The metrics that were published.
+
+        Raises
+        ------
+        InputError
+            Something is missing, or the ledger holds another draw of the last round.
+        """
+        entries = self.ledger.entries(self.population, self.run)
+        charged = {(entry.round, entry.group) for entry in entries}
+        published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
+        published |= {(one.round, EVERYBODY) for one in measured}
+        if not published <= charged or (last.round and not last.charged_by(entries)):
+            raise InputError(
+                f"the ledger {self.ledger.path} does not hold all {last.round} rounds that run {self.run!r} has "
+                "published; restore the ledger that the run was started with: going on would under-count what was "
+                "released."
+            )
+
+    def _refuse_gap(self, number: int, releases: Mapping[str, Release]) -> None:
+        """Refuse a round whose round before is missing; what goes to everybody is numbered as its mechanism likes."""
+        before = (self.population, self.run, number - 1)
+        for group in releases:
+            if group != EVERYBODY and number > 1 and not self.ledger.charged(*before, group):
+                raise InputError(
+                    f"the ledger {self.ledger.path} does not hold round {number - 1} of run {self.run!r} (group "
+                    f"{group!r}), so round {number} is not charged to it; restore the newer ledger: going on would "
+                    "under-count what was released."
+                )

@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
+from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, shared_relations
+from fedpriv.privacy.chain import append_links
 from fedpriv.privacy.filters import BudgetFilter, FilterName, RenyiFilter
 from fedpriv.privacy.histories import EVERYBODY, Charged, histories
 from fedpriv.privacy.integrity import out_of_order, problems
@@ -172,6 +173,18 @@ class Ledger:
                 "INSERT INTO populations VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (population, fingerprint, num_tasks, declared, stored, order, chosen),
             )
+            append_links(connection, population)
+
+    def follow(self, path: Path) -> None:
+        """Keep the newest head also in a file of one's own, and refuse a ledger that does not go on from it.
+
+        Whoever charges over hours does: an older copy that is put back meanwhile, with the head beside it, is noticed.
+        """
+        self._file.follow(path)
+
+    def keep_heads(self) -> None:
+        """Write the newest head where a crash left an older one."""
+        self._file.keep_heads()
 
     def close(self) -> None:
         """Let go of the file at the end of a run; the next question or charge opens it again."""
@@ -245,6 +258,8 @@ class Ledger:
                 for group, release in new.items():
                     add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release)
                 self._refuse_excess(connection, population, run, known, charged)
+            if new:
+                self._file.upgrade(connection)
             for group, release in new.items():
                 text = release.to_json()
                 connection.execute("INSERT OR IGNORE INTO releases (release) VALUES (?)", (text,))
@@ -253,6 +268,8 @@ class Ledger:
                     "SELECT ?, ?, ?, ?, id, ? FROM releases WHERE release = ?",
                     (population, run, round, group, digest, text),
                 )
+            if new:
+                append_links(connection)
         return len(new)
 
     def check(self, population: str, run: str, releases: Mapping[Release, int]) -> None:
@@ -362,13 +379,11 @@ class Ledger:
         ComponentFailure
             The file is damaged so that it cannot be read.
         """
-        with self._file.read() as connection:
-            found = connection.execute("PRAGMA integrity_check").fetchone()[0]
-            if found != "ok":
-                raise ComponentFailure(f"the ledger {self.path} is damaged ({found}); restore it from a copy.")
+        with self._file.read(checked=False) as connection:
             wrong = list(problems(connection, population))
             if not wrong:
                 self._known(connection, population)
+                wrong += self._file.chain_problems(connection)
             return wrong, [] if wrong else list(out_of_order(connection, population))
 
     def describe(self, population: str) -> dict[str, Any]:

@@ -6,8 +6,13 @@ power failure could undo a charge whose release is already out. A write-ahead lo
 to the folder.
 
 Version 2 says which filter cuts off a population's budget; in version 1 all were Renyi filters. Version 3 guards
-populations and releases against changes as entries were before. An older file is read as it is, and becomes one of the
-newest version when a population is entered.
+populations and releases against changes as entries were before. Version 4 has a chain
+(:mod:`fedpriv.privacy.chain`). An older file is read as it is, and becomes one of the newest version when something is
+written to it, unless somebody has seen a chain there: then it is an older copy.
+
+Whatever is asked or written, the chain is followed first, and every head that somebody has seen must be on it: that of
+the file beside the ledger (``NAME.head``), those that a run keeps (:meth:`LedgerFile.follow`), and what this object has
+seen. A file that has not changed since is not read again.
 """
 
 from __future__ import annotations
@@ -17,15 +22,19 @@ import os
 import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
+from fedpriv.privacy.chain import LINKS, Head, HeadFile, append_links, broken_link, head_of, on_chain
 
 __all__ = ["LedgerFile"]
 
 _APPLICATION = 0x46504C47  # "FPLG"
-_VERSION = 3
+_VERSION = 4
+_CHAINED = 4
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -55,7 +64,7 @@ CREATE TRIGGER entries_remain BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT,
 END;
 """
 
-_GUARDS = tuple(
+_GUARDS_3 = tuple(
     f"CREATE TRIGGER {table}_{what} BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
     for table in ("populations", "releases")
     for what, action in (("stay", "UPDATE"), ("remain", "DELETE"))
@@ -66,6 +75,27 @@ _GUARDS = tuple(
     f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
     for table, key in (("populations", "name"), ("releases", "id"), ("entries", "id"))
 )
+_GUARDS_4 = (
+    "CREATE TRIGGER links_stay BEFORE UPDATE ON links BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
+    "CREATE TRIGGER links_remain BEFORE DELETE ON links BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
+    "CREATE TRIGGER links_once BEFORE INSERT ON links WHEN NEW.number IN (SELECT number FROM links) "
+    "BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
+)
+_NEW = (_SCHEMA, *_GUARDS_3, LINKS, *_GUARDS_4)
+
+_TICK = 50_000_000
+"""Nanoseconds within which two changes of a file may carry the same time."""
+
+
+class _Known(NamedTuple):
+    """What the file was when its content was last checked.
+
+    ``counted`` is the number of changes that the kept connection has seen others make; None where there is none.
+    """
+
+    state: tuple[int, ...]
+    counted: int | None
+    at: int
 
 
 class LedgerFile:
@@ -82,8 +112,9 @@ class LedgerFile:
     def __init__(self, path: Path, busy_seconds: float) -> None:
         self.path = path
         self.busy_seconds = busy_seconds
-        self._checked: tuple[int, int, int] | None = None
         self._kept = threading.local()
+        self._seen: Head | None = None
+        self._heads = [HeadFile(self._beside(".head"))]
 
     def create(self) -> None:
         """Create the file if there is none, complete or not at all.
@@ -95,6 +126,11 @@ class LedgerFile:
         """
         if self.path.exists():
             return
+        for who, seen in self._heads_seen():
+            raise ComponentFailure(
+                f"ledger {self.path}: there is no such file, and {who} has seen {seen.number} records in it; restore "
+                "the ledger: its history would be forgotten."
+            )
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(prefix=f".{self.path.name}.", dir=self.path.parent)
@@ -104,8 +140,8 @@ class LedgerFile:
                 with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                     connection.execute("PRAGMA synchronous=EXTRA")
                     connection.executescript(
-                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};{_SCHEMA}"
-                        f"{''.join(_GUARDS)}COMMIT;"
+                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};"
+                        f"{''.join(_NEW)}COMMIT;"
                     )
                 # A link fails if somebody else was faster, and then theirs is the ledger.
                 with contextlib.suppress(FileExistsError):
@@ -118,9 +154,23 @@ class LedgerFile:
                 f"ledger {self.path}: cannot be created ({error}); choose a writable folder."
             ) from None
 
+    def follow(self, path: Path) -> None:
+        """Keep the newest head in a further file, which is checked as the one beside the ledger is."""
+        self._heads.append(HeadFile(path))
+
+    def keep_heads(self) -> None:
+        """Write the newest head where a crash left an older one, or none; an older ledger has none."""
+        with self.write():
+            pass
+
     @contextlib.contextmanager
-    def read(self) -> Iterator[sqlite3.Connection]:
+    def read(self, *, checked: bool = True) -> Iterator[sqlite3.Connection]:
         """Open read-only; neither the file nor its folder changes.
+
+        Parameters
+        ----------
+        checked : bool
+            Whether to refuse a broken chain, and a ledger that is not the newest; only who looks for damage does not.
 
         Raises
         ------
@@ -132,6 +182,7 @@ class LedgerFile:
         self._recover()
         with self._open("ro") as connection:
             connection.execute("BEGIN")  # All queries of one question see the same state.
+            self._verify(connection, chained=checked)
             yield connection
 
     @contextlib.contextmanager
@@ -148,13 +199,16 @@ class LedgerFile:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 try:
-                    self._verify(connection)  # inside, where every question does not take and leave a lock of its own
+                    self._verify(connection, writes=True)
                     yield connection
+                    mine = self._head(connection)
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
                 connection.execute("COMMIT")
+                if mine is not None:
+                    self._publish(connection, mine)
             except (sqlite3.Error, ComponentFailure):
                 self.close()
                 raise
@@ -163,12 +217,21 @@ class LedgerFile:
     def guards(version: int) -> dict[str, str]:
         """Return the triggers that keep rows as they were written in a file of this version: by name, their text."""
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-            connection.executescript(_SCHEMA + ("".join(_GUARDS) if version > 2 else ""))
+            guards = (*(_GUARDS_3 if version > 2 else ()), *((LINKS, *_GUARDS_4) if version >= _CHAINED else ()))
+            connection.executescript(_SCHEMA + "".join(guards))
             return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
+
+    def chain_problems(self, connection: sqlite3.Connection) -> Iterator[str]:
+        """Yield a sentence if the chain is broken, or the ledger is not the newest: for whoever looks for damage."""
+        try:
+            self._check_chain(connection)
+            self._check_heads(connection)
+        except ComponentFailure as error:
+            yield str(error).removeprefix(f"ledger {self.path}: ").partition("; restore")[0]
 
     def close(self) -> None:
         """Let go of the file; the next write opens it again."""
-        kept, self._kept.writer = getattr(self._kept, "writer", None), None
+        kept, self._kept.writer, self._kept.known = getattr(self._kept, "writer", None), None, None
         if kept is not None:
             kept[1].close()
 
@@ -213,7 +276,6 @@ class LedgerFile:
     def _open(self, mode: str) -> Iterator[sqlite3.Connection]:
         self._refuse_missing()
         with self._sentences(), contextlib.closing(self._connect(mode)) as connection:
-            self._verify(connection)
             yield connection
 
     @contextlib.contextmanager
@@ -237,18 +299,29 @@ class LedgerFile:
 
     def _places(self) -> list[Path]:
         """Return what a charge writes to."""
-        return [self.path, self.path.with_name(f"{self.path.name}-journal"), self.path.resolve().parent]
+        return [self.path, self._beside("-journal"), *(one.path for one in self._heads), self.path.resolve().parent]
+
+    def _beside(self, ending: str) -> Path:
+        return Path(f"{self.path.resolve()}{ending}")
 
     @staticmethod
     def upgrade(connection: sqlite3.Connection) -> None:
-        """Bring an open file to the newest version, as part of the transaction at work."""
+        """Bring an open file to the newest version, as part of the transaction at work.
+
+        That an older file is not an older copy of a chained one was checked when it was opened.
+        """
         version = connection.execute("PRAGMA user_version").fetchone()[0]
         if version < 2:
             connection.execute("ALTER TABLE populations ADD COLUMN filter TEXT")
             connection.execute("UPDATE populations SET filter = 'renyi' WHERE budget IS NOT NULL")
         if version < 3:
-            for guard in _GUARDS:
+            for guard in _GUARDS_3:
                 connection.execute(guard)
+        if version < _CHAINED:
+            for statement in (LINKS, *_GUARDS_4):
+                connection.execute(statement)
+            names = connection.execute("SELECT name FROM populations ORDER BY name").fetchall()
+            append_links(connection, *(name for (name,) in names))
         if version < _VERSION:
             connection.execute(f"PRAGMA user_version={_VERSION}")
 
@@ -262,10 +335,10 @@ class LedgerFile:
                 f"ledger {self.path}: the file is empty, so its history is lost; restore it from a backup."
             )
 
-    def _verify(self, connection: sqlite3.Connection) -> None:
-        """Check what the file is; its whole content once per object and file, the header always."""
+    def _verify(self, connection: sqlite3.Connection, *, writes: bool = False, chained: bool = True) -> None:
+        """Check what the file is, under its lock: its whole content if it changed, the header and the heads always."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(connection)
         if application != _APPLICATION:
             raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
         if version < 1:
@@ -275,17 +348,115 @@ class LedgerFile:
                 f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
                 "knows; upgrade fedpriv."
             )
-        identity = self._identity()
-        if self._checked == identity:
+        if not chained:
+            self._check_content(connection)
             return
-        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        state, at = self._state(), time.time_ns()
+        writer = connection if writes else self._writer_of(state)
+        counted = None if writer is None else writer.execute("PRAGMA data_version").fetchone()[0]
+        if not self._unchanged(_Known(state, counted, at)):
+            self._check_content(connection)
+            self._check_chain(connection)
+            self._kept.known = _Known(state, counted, at)
+        self._check_heads(connection)
+
+    def _unchanged(self, now: _Known) -> bool:
+        """Tell whether nobody but this object changed the file since it was checked."""
+        before: _Known | None = getattr(self._kept, "known", None)
+        if before is None or before.state != now.state:
+            return False
+        if now.counted is not None:  # SQLite says whether another connection wrote
+            return before.counted == now.counted
+        return before.at - max(before.state[-2:]) > _TICK  # else a change in the same tick of the clock would not show
+
+    def _check_content(self, connection: sqlite3.Connection) -> None:
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+        size = self.path.stat().st_size
+        if size % page:
+            raise self._damaged(f"{size} bytes are not whole pages of {page}, so it was cut")
+        # Of indexes, too: sums are read from them alone.
+        found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
         if found != "ok":
             raise self._damaged(found)
-        self._checked = identity
+
+    def _check_chain(self, connection: sqlite3.Connection) -> None:
+        """Refuse a ledger of which any value was changed."""
+        if self._head(connection) is None:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'links'").fetchone() is not None:
+                raise self._changed("its version was set back, so somebody changed it with another program")
+            return
+        problem = broken_link(connection)
+        if problem is not None:
+            raise self._changed(problem)
+
+    def _check_heads(self, connection: sqlite3.Connection) -> None:
+        """Refuse a ledger that does not go on from what somebody has seen of it."""
+        now = self._head(connection)
+        for who, seen in self._heads_seen():
+            if now is None:
+                raise self._changed(
+                    f"it is of an older version, and {who} has seen it with a chain of {seen.number} records, so an "
+                    "older copy was put back",
+                    "the newer ledger",
+                )
+            if not on_chain(connection, seen):
+                found = (
+                    f"it holds {now.number} records, and {who} has seen {seen.number}, so an older copy was put back"
+                    if now.number < seen.number
+                    else f"record {seen.number} is not the one that {who} has seen, so another ledger was put in place"
+                )
+                raise self._changed(found, "the newer ledger")
+        if now is not None and (self._seen is None or self._seen.number < now.number):
+            self._seen = now
+
+    def _heads_seen(self) -> Iterator[tuple[str, Head]]:
+        """Yield who has seen which head."""
+        if self._seen is not None:
+            yield "this process", self._seen
+        for file in self._heads:
+            seen = file.read()
+            if seen is not None:
+                yield str(file.path), seen
+
+    def _publish(self, connection: sqlite3.Connection, mine: Head) -> None:
+        """Write the newest head, which may be another process's by now, under the lock: never an older one."""
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            raise ComponentFailure(
+                f"ledger {self.path}: what was charged stays, but its head could not be kept ({error}): another "
+                "process has been writing for too long; wait for it to end, then go on."
+            ) from None
+        try:
+            newest = head_of(connection)
+            for file in self._heads:
+                if newest.number and file.read() != newest:
+                    file.write(newest)
+            if newest == mine:  # else somebody wrote in between, and the next one to ask reads it all
+                counted = connection.execute("PRAGMA data_version").fetchone()[0]
+                self._kept.known = _Known(self._state(), counted, time.time_ns())
+            self._seen = newest
+        finally:
+            connection.execute("ROLLBACK")
+
+    @staticmethod
+    def _head(connection: sqlite3.Connection) -> Head | None:
+        """Return the head; None in a file of before there was a chain."""
+        return head_of(connection) if _version(connection) >= _CHAINED else None
+
+    def _state(self) -> tuple[int, ...]:
+        """Return what changes whenever the file does, the times last."""
+        found = self.path.stat()
+        return os.getpid(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+    def _writer_of(self, state: tuple[int, ...]) -> sqlite3.Connection | None:
+        """Return this thread's connection for writing, if it is to this very file."""
+        kept = getattr(self._kept, "writer", None)
+        return None if kept is None or kept[0] != state[:3] else kept[1]
 
     def _recover(self) -> None:
         """Let SQLite roll back what a killed writer left: a read-only connection may not do that itself."""
-        journal = self.path.with_name(f"{self.path.name}-journal")
+        journal = self._beside("-journal")
         if journal.exists() and not _may(journal, os.R_OK):
             raise self._unreadable()
         if journal.exists() and any(_first_bytes(journal)):  # zeros mark what was committed
@@ -332,11 +503,19 @@ class LedgerFile:
             "writable, then start again."
         )
 
+    def _changed(self, found: str, what: str = "it from a backup") -> ComponentFailure:
+        return ComponentFailure(f"ledger {self.path}: {found}; restore {what}, or what was released is under-counted.")
+
     def _damaged(self, cause: object) -> ComponentFailure:
         return ComponentFailure(
             f"ledger {self.path}: the file is damaged or not a ledger ({cause}); restore it from a backup. "
             "It is never recreated, because the budget that it records would be forgotten."
         )
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return found
 
 
 def _may(path: Path, mode: int) -> bool:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.errors import ComponentFailure
+from fedpriv.files import private_directory
 from fedpriv.report.reader import Run
 from fedpriv.report.words import MODELS, delta_text, gains, mean_interval, relation_text
 
@@ -187,7 +188,7 @@ def write_figures(run: Run) -> dict[str, Path]:
     folder = run.path / "figures"
     written: dict[str, Path] = {}
     try:
-        folder.mkdir(exist_ok=True)
+        private_directory(folder)  # scores of single tasks are drawn, too
         for name, draw in FIGURES.items():
             figure = draw(run)
             file = folder / f"{name}.svg"

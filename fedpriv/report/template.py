@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-import os
-from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from fedpriv.errors import ComponentFailure
+from fedpriv.files import replacing
 
 __all__ = ["fill", "inlined", "write_page"]
 
@@ -30,24 +29,19 @@ def inlined(image: Path) -> str:
     return "data:image/svg+xml;base64," + base64.b64encode(image.read_bytes()).decode("ascii")
 
 
-def write_page(target: Path, page: str, *, private: bool = False) -> None:
-    """Write a page; a private one for its owner alone.
+def write_page(target: Path, page: str) -> None:
+    """Write a page for its owner alone: it shows scores of single tasks.
 
     Raises
     ------
     ComponentFailure
         The file cannot be written.
     """
-    draft, mode = target.with_name(f".{target.name}.{os.getpid()}"), 0o600 if private else 0o666
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
-        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+        with replacing(target, private=True) as file:
             file.write(page.encode("utf-8", "surrogateescape"))  # paths, where the locale is not UTF-8
-        draft.replace(target)
     except OSError as error:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise ComponentFailure(
             f"the report cannot be written to {target} ({error.strerror}): choose another file."
         ) from None

@@ -4,55 +4,49 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
+from fedpriv.files import replacing, writing
 
-__all__ = ["damage_said", "pack", "read_members", "sync_directory", "unpack", "write_bytes", "write_members"]
+__all__ = ["damage_said", "pack", "read_members", "unpack", "write_bytes", "write_members"]
 
 
-def write_bytes(path: Path, content: bytes, mode: int = 0o666) -> None:
-    """Write a file durably and atomically: after a crash it is the old one or the new one."""
-    with _replacing(path, mode) as file:
+def write_bytes(path: Path, content: bytes, *, public: bool = False) -> None:
+    """Write a file durably and atomically: after a crash it is the old one or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    content : bytes
+        All of it.
+    public : bool
+        Whether others may read it, if the umask lets them; what tells of single tasks is its owner's alone.
+
+    Raises
+    ------
+    ComponentFailure
+        The disk is full, or the file cannot be written.
+    """
+    with writing(path), replacing(path, private=not public) as file:
         file.write(content)
 
 
 def write_members(path: Path, members: Iterable[tuple[str, NDArray[Any]]], header: Mapping[str, Any]) -> None:
-    """Write arrays of any name and a JSON header as one ``.npz`` file, one array at a time, durably and atomically."""
-    with _replacing(path) as file:
+    """Write arrays of any name and a JSON header as one private ``.npz`` file, durably and atomically.
+
+    One array at a time, so that they may be larger than the memory. Raises as :func:`write_bytes` does.
+    """
+    with writing(path), replacing(path, private=True) as file:
         _write_npz(file, members, header)
-
-
-@contextmanager
-def _replacing(path: Path, mode: int = 0o666) -> Iterator[BinaryIO]:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(aside, "wb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    sync_directory(path.parent)
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames inside a directory durable."""
-    handle = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def pack(arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> bytes:

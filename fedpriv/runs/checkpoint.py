@@ -17,9 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.metrics import Measured
-from fedpriv.runs.atomic import damage_said, pack, read_members, sync_directory, unpack, write_bytes, write_members
+from fedpriv.runs.atomic import damage_said, pack, read_members, unpack, write_bytes, write_members
 
 __all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
 
@@ -36,12 +37,18 @@ class BoundaryStore:
     Parameters
     ----------
     directory : Path
-        Created when missing.
+        Created when missing, for its owner alone: who took part, personal models and secrets lie in it.
     """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        directory.mkdir(parents=True, exist_ok=True)
+        if not directory.is_dir():
+            private_directory(directory)
+
+    @property
+    def head_path(self) -> Path:
+        """The newest head that the run has seen of its ledger."""
+        return self.directory / "ledger.head"
 
     def stage(self, boundary: Boundary) -> None:
         """Write a boundary under its pending name, durably."""
@@ -57,13 +64,14 @@ class BoundaryStore:
             # First, so that a boundary that is there has its noise; that of the round before stays until this round
             # is promoted. It is large and needed once, so old boundaries do without it.
             about = {**header, "digest": boundary.digest()}
-            write_bytes(self._noise_path(boundary.round), pack(boundary.noise, about), mode=0o600)
+            write_bytes(self._noise_path(boundary.round), pack(boundary.noise, about))
         write_bytes(self.directory / _PENDING, pack(arrays, header))
 
     def promote(self, round: int) -> None:
         """Rename the pending boundary to its final name, and forget the noise that earlier ones needed."""
-        (self.directory / _PENDING).replace(self._path(round))
-        sync_directory(self.directory)
+        with writing(self._path(round)):
+            (self.directory / _PENDING).replace(self._path(round))
+            sync_directory(self.directory)
         for old in (round - 1, round - 2):  # two, since a crash may have come between renaming and this
             self._noise_path(old).unlink(missing_ok=True)
 
@@ -87,8 +95,10 @@ class BoundaryStore:
 
     def promote_measured(self, round: int) -> None:
         """Rename pending metrics to their final name."""
-        (self.directory / _PENDING_METRICS).replace(self.directory / f"metrics-{round:06d}.json")
-        sync_directory(self.directory)
+        path = self.directory / f"metrics-{round:06d}.json"
+        with writing(path):
+            (self.directory / _PENDING_METRICS).replace(path)
+            sync_directory(self.directory)
 
     def pending_measured(self) -> Measured | None:
         """Return the metrics that were staged but not promoted, if there are any."""

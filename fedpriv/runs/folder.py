@@ -13,6 +13,7 @@ from typing import Any, TextIO
 import tomli_w
 
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.files import private_directory, writing
 from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
@@ -79,7 +80,8 @@ class RunFolder:
             if resume:
                 _compare(read_config(path), config, path)
             else:
-                write_bytes(existing, tomli_w.dumps(_toml(config)).encode())
+                write_bytes(existing, tomli_w.dumps(_toml(config)).encode(), public=True)
+            private_directory(path / "checkpoints")  # one that an earlier version left open, too
             self.boundaries = BoundaryStore(path / "checkpoints")
             self.run_id = self._identity()
         except BaseException:
@@ -130,7 +132,7 @@ class RunFolder:
         if not path.exists():
             if any(number > 0 for number in self.boundaries.rounds()):
                 raise InputError(f"{path} is gone, which holds the noise of the rounds to come; restore it to go on.")
-            write_bytes(path, secrets.token_bytes(32), mode=0o600)
+            write_bytes(path, secrets.token_bytes(32))
         content = path.read_bytes()
         if len(content) != 32:
             raise InputError(f"{path} is damaged ({len(content)} bytes where 32 belong); restore it to go on.")
@@ -141,14 +143,14 @@ class RunFolder:
         return self.boundaries.directory / "node-noise.key"
 
     def _keep_coins(self, coins: RoundSecret) -> None:
-        write_bytes(self._coins_path, coins.round.to_bytes(8, "big") + coins.secret, mode=0o600)
+        write_bytes(self._coins_path, coins.round.to_bytes(8, "big") + coins.secret)
 
     @property
     def _coins_path(self) -> Path:
         return self.boundaries.directory / "coins.key"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``; its presence marks the run as finished."""
+        """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
         self._forget_secrets()
 
@@ -187,7 +189,8 @@ class RunFolder:
 
     def log(self, line: dict[str, Any]) -> None:
         """Append one line to ``metrics.jsonl``."""
-        with (self.path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        path = self.path / "metrics.jsonl"
+        with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain(line)) + "\n")
 
     def rewind_metrics(self, round: int) -> None:
@@ -203,7 +206,7 @@ class RunFolder:
                 continue
             if entry["round"] <= round and entry["kind"] == "evaluation" and not entry.get("final"):
                 kept.append(line)
-        write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode(), public=True)
 
     def close(self) -> None:
         """Let other processes work in the folder."""

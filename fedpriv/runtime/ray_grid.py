@@ -12,7 +12,7 @@ from typing import Any
 
 from flwr.app import Message
 
-from fedpriv.errors import ComponentFailure
+from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.grid import LocalGrid, is_training
 from fedpriv.runtime.lines import Line, open_lines, ready
 from fedpriv.runtime.node import NodeSpec
@@ -259,6 +259,10 @@ class RayGrid(LocalGrid):
                     self._ray.get(call)
                 except self._ray.exceptions.RayActorError:
                     failed.append(node)
+                except self._ray.exceptions.RayTaskError as error:
+                    if isinstance(error.cause, FedprivError):  # a full disk, say: its sentence without Ray's trace
+                        raise error.cause from None
+                    raise
             if not failed:
                 return
             for node in failed:

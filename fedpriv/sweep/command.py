@@ -9,8 +9,10 @@ from pathlib import Path
 
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError
+from fedpriv.files import writing
 from fedpriv.progress import Progress
 from fedpriv.runs import free_folder, plain
+from fedpriv.runs.atomic import write_bytes
 from fedpriv.sweep.crew import Crew
 from fedpriv.sweep.figure import write_figure
 from fedpriv.sweep.jobs import check_jobs
@@ -78,7 +80,8 @@ def run_sweep(
     results = collect(plan, folder, done, time.perf_counter() - began, crew.at_once)
     results.write(folder)
     results = results.showing(show.split(",") if show else ())
-    write_figure(results, folder)
+    with writing(folder / "figures"):
+        write_figure(results, folder)
     _write_page(results, folder)
     if as_json:
         sys.stdout.write(json.dumps(plain({**results.to_json(), "sweep": str(folder)}), indent=2) + "\n")
@@ -93,7 +96,7 @@ def _write_page(results: Results, folder: Path) -> None:
     table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
     title = f"# Sweep of {results.plan.scenario} ({results.plan.preset})"
     text = f"{title}\n\n{results.caption}\n\n{table}\n\n![{results.measure}](figures/sweep.svg)\n"
-    (folder / "sweep.md").write_text(text, encoding="utf-8")
+    write_bytes(folder / "sweep.md", text.encode(), public=True)
 
 
 def _print(results: Results, folder: Path) -> None:

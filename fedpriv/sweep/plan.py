@@ -130,7 +130,7 @@ class Plan:
         """Write what was asked for to ``sweep.toml``."""
         try:
             out.mkdir(parents=True, exist_ok=True)
-            write_bytes(out / _FILE, tomli_w.dumps(self._stored()).encode())
+            write_bytes(out / _FILE, tomli_w.dumps(self._stored()).encode(), public=True)
         except OSError as error:
             raise InputError(f"the folder {out} cannot be written ({error.strerror}); choose another --out.") from None
 

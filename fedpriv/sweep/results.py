@@ -172,14 +172,14 @@ class Results:
 
     def write(self, out: Path) -> None:
         """Write ``sweep.json`` and ``sweep.csv``."""
-        write_bytes(out / "sweep.json", (json.dumps(plain(self.to_json()), indent=2) + "\n").encode())
+        write_bytes(out / "sweep.json", (json.dumps(plain(self.to_json()), indent=2) + "\n").encode(), public=True)
         text = io.StringIO()
         table = csv.writer(text, lineterminator="\n")
         flat = [_flat(row) for row in self.rows]
         heading = dict.fromkeys(name for row in flat for name in row)
         table.writerow(heading)
         table.writerows(["" if row.get(name) is None else row[name] for name in heading] for row in flat)
-        write_bytes(out / "sweep.csv", text.getvalue().encode())
+        write_bytes(out / "sweep.csv", text.getvalue().encode(), public=True)
 
     def table(self) -> list[list[str]]:
         """Return the table of cells as text, its heading first."""

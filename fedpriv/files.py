@@ -1,0 +1,98 @@
+"""Files: whole or not there, private where they tell of single tasks, and a full disk is said in a sentence."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from fedpriv.errors import ComponentFailure
+
+__all__ = ["private_directory", "replacing", "sync_directory", "write_in_place", "writing"]
+
+
+def private_directory(path: Path) -> None:
+    """Make a folder that only its owner may look into; one that is there already becomes one."""
+    with writing(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077 and path.stat().st_uid == os.geteuid():
+            path.chmod(0o700)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a disk that refuses to take a file into a sentence.
+
+    Raises
+    ------
+    ComponentFailure
+        The disk is full, or the file cannot be written for another reason.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            cause = "the disk is full, or the user's share of it; make room"
+        else:
+            cause = f"{error.strerror or error}; see to it"
+        raise ComponentFailure(
+            f"{path} cannot be written: {cause}, then go on with --resume. What was there before stays."
+        ) from None
+
+
+@contextmanager
+def replacing(path: Path, *, private: bool) -> Iterator[BinaryIO]:
+    """Write a file aside, flush it, and put it in place: after a crash it is the old one or the new one.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    private : bool
+        Whether it is for its owner alone, as everything is that tells of single tasks.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written (:func:`writing` says it); an older one stays as it was.
+    """
+    aside, mode = path.with_name(f".{path.name}.{os.getpid()}.tmp"), 0o600 if private else 0o666
+    try:
+        aside.unlink(missing_ok=True)  # what a process of the same number left may have another mode
+        with open(aside, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames inside a directory durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_in_place(path: Path, content: bytes) -> None:
+    """Write a small private file that always has the same length, without flushing it.
+
+    Raises
+    ------
+    ComponentFailure
+        It cannot be written.
+    """
+    with writing(path):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.pwrite(handle, content, 0)
+        finally:
+            os.close(handle)
