@@ -271,11 +271,14 @@ def ledger_show(
     ledger: LedgerFile = None,
     runs: MoreRuns = None,
     task: Annotated[int | None, typer.Option(help="Id of a task to show; --json holds all of them.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="At which epsilons are stated; the run's, or the population's, unless given.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.ledger import show_ledger
 
-    show_ledger(population, ledger, runs or [], task, as_json=as_json)
+    show_ledger(population, ledger, runs or [], task, delta=delta, as_json=as_json)
 
 
 @ledger_app.command(

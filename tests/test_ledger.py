@@ -16,7 +16,7 @@ import pytest
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.privacy import Ledger, Relation, Release, Target, epsilon
-from fedpriv.privacy.chain import append_links
+from fedpriv.privacy.chain import HeadFile, append_links, head_of
 
 STRONG = Release(noise_multiplier=20.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
 WEAK = Release(noise_multiplier=5.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
@@ -324,6 +324,8 @@ def test_two_processes_charge_together(ledger: Ledger) -> None:
     ]
     assert [one.wait() for one in running] == [0, 0]
     assert len(ledger.entries("people")) == 80
+    with ledger._file.read() as connection:  # neither left an older head behind
+        assert HeadFile(ledger.path.with_name("ledger.sqlite.head")).read() == head_of(connection)
 
 
 def test_a_query_stays_cheap(ledger: Ledger) -> None:

@@ -25,6 +25,7 @@ from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.terms import Relation
 from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks
+from tests.ledgers import forge
 
 TASKS = 12
 NOISE = 8.0
@@ -106,7 +107,7 @@ def test_two_runs_on_one_population(tmp_path: Path, monkeypatch: Any, fedpriv: A
     first = run(tmp_path / "a", monkeypatch, declared="protected")
     second = run(tmp_path / "b", monkeypatch, declared="protected")
     before = (tmp_path / "people.sqlite").read_bytes()
-    whole = answer(fedpriv, "show", "a", "--run", "b")
+    whole = answer(fedpriv, "show", "a", "--run", "b", "--delta", "1e-3")
     assert [one["releases"] for one in whole["runs"].values()] == [6, 6]
     each = [gaussian_epsilon(math.sqrt(first[task] + second[task]) / NOISE, 1e-3) for task in range(TASKS)]
     np.testing.assert_allclose(whole["individual"]["per_task"], each, rtol=1e-9)
@@ -155,41 +156,27 @@ def test_what_is_not_known_counts_for_everybody() -> None:
     assert epsilons[0] == gaussian_epsilon(2 * math.sqrt(17 / 16), 1e-5)
 
 
-def alter(path: Path, *statements: str) -> None:
-    """Change a ledger as no fedpriv does, and leave no other trace."""
-    connection = sqlite3.connect(path)
-    triggers = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'").fetchall()
-    for name, _ in triggers:
-        connection.execute(f"DROP TRIGGER {name}")
-    for statement in statements:
-        connection.execute(statement)
-    for _, sql in triggers:
-        connection.execute(sql)
-    connection.commit()
-    connection.close()
-
-
 DAMAGE: dict[str, tuple[Callable[[Path], None], str]] = {
     "an entry in the middle is gone": (
-        lambda path: alter(path, "DELETE FROM entries WHERE round = 3"),
+        lambda path: forge(path, "DELETE FROM entries WHERE round = 3"),
         "6 releases were charged in this file and 5 are there",
     ),
     "the last entry is gone": (
-        lambda path: alter(path, "DELETE FROM entries WHERE round = 6"),
+        lambda path: forge(path, "DELETE FROM entries WHERE round = 6"),
         "some were deleted, so what was spent is under-counted",
     ),
     "the last entry and the counter are gone": (
-        lambda path: alter(path, "DELETE FROM entries WHERE round = 6", "UPDATE sqlite_sequence SET seq = 5"),
+        lambda path: forge(path, "DELETE FROM entries WHERE round = 6", "UPDATE sqlite_sequence SET seq = 5"),
         "has published 6 rounds and the ledger does not hold round 6",
     ),
     "another draw": (
-        lambda path: alter(path, f"UPDATE entries SET digest = '{'0' * 64}' WHERE round = 6"),
+        lambda path: forge(path, f"UPDATE entries SET digest = '{'0' * 64}' WHERE round = 6"),
         "was charged for another draw than",
     ),
-    "no digest": (lambda path: alter(path, "UPDATE entries SET digest = 'x' WHERE round = 2"), "is 'x', which is none"),
-    "a negative round": (lambda path: alter(path, "UPDATE entries SET round = -2 WHERE round = 2"), "count from 0"),
-    "an unreadable release": (lambda path: alter(path, "UPDATE releases SET release = '{}'"), "cannot be read"),
-    "no such release": (lambda path: alter(path, "DELETE FROM releases"), "that is not there"),
+    "no digest": (lambda path: forge(path, "UPDATE entries SET digest = 'x' WHERE round = 2"), "is 'x', which is none"),
+    "a negative round": (lambda path: forge(path, "UPDATE entries SET round = -2 WHERE round = 2"), "count from 0"),
+    "an unreadable release": (lambda path: forge(path, "UPDATE releases SET release = '{}'"), "cannot be read"),
+    "no such release": (lambda path: forge(path, "DELETE FROM releases"), "that is not there"),
     "no trigger": (lambda path: plainly(path, "DROP TRIGGER entries_stay"), "the trigger 'entries_stay' is missing"),
     "a hollow trigger": (
         lambda path: plainly(
@@ -249,9 +236,13 @@ def test_check_notes_what_was_charged_and_not_published(tmp_path: Path, monkeypa
 
 def test_an_older_copy_of_the_ledger_is_found_by_its_runs(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
     run(tmp_path / "a", monkeypatch, declared="protected")
-    shutil.copy(tmp_path / "people.sqlite", tmp_path / "copy.sqlite")
+    for name in ("people.sqlite", "people.sqlite.head"):
+        shutil.copy(tmp_path / name, tmp_path / f"copy of {name}")
     run(tmp_path / "b", monkeypatch, declared="protected")
-    shutil.copy(tmp_path / "copy.sqlite", tmp_path / "people.sqlite")
+    shutil.copy(tmp_path / "copy of people.sqlite", tmp_path / "people.sqlite")
+    code, _, err = fedpriv("ledger", "check", "people", "--ledger", "people.sqlite")
+    assert (code, "people.sqlite.head has seen 13, so an older copy was put back" in err) == (4, True)
+    shutil.copy(tmp_path / "copy of people.sqlite.head", tmp_path / "people.sqlite.head")
     assert fedpriv("ledger", "check", "people", "--ledger", "people.sqlite")[0] == 0  # nothing shows in the file alone
     code, _, err = fedpriv("ledger", "check", "a", "--run", "b")
     assert code == 4
@@ -266,7 +257,7 @@ def test_exit_codes(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
     assert (code, "did you mean 'people'" in err) == (2, True)
     code, _, err = fedpriv("ledger", "show", "people", "--ledger", "people.sqlite", "--run", str(tmp_path))
     assert (code, "is not a run folder" in err) == (2, True)
-    alter(
+    forge(
         tmp_path / "people.sqlite",
         "INSERT INTO entries (population, run, round, part, release, digest) WITH RECURSIVE n (x) AS (SELECT 1 UNION "
         "ALL SELECT x + 1 FROM n WHERE x < 5000) SELECT 'people', 'other', x, '', 1, '' FROM n",
@@ -316,7 +307,7 @@ def test_check_compares_published_metrics(measured: Path, fedpriv: Any) -> None:
         ),
     ):
         ledger.write_bytes(good)
-        alter(ledger, *damage)
+        forge(ledger, *damage)
         for file in (measured / "r/checkpoints").glob("round-*"):
             file.rename(file.with_suffix(".hidden"))  # metrics are looked at on their own
         code, _, err = fedpriv("ledger", "check", "r")
@@ -351,7 +342,7 @@ def test_check_finds_what_was_changed_behind_the_entries(measured: Path, fedpriv
         ("UPDATE populations SET filter = NULL", "unknown filter 'None'"),
     ):
         ledger.write_bytes(good)
-        alter(ledger, damage)
+        forge(ledger, damage)
         code, _, err = fedpriv("ledger", "check", "r")
         assert (code, words in err, err.count("\n")) == (4, True, 1), (damage, err)
         code, out, err = fedpriv("ledger", "show", "r")
@@ -377,7 +368,7 @@ def test_damaged_folders_are_said_in_a_sentence(measured: Path, fedpriv: Any) ->
         code, _, err = fedpriv("ledger", "check", "r")
         assert (code, "is damaged (" in err, err.count("\n")) == (4, True, 1), (name, err)
         (folder / name).write_bytes(good)
-    alter(measured / "people.sqlite", "DELETE FROM releases WHERE id = 1")
+    forge(measured / "people.sqlite", "DELETE FROM releases WHERE id = 1")
     for command in ("show", "check"):
         code, _, err = fedpriv("ledger", command, "r")
         assert (code, "that is not there" in err or "is not there; restore" in err) == (4, True), err
@@ -390,7 +381,7 @@ def test_a_lost_checkpoint_is_no_unpublished_round(measured: Path, fedpriv: Any)
     assert note.startswith("the checkpoint of round 6, the last one of r, is gone")
     (measured / "r/checkpoints/metrics-000006.json").unlink()
     assert len(answer(fedpriv, "check", "r")["notes"]) == 1
-    alter(measured / "people.sqlite", "DELETE FROM entries WHERE id > 6", "UPDATE sqlite_sequence SET seq = 6")
+    forge(measured / "people.sqlite", "DELETE FROM entries WHERE id > 6", "UPDATE sqlite_sequence SET seq = 6")
     code, _, err = fedpriv("ledger", "check", "r")
     assert (code, "has published 6 rounds and the ledger does not hold round" in err) == (4, True), err
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from helpers import toy_tasks
+from ledgers import make_older
 from torch import nn
 
 from fedpriv import Experiment
@@ -112,29 +113,10 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert Ledger(ledger.path).counts("people") == Counter({RELEASE: 1})  # whoever may write repairs it
 
 
-def unguarded(connection: sqlite3.Connection) -> None:
-    for table, guards in (
-        ("populations", ("stay", "remain", "once")),
-        ("releases", ("stay", "remain", "once")),
-        ("entries", ("once",)),
-    ):
-        for guard in guards:
-            connection.execute(f"DROP TRIGGER {table}_{guard}")
-
-
-def older(path: Path) -> None:
-    """Turn a ledger into one of version 1, which knew Renyi filters only."""
-    connection = sqlite3.connect(path)
-    connection.execute("ALTER TABLE populations DROP COLUMN filter")
-    unguarded(connection)
-    connection.execute("PRAGMA user_version = 1")
-    connection.commit()
-    connection.close()
-
-
-def test_an_older_ledger_goes_on(ledger: Ledger) -> None:
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_an_older_ledger_goes_on(ledger: Ledger, version: int) -> None:
     left = ledger.left("people")
-    older(ledger.path)
+    make_older(ledger.path, version)
     before = ledger.path.read_bytes()
     opened = Ledger(ledger.path)
     assert opened.left("people") == left
@@ -148,7 +130,7 @@ def test_an_older_ledger_goes_on(ledger: Ledger) -> None:
     opened.register("people", **PEOPLE)
     assert opened.verify("people") == ([], [])
     with sqlite3.connect(ledger.path) as connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (3,)
+        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
     connection.close()
 
 

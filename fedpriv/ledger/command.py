@@ -21,7 +21,15 @@ from fedpriv.runs import plain
 __all__ = ["check_ledger", "show_ledger"]
 
 
-def show_ledger(population: str, ledger: Path | None, runs: list[Path], task: int | None, *, as_json: bool) -> None:
+def show_ledger(
+    population: str,
+    ledger: Path | None,
+    runs: list[Path],
+    task: int | None,
+    *,
+    delta: float | None = None,
+    as_json: bool,
+) -> None:
     """Print what a population and its tasks have spent.
 
     Parameters
@@ -34,11 +42,20 @@ def show_ledger(population: str, ledger: Path | None, runs: list[Path], task: in
         Folders of further runs.
     task : int or None
         Id of a task to name.
+    delta : float or None
+        At which epsilons are stated; that of the run whose folder was given, or else of the population, if None.
     as_json : bool
         Whether to print JSON.
     """
     opened, name, folders = _open(population, ledger, runs)
-    found = opened.describe(name)
+    for folder in folders:
+        opened.follow(folder.head_path)
+    delta_of = "as asked"
+    if delta is None and ledger is None:
+        delta, delta_of = folders[0].delta, "the run's"
+    if delta is None:
+        delta_of = "the population's"
+    found = {**opened.describe(name, delta), "delta_of": delta_of}
     if task is not None and not 0 <= task < found["tasks"]:
         raise InputError(f"--task must be an id from 0 to {found['tasks'] - 1}, got {task}.")
     found["ledger"] = str(opened.path)
@@ -67,6 +84,9 @@ def check_ledger(population: str, ledger: Path | None, runs: list[Path], *, as_j
             mine = [one for one in entries if one.run == folder.run]
             wrong += folder.problems(mine, found)
             notes += folder.notes(mine)
+            opened.follow(folder.head_path)
+        if not wrong:
+            wrong += opened.verify(name)[0]
     answer = {
         "population": name,
         "ledger": str(opened.path),

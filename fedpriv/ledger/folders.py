@@ -45,6 +45,8 @@ class Finished:
         How many rounds it had.
     releases : dict
         What it was charged, per round and group.
+    delta : float
+        At which its guarantee is stated.
     """
 
     ledger: Path
@@ -52,6 +54,7 @@ class Finished:
     stated: dict[str, Any]
     rounds: int
     releases: dict[tuple[int, str], Release]
+    delta: float
 
     @classmethod
     def read(cls, path: Path) -> Finished:
@@ -73,7 +76,8 @@ class Finished:
             releases = {
                 (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
             }
-            return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases)
+            delta = float(found["guarantee"]["delta"])
+            return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases, delta)
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,21 @@ class Folder:
             if not run:
                 raise ValueError("it is empty")
         return cls(path, run)
+
+    @property
+    def head_path(self) -> Path:
+        """The newest head that the run has seen of its ledger."""
+        return self._store.head_path
+
+    @property
+    def delta(self) -> float | None:
+        """At which the run states its guarantee; None if neither its summary nor its configuration says it."""
+        if self._finished is not None:
+            return self._finished.delta
+        strategy = self._section("strategy")
+        target = strategy.get("target")
+        found = target.get("delta") if isinstance(target, dict) else strategy.get("delta")
+        return float(found) if isinstance(found, int | float) else None
 
     @property
     def _store(self) -> BoundaryStore:

@@ -11,7 +11,7 @@ def as_text(found: dict[str, Any]) -> str:
     """Return what ``fedpriv ledger show --json`` holds, as a few lines."""
     lines = [
         f"population {found['population']!r} in {found['ledger']}: {found['tasks']} tasks, {found['declared']} data",
-        f"What holds against {found['observer']}, at delta {found['delta']:.3g}:",
+        f"What holds against {found['observer']}, at delta {found['delta']:.3g} ({found['delta_of']}):",
     ]
     if found["spent"] is not None:
         lines.append(f"  spent: {_epsilons(found)}")
@@ -29,7 +29,8 @@ def as_text(found: dict[str, Any]) -> str:
 def _budget(found: dict[str, Any]) -> list[str]:
     budget, left = found["budget"], found["left"]
     lines = [
-        f"  budget: epsilon {budget['epsilon']:g} ({budget['relation']}), cut off by a {left['filter_words']}: "
+        f"  budget: epsilon {budget['epsilon']:g} at delta {budget['delta']:.3g} ({budget['relation']}), cut off by "
+        f"a {left['filter_words']}: "
         f"{left['share']:.1%} left",
         f"    the filter decides, at epsilon {_number(left['filter_epsilon'])}: it holds whatever runs react to",
         f"    epsilon {_number(left['epsilon_if_runs_were_fixed_beforehand'])} would hold if all runs had been fixed "

@@ -127,6 +127,8 @@ def broken_link(connection: sqlite3.Connection) -> str | None:
     for number, entry, name, stated, release, *values in rows:
         if number != at.number + 1:
             return f"link {at.number + 1} of its chain is gone"
+        if (entry is None) == (name is None):
+            return f"link {number} of its chain was changed after it was written"
         if entry is None:
             record = populations.get(name)
             if record is None or name in names:

@@ -386,8 +386,21 @@ class Ledger:
                 wrong += self._file.chain_problems(connection)
             return wrong, [] if wrong else list(out_of_order(connection, population))
 
-    def describe(self, population: str) -> dict[str, Any]:
-        """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf")."""
+    def describe(self, population: str, delta: float | None = None) -> dict[str, Any]:
+        """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf").
+
+        Parameters
+        ----------
+        population : str
+            Its id.
+        delta : float or None
+            At which epsilons are stated, instead of the population's; its budget keeps its own.
+
+        Raises
+        ------
+        InputError
+            There is no such population, or delta is too large for it.
+        """
         with self._file.read() as connection:
             known = self._known(connection, population)
             charged = charged_releases(connection, population)
@@ -398,7 +411,9 @@ class Ledger:
                 (population,),
             ).fetchone()
         last = None if newest is None else release_from(newest[0])
-        return describe_population(population, known, charged, entries, last)
+        if delta is not None:
+            check_delta(delta, known.num_tasks)
+        return describe_population(population, known, charged, entries, last, known.delta if delta is None else delta)
 
     def _read(
         self, population: str, run: str | None = None

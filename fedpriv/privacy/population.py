@@ -208,7 +208,12 @@ def divergence(budget: BudgetFilter, charged: Charged) -> float:
 
 
 def describe_population(
-    name: str, population: Population, charged: Charged, entries: Mapping[str, int], newest: Release | None
+    name: str,
+    population: Population,
+    charged: Charged,
+    entries: Mapping[str, int],
+    newest: Release | None,
+    delta: float,
 ) -> dict[str, Any]:
     """Return budget, spending and what is left, ready for JSON.
 
@@ -225,6 +230,8 @@ def describe_population(
         Per run, the number of its rows in the ledger; a stream has one per round that was run.
     newest : Release or None
         What was charged last.
+    delta : float
+        At which epsilons are stated; "budget" and "left" are at the budget's.
     """
     budget = population.budget
     alone = population.declared == "benchmark"
@@ -232,23 +239,22 @@ def describe_population(
     several = histories(charged)
     if Relation.ADD_REMOVE not in shared_relations(several):
         note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
-    whole = None if alone else _spent(several, population.delta)
+    whole = None if alone else _spent(several, delta)
     return {
         "population": name,
         "tasks": population.num_tasks,
         "fingerprint": population.fingerprint,
         "declared": population.declared,
-        "delta": population.delta,
+        "delta": delta,
         "observer": "a coalition of all other tasks, and so the public, too",
         "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
         "spent": None if whole is None else whole.epsilons,
         "accountant": None if whole is None else whole.accountant,
         "note": note,
         "runs": {
-            run: {**_run(groups, population.delta), "entries": entries.get(run, 0)}
-            for run, groups in sorted(charged.items())
+            run: {**_run(groups, delta), "entries": entries.get(run, 0)} for run, groups in sorted(charged.items())
         },
-        "left": _left(population, charged, whole, newest),
+        "left": _left(population, charged, several, newest),
     }
 
 
@@ -264,11 +270,11 @@ def _run(groups: Mapping[str, Counter[Release]], delta: float) -> dict[str, Any]
 
 
 def _left(
-    population: Population, charged: Charged, whole: _Spent | None, newest: Release | None
+    population: Population, charged: Charged, several: list[Counter[Release]], newest: Release | None
 ) -> dict[str, Any] | None:
     """Return the state of the filter, which decides, and beside it the epsilon that would hold for fixed plans."""
     limit, budget = population.filter, population.budget
-    if limit is None or budget is None or whole is None:
+    if limit is None or budget is None:
         return None
     spent = divergence(limit, charged)
     more = None
@@ -284,7 +290,7 @@ def _left(
         "filter_allowance": limit.allowance,
         "filter_spent": _number(spent),
         "filter_epsilon": _number(limit.epsilon(spent, population.delta)),
-        "epsilon_if_runs_were_fixed_beforehand": whole.epsilons[budget.relation.value],
+        "epsilon_if_runs_were_fixed_beforehand": _spent(several, population.delta).epsilons[budget.relation.value],
         "more_like_the_last": more,
     }
 
