@@ -18,7 +18,7 @@ import pytest
 
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
-from fedpriv.privacy import Ledger, Release, Target, gaussian_epsilon
+from fedpriv.privacy import Ledger, Release, Target, epsilon, gaussian_epsilon
 from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.stream import Stream
@@ -397,3 +397,27 @@ def test_unpublished_metrics_are_noted(measured: Path, fedpriv: Any) -> None:
     (folder / "checkpoints/metrics-pending.json").unlink()
     (note,) = answer(fedpriv, "check", *where)["notes"]
     assert note == "metrics after round 6 were charged and never published: the budget is over-charged by 1"
+
+
+def test_a_run_is_shown_at_its_own_delta(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    """The epsilon that it printed, whatever the population's delta; or at another one, which the line says."""
+    run(tmp_path / "r", monkeypatch, declared="protected", delta=1e-5)
+    printed = json.loads((tmp_path / "r/summary.json").read_text())["guarantee"]
+    assert printed["delta"] == 1e-5
+    (mine,) = answer(fedpriv, "show", "r")["runs"].values()
+    assert mine["add/remove"] == printed["epsilon"]
+    for words, delta, stated in (
+        (["r"], 1e-5, "at delta 1e-05 (the run's):"),
+        (["r", "--delta", "1e-7"], 1e-7, "at delta 1e-07 (as asked):"),
+        (["people", "--ledger", "people.sqlite"], 1e-3, "at delta 0.001 (the population's):"),
+    ):
+        code, text, _ = fedpriv("ledger", "show", *words)
+        assert (code, stated in text, "epsilon 9 at delta 0.001 (add/remove)" in text) == (0, True, True), text
+        found = answer(fedpriv, "show", *words)
+        release = Ledger(tmp_path / "people.sqlite").entries("people")[0].release
+        assert found["spent"]["add/remove"] == epsilon({release: 6}, delta).value
+        assert found["left"]["epsilon_if_runs_were_fixed_beforehand"] == epsilon({release: 6}, 1e-3).value
+    (tmp_path / "r/summary.json").unlink()  # a run that is not finished says it in its configuration
+    assert answer(fedpriv, "show", "r")["delta"] == 1e-5
+    code, _, err = fedpriv("ledger", "show", "r", "--delta", "0.5")
+    assert (code, "'delta' must be below 1/m" in err) == (2, True)
