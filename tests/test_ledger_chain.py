@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -216,11 +217,11 @@ def test_a_head_that_a_crash_left_behind_is_caught_up_with(tmp_path: Path, monke
     left = next((tmp_path / "run").glob(f"**/{file}"))
     assert HeadFile(left).read() is not None
     assert entries(tmp_path / "run/ledger.sqlite") == 5, "charged, and the head is behind"
-    with crash_at(monkeypatch, "before stage", 7):
+    with crash_at(monkeypatch, "before stage", 6):  # before the next charge
         study().run(tmp_path / "run", reproduce=3, resume=True)
     found = HeadFile(left).read()
     assert found is not None
-    assert found.number == 7
+    assert found.number == 6
     result = study().run(tmp_path / "run", reproduce=3, resume=True)
     assert result.guarantee == study().run(reproduce=3).guarantee
     assert entries(tmp_path / "run/ledger.sqlite") == ROUNDS
@@ -450,6 +451,27 @@ def test_a_charge_does_not_read_the_whole_chain_again(tmp_path: Path, monkeypatc
     Ledger(ledger.path).charge("people", "r", 50, "a", OTHER)
     ledger.charge("people", "r", 51, "a", OTHER)  # somebody else wrote
     assert len(times) == 2
+
+
+def test_a_change_within_one_tick_of_the_clock_is_noticed(tmp_path: Path, monkeypatch: Any) -> None:
+    """The file has the same size and times as before."""
+    now, state = time.time_ns(), LedgerFile._state
+    ledger = made(tmp_path)
+    monkeypatch.setattr(LedgerFile, "_state", lambda self: (*state(self)[:-2], now, now))
+    monkeypatch.setattr(ledger_files.time, "time_ns", lambda: now + 1)
+    reader, other = Ledger(ledger.path), Ledger(ledger.path)
+    for one in (ledger, reader):
+        assert one.counts("people").total() == 7
+    ledger.charge("people", "r", 5, "a", OTHER)  # by the connection that is kept
+    assert other.counts("people").total() == 8
+    alter(ledger.path, "UPDATE entries SET part = 'b' WHERE id = 3")
+    for ask in (
+        lambda: ledger.counts("people"),
+        lambda: reader.counts("people"),
+        lambda: ledger.charge("people", "r", 6, "a", OTHER),
+    ):
+        with pytest.raises(ComponentFailure, match="a value of entry 3 "):
+            ask()
 
 
 def test_every_commit_is_flushed_before_it_returns(tmp_path: Path, monkeypatch: Any) -> None:
