@@ -129,7 +129,7 @@ class LowRankSparseNet(LocalSGD):
                 f"'low-rank-sparse-net' needs a network with a bank of directions, got {type(model).__name__}; set "
                 "model.name = 'low-rank-net', or wrap your own: fedpriv.models.factored.Factored(network, rank)."
             )
-        layout = Layout.of(dict(model.net.named_parameters()))
+        layout = Layout.of({name: value for name, value in model.net.named_parameters() if value.requires_grad})
         for name in self.where:
             if name not in layout.shapes:
                 raise InputError(unknown("array in client.where", name, layout.shapes))

@@ -7,7 +7,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -19,8 +18,18 @@ from flwr.serverapp import Grid
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from fedpriv.cohort import PARTS, ClientAlgorithm, LocalSGD, Problem, Tasks, engine_named, probe, strange_tasks
-from fedpriv.cohort.problem import Loss
+from fedpriv.cohort import (
+    PARTS,
+    ClientAlgorithm,
+    LocalSGD,
+    Problem,
+    Tasks,
+    engine_named,
+    notes_on,
+    probe,
+    strange_tasks,
+)
+from fedpriv.cohort.problem import Loss, own_copy
 from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.models import build_model
@@ -89,8 +98,8 @@ class Experiment(Settings):
     dtype : {"float32", "float64"}
         Type of the parameters, and of all floats that the model is given.
     engine : {"auto", "vmap", "loop"}
-        How the task axis is computed: hand-batched kernels where they cover the model and vmap elsewhere, vmap, or one
-        task after the other.
+        How the task axis is computed: hand-batched kernels where they cover the model, vmap elsewhere, and one task
+        after the other where vmap fails (a warning says so); vmap; or one task after the other.
     grid : {"ray", "in-process", "flower"}
         What carries the messages; ``flower`` is Flower's own engine, which `fedpriv run` starts.
     shards : int or None
@@ -99,6 +108,9 @@ class Experiment(Settings):
         A running Ray cluster to use.
     baseline : bool
         Whether to train the local-only reference, too.
+    public_weights : bool
+        Whether the frozen parameters and constant buffers of a model of one's own are public: for protected data they
+        must not come from these people. They are no part of what is published, and everybody has them.
     checkpoint_every : int
         Rounds between snapshots of the personal states.
     state_memory : float
@@ -131,6 +143,7 @@ class Experiment(Settings):
     shards: int | None = Field(default=None, ge=1)
     address: str | None = None
     baseline: bool = True
+    public_weights: bool = False
     checkpoint_every: int = Field(default=10, ge=1)
     state_memory: float = Field(default=4.0, ge=0)
     report: bool = True
@@ -176,6 +189,11 @@ class Experiment(Settings):
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
+            )
+        if self.declared == "protected" and not self.public_weights and _has_constants(self.model):
+            raise ValueError(
+                "the model has frozen parameters or buffers, which everybody gets as they are: set run.public_weights "
+                "= true if they are public (trained on none of these people), or unfreeze them."
             )
         if (
             self.budget is not None
@@ -265,7 +283,7 @@ class Experiment(Settings):
         loss: Loss = self.loss or ("squared" if self.tasks.num_classes is None else "cross-entropy")
         dtype = _TYPES[self.dtype]
         if isinstance(self.model, nn.Module):
-            return Problem(deepcopy(self.model).to(dtype), loss)
+            return Problem(own_copy(self.model, dtype), loss)
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         targets = self.tasks.train.targets
         wanted = outputs or self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
@@ -276,10 +294,9 @@ class Experiment(Settings):
         """Return the resolved configuration by section, for ``config.toml`` and the report."""
         model: dict[str, Any]
         if isinstance(self.model, nn.Module):
-            model = {
-                "name": type(self.model).__name__,
-                "parameters": sum(p.numel() for p in self.model.parameters()),
-            }
+            here = self.problem()
+            model = {"name": type(self.model).__name__, "parameters": here.num_parameters}
+            model |= {"frozen": here.num_constants} if here.num_constants else {}
         else:
             chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
             model = {"name": chosen.name, **chosen.settings}
@@ -529,6 +546,7 @@ class Experiment(Settings):
             baseline=self.baseline,
             population=self.tasks,
         )
+        served.warnings[:0] = notes_on(problem, engine_named(self.engine), self.tasks)
         served.seconds.update(start_up=ready - began, checkpoints=saving["seconds"])
         served.seconds["total"] = time.perf_counter() - began
         result = summarize(
@@ -608,6 +626,12 @@ class Experiment(Settings):
             enough = journal.enough_noise(*strategy.priced(len(self.tasks), left), beside)
             advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
             raise BudgetExceeded(f"{error}{advice}") from None
+
+
+def _has_constants(model: str | ModelSettings | nn.Module) -> bool:
+    if not isinstance(model, nn.Module):
+        return False
+    return any(True for _ in model.buffers()) or not all(value.requires_grad for value in model.parameters())
 
 
 def _check_newcomers(tasks: Tasks, held_out: Tasks) -> None:

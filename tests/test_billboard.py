@@ -167,7 +167,7 @@ def test_one_task_per_node_failing_counts_as_zero() -> None:
     alone = experiment(tasks, model=model)
     problem = alone.problem()
     with pytest.raises(InputError, match=r"run\.engine='loop'"):
-        alone.run()
+        experiment(tasks, model=model, engine="vmap").run()
     cohort = replace(whole(tasks), positions=np.array([0, 2]))
     learner = Learner(problem, LoopEngine())
     billboard = problem.initial()

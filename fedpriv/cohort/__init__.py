@@ -19,7 +19,7 @@ from fedpriv.cohort.meta import (
     refuse_once_differentiable_on,
     task_gradients,
 )
-from fedpriv.cohort.probe import probe
+from fedpriv.cohort.probe import notes_on, probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import PARTS, Ragged, Tasks
@@ -62,6 +62,7 @@ __all__ = [
     "engine_named",
     "meta_gradient",
     "nest",
+    "notes_on",
     "only",
     "padded_width",
     "probe",

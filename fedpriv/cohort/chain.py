@@ -71,12 +71,13 @@ def layers_of(model: nn.Module, axes: int) -> list[Layer] | None:
 
 
 def untouched(model: nn.Module, expected: set[str]) -> bool:
-    """Tell whether a chain computes what its layers say, with these parameters and none that two layers share.
+    """Tell whether a chain computes what its layers say, with these parameters: none shared by two layers, none frozen.
 
-    Weights that are shared would be missing: autograd adds up their gradients, hand-batched code does not.
+    Weights that are shared would be missing: autograd adds up their gradients, hand-batched code does not. Frozen ones
+    are no part of what tasks train.
     """
     changed = any("forward" in vars(module) or any(map(vars(module).get, _HOOKS)) for module in model.modules())
-    return not changed and {name for name, _ in model.named_parameters()} == expected
+    return not changed and {name for name, value in model.named_parameters() if value.requires_grad} == expected
 
 
 @dataclass(frozen=True)

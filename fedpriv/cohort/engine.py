@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,16 +13,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.func import grad, vmap
 
-from fedpriv.cohort.cohort import Batch, Cohort
+from fedpriv.cohort.cohort import Batch, Cohort, Marks
 from fedpriv.cohort.descent import Descent, per_task
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.trees import Params, State, concatenate, one, zeros_like
-from fedpriv.errors import ComponentFailure
+from fedpriv.cohort.trees import Params, State, broadcast, concatenate, one, zeros_like
+from fedpriv.errors import ComponentFailure, InputError
 
 if TYPE_CHECKING:
     from fedpriv.cohort.meta import InnerLoop
 
-__all__ = ["Engine", "LoopEngine", "TaskFailure", "VmapEngine", "average", "mean_losses"]
+__all__ = [
+    "Engine",
+    "LoopEngine",
+    "TaskFailure",
+    "VmapEngine",
+    "average",
+    "mean_losses",
+    "plain_attention",
+    "why_not_vmap",
+]
 
 Stage = Callable[[Cohort, State], State]
 
@@ -129,8 +139,8 @@ class VmapEngine(Engine):
         return found
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
-        with torch.no_grad():
-            loss, correct = vmap(problem.losses)(params, batch.inputs, batch.targets)
+        with _scoring(problem) as scored:
+            loss, correct = vmap(scored.losses)(params, batch.inputs, batch.targets)
         return average(loss, batch.mask), average(correct, batch.mask)
 
     def over_tasks(self, stage: str, function: Stage, cohort: Cohort, state: State) -> State:  # noqa: ARG002, D102
@@ -166,10 +176,10 @@ class LoopEngine(Engine):
 
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         losses, hits = [], []
-        with torch.no_grad():
+        with _scoring(problem) as scored:
             for position in range(len(batch.mask)):
                 task = {name: value[position] for name, value in params.items()}
-                loss, correct = problem.losses(task, batch.inputs[position], batch.targets[position])
+                loss, correct = scored.losses(task, batch.inputs[position], batch.targets[position])
                 losses.append(loss)
                 hits.append(correct)
         return average(torch.stack(losses), batch.mask), average(torch.stack(hits), batch.mask)
@@ -183,6 +193,52 @@ class LoopEngine(Engine):
                 name = cohort.tasks.names[int(cohort.positions[position])]
                 raise TaskFailure(name, stage, error) from error
         return concatenate(results)
+
+
+@contextmanager
+def _scoring(problem: Problem) -> Iterator[Problem]:
+    """Give the model in evaluation mode; attention is computed as in training there, since vmap knows no other way."""
+    with plain_attention(), torch.no_grad():
+        yield problem.scored
+
+
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Leave out the fused kernels that torch has for attention in evaluation mode."""
+    before = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)  # type: ignore[no-untyped-call]
+
+
+def why_not_vmap(problem: Problem, like: Batch) -> str | None:
+    """Return what stops ``vmap`` from computing a model, found with zeros in the shape of a batch; None if nothing.
+
+    Raises
+    ------
+    InputError
+        The model draws random numbers.
+    """
+    shape, several = like.inputs.shape[2:], min(2, like.inputs.shape[1])
+    inputs = like.inputs.new_zeros((2, several, *shape))
+    targets = like.targets.new_zeros((2, several, *like.targets.shape[2:]))
+    batch = Batch(inputs, targets, Marks(like.mask.new_ones((2, several)), full=True))
+    engine, params = VmapEngine(), broadcast(problem.initial(), 2)
+    try:
+        engine.gradients(problem, params, batch)
+        engine.losses(problem, params, batch)
+        engine.scores(problem, params, batch)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if "random operation" in reason:
+            raise InputError(
+                f"the model {type(problem.model).__name__} draws random numbers, so results would depend on sharding; "
+                "remove what draws them."
+            ) from error
+        return reason
+    return None
 
 
 def mean_losses(problem: Problem, outputs: Tensor, batch: Batch) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedpriv.cohort.chain import Chain, Layer, forward, layers_of, views_of
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.descent import Descent
-from fedpriv.cohort.engine import VmapEngine, average, mean_losses
+from fedpriv.cohort.engine import Engine, LoopEngine, VmapEngine, average, mean_losses, why_not_vmap
 from fedpriv.cohort.low_rank import low_rank_meta_gradient, shared
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.span import Examples, bytes_in_span, descend_in_span, span_widths
@@ -28,13 +28,21 @@ __all__ = ["KernelEngine"]
 
 
 class KernelEngine(VmapEngine):
-    """Hand-batched kernels for chains of Flatten, Linear and ReLU; vmap for every other model."""
+    """Hand-batched kernels for chains of Flatten, Linear and ReLU; vmap for other models, the loop where vmap fails.
+
+    Attributes
+    ----------
+    obstacle : str or None
+        What stopped vmap, once a model was computed by the loop.
+    """
 
     name = "auto"
 
     def __init__(self) -> None:
         # Walking over a model costs as much as a step of a small tile; a node has one model.
         self._known: tuple[nn.Module, int, list[Layer] | None] | None = None
+        self._other: tuple[nn.Module, torch.Size, Engine] | None = None
+        self.obstacle: str | None = None
         self.tiles = Tiles()
         self._examples: Examples | None = None
 
@@ -43,6 +51,17 @@ class KernelEngine(VmapEngine):
         if self._known is None or self._known[0] is not model or self._known[1] != axes:
             self._known = (model, axes, layers_of(model, axes))
         return self._known[2]
+
+    def _general(self, problem: Problem, batch: Batch) -> Engine:
+        """Return what computes a model that is no chain: the model and the shape of examples decide, no value."""
+        shape = batch.inputs.shape[2:]
+        if self._other is None or self._other[0] is not problem.model or self._other[1] != shape:
+            self.obstacle = why_not_vmap(problem, batch)
+            self._other = (problem.model, shape, VmapEngine() if self.obstacle is None else LoopEngine())
+        return self._other[2]
+
+    def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:  # noqa: D102
+        return self._general(problem, batch).gradients(problem, params, batch)
 
     def sgd(  # noqa: D102
         self, problem: Problem, start: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
@@ -98,7 +117,7 @@ class KernelEngine(VmapEngine):
     def losses(self, problem: Problem, params: Params, batch: Batch) -> Tensor:  # noqa: D102
         layers = self._layers(problem, batch.inputs.dim())
         if layers is None:
-            return super().losses(problem, params, batch)
+            return self._general(problem, batch).losses(problem, params, batch)
         return mean_losses(problem, forward(views_of(layers, params), batch.inputs)[-1], batch)
 
     def meta_shortcut(  # noqa: D102
@@ -119,7 +138,7 @@ class KernelEngine(VmapEngine):
     def scores(self, problem: Problem, params: Params, batch: Batch) -> tuple[Tensor, Tensor]:  # noqa: D102
         layers = self._layers(problem, batch.inputs.dim())
         if layers is None:
-            return super().scores(problem, params, batch)
+            return self._general(problem, batch).scores(problem, params, batch)
         with torch.no_grad():
             outputs = forward(views_of(layers, params), batch.inputs)[-1]
             loss, correct = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))

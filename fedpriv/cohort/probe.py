@@ -14,15 +14,17 @@ from torch import Tensor
 
 from fedpriv.cohort.algorithm import ClientAlgorithm
 from fedpriv.cohort.cohort import Cohort
-from fedpriv.cohort.engine import Engine
+from fedpriv.cohort.engine import Engine, LoopEngine
+from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
+from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import Ragged, Tasks
-from fedpriv.cohort.trees import Params, State
+from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.errors import InputError
 
-__all__ = ["probe"]
+__all__ = ["notes_on", "probe"]
 
 _TASKS, _EXAMPLES = 2, 3
 
@@ -42,12 +44,18 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
     InputError
         A stage fails, or an update does not have the billboard's names and shapes.
     """
+    with generators_kept():
+        _probe(algorithm, problem, engine, like)
+
+
+def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> None:
     tasks = _zeros(like)
     cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
     learner, billboard = Learner(problem, engine), problem.initial()
     stage = "the model itself"
     try:
         _check_outputs(problem, billboard, cohort)
+        refuse_impure_forward(problem, cohort.one(0).part("train").inputs[0])
         stage = "initial_state"
         state = algorithm.initial_state(billboard, cohort)
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
@@ -66,7 +74,7 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
     except InputError:
         raise
     except Exception as error:
-        cause = str(error).split(". ")[0]
+        cause = (str(error).strip() or type(error).__name__).split(". ")[0].splitlines()[0]
         kind = like.train.inputs.dtype
         if kind.kind != "f" and stage == "the model itself":
             raise InputError(
@@ -74,18 +82,65 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
                 f"{type(problem.model).__name__} cannot compute with them ({type(error).__name__}: {cause}). Give "
                 "floats, of images inputs.astype('float32') / 255."
             ) from error
+        advice = "mend it"
+        if engine.name != "loop" and _works(algorithm, problem, LoopEngine(), like):
+            advice = "mend it, or try run.engine='loop'"
         raise InputError(
             f"{type(algorithm).__name__} with {type(problem.model).__name__} fails in stage {stage!r} on examples of "
-            f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
-            "mend it, or try run.engine='loop'."
+            f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; {advice}."
         ) from error
+
+
+def _works(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> bool:
+    try:
+        probe(algorithm, problem, engine, like)
+    except InputError:
+        return False
+    return True
+
+
+def notes_on(problem: Problem, engine: Engine, like: Tasks) -> list[str]:
+    """Return what a user should know of a model that works: what is frozen, what is not used, how it is computed.
+
+    Parameters
+    ----------
+    problem, engine
+        What works together.
+    like : Tasks
+        Only shapes and types are taken from it, no value.
+    """
+    batch, found = Cohort(_zeros(like), np.arange(_TASKS), problem.dtype).part("train"), []
+    if problem.num_constants:
+        found.append(
+            f"{problem.num_parameters:,} numbers of the model are shared, and {problem.num_constants:,} are frozen: "
+            "public constants, which nobody trains and no noise meets."
+        )
+    unused = unused_parameters(problem, batch.inputs[0])
+    if unused:
+        found.append(
+            f"no output of the model depends on {', '.join(unused)}: published with noise, but never learned; freeze "
+            "such parameters, or remove them."
+        )
+    if isinstance(engine, KernelEngine):
+        engine.losses(problem, broadcast(problem.initial(), _TASKS), batch)
+        if engine.obstacle is not None:
+            found.append(
+                f"vmap cannot compute {type(problem.model).__name__} ({engine.obstacle.rstrip('.')}), so tasks are "
+                "trained one after the other, which is slower."
+            )
+    return found
 
 
 def _check_outputs(problem: Problem, billboard: Params, cohort: Cohort) -> None:
     """Compare what the model gives with what shall be predicted; training would fail for every task."""
     batch, classes = cohort.one(0).part("train"), cohort.tasks.num_classes
     with torch.no_grad():
-        found = tuple(problem.predict(billboard, batch.inputs[0]).shape)
+        outputs = problem.predict(billboard, batch.inputs[0])
+    if not isinstance(outputs, Tensor):
+        raise InputError(
+            f"the model must give one tensor of outputs, got {type(outputs).__name__}; return the outputs alone."
+        )
+    found = tuple(outputs.shape)
     examples, *values = batch.targets[0].shape
     if problem.loss == "cross-entropy":
         if classes is not None and (len(found) != 2 or found[1] < classes):
@@ -93,7 +148,7 @@ def _check_outputs(problem: Problem, billboard: Params, cohort: Cohort) -> None:
                 f"the model must give {classes} outputs for every example, one per class, got shape {found} for "
                 f"{examples} examples; change its last layer."
             )
-    elif found[0] != examples or prod(found[1:]) != prod(values):
+    elif not found or found[0] != examples or prod(found[1:]) != prod(values):
         raise InputError(
             f"the model must give outputs of shape {tuple(values)} for every example, got shape {found} for {examples} "
             "examples; change its last layer."

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from typing import Any, Literal, cast
 
 import torch
@@ -12,7 +16,7 @@ from torch.func import functional_call
 from fedpriv.cohort.trees import Params
 from fedpriv.errors import InputError
 
-__all__ = ["Loss", "Problem"]
+__all__ = ["Loss", "Problem", "own_copy"]
 
 Loss = Literal["cross-entropy", "squared"]
 
@@ -21,10 +25,14 @@ Loss = Literal["cross-entropy", "squared"]
 class Problem:
     """A model as a pure function of its parameters, with a loss averaged over examples.
 
+    Parameters that are frozen (``requires_grad_(False)``), and buffers that stay as they are, are public constants: no
+    task trains them, and they are on no billboard.
+
     Attributes
     ----------
     model : nn.Module
-        Gives structure and public initial values; it is never modified.
+        Gives structure, public initial values and constants; it is never modified. Tasks train it in the mode that it
+        is in, and are scored in evaluation mode.
     loss : {"cross-entropy", "squared"}
         Classification, or half the squared error summed over outputs.
     """
@@ -38,16 +46,35 @@ class Problem:
     @property
     def dtype(self) -> torch.dtype:
         """Floating type of the parameters."""
-        return next(self.model.parameters()).dtype
+        return next(value for value in self.model.parameters() if value.requires_grad).dtype
 
     @property
     def num_parameters(self) -> int:
         """Number of scalars on the billboard."""
-        return sum(value.numel() for value in self.model.parameters())
+        return sum(value.numel() for value in self.model.parameters() if value.requires_grad)
+
+    @property
+    def num_constants(self) -> int:
+        """Number of scalars that are frozen, buffers included."""
+        return sum(value.numel() for _, value in _constants(self.model))
 
     def initial(self) -> Params:
-        """Return the public initial parameters, detached."""
-        return {name: value.detach().clone() for name, value in self.model.named_parameters()}
+        """Return the public initial parameters that tasks learn, detached."""
+        named = self.model.named_parameters()
+        return {name: value.detach().clone() for name, value in named if value.requires_grad}
+
+    def digests(self) -> dict[str, str]:
+        """Return a digest of every constant by name: whether one has moved."""
+        return {
+            name: hashlib.sha256(value.detach().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+            for name, value in _constants(self.model)
+        }
+
+    @cached_property
+    def scored(self) -> Problem:
+        """The same in evaluation mode, with the same memory: what a model does in training only is off there."""
+        same = {id(value): value for value in chain(self.model.parameters(), self.model.buffers())}
+        return Problem(deepcopy(self.model, cast(dict[int, Any], same)).eval(), self.loss)
 
     def predict(self, params: Params, inputs: Tensor) -> Tensor:
         """Return the outputs of one task's model for inputs [n, ...]."""
@@ -72,18 +99,63 @@ class Problem:
         return torch.where(mask > 0, loss, 0.0).sum() / mask.sum().clamp(min=1.0)
 
 
+def own_copy(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Return a copy of somebody's module in main memory, with floating values of one type.
+
+    Raises
+    ------
+    InputError
+        It cannot be copied, or a copy would be another model.
+    """
+    _refuse_kinds(model)
+    try:
+        copied = deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"the model {type(model).__name__} cannot be copied ({str(error).splitlines()[0]}); build it anew, and "
+            "keep nothing in it that was computed from its parameters."
+        ) from error
+    return copied.to("cpu", dtype)
+
+
+def _constants(model: nn.Module) -> list[tuple[str, Tensor]]:
+    frozen = [(name, value) for name, value in model.named_parameters() if not value.requires_grad]
+    return [*frozen, *model.named_buffers()]
+
+
+def _refuse_kinds(model: nn.Module) -> None:
+    """Refuse modules of which no pure function can be made, and values that the type of a run would change."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(f"the model {kind} is a script, which takes no other parameters; give the module itself.")
+    for wrapper, inner in (("OptimizedModule", "_orig_mod"), ("DataParallel", "module")):
+        if kind == wrapper:
+            raise InputError(f"the model is wrapped in {kind}; give the module inside, model.{inner}.")
+    for name, value in chain(model.named_parameters(), model.named_buffers()):
+        if nn.parameter.is_lazy(value):
+            raise InputError(f"{name!r} of the model {kind} has no shape yet; run one example through the model first.")
+        if value.is_complex():
+            raise InputError(f"{name!r} of the model {kind} is complex; use two real parameters in its place.")
+        if value.is_meta:
+            raise InputError(f"{name!r} of the model {kind} has no values (device 'meta'); load its weights first.")
+
+
 def _refuse_impure(model: nn.Module) -> None:
     """Refuse, by the layer's name, whatever would carry data past the clipped update or draw hidden randomness."""
+    _refuse_kinds(model)
     for name, layer in model.named_modules():
         kind = type(layer).__name__
+        norm = isinstance(layer, nn.modules.batchnorm._NormBase)
+        if norm and not layer.training and layer.running_mean is not None:
+            continue  # its statistics are constants: layer.eval()
         if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats:
             raise InputError(
                 f"layer {name!r} ({kind}) keeps running statistics of the data outside the clipped update; "
-                "replace it by GroupNorm or LayerNorm."
+                "replace it by GroupNorm or LayerNorm, or keep its statistics as they are with .eval() on this layer."
             )
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             raise InputError(f"layer {name!r} ({kind}) mixes the examples of a batch; replace it by GroupNorm.")
-        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0:
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 and layer.training:
             raise InputError(
                 f"layer {name!r} ({kind}) draws from the global generator, so results would depend on "
                 "sharding; remove it."
@@ -100,14 +172,26 @@ def _refuse_impure(model: nn.Module) -> None:
         raise InputError(
             f"the parameter {slashed[0]!r} has a slash in its name, which messages cannot carry; rename it."
         )
-    buffers = [name for name, _ in model.named_buffers()]
+    buffers = [
+        f"{name}.{own}".lstrip(".")
+        for name, layer in model.named_modules()
+        for own, _ in layer.named_buffers(recurse=False)
+        # Statistics of norms were judged above. The others are constants if their author says so; a dry run checks it.
+        if own not in layer._non_persistent_buffers_set and not isinstance(layer, nn.modules.batchnorm._NormBase)
+    ]
     if buffers:
         raise InputError(
-            f"the model has buffers ({', '.join(buffers)}) that would escape clipping and noise; "
-            "make them parameters or constants."
+            f"the model has buffers ({', '.join(buffers)}) that would escape clipping and noise; make them parameters, "
+            "or register them with persistent=False if forward never changes them."
         )
-    if not any(True for _ in model.parameters()):
+    values = list(model.parameters())
+    if not values:
         raise InputError(f"the model {type(model).__name__} has no parameters to learn; choose another model.")
-    kinds = {value.dtype for value in model.parameters()}
+    if not any(value.requires_grad for value in values):
+        raise InputError(
+            f"all parameters of the model {type(model).__name__} are frozen, so there is nothing to learn; unfreeze "
+            "some with requires_grad_(True)."
+        )
+    kinds = {value.dtype for value in values if value.requires_grad or value.is_floating_point()}
     if len(kinds) != 1 or not next(iter(kinds)).is_floating_point:
         raise InputError(f"the model's parameters must share one floating type, got {sorted(map(str, kinds))}.")

@@ -17,7 +17,7 @@ _START = 0.01
 
 
 class Factored(nn.Module):
-    """A network and, for each of its layers, ``rank`` directions in which a task may move that layer.
+    """A network and, for each of its layers that are not frozen, ``rank`` directions in which a task may move it.
 
     As a model it is the network alone: the model of a task whose coefficients are all 0. Its parameters are those of
     the network, ``net.<name>`` [...], and those of the bank, ``bank.<name>`` [rank, ...].
@@ -43,7 +43,8 @@ class Factored(nn.Module):
         self.bank = nn.Module()
         if not rank:
             return
-        for layer, names in factored_layers(dict(net.named_parameters())).items():
+        learned = {name: value for name, value in net.named_parameters() if value.requires_grad}
+        for layer, names in factored_layers(learned).items():
             values = [net.get_parameter(name) for name in names]
             numbers = sum(value.numel() for value in values)
             if rank > numbers:

@@ -36,7 +36,7 @@ from fedpriv.cohort import (
     unnest,
     usable,
 )
-from fedpriv.errors import InputError
+from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.entropy import ReproducibleEntropy
@@ -145,6 +145,7 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        self._constants = spec.problem.digests()
         secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
         self._noise = ReproducibleEntropy(secret)
 
@@ -197,6 +198,7 @@ class Node:
 
     def finish(self, content: RecordDict) -> RecordDict:
         """Do what remains after the last round; answer with the gradient work so far."""
+        self._check_constants()
         request, algorithm = self._request(content), self.spec.algorithm
         key, note, failed = Key(self.spec.seed, 0, Purpose.FINISH), "", 0
         for group, ids in request.tasks.items():
@@ -288,6 +290,15 @@ class Node:
     def _open(self) -> bool:
         """Whether diagnostics may leave this node."""
         return self.spec.policy is None or self.spec.policy.diagnostics
+
+    def _check_constants(self) -> None:
+        """Stop if a frozen parameter or a buffer has moved: what moved it came past clipping and noise."""
+        now = self.spec.problem.digests()
+        moved = next((name for name, digest in self._constants.items() if now.get(name) != digest), None)
+        if moved is not None:
+            raise ComponentFailure(
+                f"{moved!r} of the model is frozen, and has moved in this run; its forward must not write there."
+            )
 
     def _request(self, content: RecordDict) -> Request:
         """Read a request and refuse one that names a task twice, or a task of somebody else."""
