@@ -17,10 +17,6 @@ __all__ = ["Own", "Thresholding", "pursue", "threshold"]
 _EXCHANGES = 2
 """Tries to exchange a wrong coordinate at the end of a pursuit."""
 
-_USELESS = 1e100
-"""Entries of a diverging sparse part beyond this would overflow when they are squared."""
-
-
 @dataclass(frozen=True)
 class Own:
     """The own part of C tasks: r + k numbers each, and where the k of them stand.
@@ -166,8 +162,9 @@ def threshold(
     """Hard thresholding as published (Algorithm 2), then least squares for w alone.
 
     For v = U w fixed, ``steps`` times ``b <- HT(b - X^T (X (b + v) - y) / m, Delta)`` with the falling threshold of
-    ``rule``. It needs restricted isometry, so m several times k log d: where it does not hold, b diverges. A b that is
-    not finite, or beyond any use, is set to 0. Of more than k entries the k largest are kept.
+    ``rule``. It needs restricted isometry, so m several times k log d: where it does not hold, b diverges. Of more than
+    k entries the k largest are kept. A b that fits the task's own examples worse than b = 0 does, or is not finite, is
+    set to 0.
 
     Parameters
     ----------
@@ -198,10 +195,12 @@ def threshold(
         dense = dense - (residual.unsqueeze(1) @ inputs).squeeze(1) / counts.clamp(min=1).unsqueeze(1)
         dense = torch.where(dense.abs() > rule.alpha + rule.c1 * (gamma + slack), dense, 0.0)
         gamma = 2 * rule.c1 * gamma + 2 * (rule.alpha + rule.c1 * slack)
-    useless = ~(dense.abs().amax(dim=1, keepdim=True) < _USELESS)  # NaN, too
-    dense = torch.where(useless, 0.0, dense)
     index = dense.abs().topk(sparsity, dim=1).indices
-    return refit(Own(own.coefficients, index, dense.gather(1, index)))
+    values = dense.gather(1, index)
+    found = Own(own.coefficients, index, values).sparse(dimension).unsqueeze(2)
+    error, without = (wanted - (inputs @ found).squeeze(2)).square().sum(dim=1), wanted.square().sum(dim=1)
+    helps = (error <= without).unsqueeze(1)  # not NaN, either
+    return refit(Own(own.coefficients, index, torch.where(helps, values, 0.0)))
 
 
 def _shared(inputs: Tensor, factors: Tensor) -> Tensor:
