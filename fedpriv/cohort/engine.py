@@ -205,12 +205,12 @@ def _scoring(problem: Problem) -> Iterator[Problem]:
 @contextmanager
 def plain_attention() -> Iterator[None]:
     """Leave out the fused kernels that torch has for attention in evaluation mode."""
-    before = torch.backends.mha.get_fastpath_enabled()  # type: ignore[no-untyped-call]
-    torch.backends.mha.set_fastpath_enabled(False)  # type: ignore[no-untyped-call]
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
     try:
         yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(before)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def why_not_vmap(problem: Problem, like: Batch) -> str | None:

@@ -66,7 +66,7 @@ class Problem:
     def digests(self) -> dict[str, str]:
         """Return a digest of every constant by name: whether one has moved."""
         return {
-            name: hashlib.sha256(value.detach().contiguous().view(-1).view(torch.uint8).numpy()).hexdigest()
+            name: hashlib.sha256(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data).hexdigest()
             for name, value in _constants(self.model)
         }
 

@@ -163,7 +163,7 @@ def _digest(value: Any) -> str:
         # A lazy tensor, or one of another device, is none that a task computes with.
         value = value.detach().cpu().contiguous().view(-1)
         value = value.view(torch.uint8).numpy() if value.numel() else np.empty(0)
-    return hashlib.sha256(np.ascontiguousarray(value)).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(value).data).hexdigest()
 
 
 def _contents(model: nn.Module) -> dict[str, str]:

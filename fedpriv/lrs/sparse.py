@@ -17,6 +17,7 @@ __all__ = ["Own", "Thresholding", "pursue", "threshold"]
 _EXCHANGES = 2
 """Tries to exchange a wrong coordinate at the end of a pursuit."""
 
+
 @dataclass(frozen=True)
 class Own:
     """The own part of C tasks: r + k numbers each, and where the k of them stand.
