@@ -198,13 +198,13 @@ class Experiment(Settings):
         if (
             self.budget is not None
             and self.strategy.declared_noise_at == "node"
-            and (self.budget.relation is Relation.ADD_REMOVE)
+            and self.budget.relation is not Relation.REPLACE_ONE
         ):
             raise ValueError(
                 "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen missing; "
                 "set run.budget_relation = 'replace-one', or strategy.noise_at = 'server'."
             )
-        if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is Relation.ADD_REMOVE:
+        if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is not Relation.REPLACE_ONE:
             raise ValueError(
                 "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
                 "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."

@@ -236,7 +236,7 @@ def _guarantees(
         return rows, rows
     counted = counted_in_full(counts)
     personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
-    if Relation.ADD_REMOVE in relations_for(counts):
+    if relations_for(counts)[0] is not Relation.REPLACE_ONE:
         return personal, personal
     billboards = guarantee_for(
         counts,

@@ -337,7 +337,7 @@ def test_the_guarantee_says_what_is_assumed() -> None:
     found = guarantee_for([release(8.0, horizon=40, participations=20, separation=2)], delta=1e-5, num_tasks=100)
     text = str(found)
     for part in (
-        "Joint differential privacy", "a coalition of all other tasks", "unit task", "relation add/remove",
+        "Joint differential privacy", "a coalition of all other tasks", "unit task", "relation zero-out",
         "replace-one: epsilon", "40 releases on 100 tasks", "no sampling assumed",
         "at most 20 participations of a task, at least 2 rounds apart, enforced by the server",
         "noise correlated over 2 rounds",

@@ -12,6 +12,7 @@ import numpy as np
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.ledger.folders import Folder
 from fedpriv.ledger.words import as_text
+from fedpriv.privacy.accounting import relations_for
 from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
 from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release
@@ -150,11 +151,10 @@ def _individual(
     spending = individual_spending(
         [(charges, known.get(run, Participants())) for run, charges in by_run.items()], found["tasks"]
     )
-    fixed = any(one.release.cost.fixed for one in entries if one.run in by_run)
-    stated = (
-        found["budget"]["relation"] if found["budget"] else (Relation.REPLACE_ONE if fixed else Relation.ADD_REMOVE)
-    )
-    values = individual_epsilons(spending, found["delta"], Relation(stated))
+    valid = relations_for(one.release for one in entries if one.run in by_run)
+    wanted = found["budget"]["relation"] if found["budget"] else valid[0]
+    stated = next((one for one in valid if one.formulas is Relation(wanted).formulas), Relation(wanted))
+    values = individual_epsilons(spending, found["delta"], stated)
     return {
         "released": False,
         "observer": "experimenter",

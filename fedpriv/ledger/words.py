@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedpriv.privacy.terms import Relation
+
 __all__ = ["as_text"]
 
 
@@ -28,8 +30,10 @@ def as_text(found: dict[str, Any]) -> str:
 
 def _budget(found: dict[str, Any]) -> list[str]:
     budget, left = found["budget"], found["left"]
+    held = found["spent"] is not None and Relation.ZERO_OUT in found["spent"] and budget["relation"] == "add/remove"
+    relation = f"{budget['relation']}{', which limits of participation hold as zero-out' if held else ''}"
     lines = [
-        f"  budget: epsilon {budget['epsilon']:g} at delta {budget['delta']:.3g} ({budget['relation']}), cut off by "
+        f"  budget: epsilon {budget['epsilon']:g} at delta {budget['delta']:.3g} ({relation}), cut off by "
         f"a {left['filter_words']}: "
         f"{left['share']:.1%} left",
         f"    the filter decides, at epsilon {_number(left['filter_epsilon'])}: it holds whatever runs react to",
@@ -67,7 +71,7 @@ def _individual(one: dict[str, Any]) -> list[str]:
 
 
 def _epsilons(found: dict[str, Any]) -> str:
-    stated = {name: value for name, value in found["spent"].items() if name in ("add/remove", "replace-one")}
+    stated = {name: value for name, value in found["spent"].items() if name in set(Relation)}
     words = " and ".join(f"{_number(value)} ({name})" for name, value in stated.items() if value is not None)
     return f"epsilon {words} by {found['accountant']}"
 

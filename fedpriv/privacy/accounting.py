@@ -106,7 +106,7 @@ def epsilon(
     if accountant not in get_args(Accountant):
         raise InputError("accounting: " + unknown("accountant", str(accountant), get_args(Accountant)))
     events = _events(releases)
-    return _epsilon(events, float(delta), Relation(relation), _resolve(accountant, events))
+    return _epsilon(events, float(delta), Relation(relation).formulas, _resolve(accountant, events))
 
 
 def delta_for(releases: Releases, epsilon: float, relation: Relation = Relation.ADD_REMOVE) -> float:
@@ -128,7 +128,7 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
         if not one >= 0.0:
             raise InputError(f"accounting: 'epsilon' must be at least 0, got {one!r}.")
     events = _events(releases)
-    relation = Relation(relation)
+    relation = Relation(relation).formulas
     _check_relation(events, relation)
     if any(cost.noise_multiplier == 0.0 for cost, _ in events):
         return [1.0] * len(epsilons)
@@ -151,15 +151,16 @@ def counted_in_full(releases: Releases) -> Counter[Release]:
 
 def relations_for(releases: Releases) -> tuple[Relation, ...]:
     """Return the relations under which a history has formulas; the first is the usual one to state."""
-    if any(cost.fixed for cost, _ in _events(releases)):
-        return (Relation.REPLACE_ONE,)
-    return (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
+    return tuple(shared_relations([releases]))
 
 
 def shared_relations(several: Iterable[Releases]) -> list[Relation]:
     """Return the relations under which all of several histories have formulas; the first is the usual one."""
-    histories = list(several)
-    return [relation for relation in Relation if all(relation in relations_for(one) for one in histories)]
+    made = {release for one in several for release in count_releases(one)}
+    if any(release.cost.fixed for release in made):
+        return [Relation.REPLACE_ONE]
+    limited = any(release.sampling_name == "limited" for release in made)
+    return [Relation.ZERO_OUT if limited else Relation.ADD_REMOVE, Relation.REPLACE_ONE]
 
 
 def _check_relation(events: Iterable[Event], relation: Relation) -> None:

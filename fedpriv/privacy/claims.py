@@ -44,12 +44,16 @@ class Row:
     accounting: str
     attacks: str
 
+    def holds(self, relation: Relation) -> bool:
+        """Tell whether the relation is valid: zero-out is wherever add/remove is, with the same epsilon."""
+        return relation in self.relations or (relation is Relation.ZERO_OUT and Relation.ADD_REMOVE in self.relations)
+
 
 _REPLACE = (Relation.REPLACE_ONE,)
 _BOTH = (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
 _SAMPLINGS = ("poisson", "full")
-_PUBLISHED = (*_SAMPLINGS, "limited")
-"""What the server's noise may go with: correlated noise is for published sums, nobody accounts for it on nodes."""
+_LIMITED = (Relation.ZERO_OUT, Relation.REPLACE_ONE)
+"""Where limits of participation decide who is asked: it is public whose turn it is, also of a task that is zero."""
 
 CLAIMS: tuple[Row, ...] = (
     Row(
@@ -57,10 +61,21 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.PUBLIC,
         noise_at=NoiseAt.SERVER,
         relations=_BOTH,
-        samplings=_PUBLISHED,
+        samplings=_SAMPLINGS,
         amplified=True,
         notion=Notion.DP,
         accounting="privacy loss distributions (Poisson coins must be secret), or the exact Gaussian curve",
+        attacks="attacks on the sequence of billboards (tracing, canaries)",
+    ),
+    Row(
+        output=Output.BILLBOARDS,
+        observer=Observer.PUBLIC,
+        noise_at=NoiseAt.SERVER,
+        relations=_LIMITED,
+        samplings=("limited",),
+        amplified=True,
+        notion=Notion.DP,
+        accounting="the exact Gaussian curve of a whole stream; who is asked when may be public",
         attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
     Row(
@@ -68,10 +83,21 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.COALITION,
         noise_at=NoiseAt.SERVER,
         relations=_BOTH,
-        samplings=_PUBLISHED,
+        samplings=_SAMPLINGS,
         amplified=True,
         notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; Poisson coins must be secret",
+        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
+    ),
+    Row(
+        output=Output.PERSONAL_MODELS,
+        observer=Observer.COALITION,
+        noise_at=NoiseAt.SERVER,
+        relations=_LIMITED,
+        samplings=("limited",),
+        amplified=True,
+        notion=Notion.JOINT_DP,
+        accounting="the same billboards, through the billboard lemma; the exact Gaussian curve of a whole stream",
         attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
     Row(

@@ -47,7 +47,7 @@ class Guarantee:
     accountant : str
         Which accountant found epsilon.
     epsilon_replace_one : float
-        The epsilon under replace-one, printed beside add/remove; both are the same where only replace-one holds.
+        The epsilon under replace-one, printed beside another relation; both are the same where only replace-one holds.
     sampling : str
         How tasks were chosen, in words.
     sampling_names : tuple of str
@@ -93,7 +93,7 @@ class Guarantee:
         check_delta(self.delta, self.num_tasks)
         for name in self.sampling_names or ("full",):
             row = claim(self.output, self.observer, self.noise_at, name)
-            if self.notion != row.notion or self.relation not in row.relations:
+            if self.notion != row.notion or not row.holds(self.relation):
                 raise NoGuarantee(
                     f"{self.output.value} carry {row.notion.value} under {' or '.join(row.relations)}, not "
                     f"{self.notion.value} under {self.relation.value}; use guarantee_for(...)."
@@ -132,7 +132,7 @@ class Guarantee:
             f"{self.notion.value[0].upper()}{self.notion.value[1:]} of the {self.output.value} against "
             f"{AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
             f"epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g}, accountant {self.accountant}"
-            f"{replace if self.relation is Relation.ADD_REMOVE else ''}. "
+            f"{'' if self.relation is Relation.REPLACE_ONE else replace}. "
             f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
             f"{self.sampling}, noise {_number(self.noise_multiplier)}, clipping norm "
             f"{_number(self.clipping_norm)}."
@@ -161,6 +161,7 @@ class Guarantee:
                 kept[name] = float(kept[name])
             for name in ("sampling_names", "assumptions", "warnings"):
                 kept[name] = tuple(kept[name])
+            kept["relation"] = _proven(kept["relation"], kept["sampling_names"])  # older files said add/remove
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"guarantee: {error} is missing or wrong; the text was not written by fedpriv.") from None
         return cls(**kept)
@@ -191,7 +192,8 @@ def guarantee_for(
     output, observer, noise_at
         What is claimed against whom; looked up in the table of claims first.
     relation : Relation or None
-        None takes the headline relation of the table's row.
+        None takes the headline relation of the table's row. Add/remove of a history with limits of participation is
+        stated as what is proven for it, zero-out; epsilon is the same.
     reproduction : bool
         True if the randomness came from a seed.
     assumptions : tuple of str
@@ -209,8 +211,8 @@ def guarantee_for(
     rows = [claim(output, observer, noise_at, name) for name in names or ("full",)]
     row = rows[0]
     warnings = check_delta(delta, num_tasks)
-    shared = [one for one in row.relations if all(one in other.relations for other in rows)]
-    relation = shared[0] if relation is None else Relation(relation)
+    shared = [one for row in rows for one in row.relations if all(other.holds(one) for other in rows)]
+    relation = _proven(shared[0] if relation is None else Relation(relation), names)
     amplified = any(one.amplified for one in rows)
     # "auto" looks at each release; without amplification all are plain Gaussians, whatever their rate.
     accountant: Accountant = "auto" if amplified else "gaussian"
@@ -241,6 +243,10 @@ def guarantee_for(
         reproduction=reproduction,
         warnings=tuple(warnings),
     )
+
+
+def _proven(relation: Relation, names: tuple[str, ...]) -> Relation:
+    return Relation.ZERO_OUT if relation is Relation.ADD_REMOVE and "limited" in names else relation
 
 
 def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:

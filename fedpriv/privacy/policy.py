@@ -109,7 +109,7 @@ def decide(
     if any(release.stream is not None for release in counts):
         label = f"{label}, whole streams counted"
     relation, spent = policy.relation, _whole_streams(counts)
-    if relation not in relations_for(spent):
+    if relation is not Relation.REPLACE_ONE and relations_for(spent)[0] is Relation.REPLACE_ONE:
         if policy.max_epsilon is not None:
             return Decision(
                 False,

@@ -237,7 +237,7 @@ def describe_population(
     alone = population.declared == "benchmark"
     note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
     several = histories(charged)
-    if Relation.ADD_REMOVE not in shared_relations(several):
+    if shared_relations(several)[0] is Relation.REPLACE_ONE:
         note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
     whole = None if alone else _spent(several, delta)
     return {
@@ -277,6 +277,8 @@ def _left(
     if limit is None or budget is None:
         return None
     spent = divergence(limit, charged)
+    valid, asked, whole = shared_relations(several), budget.relation.formulas, _spent(several, population.delta)
+    stated = next((one for one in valid if one.formulas is asked), None)
     more = None
     if newest is not None and spent < math.inf:
         cost = limit.cost(counted_in_full({newest: 1}))
@@ -290,7 +292,7 @@ def _left(
         "filter_allowance": limit.allowance,
         "filter_spent": _number(spent),
         "filter_epsilon": _number(limit.epsilon(spent, population.delta)),
-        "epsilon_if_runs_were_fixed_beforehand": _spent(several, population.delta).epsilons[budget.relation.value],
+        "epsilon_if_runs_were_fixed_beforehand": None if stated is None else whole.epsilons[stated.value],
         "more_like_the_last": more,
     }
 
@@ -311,7 +313,12 @@ def _spent(several: list[Counter[Release]], delta: float) -> _Spent:
         for relation in shared_relations(several)
     }
     return _Spent(
-        {one.value: _number(worst[one].value) if one in worst else None for one in Relation},
+        # Zero-out has the epsilon of add/remove, so it is named only where it is what can be stated.
+        {
+            one.value: _number(worst[one].value) if one in worst else None
+            for one in Relation
+            if one in worst or one is not Relation.ZERO_OUT
+        },
         " and ".join(sorted({found.accountant for found in worst.values()})),
     )
 

@@ -21,7 +21,7 @@ class Target(Settings):
     delta : float or None
         In (0, 1); None stands for :func:`default_delta` of the population.
     relation : Relation
-        Neighbouring relation under which both hold.
+        Neighbouring relation under which both hold. With limits of participation, add/remove is stated as zero-out.
     """
 
     epsilon: float = Field(gt=0.0)

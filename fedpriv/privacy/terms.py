@@ -13,16 +13,25 @@ class Relation(enum.StrEnum):
     """Which two populations count as neighbours.
 
     Under ``ADD_REMOVE`` one task is present in one of them only: a sum of clipped updates differs by the
-    clipping norm. Under ``REPLACE_ONE`` one task has other data: it differs by twice the clipping norm.
+    clipping norm. Under ``REPLACE_ONE`` one task has other data: it differs by twice the clipping norm. Under
+    ``ZERO_OUT`` who the tasks are and who is asked stays the same, and one task counts as zero wherever it takes part.
+    The sum differs as under add/remove, and so does the mixture of a Poisson sample, so the same formulas hold; but
+    where limits of participation decide who is asked, a task that were really gone would change whose turn it is.
     """
 
     ADD_REMOVE = "add/remove"
+    ZERO_OUT = "zero-out"
     REPLACE_ONE = "replace-one"
 
     @property
     def sensitivity(self) -> float:
         """By how many clipping norms one task moves a sum."""
         return 2.0 if self is Relation.REPLACE_ONE else 1.0
+
+    @property
+    def formulas(self) -> Relation:
+        """Return the relation whose formulas hold for this one."""
+        return Relation.ADD_REMOVE if self is Relation.ZERO_OUT else self
 
 
 class Notion(enum.StrEnum):
