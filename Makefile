@@ -14,7 +14,7 @@ export PYTHONDONTWRITEBYTECODE :=
 
 demo: $(VENV)/installed
 	rm -rf $(DEMO_OUT)
-	$(BIN)/fedpriv run pmtl --out $(DEMO_OUT)
+	$(BIN)/fedpriv run pmtl --set data.tasks=200 --out $(DEMO_OUT)
 
 test: lint typecheck unit
 

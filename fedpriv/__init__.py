@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedpriv.data import load
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.target import Target
+    from fedpriv.runs import free_folder
     from fedpriv.summary import RunResult
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "RunResult",
     "Target",
     "Tasks",
+    "free_folder",
     "load",
 ]
 
@@ -31,6 +33,7 @@ _LATE = {
     "RunResult": "fedpriv.summary",
     "Target": "fedpriv.privacy.target",
     "Tasks": "fedpriv.cohort.tasks",
+    "free_folder": "fedpriv.runs",
     "load": "fedpriv.data",
 }
 

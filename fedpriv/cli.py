@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import logging
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +26,23 @@ data_app = typer.Typer(help="Data sets: what there is, and whether the files are
 ledger_app = typer.Typer(help="The privacy account of a population.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        _print(f"fedpriv {version('fedpriv')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
 
 ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
 PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")]
@@ -357,11 +375,28 @@ def _table(rows: list[dict[str, Any]], as_json: bool) -> None:
     Console().print(table)
 
 
+class _OnStderr(logging.Handler):
+    """Write what runs say of themselves to the stderr of the moment, which a progress bar may have replaced."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one line."""
+        sys.stderr.write(f"{record.getMessage()}\n")
+
+
+def _say_on_stderr() -> None:
+    """Show what runs say of themselves: the grid they chose, and warnings."""
+    logger = logging.getLogger("fedpriv")
+    if not logger.handlers:  # who calls the command from Python may have handlers already
+        logger.addHandler(_OnStderr())
+        logger.setLevel(logging.INFO)
+
+
 def main() -> None:
     """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer signs shows "?" for the others
             stream.reconfigure(errors="replace")
+    _say_on_stderr()
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns an interrupt into this number

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import InputError
+from fedpriv.machine import usable_cores
 from fedpriv.names import dotted
-from fedpriv.progress import Progress
+from fedpriv.progress import Progress, phase
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -61,13 +61,16 @@ def run_scenario(
         _say_finished(summary, folder, as_json=as_json)
         return
     reproduce = config["run"].pop("reproduce", None)
-    experiment = chosen.build(config, data_dir)
+    with Progress(quiet=as_json), phase("data"):
+        experiment = chosen.build(config, data_dir)
     resolved = completed(config, experiment.describe())
     if experiment.grid == "flower":
-        result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
+        with Progress(quiet=as_json), phase("run under Flower"):
+            result = _under_flower(experiment, resolved, folder, data_dir, reproduce, about, resume=resume)
     else:
         with Progress(quiet=as_json) as progress:
-            result = experiment.run(
+            # A report is drawn after the table was printed: it takes about as long as a short run.
+            result = experiment.model_copy(update={"report": experiment.report and as_json}).run(
                 folder,
                 reproduce=reproduce,
                 resume=resume,
@@ -80,7 +83,7 @@ def run_scenario(
     if as_json:
         sys.stdout.write(json.dumps({**_headline(result.summary, folder), **leaked}, indent=2) + "\n")
         return
-    _print_result(result, folder)
+    _print_result(result, folder, draw=experiment.report and experiment.grid != "flower")
     if leaked:
         from fedpriv.exposure import as_text
 
@@ -121,7 +124,7 @@ def _under_flower(
     with tempfile.TemporaryDirectory(prefix="fedpriv-config-") as scratch:
         path = Path(scratch) / "config.toml"
         path.write_bytes(tomli_w.dumps(config).encode())
-        nodes = experiment.shards or os.cpu_count() or 1
+        nodes = experiment.shards or usable_cores()
         run_under_flower(path, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
     return RunResult.from_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
 
@@ -165,6 +168,7 @@ def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
         "group_guarantees": summary.get("group_guarantees", {}),
         "local_guarantees": summary.get("local_guarantees", []),
         "warnings": summary["warnings"],
+        "sharing": summary.get("sharing", {}),
         "tasks_per_second": summary["tasks_per_second"],
         "seconds": summary["seconds"],
         "rounds": summary["rounds"],
@@ -173,7 +177,8 @@ def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _print_result(result: RunResult, folder: Path) -> None:
+def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
+    """Print what a run came to; then draw its figures and report, if they shall be drawn."""
     from rich.console import Console
     from rich.table import Table
 
@@ -200,10 +205,18 @@ def _print_result(result: RunResult, folder: Path) -> None:
     _print_newcomers(console, result.summary["diagnostics"].get("held_out"))
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+    if (where := result.summary.get("sharing", {}).get("measured_in")) is not None:
+        said = f"Whether the personal models are better than training alone stands in {folder / where}, for you alone."
+        console.print(said, highlight=False, soft_wrap=True)
     spent = result.summary["ledger"]["spent"]
     if spent is not None:
         name = result.summary["ledger"]["population"]
         console.print(f"All runs on {name!r} together: {json.dumps(spent)}.", highlight=False, soft_wrap=True)
+    if draw:
+        from fedpriv.report import write_report
+
+        with Progress(quiet=False), phase("figures and report"):
+            write_report([folder])
     seconds, fill = result.summary["seconds"], result.summary["fill_ratio"]
     padding = "" if fill is None else f" (mini-batches {fill:.0%} full)"
     console.print(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -31,7 +31,10 @@ from fedpriv.cohort import (
 )
 from fedpriv.cohort.problem import Loss, own_copy
 from fedpriv.cohort.threads import one_blas_thread
+from fedpriv.effort import Choice, choose_grid, seconds_of_training
 from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.forecast import Forecast, compared, forecast_sharing
+from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.newcomers import score_newcomers
@@ -42,6 +45,7 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
+from fedpriv.progress import Progress, phase, progress_shown
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.folder import RunFolder, read_finished
@@ -55,8 +59,9 @@ from fedpriv.summary import RunResult, summarize
 
 __all__ = ["Experiment", "ModelSettings"]
 
-Progress = Callable[[int, int], None]
+Rounds = Callable[[int, int], None]
 _TYPES = {"float32": torch.float32, "float64": torch.float64}
+_LOG = logging.getLogger("fedpriv")
 
 
 class ModelSettings(Settings):
@@ -100,10 +105,13 @@ class Experiment(Settings):
     engine : {"auto", "vmap", "loop"}
         How the task axis is computed: hand-batched kernels where they cover the model, vmap elsewhere, and one task
         after the other where vmap fails (a warning says so); vmap; or one task after the other.
-    grid : {"ray", "in-process", "flower"}
-        What carries the messages; ``flower`` is Flower's own engine, which `fedpriv run` starts.
+    grid : {"auto", "ray", "in-process", "flower"}
+        What carries the messages; ``auto`` takes Ray where it is done sooner, by an estimate from public numbers, and
+        this process elsewhere. ``flower`` is Flower's own engine, which `fedpriv run` starts. Results do not depend on
+        it.
     shards : int or None
-        Nodes of the simulation; one per core unless given. Results do not depend on it.
+        Nodes of the simulation; one per core that this process may use unless given, and one in this process. Results
+        do not depend on it.
     address : str or None
         A running Ray cluster to use.
     baseline : bool
@@ -111,6 +119,9 @@ class Experiment(Settings):
     public_weights : bool
         Whether the frozen parameters and constant buffers of a model of one's own are public: for protected data they
         must not come from these people. They are no part of what is published, and everybody has them.
+    references : bool
+        Whether held-out people are also scored from the public start and from a plain pre-trained network, which trains
+        as long as the run.
     checkpoint_every : int
         Rounds between snapshots of the personal states.
     state_memory : float
@@ -139,11 +150,12 @@ class Experiment(Settings):
     seed: int = Field(default=0, ge=0, lt=2**63)
     dtype: Literal["float32", "float64"] = "float32"
     engine: Literal["auto", "vmap", "loop"] = "auto"
-    grid: Literal["ray", "in-process", "flower"] = "ray"
+    grid: Literal["auto", "ray", "in-process", "flower"] = "auto"
     shards: int | None = Field(default=None, ge=1)
     address: str | None = None
     baseline: bool = True
     public_weights: bool = False
+    references: bool = True
     checkpoint_every: int = Field(default=10, ge=1)
     state_memory: float = Field(default=4.0, ge=0)
     report: bool = True
@@ -264,8 +276,8 @@ class Experiment(Settings):
 
     @property
     def num_shards(self) -> int:
-        """Nodes of the simulation: as many as asked for, or one per core, but no more than tasks."""
-        return min(self.shards or os.cpu_count() or 1, len(self.tasks))
+        """Nodes: as many as asked for, or one per core, or one in this process; at most one per task."""
+        return min(self.shards or (1 if self.grid == "in-process" else usable_cores()), len(self.tasks))
 
     def problem(self, outputs: int | None = None) -> Problem:
         """Return the model and loss.
@@ -352,7 +364,7 @@ class Experiment(Settings):
         *,
         reproduce: int | None = None,
         resume: bool = False,
-        progress: Progress | None = None,
+        progress: Rounds | None = None,
         about: dict[str, Any] | None = None,
         config: dict[str, Any] | None = None,
         on: Grid | None = None,
@@ -398,6 +410,19 @@ class Experiment(Settings):
         ComponentFailure
             A part of the system failed; the run can go on with ``resume``.
         """
+        if progress is None and progress_shown() is None:
+            with Progress(quiet=False) as shown:
+                return self.run(
+                    out,
+                    reproduce=reproduce,
+                    resume=resume,
+                    progress=shown,
+                    about=about,
+                    config=config,
+                    on=on,
+                    pool=pool,
+                    measure=measure,
+                )
         if reproduce is not None and reproduce != self.seed:
             same = self.model_copy(update={"seed": reproduce})
             return same.run(
@@ -417,7 +442,13 @@ class Experiment(Settings):
         stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
         if resume and out is not None and (done := read_finished(Path(out), stored, about or {})) is not None:
             return RunResult.from_summary(done, Path(out))
-        strategy, problem = self.check(reproduced=reproduce is not None)
+        strategy, problem, choice = self._checked(reproduced=reproduce is not None, pool=pool)
+        run = self.model_copy(update={"grid": choice.grid})
+        if on is None:
+            _LOG.info("%s", choice)
+        forecast = forecast_sharing(strategy, self.delta, problem.num_parameters, len(self.tasks))
+        if forecast is not None and forecast.sentence is not None:
+            _LOG.warning("warning: %s", forecast.sentence)
         with ExitStack() as stack:
             folder = None
             if out is not None:
@@ -431,9 +462,10 @@ class Experiment(Settings):
                 begun = max(folder.boundaries.rounds(), default=0) if folder is not None else 0
                 coins = folder.coins() if folder is not None and begun < strategy.rounds else None
                 entropy = SystemEntropy(coins)
-            result = self._run(
+            result = run._run(
                 stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )
+            self._tell_whether_sharing_paid(result, forecast, folder)
             if measure is not None:
                 result.summary["measures"] = measure(self, result)
                 result.summary["not_released"] = [*result.summary["not_released"], "measures"]
@@ -442,7 +474,8 @@ class Experiment(Settings):
                 if self.report:
                     from fedpriv.report import write_report
 
-                    write_report([folder.path])
+                    with phase("figures and report"):
+                        write_report([folder.path])
             return result
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:
@@ -463,6 +496,10 @@ class Experiment(Settings):
         InputError
             Something does not fit; nothing was written.
         """
+        return self._checked(reproduced=reproduced)[:2]
+
+    def _checked(self, *, reproduced: bool, pool: ShardPool | None = None) -> tuple[TaskStrategy, Problem, Choice]:
+        """Do what :meth:`check` does, and choose the grid."""
         if reproduced and self.declared == "protected":
             raise InputError(
                 "noise that comes from a number protects nobody, and these data are declared protected; leave out "
@@ -471,12 +508,26 @@ class Experiment(Settings):
         check_delta(self.delta, len(self.tasks))
         groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
         strategy = self.strategy.model_copy(update={"groups": groups})
-        strategy.check(len(self.tasks))
+        with phase("calibration of the noise"):
+            strategy.check(len(self.tasks))
         problem = self.problem()
         strategy.check_arrays(list(problem.initial()))
         self.client.check(problem, self.tasks)
-        probe(self.client, problem, engine_named(self.engine), self.tasks)
-        return strategy, problem
+        work = probe(self.client, problem, engine_named(self.engine), self.tasks)
+        return strategy, problem, self._choose_grid(problem, *work, pool)
+
+    def _choose_grid(self, problem: Problem, training: float, finishing: float, pool: ShardPool | None) -> Choice:
+        """Choose by so many gradient evaluations for each example, in a participation and in the final fit."""
+        if self.grid != "auto":
+            return Choice(self.grid, "run.grid says so")
+        if pool is not None or self.address is not None:
+            return Choice("ray", "it runs already")
+        participations = self.strategy.rounds * self.strategy.sampling_rate
+        evaluations = len(self.tasks.train.inputs) * (participations * training + finishing)
+        inputs = self.tasks.train.inputs
+        like = torch.zeros(1, *self.tasks.input_shape, dtype=problem.dtype if inputs.dtype.kind == "f" else torch.int64)
+        total = evaluations * (2 if self.baseline else 1)
+        return choose_grid(seconds_of_training(problem, like, total, self.engine), usable_cores())
 
     def _run(
         self,
@@ -486,7 +537,7 @@ class Experiment(Settings):
         strategy: TaskStrategy,
         entropy: Entropy,
         reproduce: int | None,
-        progress: Progress | None,
+        progress: Rounds | None,
         about: dict[str, Any],
         on: Grid | None,
         pool: ShardPool | None,
@@ -511,13 +562,18 @@ class Experiment(Settings):
 
         noise_seed = self._noise_seed(folder, reproduce)
         stack.enter_context(one_blas_thread())
-        grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards, noise_seed), pool))
-        own = grid if isinstance(grid, LocalGrid) else None
-        if own and folder is not None and resume.snapshot is not None:
-            own.restore(folder.boundaries.directory, resume.snapshot)
+        with phase("start of the nodes"):
+            grid = on or stack.enter_context(self._grid(self.specs(problem, self.num_shards, noise_seed), pool))
+            own = grid if isinstance(grid, LocalGrid) else None
+            if own and folder is not None and resume.snapshot is not None:
+                own.restore(folder.boundaries.directory, resume.snapshot)
         snapshots = folder.boundaries if folder is not None else None
         if own and own.replays and snapshots is None:  # else the rounds to replay would pile up in memory
             snapshots = BoundaryStore(scratch)
+        if folder is not None:
+            folder.started()
+        if isinstance(progress, Progress):
+            progress(boundary.round, strategy.rounds)  # the first round may take long
         ready = time.perf_counter()
         saving = {"seconds": 0.0}
 
@@ -549,16 +605,17 @@ class Experiment(Settings):
         served.warnings[:0] = notes_on(problem, engine_named(self.engine), self.tasks)
         served.seconds.update(start_up=ready - began, checkpoints=saving["seconds"])
         served.seconds["total"] = time.perf_counter() - began
-        result = summarize(
-            about=about,
-            served=served,
-            journal=journal,
-            tasks=self.tasks,
-            strategy=strategy,
-            delta=self.delta,
-            reproduce=reproduce,
-            run=self,
-        )
+        with phase("accounting"):
+            result = summarize(
+                about=about,
+                served=served,
+                journal=journal,
+                tasks=self.tasks,
+                strategy=strategy,
+                delta=self.delta,
+                reproduce=reproduce,
+                run=self,
+            )
         if self.held_out is not None and len(served.boundary.billboards) == 1:
             (last,) = served.boundary.billboards.values()
             result.summary["diagnostics"]["held_out"] = score_newcomers(self, problem, last, served.work)
@@ -568,6 +625,24 @@ class Experiment(Settings):
                 folder.log(line)
             result.folder = folder.path
         return result
+
+    def _tell_whether_sharing_paid(
+        self, result: RunResult, forecast: Forecast | None, folder: RunFolder | None
+    ) -> None:
+        """Add to the summary what was forecast, and what was measured; of protected data to ``private/`` alone."""
+        found: dict[str, Any] = {} if forecast is None else forecast.to_json()
+        measure = "loss" if self.tasks.num_classes is None else "accuracy"
+        means = getattr(result.diagnostics, measure)
+        measured = compared(means.personal, means.local_only, measure) if self.client.sends_update else None
+        if self.declared == "protected":
+            if folder is not None and self.baseline:
+                said = measured or "personal models are no worse than training alone in this run (diagnostic)."
+                folder.write_private("sharing.txt", f"{said}\n")
+                found["measured_in"] = "private/sharing.txt"
+        else:
+            found["measured"] = measured
+        result.summary["sharing"] = found
+        result.summary["warnings"] += [one for one in (found.get("forecast"), found.get("measured")) if one]
 
     def _noise_seed(self, folder: RunFolder | None, reproduce: int | None) -> int | None:
         """Return what the nodes' own noise comes from; None leaves it to each node."""

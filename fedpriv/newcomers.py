@@ -27,6 +27,7 @@ from fedpriv.cohort import (
     only,
     usable,
 )
+from fedpriv.progress import phase
 from fedpriv.statistics import contrast, interval
 
 if TYPE_CHECKING:
@@ -61,9 +62,9 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
     Returns
     -------
     dict
-        Per start mean accuracy (the negative loss in regression) and half the width of its 95% interval over people;
-        for references also by how much the billboard is better, person by person, and the same with the rate that is
-        best for the reference (``best``).
+        Per start (only the billboard without ``run.references``) mean accuracy (the negative loss in regression) and
+        half the width of its 95% interval over people; for references also by how much the billboard is better, person
+        by person, and the same with the rate that is best for the reference (``best``).
     """
     if run.held_out is None:
         return {}
@@ -72,14 +73,19 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
         return {}
     learner = Learner(problem, engine_named(run.engine))
     start = {name: torch.from_numpy(np.array(value)) for name, value in billboard.items()}
-    own = score_start(run.client, learner, start, people)
+    with phase("scores of held-out people"):
+        own = score_start(run.client, learner, start, people)
     found: dict[str, Any] = {"people": len(people), "billboard": _measured(own)}
-    references = {"scratch": problem.initial(), "pretrained": pretrained(run, problem, work)}
+    if not run.references:
+        return found
+    with phase("pre-trained reference"):
+        references = {"scratch": problem.initial(), "pretrained": pretrained(run, problem, work)}
     for name, reference in references.items():
         if reference is None:
             continue
-        rate, best = _best(run.client, learner, reference, people)
-        same = score_start(run.client, learner, reference, people)
+        with phase(f"scores of held-out people, {name}"):
+            rate, best = _best(run.client, learner, reference, people)
+            same = score_start(run.client, learner, reference, people)
         found[name] = _compared(own, same) | {"best": _compared(own, best) | {"rate": rate}}
     return found
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
 from fedpriv.lrs.store import PAIRS, PersonalModels, served
+from fedpriv.progress import Progress, phase
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -104,7 +105,8 @@ def export_models(run: Path, out: Path, *, dtype: str, data_dir: Path | None, as
     if len(billboards) != 1:
         raise InputError(f"{run} has a billboard for each of {len(billboards)} groups; export a run without groups.")
     (billboard,) = billboards.values()
-    personal_models(experiment, billboard).save(out, dtype=dtype)
+    with Progress(quiet=as_json), phase("personal models"):
+        personal_models(experiment, billboard).save(out, dtype=dtype)
     found = {"file": str(out), "tasks": len(experiment.tasks), "file_bytes": out.stat().st_size, "released": False}
     found |= served(PersonalModels.open(out))
     if as_json:

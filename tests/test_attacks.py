@@ -557,7 +557,7 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
     games = Games(games=16, validation=8, iterations=5, together=2)
     played, steps = [], []
     for cores in (1, 8):
-        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        monkeypatch.setattr("fedpriv.attacks.cores.usable_cores", lambda cores=cores: cores)
         told: list[tuple[int, int]] = []
         played.append(games.play(seen, "query", cohort, progress=lambda *step, told=told: told.append(step)))
         steps.append(told)

@@ -175,7 +175,7 @@ def test_corrupt_data_and_ledgers(fedpriv: Any, tmp_path: Path) -> None:
 
 def test_ray_that_does_not_start_is_a_sentence(fedpriv: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("RAY_TMPDIR", "/proc/nowhere")
-    code, _, err = fedpriv("run", "pmtl", *QUICK[1:], "--out", "run")
+    code, _, err = fedpriv("run", "pmtl", *QUICK[1:], "--set=run.grid=ray", "--out", "run")
     assert code == 4
     assert "Ray did not start" in err
     assert "in-process" in err

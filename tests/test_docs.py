@@ -23,25 +23,29 @@ NO_ALL = {
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 
 SCRIPT = """\
-from fedpriv import Experiment, Target, load
+from fedpriv import Experiment, Target, free_folder, load
 from fedpriv.clients import MeanRegularized
 from fedpriv.strategies import Billboard
 
-tasks = load("digits").partition("dirichlet", tasks=100, alpha=0.3, seed=0)
+tasks = load("digits").partition("dirichlet", tasks=200, alpha=0.3, seed=0)
 run = Experiment(
     tasks=tasks,
-    model="mlp",
-    client=MeanRegularized(strength=0.1, learning_rate=0.1, epochs=1),
-    strategy=Billboard(clipping_norm=0.5, sampling_rate=0.5, rounds=100, target=Target(epsilon=2.0, delta=1e-5)),
-).run(out="runs/first")
+    model="linear",
+    client=MeanRegularized(strength=1.0, learning_rate=0.5, epochs=5, batch_size=10, final_epochs=20),
+    strategy=Billboard(
+        clipping_norm=0.5, sampling_rate=0.5, rounds=40, server_learning_rate=1.5,
+        target=Target(epsilon=2.0, delta=1e-5),
+    ),
+).run(out=free_folder("runs", "first"))    # runs/first; the next time runs/first-2
 print(run.guarantee)          # a sentence: notion, unit, relation, observer, epsilon, delta, accountant
-print(run.diagnostics.accuracy.personal, run.diagnostics.accuracy.billboard)
+accuracy = run.diagnostics.accuracy        # means over tasks; diagnostics, not released
+print(f"personal {accuracy.personal:.2f}, local only {accuracy.local_only:.2f}, billboard {accuracy.billboard:.2f}")
 """
 
-BASE = {"errors", "files", "names", "settings"}
+BASE = {"errors", "files", "machine", "names", "settings"}
 ARROWS: dict[str, tuple[str, str]] = {
     # package: (what it may import besides BASE, what it may import inside functions and for types only)
-    "fedpriv": ("", "cohort data experiment privacy summary"),
+    "fedpriv": ("", "cohort data experiment privacy runs summary"),
     "__main__": ("cli", ""),
     "privacy": ("", ""),
     "cohort": ("", "privacy"),
@@ -54,14 +58,19 @@ ARROWS: dict[str, tuple[str, str]] = {
     "runs": ("privacy", ""),
     "clients": ("cohort lrs models privacy", ""),
     "strategies": ("lrs privacy protocol", ""),
-    "runtime": ("cohort privacy protocol strategies", "config runs"),
+    "runtime": ("cohort privacy progress protocol strategies", "config runs"),
     "summary": ("cohort privacy runtime strategies", "experiment notebook runs"),
     "notebook": ("", "summary"),
     "statistics": ("", ""),
     "progress": ("", ""),
-    "newcomers": ("cohort statistics", "experiment"),
-    "personal": ("lrs", "clients cohort config experiment runs"),
-    "experiment": ("cohort models newcomers privacy protocol runs runtime strategies summary", "clients report"),
+    "newcomers": ("cohort progress statistics", "experiment"),
+    "personal": ("lrs progress", "clients cohort config experiment runs"),
+    "effort": ("cohort", ""),
+    "forecast": ("privacy strategies", ""),
+    "experiment": (
+        "cohort effort forecast models newcomers privacy progress protocol runs runtime strategies summary",
+        "clients report",
+    ),
     "attacks": ("cohort data", ""),
     "exposure": ("attacks cohort config progress protocol report runs strategies", "experiment"),
     "config": ("", "clients data experiment exposure models privacy strategies"),
@@ -73,7 +82,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     ),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
-    "commands": ("config progress", "experiment exposure privacy runs runtime scenarios summary"),
+    "commands": ("config progress", "experiment exposure privacy report runs runtime scenarios summary"),
     "cli": ("", "account commands data exposure ledger personal report scenarios sweep"),
 }
 LIBRARIES = {
@@ -85,6 +94,7 @@ LIBRARIES = {
         "models",
         "clients",
         "runtime",
+        "effort",
         "experiment",
         "newcomers",
         "personal",

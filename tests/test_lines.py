@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.lines import Line, answer, connect, open_lines, ready
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid
+from fedpriv.runtime.short_folder import short_folder
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,7 @@ def test_without_a_place_for_a_socket_everything_is_left_to_ray(monkeypatch: Any
     deep = tmp_path / ("d" * 120)  # more than the name of a socket may hold
     deep.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(deep))
+    monkeypatch.setattr("fedpriv.runtime.lines.short_folder", partial(short_folder, ["/proc/none"]))
     assert open_lines(FakeRay, {1: FakeShard("here")}) == {}
     assert not any(deep.iterdir())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from typing import TypeVar
 import torch
 
 from fedpriv.cohort import Engine, Problem
+from fedpriv.machine import usable_cores
 
 __all__ = ["side_by_side"]
 
@@ -54,7 +54,7 @@ def side_by_side(
 
     results: list[Result] = []
     told(0, len(units))
-    with ThreadPoolExecutor(max(1, min(os.cpu_count() or 1, len(units))), initializer=begin) as threads:
+    with ThreadPoolExecutor(max(1, min(usable_cores(), len(units))), initializer=begin) as threads:
         try:
             for result in threads.map(do, units):
                 results.append(result)

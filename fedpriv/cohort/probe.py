@@ -29,7 +29,7 @@ __all__ = ["notes_on", "probe"]
 _TASKS, _EXAMPLES = 2, 3
 
 
-def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> None:
+def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> tuple[float, float]:
     """Run every stage once on two tasks of zeros in the shape of the real examples.
 
     Parameters
@@ -38,6 +38,11 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
         What shall work together.
     like : Tasks
         Only shapes and types are taken from it, no value.
+
+    Returns
+    -------
+    (float, float)
+        Gradient evaluations for each training example, in one participation and in the final fit.
 
     Raises
     ------
@@ -66,11 +71,14 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: T
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
         if algorithm.sends_update:
             _check_update(update, billboard, type(algorithm).__name__)
+        trained = sum(learner.work.values())
         stage = "finish"
         state = algorithm.finish(learner, billboard, state, cohort, Key(0, 0, Purpose.FINISH))
         _check_state(state, f"{type(algorithm).__name__}.{stage}")
         stage = "evaluate"
+        finished = sum(learner.work.values()) - trained
         algorithm.evaluate(learner, billboard, state, cohort)
+        return trained / (_TASKS * _EXAMPLES), finished / (_TASKS * _EXAMPLES)
     except InputError:
         raise
     except Exception as error:

@@ -130,6 +130,14 @@ class PublishedMetrics(_Record):
     alone: GuaranteeShare
 
 
+class Sharing(_Record):
+    """Whether sharing was forecast to pay, and what was measured; None where it was not bad."""
+
+    ratio: Number = None
+    forecast: str | None = None
+    measured: str | None = None
+
+
 class Summary(_Record):
     """``summary.json`` of a finished run."""
 
@@ -151,6 +159,7 @@ class Summary(_Record):
     versions: Texts = {}
     ledger: LedgerReference | None = None
     metrics: PublishedMetrics | None = None
+    sharing: Sharing = Sharing()
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
 
     @property

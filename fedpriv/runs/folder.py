@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import secrets
+import shutil
 import tomllib
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,7 +14,7 @@ from typing import Any, TextIO
 import tomli_w
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.files import private_directory, writing
+from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
@@ -32,9 +33,9 @@ def plain(value: Any) -> Any:
     return value
 
 
-def free_folder(parent: Path, name: str) -> Path:
-    """Return the first of ``name``, ``name-2``, ``name-3`` that is not there yet."""
-    candidates = [parent / name, *(parent / f"{name}-{number}" for number in range(2, 10_000))]
+def free_folder(parent: Path | str, name: str) -> Path:
+    """Return the first of ``name``, ``name-2``, ``name-3`` in a folder that is not there yet."""
+    candidates = [Path(parent, name), *(Path(parent, f"{name}-{number}") for number in range(2, 10_000))]
     return next(folder for folder in candidates if not folder.exists())
 
 
@@ -48,7 +49,7 @@ class RunFolder:
     config : dict
         The resolved configuration, by section.
     resume : bool
-        Go on with what is there; otherwise the folder must not hold a run yet.
+        Go on with what is there; otherwise the folder must not hold a run yet, unless that one never started.
 
     Raises
     ------
@@ -61,10 +62,8 @@ class RunFolder:
     def __init__(self, path: Path, config: dict[str, Any], *, resume: bool) -> None:
         self.path = path
         existing = path / "config.toml"
-        if existing.exists() and not resume:
-            raise InputError(
-                f"{path} holds a run already; choose another folder, or go on with --resume (in Python: resume=True)."
-            )
+        if not resume:
+            self._refuse_a_run()
         if resume and not existing.exists():
             raise InputError(
                 f"{path} holds no run to resume; leave out --resume (in Python: resume=True) to start one."
@@ -80,6 +79,7 @@ class RunFolder:
             if resume:
                 _compare(read_config(path), config, path)
             else:
+                self._begin_anew()
                 write_bytes(existing, tomli_w.dumps(_toml(config)).encode(), public=True)
             private_directory(path / "checkpoints")  # one that an earlier version left open, too
             self.boundaries = BoundaryStore(path / "checkpoints")
@@ -87,6 +87,32 @@ class RunFolder:
         except BaseException:
             self.close()
             raise
+
+    def started(self) -> None:
+        """Say, before the first task is asked, that from now on the folder holds a run."""
+        if self._waiting.exists():
+            self._waiting.unlink()
+            sync_directory(self.path)
+
+    def _refuse_a_run(self) -> None:
+        if (self.path / "config.toml").exists() and not self._waiting.exists():
+            raise InputError(
+                f"{self.path} holds a run already; choose another folder, or go on with --resume (in Python: "
+                "resume=True)."
+            )
+
+    def _begin_anew(self) -> None:
+        """Remove what a run left that never started: nothing was asked of a task, so nothing is lost."""
+        self._refuse_a_run()  # it may have started before this process had the lock
+        if self._waiting.exists():
+            shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+            for left in (self.path / "config.toml", *self.path.glob("ledger.sqlite*")):
+                left.unlink(missing_ok=True)
+        write_bytes(self._waiting, b"No task was asked anything yet: this run did not start.\n")
+
+    @property
+    def _waiting(self) -> Path:
+        return self.path / "not-started"
 
     @property
     def ledger_path(self) -> Path:
@@ -153,6 +179,11 @@ class RunFolder:
         """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
         write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
         self._forget_secrets()
+
+    def write_private(self, name: str, text: str) -> None:
+        """Write what only the experimenter may read, into ``private/``, which nobody else may enter."""
+        private_directory(self.path / "private")
+        write_bytes(self.path / "private" / name, text.encode())
 
     def read_summary(self) -> dict[str, Any] | None:
         """Return the summary of a finished run, or None."""
@@ -273,8 +304,8 @@ def read_config(path: Path) -> dict[str, Any]:
 _OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
 """Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
 
-_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "report"}
-"""Settings of [run] that change no result: a run may go on under other ones."""
+_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"}
+"""Settings of [run] that change no result, or only what is scored at the end: a run may go on under other ones."""
 
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

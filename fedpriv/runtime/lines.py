@@ -14,8 +14,10 @@ import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
-from tempfile import TemporaryDirectory
 from typing import Any
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.runtime.short_folder import short_folder
 
 __all__ = ["Line", "answer", "connect", "open_lines", "ready"]
 
@@ -154,7 +156,7 @@ def open_lines(ray: Any, shards: Mapping[int, Any]) -> dict[int, Line]:
     lines: dict[int, Line] = {}
     try:
         # A folder that nobody else may enter is all the protection that the socket needs.
-        with TemporaryDirectory(prefix="fedpriv-") as folder, socket.socket(socket.AF_UNIX) as listener:
+        with short_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
             address = f"{folder}/shards"
             listener.bind(address)
             listener.listen(len(shards))
@@ -163,7 +165,7 @@ def open_lines(ray: Any, shards: Mapping[int, Any]) -> dict[int, Line]:
                     line = Line(listener.accept()[0])
                     if ready([line], _PATIENCE):
                         lines[int.from_bytes(line.receive())] = line
-    except (AttributeError, EOFError, OSError):  # no such sockets here, or the path is too long for one
+    except (AttributeError, ComponentFailure, EOFError, OSError):  # no such sockets here, or no place for one
         pass
     return lines
 

@@ -8,13 +8,14 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
+from fedpriv.runtime.short_folder import short_folder
 
 if TYPE_CHECKING:
     from fedpriv.runtime.lines import Line
@@ -132,6 +133,7 @@ class ShardPool:
         self._address: str | None = None
         self._owned = False
         self._room = 0
+        self._places = ExitStack()
         self._idle: list[Any] = []
         self._warming: Future[None] | None = None
         self._starter: ThreadPoolExecutor | None = None
@@ -171,7 +173,7 @@ class ShardPool:
         if not owned and ShardPool._owner is not None:
             raise InputError("a ShardPool holds all cores of this process's Ray; hand it over with run(pool=...).")
         if owned:
-            _start(ray, shards, address)
+            _start(ray, shards, address, self._places)
             ShardPool._owner = self
         self._ray, self._address, self._owned, self._room = ray, address, owned, shards
 
@@ -268,6 +270,7 @@ class ShardPool:
                 self._ray.shutdown()
                 ShardPool._owner = None
             self._ray = None
+        self._places.close()
 
     def _new(self) -> Any:
         # Spread over the nodes of a cluster, not packed onto the first.
@@ -280,8 +283,8 @@ def _search_path() -> list[str]:
     return list(dict.fromkeys(places))
 
 
-def _start(ray: Any, shards: int, address: str | None) -> None:
-    """Start Ray quietly, or join a cluster."""
+def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> None:
+    """Start Ray quietly, in a folder of its own that ``places`` removes; or join a cluster."""
     # Its advice about tokens and threads would land on stderr at every start; real errors still come as exceptions.
     for chatty in ("ray._private.authentication", "ray._private.worker"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
@@ -300,12 +303,18 @@ def _start(ray: Any, shards: int, address: str | None) -> None:
             "_metrics_export_port": 0,
         }
     )
+    if not address and not os.environ.get("RAY_TMPDIR"):
+        # Else in the system's temporary folder, whose path may be too long for sockets or not of plain letters.
+        where["_temp_dir"] = str(places.enter_context(short_folder()))
     from fedpriv.runtime.ray_private import lean_start
 
     try:
         with lean_start():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
     except Exception as error:
+        places.close()
+        said = " ".join(str(error).split())
+        where_to_look = "RAY_TMPDIR, " if os.environ.get("RAY_TMPDIR") and not address else ""
         raise ComponentFailure(
-            f"Ray did not start ({error}); check memory and /dev/shm, or use --set run.grid=in-process."
+            f"Ray did not start ({said}); check {where_to_look}memory and /dev/shm, or use --set run.grid=in-process."
         ) from error

@@ -17,6 +17,7 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
+from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import Registry, TaskStrategy
 
@@ -122,11 +123,12 @@ def serve(
             _checked(grid.send_and_receive(strategy.measuring(at), timeout=_TIMEOUT), "replay")
 
     count_metrics(replay[0][0] if replay else boundary)  # a snapshot comes before the metrics of its round
-    for before, after in replay:
+    for number, (before, after) in enumerate(replay, start=1):
         published, declared = record_from_billboards(before.billboards), strategy.declared(before)
         messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)
         _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
         count_metrics(after)
+        show_part("replay", "rounds", number, len(replay))
     started = time.perf_counter()
     strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
@@ -136,7 +138,8 @@ def serve(
     started = time.perf_counter()
     last, everybody = record_from_billboards(session.boundary.billboards), session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
-    replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
+    with phase("final fit"):
+        replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
     session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
     epochs = max(_count(reply, "epochs") for reply in replies)
     work = sum(_count(reply, "work") for reply in replies)
@@ -145,7 +148,8 @@ def serve(
     alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
     strategy.measure(strategy.rounds, grid, _TIMEOUT)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
-    scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
+    with phase("scores"):
+        scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
     seconds["finish"] = time.perf_counter() - started
 
     warnings = []
@@ -158,7 +162,8 @@ def serve(
         started = time.perf_counter()
         start = record_from_billboards(session.start)
         alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, start, everybody, epochs=epochs)
-        scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
+        with phase("local-only reference"):
+            scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
         seconds["baseline"] = time.perf_counter() - started
     return Served(
         session.boundary,

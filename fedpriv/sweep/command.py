@@ -10,7 +10,7 @@ from pathlib import Path
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError
 from fedpriv.files import writing
-from fedpriv.progress import Progress
+from fedpriv.progress import Progress, phase
 from fedpriv.runs import free_folder, plain
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.sweep.crew import Crew
@@ -71,12 +71,16 @@ def run_sweep(
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty or not a folder; choose another --out, or go on with --resume.")
     jobs = plan.jobs(folder)
-    with keep_data(), Crew(chosen.build, data_dir, chosen.measure, at_once) as crew:
-        check_jobs(jobs, chosen.build, data_dir, crew.prepare)
+    with (
+        keep_data(),
+        Progress(quiet=as_json, runs=len(jobs)) as progress,
+        Crew(chosen.build, data_dir, chosen.measure, at_once) as crew,
+    ):
+        with phase("checks of all runs"):
+            check_jobs(jobs, chosen.build, data_dir, crew.prepare)
         if stored is None:
             plan.store(folder)
-        with Progress(quiet=as_json, runs=len(jobs)) as progress:
-            done = list(crew.run(jobs, progress))
+        done = list(crew.run(jobs, progress))
     results = collect(plan, folder, done, time.perf_counter() - began, crew.at_once)
     results.write(folder)
     results = results.showing(show.split(",") if show else ())

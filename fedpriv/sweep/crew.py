@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fedpriv.errors import InputError
+from fedpriv.machine import usable_cores
 from fedpriv.progress import Progress
 from fedpriv.sweep.jobs import Build, Job, Measure, Need, run_job
 from fedpriv.sweep.workers import Workers
@@ -73,7 +73,7 @@ class Crew:
         sendable = _sendable(self._build, self._measure)
         if self._asked is None:
             small = max(need.bytes for need in needs) <= _SMALL
-            count = min(os.cpu_count() or 1, len(needs)) if free and small and sendable else 1
+            count = min(usable_cores(), len(needs)) if free and small and sendable else 1
         elif self._asked > 1 and not free:
             raise InputError(
                 "--jobs runs whole runs side by side, each in one process and with a ledger of its own: leave out "

@@ -91,9 +91,9 @@ class Need:
         data = sum(part.inputs.nbytes + part.targets.nbytes for part in (tasks.train, tasks.validation, tasks.test))
         models = len(tasks) * experiment.problem().num_parameters * experiment.problem().dtype.itemsize
         run = job.config["run"]
-        free = run.get("grid", "in-process") == "in-process" and "address" not in run and experiment.ledger is None
+        free = run.get("grid", "auto") in ("auto", "in-process") and "address" not in run and experiment.ledger is None
         return cls(
-            experiment.num_shards if experiment.grid == "ray" else 0,
+            experiment.num_shards if experiment.grid in ("auto", "ray") else 0,
             experiment.address,
             data + models,
             free,
