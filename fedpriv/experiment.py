@@ -293,9 +293,17 @@ class Experiment(Settings):
             The model has layers whose buffers would escape the guarantee, or its name is unknown.
         """
         loss: Loss = self.loss or ("squared" if self.tasks.num_classes is None else "cross-entropy")
+        if loss == "cross-entropy" and self.tasks.num_classes is None:
+            raise InputError(
+                "loss='cross-entropy' is for classes, and these tasks have values; give Tasks num_classes."
+            )
         dtype = _TYPES[self.dtype]
         if isinstance(self.model, nn.Module):
             return Problem(own_copy(self.model, dtype), loss)
+        if not self.tasks.input_shape:
+            raise InputError(
+                "each example is a single number, and a model by name takes vectors; give inputs.reshape(-1, 1)."
+            )
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         targets = self.tasks.train.targets
         wanted = outputs or self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from fedpriv.cohort import (
     ClientAlgorithm,
@@ -95,11 +95,25 @@ def score_start(client: ClientAlgorithm, learner: Learner, start: Params, people
     found = []
     for positions in np.array_split(np.arange(len(people)), max(1, len(people) // 32)):
         cohort = Cohort(people, positions, learner.problem.dtype)
-        state = client.initial_state(start, cohort)
-        state = client.finish(learner, start, state, cohort, Key(0, 0, Purpose.FINISH))
-        scores = client.evaluate(learner, start, state, cohort)
-        found.append(-scores.loss if people.num_classes is None else scores.accuracy)
+        try:
+            found.append(_scores(client, learner, start, cohort))
+        except Exception:  # whose data did it is nobody's business, and the run goes on
+            found += [_scores_or_nan(client, learner, start, cohort.one(place)) for place in range(len(cohort))]
     return torch.cat(found).double().nan_to_num(0.0 if people.num_classes else -float("inf")).numpy()
+
+
+def _scores(client: ClientAlgorithm, learner: Learner, start: Params, cohort: Cohort) -> Tensor:
+    state = client.initial_state(start, cohort)
+    state = client.finish(learner, start, state, cohort, Key(0, 0, Purpose.FINISH))
+    scores = client.evaluate(learner, start, state, cohort)
+    return -scores.loss if cohort.tasks.num_classes is None else scores.accuracy
+
+
+def _scores_or_nan(client: ClientAlgorithm, learner: Learner, start: Params, cohort: Cohort) -> Tensor:
+    try:
+        return _scores(client, learner, start, cohort)
+    except Exception:
+        return torch.full((len(cohort),), torch.nan)
 
 
 def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:

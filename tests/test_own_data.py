@@ -146,10 +146,11 @@ def test_arrays_of_many_kinds_are_taken_for_what_they_are() -> None:
         ([[1.0, None, 2.0]] * 4, "list of Python objects"),
         (np.zeros(4, dtype=[("a", "f4")]), "records"),
         (X[0].astype("uint64"), r"uint64; give \.astype\('int64'\)"),
+        (object(), "give the array that it holds"),
         ([[1.0], [1.0, 2.0], [3.0], [4.0]], r"list that makes no array \(ValueError\)"),
         (np.float32(3), "axis of examples"),
         (torch.from_numpy(X[0]).to_sparse(), "to_dense"),
-        (None, "Python objects"),
+        (None, r"array of numbers \[n, \.\.\.\], got NoneType"),
     ],
 )
 def test_what_holds_no_numbers_is_refused_by_its_type(inputs: Any, words: str) -> None:
@@ -163,10 +164,41 @@ def test_pandas_columns_that_may_hold_gaps_are_refused_whether_or_not_they_do() 
     import pandas as pd
 
     for values in ([1.0, 2.0, 3.0, 4.0], [1.0, None, 3.0, 4.0]):
-        with pytest.raises(InputError, match=r"columns of type Float64; give numbers, of pandas \.to_numpy"):
+        with pytest.raises(InputError, match=r"columns of type Float64; give \.to_numpy\('float32'"):
             one(pd.DataFrame({name: pd.array(values, dtype="Float64") for name in "abc"}))
     gaps = pd.DataFrame({name: pd.array([1.0, None, 3.0, 4.0], dtype="Float64") for name in "abc"})
     assert np.isnan(one(gaps.to_numpy("float32", na_value=float("nan"))).inputs[1]).all(), "the advice"
+    labels = pd.Series(pd.array([0, 1, None, 1], dtype="Int64"))
+    with pytest.raises(InputError, match=r"type Int64; give \.to_numpy\('int64', na_value=-1\)"):
+        one(targets=labels)
+    assert one(targets=labels.to_numpy("int64", na_value=-1)).targets[:4].tolist() == [0, 1, -1, 1], "the advice"
+    with pytest.raises(InputError, match=r"type category; .*fixed beforehand"):
+        one(targets=pd.Series(["no", "yes", "no", "yes"], dtype="category"))
+
+
+def test_python_objects_become_numbers_by_the_advice() -> None:
+    for values in (X[0].astype(object), [[1.0, None, 2.0]] * 4, [[2**70, 1, 1]] * 4):
+        with pytest.raises(InputError, match=r"np\.asarray\(values, dtype='float32'\)"):
+            one(values)
+        assert one(np.asarray(values, dtype="float32")).inputs.dtype == np.float32
+
+
+def test_entries_come_as_a_list() -> None:
+    for values in (None, {"ann": X[0]}, "ab", 3):
+        with pytest.raises(
+            InputError, match="inputs must be a list with one array per task, in the order of names, got"
+        ):
+            Ragged.from_lists(values, Y)  # type: ignore[arg-type]
+    assert len(Ragged.from_lists(np.zeros((2, 4, 3)), (labels for labels in np.zeros((2, 4), int)))) == 2  # type: ignore[arg-type]
+
+
+def test_a_loss_and_a_model_that_do_not_fit_the_data_are_a_sentence() -> None:
+    with pytest.raises(InputError, match="give Tasks num_classes"):
+        trained(made(num_classes=None), loss="cross-entropy").problem()
+    flat = Ragged.from_lists([x[:, 0] for x in X], Y)
+    with pytest.raises(InputError, match=r"\.reshape\(-1, 1\)"):
+        trained(made(flat)).problem()
+    trained(made(Ragged.from_lists([x[:, 0].reshape(-1, 1) for x in X], Y))).problem()
 
 
 @pytest.mark.parametrize(

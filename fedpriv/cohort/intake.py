@@ -6,7 +6,7 @@ computed with is found by :mod:`fedpriv.cohort.usable`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedpriv.errors import InputError
 
-__all__ = ["as_array", "as_names", "as_offsets", "join"]
+__all__ = ["as_array", "as_entries", "as_names", "as_offsets", "join"]
 
 _OTHER_KINDS = {
     "b": ("booleans", "give numbers, .astype('float32') for 0.0 and 1.0"),
@@ -25,7 +25,7 @@ _OTHER_KINDS = {
     "m": ("time spans", "give numbers, such as seconds"),
     "S": ("bytes", "give numbers; number classes and words by a list that is fixed beforehand"),
     "U": ("text", "give numbers; number classes and words by a list that is fixed beforehand"),
-    "O": ("Python objects", "make numbers of them, np.array(values.tolist(), dtype='float32'), with nan for None"),
+    "O": ("Python objects", "make numbers of them, np.asarray(values, dtype='float32')"),
     "V": ("records", "give one plain array of numbers"),
 }
 
@@ -48,8 +48,13 @@ def as_array(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
     InputError
         There is a mask, which would be lost, or a type that holds no real numbers.
     """
-    found = _plain(values, what)
+    found = _plain(values, what, labels=labels)
     kind = found.dtype.kind
+    if kind == "O" and not found.ndim:
+        raise InputError(
+            f"{what} must be an array of numbers [n, ...], got {_kind(values)}; give the array that it holds, of a "
+            "sparse matrix .toarray()."
+        )
     if kind in _OTHER_KINDS and not (labels and kind == "b"):
         holds, advice = _OTHER_KINDS[kind]
         raise InputError(f"{what} must hold numbers, got {_kind(values)} of {holds} ({found.dtype}); {advice}.")
@@ -64,7 +69,7 @@ def as_array(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
     return found.copy() if any(step < 0 for step in found.strides) else found
 
 
-def _plain(values: Any, what: str) -> NDArray[Any]:
+def _plain(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_quantized:
             raise InputError(f"{what} is a sparse or quantized tensor; give .to_dense() or .dequantize().")
@@ -82,10 +87,10 @@ def _plain(values: Any, what: str) -> NDArray[Any]:
     if columns is not None:
         strange = [one for one in np.atleast_1d(np.asarray(columns, dtype=object)) if not isinstance(one, np.dtype)]
         if strange:
-            raise InputError(
-                f"{what} is a {_kind(values)} with columns of type {strange[0]}; give numbers, of pandas "
-                ".to_numpy('float32', na_value=float('nan'))."
-            )
+            numbers = getattr(strange[0], "kind", "O") in "biuf"
+            same = ".to_numpy('int64', na_value=-1)" if labels else ".to_numpy('float32', na_value=float('nan'))"
+            advice = f"give {same}, where a gap is a value that cannot be used" if numbers else _OTHER_KINDS["U"][1]
+            raise InputError(f"{what} is a {_kind(values)} with columns of type {strange[0]}; {advice}.")
     try:
         return np.asarray(values)
     except Exception as error:
@@ -98,6 +103,19 @@ def _plain(values: Any, what: str) -> NDArray[Any]:
 
 def _kind(values: Any) -> str:
     return type(values).__name__
+
+
+def as_entries(values: Any, what: str) -> list[Any]:
+    """Return a list with one entry per task.
+
+    Raises
+    ------
+    InputError
+        It is a mapping, one table, or nothing that has entries.
+    """
+    if isinstance(values, Mapping | str | bytes) or hasattr(values, "columns") or not np.iterable(values):
+        raise InputError(f"{what} must be a list with one array per task, in the order of names, got {_kind(values)}.")
+    return list(values)
 
 
 def as_offsets(values: Any, count: int) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort.intake import as_array, as_names, as_offsets, join
+from fedpriv.cohort.intake import as_array, as_entries, as_names, as_offsets, join
 from fedpriv.cohort.usable import strange_tasks
 from fedpriv.errors import InputError
 
@@ -68,7 +68,7 @@ class Ragged:
             Both do not have as many entries, or an entry not as many inputs as targets; entries differ in the shape of
             an example, or some hold whole numbers and others do not; or as :class:`Ragged`. The place is named.
         """
-        inputs, targets = list(inputs), list(targets)
+        inputs, targets = as_entries(inputs, "inputs"), as_entries(targets, "targets")
         if len(inputs) != len(targets):
             raise InputError(
                 f"there are inputs of {len(inputs)} tasks and targets of {len(targets)}; give both for each task."

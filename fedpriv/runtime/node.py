@@ -55,7 +55,10 @@ __all__ = ["Node", "NodeSpec"]
 
 Ids = NDArray[np.int64]
 _SCORES = ("personal.loss", "personal.accuracy", "billboard.loss", "billboard.accuracy")
-_UNUSABLE = "a task holds values that cannot be computed with; these data are protected, so none is named."
+_UNUSABLE = (
+    "a task holds values that cannot be computed with: a NaN, a number too large for run.dtype, or a label outside of "
+    "0 to num_classes - 1; these data are protected, so none is named."
+)
 _CHUNK_BYTES = 8 * 2**20
 """Weights of the tasks that are worked on at once: a few megabytes stay inside the cache."""
 
