@@ -720,7 +720,7 @@ def _has_constants(model: str | ModelSettings | nn.Module) -> bool:
 def _check_newcomers(tasks: Tasks, held_out: Tasks) -> None:
     """Refuse people held out who are not like the population, or belong to it."""
     held_out.check()
-    both = set(tasks.names) & set(held_out.names)
+    both = set(tasks.spellings) & set(held_out.spellings)
     if both:
         raise InputError(
             f"held-out people take no part, but {sorted(both)[0]!r} is in the population, too; leave it out."
@@ -730,6 +730,9 @@ def _check_newcomers(tasks: Tasks, held_out: Tasks) -> None:
             f"held-out people need examples of shape {tasks.input_shape} with {tasks.num_classes} classes, got "
             f"{held_out.input_shape} with {held_out.num_classes}."
         )
+    kinds = [part.inputs.dtype for part in (tasks.train, held_out.train)]
+    if (kinds[0].kind == "f") != (kinds[1].kind == "f"):
+        raise InputError(f"held-out people need inputs of type {kinds[0]}, got {kinds[1]}; give both one type.")
 
 
 @dataclass(frozen=True)

@@ -253,6 +253,11 @@ def test_one_person_under_two_spellings_is_refused() -> None:
     for names in (("ann", "ann"), ("Zoe\u0308", "Zo\u00eb")):
         with pytest.raises(InputError, match="unique, also after Unicode normalisation"):
             made(names=names).check()
+    late = made(names=("Zoe\u0308", "cleo"))
+    with pytest.raises(InputError, match="is in the population, too"):
+        trained(made(names=("Zo\u00eb", "bob")), held_out=late)
+    with pytest.raises(InputError, match="held-out people need inputs of type float32, got int64"):
+        trained(made(), held_out=made(Ragged.from_lists([x.astype(int) for x in X], Y), names=("c", "d")))
     with pytest.raises(InputError, match=r"kinds must have shape \(2, 2\)"):
         made(kinds=np.zeros((2, 3), dtype=np.int64)).check()
 

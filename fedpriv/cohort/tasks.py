@@ -215,6 +215,11 @@ class Tasks:
         return tuple(self.train.inputs.shape[1:])
 
     @property
+    def spellings(self) -> list[str]:
+        """The names after Unicode normalisation (NFC): two that are equal look alike."""
+        return [name if name.isascii() else unicodedata.normalize("NFC", name) for name in self.names]
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over the list of task names: what a ledger recognises a population by."""
         digest = hashlib.sha256()
@@ -272,9 +277,9 @@ class Tasks:
 
     def _check_names(self) -> None:
         # One person spelled in two ways of Unicode that look alike would be two tasks, and protected as half of each.
-        same = Counter(unicodedata.normalize("NFC", name) if not name.isascii() else name for name in self.names)
-        if len(same) < len(self):
-            twice = min(name for name, count in same.items() if count > 1)
+        same = self.spellings
+        if len(set(same)) < len(self):
+            twice = min(name for name, count in Counter(same).items() if count > 1)
             raise InputError(
                 f"task names must be unique, also after Unicode normalisation, got {twice!r} more than once; rename "
                 "one of them, or join their examples if they are one person's."
