@@ -400,18 +400,22 @@ def test_a_task_that_cannot_be_used_counts_as_zero_and_is_not_named(how: str, pa
 
 
 def test_what_a_damaged_task_adds_is_zero(tmp_path: Path) -> None:
-    """Its row in the sum: the billboard moves by the mean of the other six, over seven."""
-    others = people()
-    still = replace(others.train, inputs=others.train.inputs.copy())
-    still.inputs[still.rows(2)] = 0  # a linear model's weights do not move on zeros
+    """The billboard moves by what the other six send, divided by seven."""
     strategy = Billboard(clipping_norm=50.0, sampling_rate=1.0, rounds=1, noise_multiplier=0.0)
-    bad = trained(damaged("nan"), client=GlobalModel(epochs=1, learning_rate=0.1), strategy=strategy, population="a",
-                  ledger=tmp_path / "a.sqlite")  # fmt: skip
-    start = bad.problem().initial()["1.weight"].numpy()
-    zero = trained(replace(others, train=still), client=GlobalModel(epochs=1, learning_rate=0.1), strategy=strategy)
-    moved = [run.run().billboards[ALL]["1.weight"] - start for run in (bad, zero)]
-    assert np.abs(moved[0]).max() > 1e-3
-    np.testing.assert_allclose(moved[0], moved[1], atol=1e-7)
+    client = GlobalModel(epochs=1, learning_rate=0.1, batch_size=16)
+
+    def moved(tasks: Tasks, **more: Any) -> dict[str, Any]:
+        run = trained(tasks, client=client, strategy=strategy, baseline=False, **more)
+        start = run.problem().initial()
+        return {name: value - start[name].numpy() for name, value in run.run().billboards[ALL].items()}
+
+    everybody = people()
+    whole, own = moved(everybody), moved(replace(everybody.shard(2, 3), first=0))
+    for how in ("nan", "class"):
+        found = moved(damaged(how), population="a", ledger=tmp_path / f"{how}.sqlite")
+        for name, value in found.items():
+            assert np.abs(own[name]).max() > 1e-3
+            np.testing.assert_allclose(7 * value, 7 * whole[name] - own[name], atol=1e-6)
 
 
 def test_a_value_of_a_benchmark_is_refused_by_name_and_the_advice_fits_own_data() -> None:
@@ -445,13 +449,15 @@ def test_a_regression_target_and_published_metrics(tmp_path: Path) -> None:
     values.train.targets[values.train.rows(2).start] = 1e200
     with pytest.raises(InputError, match="task-2"):
         trained(values)
+    values.test.targets[values.test.rows(4).start] = np.nan
     strategy = Billboard(clipping_norm=0.5, sampling_rate=1.0, rounds=1, noise_multiplier=1e-6, delta=1e-3,
                          metrics=["personal.loss"], metrics_epsilon=1e9)  # fmt: skip
     run = private(replace(values, declared="protected"), tmp_path, strategy=strategy).run()
     measured = run.summary["metrics"]["means"][0]["values"]["personal.loss"]
-    own = np.delete(run.scores["personal.loss"], 2)
+    assert np.flatnonzero(np.isnan(run.scores["personal.loss"])).tolist() == [2, 4]
+    own = np.delete(run.scores["personal.loss"], [2, 4])
     largest = strategy.metrics_largest_loss
-    assert measured == pytest.approx((np.clip(own, 0, largest).sum() + largest / 2) / 7, abs=0.01)
+    assert measured == pytest.approx((np.clip(own, 0, largest).sum() + 2 * largest / 2) / 7, abs=0.01)
 
 
 def test_a_task_whose_model_fails_on_it_is_scored_as_missing_and_not_named(tmp_path: Path) -> None:
