@@ -50,10 +50,10 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
         A stage fails, or an update does not have the billboard's names and shapes.
     """
     with generators_kept():
-        _probe(algorithm, problem, engine, like)
+        return _probe(algorithm, problem, engine, like)
 
 
-def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> None:
+def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> tuple[float, float]:
     tasks = _zeros(like)
     cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
     learner, billboard = Learner(problem, engine), problem.initial()
