@@ -83,7 +83,10 @@ def test_lists(fedpriv: Any) -> None:
     assert presets == [
         *[("lrs-net", name) for name in ("femnist", "femnist-few", "digits")],
         *[("lrs-ratings", name) for name in ("movielens", "insteval", "movielens-private", "insteval-private")],
-        *[("lrs-synthetic", name) for name in ("exact", "published", "private", "private-statistics")],
+        *[
+            ("lrs-synthetic", name)
+            for name in ("exact", "normal-equations", "published", "private", "private-statistics")
+        ],
         *[
             ("maml", name)
             for name in (

@@ -55,9 +55,12 @@ def test_what_cannot_be_is_one_sentence(fedpriv: Any, tmp_path: Path, settings: 
         ("exact", ["data.samples=2", "data.rank=4", "model.rank=4"]),  # fewer samples than r
         ("exact", ["data.samples=3", "client.sparsity=8"]),  # fewer samples than k, and k = d
         ("exact", ["client.batches=20", "strategy.rounds=18"]),  # rounds in which no task has a sample
-        ("published", ["data.tasks=1", "data.samples=3", "strategy.rounds=3"]),  # A is not invertible: rank 3 of 8
         (
-            "published",
+            "normal-equations",
+            ["data.tasks=1", "data.samples=3", "strategy.rounds=3"],
+        ),  # A is not invertible: rank 3 of 8
+        (
+            "normal-equations",
             ["data.samples=2", "data.rank=4", "model.rank=4", "strategy.rounds=3"],
         ),  # 12 examples, 32 unknowns
         ("private", ["data.samples=2", "data.overlap=1", "data.tasks=8", "strategy.rounds=2"]),

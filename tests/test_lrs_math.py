@@ -206,6 +206,21 @@ def test_published_thresholding_needs_more_examples_than_pursuit_and_never_gives
     assert error(truth, truth.factors, own) > 0.1
 
 
+@pytest.mark.parametrize("units", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("steps", [5, 20, 60])
+def test_a_sparse_part_that_diverges_is_judged_by_the_tasks_own_data_not_by_a_number(steps: int, units: float) -> None:
+    """After 5 steps an error of 100 times the targets is far from overflow, and no model either."""
+    truth, inputs, targets, counts = made(tasks=10, dimension=150, samples=40, rank=1, sparsity=10)
+    factors, rule = torch.from_numpy(truth.factors), Thresholding(gamma=3.0 * units)
+    own = threshold(inputs, units * targets, counts, factors, Own.zeros(10, 1, 10), steps, rule)
+
+    def squared(one: Own) -> torch.Tensor:
+        return (units * targets - (inputs @ one.theta(factors).unsqueeze(2)).squeeze(2)).square().sum(dim=1)
+
+    without = threshold(inputs, units * targets, counts, factors, Own.zeros(10, 1, 0), 0, rule)
+    assert (squared(own) <= squared(without) * (1 + 1e-9)).all()
+
+
 def test_a_task_does_not_depend_on_padding_or_on_the_tasks_beside_it() -> None:
     truth, inputs, targets, counts = made(tasks=8, dimension=12, samples=16, rank=2, sparsity=3, noise=0.3)
     factors = torch.from_numpy(truth.factors)

@@ -448,7 +448,7 @@ def test_a_task_counts_alike_alone_and_in_a_cohort() -> None:
 # --- the scenario ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", ["exact", "published", "private", "private-statistics"])
+@pytest.mark.parametrize("preset", ["exact", "normal-equations", "published", "private", "private-statistics"])
 def test_presets_fit_together(preset: str) -> None:
     chosen = scenario("lrs-synthetic")
     config = apply(chosen.preset(preset), {"data.tasks": 150, "data.tests": 1, "data.overlap": None})
@@ -458,6 +458,19 @@ def test_presets_fit_together(preset: str) -> None:
     private = preset.startswith("private")
     assert (strategy.resolve_noise(150) > 0) == private
     assert not private or strategy.clipping_norm == 1.0, "bounded statistics have norm 1"
+    # The name says which algorithm it is: thresholding as published, or pursuit.
+    assert isinstance(built.client, PublishedLowRankSparse) == (preset == "published")
+
+
+@pytest.mark.parametrize(("samples", "found"), [(400, True), (30, False)])
+def test_the_published_algorithm_finds_the_truth_or_is_no_worse_than_no_sparse_part(samples: int, found: bool) -> None:
+    """With few samples thresholding diverges; a task then goes on without a sparse part, and no error is 1e98."""
+    small = {"data.tasks": 20, "data.dimension": 20, "data.sparsity": 2, "client.sparsity": 2, "strategy.rounds": 8}
+    chosen = scenario("lrs-synthetic")
+    run = chosen.build(apply(chosen.preset("published"), {**small, "data.samples": samples}), None)
+    losses = run.run(reproduce=1).scores["personal.loss"]
+    scale = np.mean(np.square(run.tasks.test.targets))
+    assert np.mean(2 * losses) < (1e-4 if found else 2.0) * scale
 
 
 def test_the_scenario_finds_the_truth_where_simpler_models_do_not(

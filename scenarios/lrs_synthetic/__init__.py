@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-PRESETS = ("exact", "published", "private", "private-statistics")
+PRESETS = ("exact", "normal-equations", "published", "private", "private-statistics")
 
 
 def measure(experiment: Any, result: Any) -> dict[str, Any]:
