@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import toy_problem, toy_tasks, whole
 
 from fedpriv import Experiment, InputError
 from fedpriv.clients import FedProx, GlobalModel, LocalOnly, MeanRegularized
-from fedpriv.cohort import ClientAlgorithm, Key, Learner, Params, broadcast, unnest
+from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, broadcast, unnest
+from fedpriv.protocol import ALL as EVERYBODY
+from fedpriv.protocol import Reply, Request
+from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard
 
 ALL: list[ClientAlgorithm] = [MeanRegularized(), GlobalModel(), FedProx(), LocalOnly()]
@@ -35,6 +40,39 @@ def test_first_time_tasks_start_from_the_billboard_and_nothing_else(client: Clie
     close(frozen.personal(billboard, state, cohort), broadcast(billboard, 4))
     for value in update.values():
         assert not value.any()
+
+
+@pytest.mark.parametrize("memory_bytes", [1e9, 0], ids=["memory", "file"])
+@pytest.mark.parametrize("client", [MeanRegularized(learning_rate=0.3), FedProx(learning_rate=0.3)], ids=["mr", "prox"])
+def test_a_task_that_comes_later_starts_as_if_nobody_had_come_before(
+    client: ClientAlgorithm, memory_bytes: float
+) -> None:
+    """Through a node and its store of states: what others left there reaches neither its row nor its own model."""
+    tasks = toy_tasks(5)
+    spec = NodeSpec(tasks, client, toy_problem(tasks), memory_bytes=memory_bytes)
+    initial = {name: value.numpy() for name, value in spec.problem.initial().items()}
+    later = {name: value + 0.3 for name, value in initial.items()}
+
+    def asked(node: Node, round: int, billboard: dict[str, Any], ids: list[int]) -> Reply:
+        request = Request(round, {EVERYBODY: billboard}, {EVERYBODY: np.array(ids)}, reply="rows", clipping_norm=1e9)
+        return Reply.from_content(node.train(request.to_content()))
+
+    used, fresh = Node(spec), Node(spec)
+    asked(used, 1, initial, [0, 1, 3])
+    asked(used, 2, later, [0, 3])
+    rows = [asked(node, 3, later, [2, 4]).updates[EVERYBODY] for node in (used, fresh)]
+    assert all(value.any() for value in rows[0].values())
+    for name, value in rows[0].items():
+        np.testing.assert_array_equal(value, rows[1][name])
+    kept = [node.store.read(np.array([2, 4]), {}) for node in (used, fresh)]
+    close(kept[0], kept[1])
+    frozen = Node(replace(spec, algorithm=client.model_copy(update={"learning_rate": 0.0})))
+    asked(frozen, 1, initial, [0, 1, 3])
+    assert not any(value.any() for value in asked(frozen, 2, later, [2]).updates[EVERYBODY].values())
+    cohort = Cohort(tasks, np.array([2]), torch.float64)
+    state = frozen.store.read(np.array([2]), {})
+    public = {name: torch.from_numpy(value) for name, value in later.items()}
+    close(client.personal(public, state, cohort), broadcast(public, 1))
 
 
 def test_mean_regularized_step_is_algorithm_1() -> None:
