@@ -189,9 +189,9 @@ def list_(
                 {
                     "scenario": item.name,
                     "preset": name,
-                    "about": path.read_text(encoding="utf-8").splitlines()[0].lstrip("# "),
+                    "about": item.about(name),
                 }
-                for name, path in item.presets.items()
+                for name in item.presets
             ]
     _table(rows, as_json)
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fedpriv.privacy.guarantee import Guarantee
     from fedpriv.summary import RunResult
 
-__all__ = ["run_scenario"]
+__all__ = ["measure_lines", "run_scenario"]
 
 
 def run_scenario(

@@ -7,9 +7,11 @@ first; a ``build(config, data_dir)`` function is only needed where the usual one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import takewhile
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -45,6 +47,13 @@ class Scenario:
     presets: dict[str, Path]
     build: Callable[[Config, Path | None], Any]
     measure: Callable[[Any, Any], dict[str, Any]] | None = None
+
+    def about(self, preset: str) -> str:
+        """Return the first sentences of the comment that a preset's file begins with: those of its first line."""
+        lines = self.presets[preset].read_text(encoding="utf-8").splitlines()
+        comment = [line.lstrip("# ") for line in takewhile(lambda line: line.startswith("#"), lines)]
+        ends = [match.start() for match in re.finditer(r"(?<=\.)(?=\s+[A-Z0-9]|$)", " ".join(comment))]
+        return " ".join(comment)[: next((end for end in ends if end >= len(comment[0])), None)]
 
     def preset(self, name: str | None = None) -> Config:
         """Return the configuration of a preset, the default one unless named."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fedpriv.commands import measure_lines
 from fedpriv.data import keep_data
 from fedpriv.scenarios import scenarios
 
@@ -80,3 +81,20 @@ def test_what_a_preset_prints(fedpriv: Any, tmp_path: Path, name: str, preset: s
     found = json.loads(text)
     assert found["guarantee"] == summary["guarantee"]
     assert summary.get("measures", {}).items() <= found.items()
+
+
+@pytest.mark.parametrize(("name", "preset"), PRESETS)
+def test_a_preset_is_described_in_whole_sentences(name: str, preset: str) -> None:
+    one = scenarios()[name]
+    first = one.presets[preset].read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    assert one.about(preset).startswith(first)
+    assert one.about(preset).endswith(".")
+
+
+def test_measures_that_are_no_group_of_numbers_are_printed_too() -> None:
+    measures = {"rmse": {"amht": 0.51234, "by": {"age": 2.0}}, "tasks": {"starved": 1060}, "speed": 1059.7}
+    assert measure_lines({**measures, "released": False, "said": "a text"}) == [
+        "rmse (diagnostic, not released): amht 0.512, by.age 2",
+        "tasks (diagnostic, not released): starved 1,060",
+        "measures (diagnostic, not released): speed 1,060",
+    ]

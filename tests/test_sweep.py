@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import multiprocessing
 import os
 import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from threadpoolctl import threadpool_info
 
 from fedpriv import InputError
@@ -28,10 +31,11 @@ from fedpriv.progress import Progress
 from fedpriv.protocol import ALL
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
-from fedpriv.statistics import interval
+from fedpriv.statistics import Interval, interval
 from fedpriv.sweep import Crew, Job, Plan, check_jobs
+from fedpriv.sweep.command import table_of
 from fedpriv.sweep.figure import draw
-from fedpriv.sweep.results import collect
+from fedpriv.sweep.results import CellResult, Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
 from fedpriv.sweep.workers import Workers, _run
 
@@ -604,3 +608,19 @@ def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_pa
     )
     assert code == 2
     assert "measures nothing of its own" in err
+
+
+@pytest.mark.parametrize("width", [80, 100])
+def test_what_varies_is_never_cut(width: int) -> None:
+    """Method names of any length, and several keys, beside accuracies with their intervals."""
+    grid = {"client.name": ["mean-regularized", "global-model", "low-rank-sparse-net"], "strategy.epsilon": [0.25, 16]}
+    plan = Plan("pmtl", "digits", scenario("pmtl").preset(), grid, [0, 1])
+    some = Interval(0.6543, 0.0123, 2)
+    measures = {one: dict.fromkeys(("personal", "billboard", "local_only"), some) for one in ("accuracy", "loss")}
+    cells = [CellResult(cell.values, 1.999, measures, {}, 1234.5) for cell in plan.cells()]
+    out = io.StringIO()
+    Console(file=out, width=width).print(table_of(Results(plan, [], cells, False, {})))
+    for word in ("name", "epsilon", *grid["client.name"], "0.25"):
+        assert re.search(rf"[│┃] {re.escape(word)} +[│┃]", out.getvalue()), out.getvalue()
+    assert "…" not in out.getvalue()
+    assert "..." not in out.getvalue()

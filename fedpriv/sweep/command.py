@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError
@@ -20,7 +21,13 @@ from fedpriv.sweep.plan import Plan, read_plan
 from fedpriv.sweep.results import Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
 
-__all__ = ["run_sweep"]
+if TYPE_CHECKING:
+    from rich.table import Table
+
+__all__ = ["run_sweep", "table_of"]
+
+_WIDEST = 44
+"""Columns that the varied keys together may claim of 80; longer values are folded into several lines."""
 
 
 def run_sweep(
@@ -103,12 +110,13 @@ def _write_page(results: Results, folder: Path) -> None:
     write_bytes(folder / "sweep.md", text.encode(), public=True)
 
 
-def _print(results: Results, folder: Path) -> None:
-    from rich.console import Console
+def table_of(results: Results) -> Table:
+    """Return the table as the terminal shows it: what varies is never cut, whatever else has to wrap."""
     from rich.markup import escape
     from rich.table import Table
 
-    heading, *lines = [row[:-1] for row in results.table()]  # speed stands in the files; here it would not fit
+    # Speed stands in the files; here it would not fit.
+    heading, *lines = [row[:-1] if results.table()[0][-1] == "tasks/s" else row for row in results.table()]
     keys = len(results.plan.grid)
     title = "Measures of the scenario" if results.shown else f"Test {results.measure}, mean over tasks"
     table = Table(title=f"{title} (diagnostic, not released)")
@@ -116,11 +124,24 @@ def _print(results: Results, folder: Path) -> None:
         # The section of a key is left out where the rest says it.
         rest = column.partition(".")[2]
         short = rest if number < keys and sum(key.endswith(f".{rest}") for key in heading) == 1 else column
-        table.add_column(escape(short), justify="left" if number < keys else "right", no_wrap=number >= keys)
+        varied = number < keys
+        longest = max(map(len, [short, *(line[number] for line in lines)]))
+        table.add_column(
+            escape(short),
+            justify="left" if varied else "right",
+            overflow="fold",
+            min_width=min(longest, _WIDEST // keys) if varied else None,
+        )
     for line in lines:
         table.add_row(*map(escape, line))
+    return table
+
+
+def _print(results: Results, folder: Path) -> None:
+    from rich.console import Console
+
     console = Console()
-    console.print(table)
+    console.print(table_of(results))
     console.print(results.caption, highlight=False, soft_wrap=True, markup=False)
     seconds = results.seconds
     together = f", {results.at_once} at a time" if results.at_once > 1 else ""
