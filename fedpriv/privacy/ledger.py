@@ -214,9 +214,19 @@ class Ledger:
         return self.charge_many(population, run, round, {group: release}, digest=digest) == 1
 
     def charge_many(
-        self, population: str, run: str, round: int, releases: Mapping[str, Release], digest: str = ""
+        self,
+        population: str,
+        run: str,
+        round: int,
+        releases: Mapping[str, Release],
+        digest: str = "",
+        *,
+        in_order: bool = False,
     ) -> int:
         """Charge the releases of one round, one per group, all or none.
+
+        With ``in_order`` a round of a group is charged only if the one before it, from round 1 on, was: if it is gone,
+        so are others. What goes to everybody is exempt, whose mechanisms number it as they like.
 
         The first round of a stream is charged for all of its rounds, also those that will not be run; the later ones
         are recorded and cost nothing more. A run's group has one stream: anything that differs in it is refused.
@@ -251,6 +261,8 @@ class Ledger:
                         "back, never drawn again."
                     )
             for group, release in new.items():
+                if in_order and round > 1 and group != EVERYBODY:
+                    self._refuse_gap(connection, (population, run, round - 1, group))
                 if release.stream is not None:
                     _refuse_other_stream(connection, (population, run, group), round, release)
             if new and known.filter is not None:
@@ -427,6 +439,16 @@ class Ledger:
             names = [row[0] for row in connection.execute("SELECT name FROM populations")]
             raise InputError(f"ledger {self.path}: " + unknown("population", population, names))
         return known
+
+    def _refuse_gap(self, connection: sqlite3.Connection, before: tuple[str, str, int, str]) -> None:
+        """Refuse a round whose (population, run, round, group) before it is missing."""
+        there = "SELECT 1 FROM entries WHERE population = ? AND run = ? AND round = ? AND part = ?"
+        if connection.execute(there, before).fetchone() is None:
+            raise InputError(
+                f"ledger {self.path}: it does not hold round {before[2]} of run {before[1]!r} (group {before[3]!r}), "
+                f"so round {before[2] + 1} is not charged to it; restore the newer ledger, or what was released is "
+                "under-counted."
+            )
 
     def _same(self, population: str, known: Population, wanted: Population) -> None:
         for name in ("fingerprint", "num_tasks", "declared"):
