@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import secrets
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +39,7 @@ from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
 from fedpriv.newcomers import score_newcomers
-from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
+from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
@@ -113,7 +114,8 @@ class Experiment(Settings):
         Nodes of the simulation; one per core that this process may use unless given, and one in this process. Results
         do not depend on it.
     address : str or None
-        A running Ray cluster to use.
+        A running Ray cluster to use. Whoever reaches its ports can read the tasks' data unless it asks for a token:
+        start it, and this program, with ``RAY_AUTH_MODE=token`` and the same ``RAY_AUTH_TOKEN_PATH``.
     baseline : bool
         Whether to train the local-only reference, too.
     public_weights : bool
@@ -468,8 +470,8 @@ class Experiment(Settings):
                 entropy = ReproducibleEntropy(reproduce)
             else:
                 begun = max(folder.boundaries.rounds(), default=0) if folder is not None else 0
-                coins = folder.coins() if folder is not None and begun < strategy.rounds else None
-                entropy = SystemEntropy(coins)
+                kept = folder.coins() if folder is not None and begun < strategy.rounds else None
+                entropy = SystemEntropy(kept or RoundSecret.fresh())
             result = run._run(
                 stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )
@@ -590,13 +592,14 @@ class Experiment(Settings):
                 progress(number, strategy.rounds)
             if folder is not None and scores:
                 folder.log(_evaluation_line(number, scores))
-            if own and snapshots and number % self.checkpoint_every == 0 and number < strategy.rounds:
-                saved = time.perf_counter()
+            saved = time.perf_counter()
+            sealed = own and snapshots and number % self.checkpoint_every == 0 and number < strategy.rounds
+            if own and snapshots and sealed:
                 own.snapshot(snapshots.directory, number)
                 snapshots.seal(number)
-                if folder is not None:
-                    folder.forget_coins(number)
-                saving["seconds"] += time.perf_counter() - saved
+            if folder is not None:
+                folder.forget_coins(number, durably=bool(sealed))
+            saving["seconds"] += time.perf_counter() - saved
 
         served = serve(
             strategy,
@@ -652,12 +655,16 @@ class Experiment(Settings):
         result.summary["sharing"] = found
         result.summary["warnings"] += [one for one in (found.get("forecast"), found.get("measured")) if one]
 
-    def _noise_seed(self, folder: RunFolder | None, reproduce: int | None) -> int | None:
-        """Return what the nodes' own noise comes from; None leaves it to each node."""
-        drawn = self.client.draws_noise or self.strategy.declared_noise_at == "node"
-        if reproduce is not None or folder is None or not drawn:
+    def _noise_seed(self, folder: RunFolder | None, reproduce: int | None) -> int:
+        """Return what the nodes' own noise comes from: one secret for all nodes, drawn once per run.
+
+        A shard that is rebuilt answers again what was asked before. With a secret of its own it would send a second
+        copy of each row, with fresh noise, for one charge.
+        """
+        if reproduce is not None:
             return reproduce
-        return int.from_bytes(folder.node_secret(), "big")
+        drawn = self.client.draws_noise or self.strategy.declared_noise_at == "node"
+        return int.from_bytes(folder.node_secret() if folder is not None and drawn else secrets.token_bytes(32), "big")
 
     def _grid(self, specs: list[NodeSpec], pool: ShardPool | None) -> LocalGrid:
         if self.grid == "in-process":

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.privacy.entropy import COINS, Entropy, SystemEntropy
+from fedpriv.privacy.coins import Coins
+from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import Measured
@@ -343,7 +344,7 @@ class TaskStrategy(Settings, Strategy):
             registry,
             groups,
             journal,
-            entropy or SystemEntropy(),
+            entropy or SystemEntropy(RoundSecret.fresh()),
             self.resolve_noise(registry.num_tasks),
             boundary or first,
             start=first.billboards,
@@ -431,14 +432,14 @@ class TaskStrategy(Settings, Strategy):
         session = self.session
         self.before_round()
         session.sampled = {
-            group: self.choose(server_round, group, ids, session.entropy.generator(COINS, server_round, group))
+            group: self.choose(server_round, group, ids, session.entropy.coins(server_round, group))
             for group, ids in session.groups.items()
         }
         return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
 
-    def choose(self, number: int, group: str, ids: Ids, generator: np.random.Generator) -> Ids:  # noqa: ARG002
+    def choose(self, number: int, group: str, ids: Ids, coins: Coins) -> Ids:  # noqa: ARG002
         """Return who of a group takes part in a round: by a coin of each task."""
-        return ids[self.sampling_of(len(ids)).draw(len(ids), generator)]
+        return ids[self.sampling_of(len(ids)).draw(len(ids), coins)]
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.participation import Participations, cohort_size, round_robin, uniform_choice
 from fedpriv.privacy.sampling import FullParticipation, Sampling
 from fedpriv.privacy.stream import Stream
@@ -119,15 +120,15 @@ class LimitedStrategy(TaskStrategy):
         stream = self.stream(num_tasks)
         return super().priced(num_tasks, rounds) if stream is None else (FullParticipation(), stream.participations)
 
-    def choose(self, number: int, group: str, ids: Ids, generator: np.random.Generator) -> Ids:
+    def choose(self, number: int, group: str, ids: Ids, coins: Coins) -> Ids:
         """Return who of a group takes part in a round: by coins, or as the limits permit."""
         stream = self.session.stream
         if stream is None:
-            return super().choose(number, group, ids, generator)
+            return super().choose(number, group, ids, coins)
         size = cohort_size(len(ids), self.sampling_rate)
         done = self.participations()
         if self.schedule == "random":
-            return uniform_choice(ids[done.may(ids, number, stream)], size, generator)
+            return uniform_choice(ids[done.may(ids, number, stream)], size, coins)
         turn = ids[round_robin(len(ids), size, number)]
         return turn[done.may(turn, number, stream)]
 

@@ -256,30 +256,30 @@ def test_renyi_takes_noise_relative_to_two_clipping_norms() -> None:
 
 
 def test_every_subset_is_equally_likely_and_rounds_are_independent() -> None:
-    generator = SystemEntropy().generator("coins", 1)
+    coins = SystemEntropy().coins(1)
     sampling = FixedSizeSampling(3, 6)
     index = {subset: number for number, subset in enumerate(itertools.combinations(range(6), 3))}
-    draws = [index[tuple(sampling.draw(6, generator).tolist())] for _ in range(40_000)]
+    draws = [index[tuple(sampling.draw(6, coins).tolist())] for _ in range(40_000)]
     assert stats.chisquare(np.bincount(draws, minlength=20)).pvalue > FALSE_ALARM / 2
     pairs = np.bincount(np.array(draws[:-1]) * 20 + np.array(draws[1:]), minlength=400)
     assert stats.chisquare(pairs).pvalue > FALSE_ALARM / 2
 
 
 def test_large_draws_are_uniform_sorted_and_of_the_size() -> None:
-    generator = SystemEntropy().generator("coins", 1)
+    coins = SystemEntropy().coins(1)
     m, size, rounds = 200, 30, 10_000
     counts = np.zeros(m)
     for _ in range(rounds):
-        ids = FixedSizeSampling(size, m).draw(m, generator)
+        ids = FixedSizeSampling(size, m).draw(m, coins)
         assert ids.dtype == np.int64
         assert len(ids) == size
         assert (np.diff(ids) > 0).all()
         counts[ids] += 1
     spread = math.sqrt(rounds * size / m * (1 - size / m))
     assert np.abs(counts - rounds * size / m).max() / spread < stats.norm.isf(FALSE_ALARM / (2 * m))
-    ids = FixedSizeSampling(1000, 10**11).draw(10**11, generator)  # a walk over all ids would not end
+    ids = FixedSizeSampling(1000, 10**11).draw(10**11, coins)  # a walk over all ids would not end
     assert len(set(ids.tolist())) == 1000
-    assert (FixedSizeSampling(5, 5).draw(5, generator) == np.arange(5)).all()
+    assert (FixedSizeSampling(5, 5).draw(5, coins) == np.arange(5)).all()
 
 
 def test_sizes_and_refusals() -> None:
@@ -291,7 +291,7 @@ def test_sizes_and_refusals() -> None:
         with pytest.raises(InputError, match=r"'size'|'num_tasks'"):
             FixedSizeSampling(size, m)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="'num_tasks' = 9"):
-        FixedSizeSampling(2, 10).draw(9, np.random.default_rng(0))
+        FixedSizeSampling(2, 10).draw(9, SystemEntropy().coins(1))
     with pytest.raises(InputError, match="'rate'"):
         fixed_size(0.0, 10)
 

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+from itertools import combinations
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from helpers import toy_problem, toy_tasks
 from numpy.typing import NDArray
+from test_billboard import experiment, noisy
 
+from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.errors import InputError
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.runtime.ray_grid import RayGrid, _LineBroken
+from fedpriv.runtime.wire import unpack
+from fedpriv.strategies import Billboard
 
 STD = 4.0
 TASKS = toy_tasks(3)
@@ -107,3 +116,55 @@ def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
         request = Request(1, {ALL: START}, {ALL: np.array([0])}, "rows", **how)
         with pytest.raises(InputError, match="one clipping norm for the whole update"):
             node(policy=NodePolicy(max_epsilon=1.0, relation="replace-one")).train(request.to_content())
+
+
+def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(monkeypatch: Any) -> None:
+    """The rows went out and the shard was killed: what it sends when it is asked again is no news."""
+    came: list[NDArray[np.float64]] = []
+    original = RayGrid._result
+
+    def result(self: RayGrid, call: Any, node: int) -> Any:
+        payload = original(self, call, node)
+        reply = unpack(payload)
+        if node != 2 or reply.metadata.message_type != "train":
+            return payload
+        updates = Reply.from_content(reply.content).updates[ALL]
+        came.append(np.concatenate([value.ravel() for value in updates.values()]))
+        if len(came) == 3:  # in round 3, past the snapshot of round 2
+            os.kill(self.processes()[node], signal.SIGKILL)
+            self._hang_up(node)
+            raise _LineBroken("killed after its rows were out")
+        return payload
+
+    monkeypatch.setattr(RayGrid, "_result", result)
+    strategy = Billboard(
+        clipping_norm=1.0, rounds=4, noise_multiplier=1.0, reply="rows", noise_at="node", sampling_rate=1.0
+    )
+    alone = experiment(toy_tasks(4), strategy=strategy, grid="ray", shards=2, checkpoint_every=2)
+    alone.run()
+    assert len(came) == 5, "three rounds, the third one again, and the fourth"
+    assert np.array_equal(came[2], came[3]), "two copies with fresh noise would be out for one charge"
+    rows = [row for number, row in enumerate(came) if number != 3]
+    assert all(independent(one, two, 1.0) for one, two in combinations(rows, 2))
+
+
+def test_all_nodes_of_a_run_have_one_secret_and_no_two_runs_the_same(monkeypatch: Any, tmp_path: Path) -> None:
+    """Also for algorithms that do not say that they draw noise."""
+    seen: list[set[int | None]] = []
+    original = Experiment._grid
+
+    def grid(self: Experiment, specs: list[NodeSpec], pool: Any) -> Any:
+        seen.append({one.noise_seed for one in specs})
+        return original(self, specs, pool)
+
+    monkeypatch.setattr(Experiment, "_grid", grid)
+    at_node = {"strategy": noisy(noise_at="node")}
+    for more, where in ((at_node, None), (at_node, tmp_path / "a"), ({}, None), ({}, tmp_path / "b")):
+        for client in (GlobalModel(), Silence(own=True)):
+            out = where and where / type(client).__name__
+            experiment(toy_tasks(4), client=client, shards=3, **more).run(out)
+    secrets = set.union(*seen)
+    assert all(len(one) == 1 for one in seen)
+    assert len(secrets) == len(seen) == 8
+    assert min(one.bit_length() for one in secrets if one is not None) > 200, "256 bits, of each of which half are 0"
+    assert None not in secrets

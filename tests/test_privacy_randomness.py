@@ -66,7 +66,7 @@ def test_reproducible_depends_on_its_key_only() -> None:
         return (
             source.bytes(purpose, round, 16, group),
             source.normal(purpose, round, (2, 2), group).tobytes(),
-            int(source.generator(purpose, round, group).integers(1 << 62)),
+            source.coins(round, f"{group}/{purpose}").whole(1 << 62),
         )
 
     assert draw(first, *key) == draw(second, *key) == draw(first, *key)
@@ -95,7 +95,7 @@ def test_system_entropy_never_repeats() -> None:
     source = SystemEntropy()
     assert source.bytes("noise", 1, 32) != source.bytes("noise", 1, 32)
     assert (source.normal("noise", 1, 4) != source.normal("noise", 1, 4)).all()
-    coins = [source.generator("coins", 1).integers(1 << 62) for _ in range(2)]
+    coins = [source.coins(1).whole(1 << 62) for _ in range(2)]
     assert coins[0] != coins[1]
 
 
@@ -134,7 +134,9 @@ def test_gaussian_sum_adds_noise_of_the_declared_size() -> None:
     for part, centre in zip(noisy, (0.0, 3.0), strict=True):
         assert stats.kstest(part.ravel(), "norm", args=(centre, 1.0)).pvalue > FALSE_ALARM / 2
     assert (total[0] == 0).all()
-    assert (noisy[0].ravel() != noisy[1] - 3.0).all()
+    assert (noisy[0].ravel() != noisy[1] - 3.0).mean() > 0.99, (
+        "on a grid two numbers agree once in a few thousand times"
+    )
 
 
 def test_gaussian_sum_at_its_limits() -> None:
@@ -155,13 +157,13 @@ def test_gaussian_sum_at_its_limits() -> None:
 
 
 def test_coins_have_the_right_law() -> None:
-    generator = SystemEntropy().generator("coins", 1)
+    coins = SystemEntropy().coins(1)
     m, rate, rounds = 40, 0.3, 20_000
     counts = np.zeros(m)
     pairs = np.zeros((m, m))
     sizes = np.zeros(rounds)
     for t in range(rounds):
-        ids = PoissonSampling(rate).draw(m, generator)
+        ids = PoissonSampling(rate).draw(m, coins)
         flags = np.zeros(m)
         flags[ids] = 1
         counts += flags
@@ -181,15 +183,15 @@ def test_coins_have_the_right_law() -> None:
 
 
 def test_draws_are_sorted_unique_and_cheap() -> None:
-    generator = ReproducibleEntropy(2).generator("coins", 0)
-    ids = PoissonSampling(1e-8).draw(10**11, generator)  # a walk over all ids would not end
+    coins = ReproducibleEntropy(2).coins(0)
+    ids = PoissonSampling(1e-8).draw(10**11, coins)  # a walk over all ids would not end
     assert ids.dtype == np.int64
     assert 800 < ids.size < 1200
     assert (np.diff(ids) > 0).all()
     assert ids.max() > 10**10
-    assert (PoissonSampling(1.0).draw(5, generator) == np.arange(5)).all()
-    assert (FullParticipation().draw(5, generator) == np.arange(5)).all()
-    assert PoissonSampling(1e-9).draw(1, generator).shape == (0,)
+    assert (PoissonSampling(1.0).draw(5, coins) == np.arange(5)).all()
+    assert (FullParticipation().draw(5, coins) == np.arange(5)).all()
+    assert PoissonSampling(1e-9).draw(1, coins).shape == (0,)
 
 
 def test_samplings() -> None:
@@ -201,4 +203,4 @@ def test_samplings() -> None:
             sampling_from(rate)  # type: ignore[arg-type]
     for sampling in (PoissonSampling(0.5), FullParticipation()):
         with pytest.raises(InputError, match="'num_tasks'"):
-            sampling.draw(0, np.random.default_rng(0))
+            sampling.draw(0, SystemEntropy().coins(1))

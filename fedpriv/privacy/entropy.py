@@ -4,9 +4,11 @@ Both are secrets: whoever can guess them can undo the mechanism. They come from 
 (:class:`SystemEntropy`); :class:`ReproducibleEntropy` derives them from a seed for tests and evidence, and
 what is trained with it carries no guarantee. No global generator is ever used.
 
-The noise is a float64 Box-Muller transform of 53-bit uniforms. Like every floating-point Gaussian it is not
-hardened against an observer who analyses the least significant bits of a release (Mironov, CCS 2012); its
-tail ends at 8.57 standard deviations, a total variation of 1e-17 per coordinate.
+The noise is a float64 Box-Muller transform of uniforms with 64 bits for the radius and 53 for the angle. Its tail ends
+at 9.4 standard deviations. Like every floating-point Gaussian it is not proven exact; what is released is rounded to a
+public grid, so that its low bits tell nothing (:mod:`fedpriv.privacy.rounding`).
+
+Noise and coins never share a key: whoever reads all noise of all rounds but one learns nothing of the coins.
 """
 
 from __future__ import annotations
@@ -24,11 +26,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.coins import Coins
 
-__all__ = ["COINS", "Entropy", "ReproducibleEntropy", "RoundSecret", "SystemEntropy"]
-
-COINS = "coins"
-"""The purpose of drawing who takes part."""
+__all__ = ["Entropy", "ReproducibleEntropy", "RoundSecret", "SystemEntropy"]
 
 _PAIRS = 1 << 16
 """Pairs of normals made at a time: 1 MB of keystream, so that temporaries stay inside the cache."""
@@ -47,8 +47,8 @@ class Entropy(Protocol):
     def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
         """Return independent standard normals of this shape, float64."""
 
-    def generator(self, purpose: str, round: int, group: str = "") -> np.random.Generator:
-        """Return a generator for coins."""
+    def coins(self, round: int, group: str = "") -> Coins:
+        """Return the coins that decide who takes part."""
 
 
 class _KeyedEntropy:
@@ -56,6 +56,9 @@ class _KeyedEntropy:
 
     def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:
         raise NotImplementedError
+
+    def _key_of_coins(self, round: int, group: str) -> bytes:  # here, because "bytes" is a method from here on
+        return self._key("coins", "coins", round, group)
 
     def bytes(self, purpose: str, round: int, count: int, group: str = "") -> bytes:
         """Return ``count`` random bytes."""
@@ -74,15 +77,9 @@ class _KeyedEntropy:
             _fill_normal(out[start : start + 2 * _PAIRS], stream)
         return out.reshape(sizes)
 
-    def generator(self, purpose: str, round: int, group: str = "") -> np.random.Generator:
-        """Return a PCG64DXSM generator seeded with 256 secret bits, for coins.
-
-        numpy cannot be fed by a keystream without compiled code. PCG64DXSM is not a cipher, but its outputs
-        are used only to choose who takes part, the choice is never published, and its seed cannot be guessed.
-        """
-        seed = int.from_bytes(_Keystream(self._key("generator", purpose, round, group)).read(32), "little")
-        # The default pool of 128 bits would throw half of the seed away.
-        return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed, pool_size=8)))
+    def coins(self, round: int, group: str = "") -> Coins:
+        """Return the coins that decide who takes part, from a keystream of their own."""
+        return Coins(_Keystream(self._key_of_coins(round, group)).read)
 
 
 @dataclass(frozen=True)
@@ -99,6 +96,15 @@ class RoundSecret:
 
     round: int
     secret: bytes = field(repr=False)
+
+    @classmethod
+    def fresh(cls) -> RoundSecret:
+        """Return a secret of the operating system for a run that begins."""
+        return cls(1, os.urandom(32))
+
+    def key(self, group: str) -> bytes:
+        """Return the key of one group's coins in this round."""
+        return hmac.digest(self.secret, json.dumps(["fedpriv coins 2", self.round, group]).encode(), "sha256")
 
     def at(self, round: int) -> RoundSecret:
         """Return the secret of a later round.
@@ -137,12 +143,14 @@ class SystemEntropy(_KeyedEntropy):
     def __repr__(self) -> str:
         return "SystemEntropy()"
 
-    def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:
-        if self._coins is None or purpose != COINS:
+    def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:  # noqa: ARG002
+        return os.urandom(32)
+
+    def _key_of_coins(self, round: int, group: str) -> bytes:
+        if self._coins is None:
             return os.urandom(32)
-        parts = json.dumps(["fedpriv coins 1", kind, int(round), group])
         self._coins = self._coins.at(round)  # rounds only go on: one step each, and earlier ones are forgotten here too
-        return hmac.digest(self._coins.secret, parts.encode(), "sha256")
+        return self._coins.key(group)
 
 
 class ReproducibleEntropy(_KeyedEntropy):
@@ -198,9 +206,10 @@ class _Keystream:
 def _fill_normal(out: NDArray[np.float64], stream: _Keystream) -> None:
     """Fill ``out`` with standard normals by the Box-Muller transform."""
     pairs = (out.size + 1) // 2
-    bits = np.frombuffer(stream.read(16 * pairs), dtype="<u8").reshape(pairs, 2) >> np.uint64(11)
-    # (0, 1] for the radius, so that the logarithm is finite; [0, 1) for the angle.
-    radius = np.sqrt(-2.0 * np.log((bits[:, 0].astype(np.float64) + 1.0) * 2.0**-53))
-    angle = bits[:, 1].astype(np.float64) * (2.0 * math.pi * 2.0**-53)
+    bits = np.frombuffer(stream.read(16 * pairs), dtype="<u8").reshape(pairs, 2)
+    # (0, 1] for the radius, so that the logarithm is finite; [0, 1) for the angle. All 64 bits count where the radius
+    # is large, and u is small.
+    radius = np.sqrt(-2.0 * np.log((bits[:, 0].astype(np.float64) + 1.0) * 2.0**-64))
+    angle = (bits[:, 1] >> np.uint64(11)).astype(np.float64) * (2.0 * math.pi * 2.0**-53)
     out[0::2] = radius * np.cos(angle)
     out[1::2] = (radius * np.sin(angle))[: out.size // 2]

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.stream import Stream
 
 __all__ = ["Participations", "cohort_size", "round_robin", "uniform_choice"]
@@ -99,8 +100,6 @@ def round_robin(num_tasks: int, size: int, round: int) -> Ids:
     return np.sort(order[np.arange(start, start + size) % num_tasks]).astype(np.int64)
 
 
-def uniform_choice(candidates: Ids, size: int, generator: np.random.Generator) -> Ids:
+def uniform_choice(candidates: Ids, size: int, coins: Coins) -> Ids:
     """Return ``size`` of the candidates, every subset being equally likely, or all if there are fewer; sorted."""
-    if len(candidates) <= size:
-        return candidates
-    return np.sort(generator.choice(candidates, size, replace=False, shuffle=False))
+    return candidates[coins.subset(len(candidates), min(size, len(candidates)))]

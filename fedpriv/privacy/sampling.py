@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.coins import Coins
 
 __all__ = [
     "COUNTED",
@@ -71,7 +72,7 @@ class PoissonSampling:
         """Return the expected number of participants, a public constant."""
         return self.rate * num_tasks
 
-    def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, num_tasks: int, coins: Coins) -> NDArray[np.int64]:
         """Draw the tasks of one round.
 
         The number of heads of ``num_tasks`` independent coins is binomial and, given the number, every subset
@@ -82,8 +83,8 @@ class PoissonSampling:
         ----------
         num_tasks : int
             Size of the population, at least 1.
-        generator : numpy.random.Generator
-            Where the coins come from, usually :meth:`fedpriv.privacy.Entropy.generator`.
+        coins : Coins
+            Where the coins come from, usually :meth:`fedpriv.privacy.Entropy.coins`.
 
         Returns
         -------
@@ -93,12 +94,7 @@ class PoissonSampling:
         _check_num_tasks(num_tasks)
         if self.rate == 1.0:
             return np.arange(num_tasks, dtype=np.int64)
-        count = int(generator.binomial(num_tasks, self.rate))
-        if count == num_tasks:
-            return np.arange(num_tasks, dtype=np.int64)
-        ids = generator.choice(num_tasks, count, replace=False, shuffle=False).astype(np.int64, copy=False)
-        ids.sort()
-        return ids
+        return coins.subset(num_tasks, coins.heads(num_tasks, self.rate))
 
 
 @dataclass(frozen=True)
@@ -119,7 +115,7 @@ class FullParticipation:
         """Return the number of participants, a public constant."""
         return float(num_tasks)
 
-    def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:  # noqa: ARG002
+    def draw(self, num_tasks: int, coins: Coins) -> NDArray[np.int64]:  # noqa: ARG002
         """Return all ids ``0 .. num_tasks - 1``; no coin is flipped."""
         _check_num_tasks(num_tasks)
         return np.arange(num_tasks, dtype=np.int64)
@@ -174,7 +170,7 @@ class FixedSizeSampling:
         self._check(num_tasks)
         return float(self.size)
 
-    def draw(self, num_tasks: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    def draw(self, num_tasks: int, coins: Coins) -> NDArray[np.int64]:
         """Draw the tasks of one round: sorted ids, int64 [size].
 
         Raises
@@ -183,11 +179,7 @@ class FixedSizeSampling:
             If the population is not the one that the rate was computed for.
         """
         self._check(num_tasks)
-        if self.size == num_tasks:
-            return np.arange(num_tasks, dtype=np.int64)
-        ids = generator.choice(num_tasks, self.size, replace=False, shuffle=False).astype(np.int64, copy=False)
-        ids.sort()
-        return ids
+        return coins.subset(num_tasks, self.size)
 
     def _check(self, num_tasks: int) -> None:
         if num_tasks != self.num_tasks:

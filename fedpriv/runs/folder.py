@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import json
 import math
+import os
 import secrets
 import shutil
 import tomllib
@@ -134,7 +135,7 @@ class RunFolder:
                 raise InputError(
                     f"{self._coins_path} is gone, which holds the coins of the rounds to come; restore it to go on."
                 )
-            self._keep_coins(RoundSecret(1, secrets.token_bytes(32)))
+            write_bytes(self._coins_path, _packed(RoundSecret.fresh()))
         content = self._coins_path.read_bytes()
         if len(content) != 40:
             raise InputError(
@@ -142,11 +143,21 @@ class RunFolder:
             )
         return RoundSecret(int.from_bytes(content[:8], "big"), content[8:])
 
-    def forget_coins(self, round: int) -> None:
-        """Make the participants of the rounds up to this one impossible to derive, as their boundaries are dropped."""
-        if self._coins_path.exists():
-            coins = self.coins()
-            self._keep_coins(coins.at(max(coins.round, round + 1)))
+    def forget_coins(self, round: int, *, durably: bool) -> None:
+        """Move the secret of the coins past a round: who took part in it cannot be derived any more, and never again.
+
+        In place, since a renamed file would leave the old secret on the disk. Every round; ``durably`` when boundaries
+        are dropped, which hold the same until then: before that, a power failure may take back the step, which only
+        means that it is done again.
+        """
+        if not self._coins_path.exists():
+            return
+        coins = self.coins()
+        with self._coins_path.open("r+b") as file:
+            file.write(_packed(coins.at(max(coins.round, round + 1))))
+            file.flush()
+            if durably:
+                os.fsync(file.fileno())
 
     def node_secret(self) -> bytes:
         """Return the secret that the noise of this run's nodes comes from, 32 bytes, made when the run starts.
@@ -167,9 +178,6 @@ class RunFolder:
     @property
     def _node_secret_path(self) -> Path:
         return self.boundaries.directory / "node-noise.key"
-
-    def _keep_coins(self, coins: RoundSecret) -> None:
-        write_bytes(self._coins_path, coins.round.to_bytes(8, "big") + coins.secret)
 
     @property
     def _coins_path(self) -> Path:
@@ -326,6 +334,10 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."
                 )
+
+
+def _packed(coins: RoundSecret) -> bytes:
+    return coins.round.to_bytes(8, "big") + coins.secret
 
 
 def _toml(config: dict[str, Any]) -> dict[str, Any]:
