@@ -218,9 +218,10 @@ class MAML(ClientAlgorithm):
         )
         update = {name: value.neg_() for name, value in found.gradient.items()}
         if self.noise_validation:
-            for name, value in update.items():
-                noise = learner.normal(f"maml validation {name}", cohort, key, value.shape[1:])
-                value.add_(noise, alpha=self.noise_validation)
+            update = {
+                name: learner.noisy(value, self.noise_validation, f"maml validation {name}", cohort, key)
+                for name, value in update.items()
+            }
         for name in self.from_zero:
             update[name].zero_()
         self._count(learner, cohort, drawn)
@@ -259,9 +260,9 @@ class MAML(ClientAlgorithm):
             batch = replace(batch, inputs=batch.inputs.clamp(*self.input_range))
         if not std:
             return batch
-        noise = learner.normal(purpose, cohort, key, batch.inputs.shape[1:])
-        mask = batch.mask.view(*batch.mask.shape, *[1] * (noise.dim() - 2))
-        return replace(batch, inputs=batch.inputs + std * noise * mask)
+        noisy = learner.noisy(batch.inputs, std, purpose, cohort, key)
+        mask = batch.mask.view(*batch.mask.shape, *[1] * (noisy.dim() - 2))
+        return replace(batch, inputs=torch.where(mask > 0, noisy, batch.inputs))
 
     def _count(self, learner: Learner, cohort: Cohort, drawn: Episodes) -> None:
         """Count gradients per example; a Hessian times a vector costs as much as two."""

@@ -13,6 +13,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from numbers import Real
 from pathlib import Path
 from typing import get_args
@@ -33,6 +34,7 @@ from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.ledger import Declared, Ledger
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.sampling import FixedSizeSampling, FullParticipation, Sampling
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import Observer, Output, Relation
@@ -268,7 +270,7 @@ class LedgerAccountant:
         ]
         if self.relation is Relation.ADD_REMOVE:
             assumptions.append("a client that is removed counts as one that answers with the model as it was")
-        return guarantee_for(
+        found = guarantee_for(
             self.ledger.counts(self.population, self.run),
             delta=self._delta,
             num_tasks=self._m,
@@ -277,6 +279,8 @@ class LedgerAccountant:
             relation=self.relation,
             assumptions=tuple(assumptions),
         )
+        not_exact = "Flower's noise is added in floating point and not rounded: not proven exact"
+        return replace(found, assumptions=tuple(not_exact if one == NOT_EXACT else one for one in found.assumptions))
 
     def _release(self, event: GaussianPrivacyEvent, count: int) -> Release:
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:

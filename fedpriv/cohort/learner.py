@@ -20,6 +20,7 @@ from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part
 from fedpriv.cohort.trees import Params
+from fedpriv.privacy.rounding import to_grid
 
 __all__ = ["Learner", "Noise", "Scores"]
 
@@ -138,6 +139,17 @@ class Learner:
             self.noise = SystemEntropy()
         rows = [self.noise.normal(purpose, key.round, shape, f"task {task}") for task in cohort.ids.tolist()]
         return torch.from_numpy(np.stack(rows)).to(cohort.dtype)
+
+    def noisy(self, value: Tensor, std: float, purpose: str, cohort: Cohort, key: Key) -> Tensor:
+        """Return what every task computed, [C, ...], with noise of its own of this standard deviation, on a grid.
+
+        See :meth:`normal` for the noise and :mod:`fedpriv.privacy.rounding` for the grid. Gradients pass as if nothing
+        was rounded.
+        """
+        noisy = value + std * self.normal(purpose, cohort, key, value.shape[1:])
+        exact = noisy.detach().double()
+        rounded = torch.from_numpy(to_grid(exact.numpy(), std)) if std else exact
+        return noisy + (rounded - exact).to(noisy.dtype)
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""

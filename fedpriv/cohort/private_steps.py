@@ -56,10 +56,7 @@ def private_gradients(
         scale = noise * clip / places
     if not noise:
         return total
-    return {
-        name: value + scale * learner.normal(f"maml step {step} {name}", cohort, key, value.shape[1:])
-        for name, value in total.items()
-    }
+    return {name: learner.noisy(value, scale, f"maml step {step} {name}", cohort, key) for name, value in total.items()}
 
 
 def clipped_gradients(learner: Learner, params: Params, batch: Batch, clip: float) -> Params:

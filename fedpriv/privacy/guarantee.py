@@ -11,6 +11,7 @@ from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.accounting import Accountant, Releases, count_releases, epsilon
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import check_delta
@@ -135,7 +136,7 @@ class Guarantee:
             f"{'' if self.relation is Relation.REPLACE_ONE else replace}. "
             f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
             f"{self.sampling}, noise {_number(self.noise_multiplier)}, clipping norm "
-            f"{_number(self.clipping_norm)}."
+            f"{_number(self.clipping_norm)}. The noise is computed in floating point: not proven exact."
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -266,7 +267,7 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
         out.append("the list of tasks and who is asked are public: a task that is removed counts as zero in its place")
     if row.notion is Notion.JOINT_DP:
         out.append("a task's personal model depends on the billboards and its own data only")
-    return out
+    return [*out, NOT_EXACT]
 
 
 def _sampling(counts: dict[Release, int]) -> str:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from fedpriv.errors import InputError
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.terms import NoiseAt, Observer, Output
 
 __all__ = ["pixel_guarantee", "support_guarantee"]
@@ -67,6 +68,7 @@ def pixel_guarantee(
         assumptions=(
             "every node runs its own noise",
             f"inputs are clamped to {low:g}..{high:g}; the sensitivity is {sensitivity:.4g} for {values} values",
+            NOT_EXACT,
         ),
     )
 
@@ -111,6 +113,7 @@ def support_guarantee(
         assumptions=(
             "every node runs its own noise",
             "support and query examples never change places, and meta-gradients are of first order",
+            NOT_EXACT,
         ),
     )
 

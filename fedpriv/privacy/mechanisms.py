@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.settings import Settings
@@ -195,9 +196,10 @@ def gaussian_sum(
     group: str = "",
     relate: Callable[[NDArray[np.float64]], NDArray[np.float64]] | None = None,
 ) -> list[NDArray[np.float64]]:
-    """Add independent N(0, (noise_multiplier * clipping_norm)^2) to every coordinate of a clipped sum.
+    """Add independent N(0, (noise_multiplier * clipping_norm)^2) to every coordinate of a clipped sum, and round it.
 
-    The noise does not depend on who answered: it is added to a sum of zeros as well.
+    The noise does not depend on who answered: it is added to a sum of zeros as well. The noisy sum lies on a public
+    grid, which its standard deviation decides (:mod:`fedpriv.privacy.rounding`).
 
     Parameters
     ----------
@@ -251,4 +253,4 @@ def gaussian_sum(
     for array in sums:
         array += noise[start : start + array.size].reshape(array.shape)
         start += array.size
-    return sums
+    return [to_grid(array, std) for array in sums]

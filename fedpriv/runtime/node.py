@@ -43,6 +43,7 @@ from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import contributions, metrics_release
 from fedpriv.privacy.policy import NodePolicy, decide
+from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.terms import NoiseAt
@@ -466,12 +467,12 @@ def _declared(request: Request) -> Release:
 
 
 def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> None:
-    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too."""
+    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too. All lie on a grid."""
     sizes = [row[0].size for row in rows]
     for position in range(len(rows[0])):
         drawn = std * noise.row(position, sum(sizes))
         for row, part in zip(rows, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
-            row[position] += part.reshape(row[position].shape)
+            row[position] = to_grid(row[position] + part.reshape(row[position].shape), std)
 
 
 def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_]) -> Arrays:
