@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
 from threading import Thread
 from types import TracebackType
@@ -165,6 +165,8 @@ class ShardPool:
     def _connect(self, shards: int, address: str | None) -> None:
         import ray
 
+        from fedpriv.runtime.ray_private import asks_for_tokens
+
         if self._ray is not None:
             if address == self._address and (not self._owned or shards <= self._room):
                 return
@@ -175,6 +177,11 @@ class ShardPool:
         if owned:
             _start(ray, shards, address, self._places)
             ShardPool._owner = self
+        if (address or not owned) and not asks_for_tokens():
+            logging.getLogger("fedpriv").warning(
+                "the Ray cluster asks nobody for a token: whoever reaches its ports can read the tasks' data; start it "
+                "and this program with RAY_AUTH_MODE=token and the same RAY_AUTH_TOKEN_PATH."
+            )
         self._ray, self._address, self._owned, self._room = ray, address, owned, shards
 
     def warm(self, shards: int, address: str | None = None) -> None:
@@ -263,11 +270,14 @@ class ShardPool:
             self._starter = None
 
     def _disconnect(self) -> None:
+        from fedpriv.runtime.ray_private import read_token
+
         if self._ray is not None:
             self.stop(self._idle)
             self._idle = []
             if self._owned:
                 self._ray.shutdown()
+                read_token()  # ours is of no use any more
                 ShardPool._owner = None
             self._ray = None
         self._places.close()
@@ -285,9 +295,9 @@ def _search_path() -> list[str]:
 
 def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> None:
     """Start Ray quietly, in a folder of its own that ``places`` removes; or join a cluster."""
-    # Its advice about tokens and threads would land on stderr at every start; real errors still come as exceptions.
-    for chatty in ("ray._private.authentication", "ray._private.worker"):
-        logging.getLogger(chatty).setLevel(logging.ERROR)
+    # Its advice about threads would land on stderr at every start; real errors still come as exceptions. What it says
+    # about tokens is not silenced.
+    logging.getLogger("ray._private.worker").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     # Else Ray keeps a record of every call, which costs time and grows with the rounds.
@@ -304,17 +314,24 @@ def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> Non
         }
     )
     if not address and not os.environ.get("RAY_TMPDIR"):
-        # Else in the system's temporary folder, whose path may be too long for sockets or not of plain letters.
-        where["_temp_dir"] = str(places.enter_context(short_folder()))
-    from fedpriv.runtime.ray_private import lean_start
+        # Else in the system's temporary folder, whose path may be too long for sockets or not of plain letters. Ray opens
+        # its folder to everybody, so it gets one inside of ours, which nobody else may enter: who can write there can
+        # put a socket of his own in the place of the shards' memory.
+        where["_temp_dir"] = str(places.enter_context(short_folder()) / "r")
+    from fedpriv.runtime.ray_private import fresh_token, lean_start
 
     try:
-        with lean_start():
+        with lean_start(), nullcontext() if address else fresh_token():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
     except Exception as error:
         places.close()
         said = " ".join(str(error).split())
-        where_to_look = "RAY_TMPDIR, " if os.environ.get("RAY_TMPDIR") and not address else ""
+        if address:
+            raise ComponentFailure(
+                f"the Ray cluster at {address} cannot be joined ({said}); check that it runs there, and give its "
+                "token by RAY_AUTH_MODE=token with RAY_AUTH_TOKEN_PATH, or use --set run.grid=in-process."
+            ) from error
+        where_to_look = "RAY_TMPDIR, " if os.environ.get("RAY_TMPDIR") else ""
         raise ComponentFailure(
             f"Ray did not start ({said}); check {where_to_look}memory and /dev/shm, or use --set run.grid=in-process."
         ) from error

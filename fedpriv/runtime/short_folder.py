@@ -12,8 +12,8 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["short_folder"]
 
-_ROOM = 28
-"""Characters for the folder around it: Ray adds 66 of its own to a name of 13, and a socket's path has 107."""
+_ROOM = 26
+"""Characters for the folder around it: Ray adds 66 of its own to a name of 13 and "/r", and a socket's path has 107."""
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 (only to make a folder in that nobody else may enter)
 
