@@ -12,6 +12,7 @@ import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
 from helpers import Explosive, toy_problem, toy_tasks, whole
+from scipy import stats
 
 from fedpriv import ComponentFailure, Experiment, InputError, Target, Tasks
 from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
@@ -144,9 +145,9 @@ def test_noise_is_added_and_charged_even_if_nobody_answers(at_work: Any) -> None
     count = sum(value.size for value in published.values())
     deviation = np.concatenate([(published[k] - start[k]).ravel() for k in published]) * 6
     assert len(ledger.entries("toy")) == 1
-    # Chi-square with `count` degrees of freedom: outside 6 standard deviations with probability below 1e-8.
+    # Chi-square with `count` degrees of freedom, outside these bounds with probability 2e-9; zeros lie far below them.
     spread = float(np.square(deviation / (2.0 * C)).sum())
-    assert abs(spread - count) < 6 * np.sqrt(2 * count)
+    assert 0.2 * count < stats.chi2.ppf(1e-9, count) < spread < stats.chi2.isf(1e-9, count)
 
 
 def test_a_failing_node_of_many_tasks_stops_the_run_but_a_single_task_counts_as_zero(at_work: Any) -> None:
@@ -231,8 +232,10 @@ def test_how_it_is_computed_does_not_matter(changes: dict[str, Any]) -> None:
 
 def test_float32_engines_agree_to_their_tolerance() -> None:
     tasks = toy_tasks(7)
-    one = experiment(tasks, strategy=noisy(), dtype="float32").run(reproduce=4).billboards[ALL]
-    two = experiment(tasks, strategy=noisy(), dtype="float32", engine="loop", shards=3).run(reproduce=4)
+    # Little noise, so that the grid is finer than the tolerance: on which side of a step a sum falls, rounding decides.
+    little = noisy(noise_multiplier=1e-4)
+    one = experiment(tasks, strategy=little, dtype="float32").run(reproduce=4).billboards[ALL]
+    two = experiment(tasks, strategy=little, dtype="float32", engine="loop", shards=3).run(reproduce=4)
     for name, value in one.items():
         np.testing.assert_allclose(two.billboards[ALL][name], value, rtol=1e-5, atol=1e-6)
 
@@ -250,6 +253,36 @@ def test_the_denominator_is_public() -> None:
         assert chosen <= 6
         sizes.add(chosen)
     assert len(sizes) > 1
+
+
+class Same(GlobalModel):
+    """Every task sends the same update, longer than any clipping norm: the sum tells how many were drawn."""
+
+    def train(self, learner: Any, billboard: Any, state: Any, cohort: Any, key: Any) -> Any:
+        return {}, {name: torch.ones(len(cohort), *value.shape) for name, value in billboard.items()}
+
+
+@pytest.mark.parametrize(
+    "sampled",
+    [{"reply": "sum"}, {"reply": "rows"}, {"sampling": "fixed-size"}, {"groups": (0, 0, 0, 0, 1, 1)}],
+    ids=["coins", "rows", "fixed size", "groups"],
+)
+def test_what_moves_the_billboard_is_the_sum_over_the_expected_number(sampled: dict[str, Any]) -> None:
+    """Divided by the number drawn, or that answered, every round would move by C: and tell how many those were."""
+    tasks = toy_tasks(6)
+    strategy = Billboard(clipping_norm=C, rounds=1, noise_multiplier=0.0, sampling_rate=0.5, **sampled)
+    alone = experiment(tasks, client=Same(), strategy=strategy)
+    sizes = {"group-0": 4, "group-1": 2} if "groups" in sampled else {ALL: 6}
+    drawn = []
+    for seed in range(8):
+        initial = alone.model_copy(update={"seed": seed}).problem().initial()
+        start = {name: value.numpy() for name, value in initial.items()}
+        found = alone.run(reproduce=seed).billboards
+        for group, ids in sizes.items():
+            chosen = strategy.sampling_of(ids).draw(ids, ReproducibleEntropy(seed).coins(1, group))
+            assert moved(start, found[group]) == pytest.approx(len(chosen) * C / (0.5 * ids), rel=1e-6)
+            drawn.append(len(chosen) / (0.5 * ids))
+    assert set(drawn) == {1.0} if "sampling" in sampled else len(set(drawn)) > 2
 
 
 def test_groups_have_billboards_of_their_own() -> None:

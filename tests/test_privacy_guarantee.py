@@ -9,9 +9,15 @@ import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+from helpers import toy_tasks
+from numpy.typing import NDArray
+from scipy import stats
+from test_billboard import experiment, noisy
 
 import fedpriv.privacy
+from fedpriv import Target
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy import (
     CLAIMS,
@@ -226,3 +232,57 @@ def test_all_is_sorted_and_complete() -> None:
         if not name.startswith("_") and getattr(value, "__module__", "").startswith("fedpriv.privacy.")
     }
     assert public <= set(names)
+
+
+@pytest.mark.parametrize("release", [FULL, FULL.model_copy(update={"noise_multiplier": 3.0})], ids=["20", "3"])
+@pytest.mark.parametrize(("relation", "moves"), [(Relation.ADD_REMOVE, 1.0), (Relation.REPLACE_ONE, 2.0)])
+def test_the_headline_epsilon_is_that_of_the_stated_relation(
+    release: Release, relation: Relation, moves: float
+) -> None:
+    """Replacing moves a sum by two clipping norms. The curve of Gaussian noise is written out here once more."""
+    found = guarantee_for({release: 9}, delta=1e-6, num_tasks=1000, relation=relation)
+
+    def delta(epsilon: float, moves: float) -> float:
+        mu = moves * math.sqrt(9) / release.noise_multiplier
+        upper = stats.norm.cdf(mu / 2 - epsilon / mu)
+        return float(upper - math.exp(epsilon) * stats.norm.cdf(-mu / 2 - epsilon / mu))
+
+    assert found.relation is relation
+    assert delta(found.epsilon, moves) == pytest.approx(1e-6, rel=1e-3)
+    assert delta(found.epsilon_replace_one, 2.0) == pytest.approx(1e-6, rel=1e-3)
+    assert f"relation {relation.value}, epsilon = {found.epsilon:.4g}" in str(found)
+
+
+def test_the_headline_epsilon_of_coins_is_that_of_the_stated_relation() -> None:
+    """One release by coins: the largest difference of the two mixtures, by quadrature."""
+    rate, z, width = 0.3, 1.2, 40.0
+    grid = np.linspace(-width, width, 400_001)
+
+    def mixture(centre: float) -> NDArray[np.float64]:
+        return np.asarray((1 - rate) * stats.norm.pdf(grid, 0, z) + rate * stats.norm.pdf(grid, centre, z))
+
+    release = Release(noise_multiplier=z, sampling_name="poisson", rate=rate, clipping_norm=1.0)
+    alone = stats.norm.pdf(grid, 0, z)
+    pairs = {
+        Relation.ADD_REMOVE: [(mixture(1.0), alone), (alone, mixture(1.0))],
+        Relation.REPLACE_ONE: [(mixture(1.0), mixture(-1.0))],
+    }
+    for relation, curves in pairs.items():
+        found = guarantee_for({release: 1}, delta=1e-4, num_tasks=100, relation=relation)
+        reached = max(
+            float(np.maximum(one - math.exp(found.epsilon) * two, 0.0).sum() * (grid[1] - grid[0]))
+            for one, two in curves
+        )
+        assert reached == pytest.approx(1e-4, rel=2e-2)
+        assert found.relation is relation
+    assert found.epsilon == found.epsilon_replace_one
+
+
+@pytest.mark.parametrize("relation", list(Relation))
+def test_a_run_prints_the_epsilon_of_the_relation_of_its_target(relation: Relation) -> None:
+    """The noise was made for it, so it comes out again; under the other relation it would be half or twice as large."""
+    strategy = noisy(noise_multiplier=None, rounds=3, sampling_rate=1.0, target=Target(epsilon=2.0, relation=relation))
+    found = experiment(toy_tasks(6), strategy=strategy).run().guarantee
+    assert found.relation is relation
+    assert found.epsilon == pytest.approx(2.0, rel=1e-2)
+    assert (found.epsilon_replace_one == found.epsilon) is (relation is Relation.REPLACE_ONE)
