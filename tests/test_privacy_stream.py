@@ -181,8 +181,10 @@ def test_the_recursion_solves_the_triangular_system(horizon: int, separation: in
 
 def test_rounding_errors_do_not_grow() -> None:
     limits = stream(3000, 10, 100)
-    noise = released_noise(limits, 2, ReproducibleEntropy(1))
     fresh = np.array([ReproducibleEntropy(1).normal("noise", number, 2) for number in range(1, 3001)])
+    noise, past = np.empty((3000, 2)), np.zeros((limits.bands - 1, 2))
+    for number in range(1, 3001):  # before the released sums are rounded to their grid
+        noise[number - 1], past = next_noise(limits, number, fresh[number - 1], past)
     scaled = noise / limits.column_norms()[:, None]
     back = sum(
         value * np.roll(scaled, j, axis=0) * (np.arange(3000) >= j)[:, None]

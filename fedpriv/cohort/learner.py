@@ -20,7 +20,6 @@ from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part
 from fedpriv.cohort.trees import Params
-from fedpriv.privacy.rounding import to_grid
 
 __all__ = ["Learner", "Noise", "Scores"]
 
@@ -146,6 +145,8 @@ class Learner:
         See :meth:`normal` for the noise and :mod:`fedpriv.privacy.rounding` for the grid. Gradients pass as if nothing
         was rounded.
         """
+        from fedpriv.privacy.rounding import to_grid
+
         noisy = value + std * self.normal(purpose, cohort, key, value.shape[1:])
         exact = noisy.detach().double()
         rounded = torch.from_numpy(to_grid(exact.numpy(), std)) if std else exact
