@@ -84,6 +84,12 @@ def test_a_stranger_without_the_token_cannot_join_while_shards_work(tmp_path: Pa
         assert tokens[0] not in os.environ.values(), "what this process starts later is a stranger, too"
         assert "gcs_server" in children()
         assert tokens[0] not in children(), "everybody can read command lines"
+        place = Path(pool.ray._private.worker._global_node.get_session_dir_path())
+        closed = [folder for folder in place.parents if folder.stat().st_mode & 0o077 == 0]
+        assert any(folder.stat().st_uid == os.getuid() for folder in closed), "Ray lets everybody into its own folders"
+        logs = [path.read_bytes() for path in place.rglob("*") if path.is_file() and not path.is_symlink()]
+        assert logs
+        assert not any(tokens[0].encode() in one for one in logs)
     with ray_private.fresh_token():
         assert tokens[1] != tokens[0], "each start has a token of its own"
     ray_private.read_token()

@@ -314,9 +314,9 @@ def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> Non
         }
     )
     if not address and not os.environ.get("RAY_TMPDIR"):
-        # Else in the system's temporary folder, whose path may be too long for sockets or not of plain letters. Ray opens
-        # its folder to everybody, so it gets one inside of ours, which nobody else may enter: who can write there can
-        # put a socket of his own in the place of the shards' memory.
+        # Else in the system's temporary folder, whose path may be too long for sockets or not of plain letters. Ray
+        # opens its folder to everybody, so it gets one inside of ours, which nobody else may enter: who can write there
+        # can put a socket of his own in the place of the shards' memory.
         where["_temp_dir"] = str(places.enter_context(short_folder()) / "r")
     from fedpriv.runtime.ray_private import fresh_token, lean_start
 
