@@ -12,7 +12,7 @@ from helpers import toy_tasks, whole
 from torch import nn
 
 from fedpriv import Experiment
-from fedpriv.clients import MAML, GlobalModel, MeanRegularized
+from fedpriv.clients import MAML, GlobalModel, LowRankSparse, MeanRegularized
 from fedpriv.cohort import (
     Cohort,
     Engine,
@@ -32,6 +32,8 @@ from fedpriv.cohort import (
     meta_gradient,
 )
 from fedpriv.cohort.products import ProductEngine
+from fedpriv.lrs.packing import unpack
+from fedpriv.models.low_rank import LowRank
 from fedpriv.strategies import Billboard
 
 SIZES = [7, 3, 5, 2]
@@ -157,3 +159,35 @@ def test_every_task_counts_in_a_run(client: Any) -> None:
     ).run(reproduce=1)
     assert "updates" not in " ".join(run.summary["warnings"])
     assert np.isfinite(run.scores["personal.loss"]).all()
+
+
+def test_sums_over_examples_leave_padding_out() -> None:
+    """What stands for padding is an example, and statistics of linear models add examples up without a mask."""
+    rng, sizes = np.random.default_rng(0), [5, 9, 16]
+
+    def part(counts: list[int]) -> Ragged:
+        inputs = [rng.normal(size=(count, 4)) for count in counts]
+        return Ragged.from_lists(inputs, [value.sum(axis=1) + 0.3 * value[:, 0] ** 2 for value in inputs])
+
+    tasks = Tasks("sums", ("a", "b", "c"), part(sizes), part([2] * 3), part([2] * 3), None, declared="benchmark")
+    model = LowRank(update="normal-equations", start="moments").build((4,), 1)
+    learner, billboard = Learner(Problem(model, "squared")), Problem(model, "squared").initial()
+    client = LowRankSparse(sparsity=1)
+
+    def of(cohort: Cohort, round: int) -> list[torch.Tensor]:
+        begun = client.initial_state(billboard, cohort)
+        state, update = client.train(learner, billboard, begun, cohort, Key(0, round))
+        final = client.finish(learner, billboard, state, cohort, Key(0, 0))
+        return [*update.values(), final["coefficients"], final["values"]]
+
+    everybody = Cohort(tasks, np.arange(3), torch.float64)
+    for round in (1, 2):
+        for task, size in enumerate(sizes):
+            rows = tasks.train.rows(task)
+            for one, together in zip(of(everybody.one(task), round), of(everybody, round), strict=True):
+                torch.testing.assert_close(one[0], together[task], rtol=1e-10, atol=1e-12)
+            if round == 1:
+                x, y = tasks.train.inputs[rows], tasks.train.targets[rows]
+                wanted = np.einsum("n,ni,nj->ij", y**2, x, x) / size
+                found = unpack(of(everybody, 1)[list(billboard).index("moments")][task].numpy())
+                np.testing.assert_allclose(found, wanted, rtol=1e-10)
