@@ -218,6 +218,7 @@ def account(
         ObserverKind, typer.Option(help="Who looks: at billboards, at personal models, at rows of updates.")
     ] = ObserverKind.PUBLIC,
     noise_at: Annotated[NoisePlace, typer.Option(help="Where the noise is added.")] = NoisePlace.SERVER,
+    tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
     figure: Annotated[Path | None, typer.Option(help="Draw epsilon over the rounds (.svg or .png).")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -235,6 +236,7 @@ def account(
         relation=None if relation is None else relation.value,
         observer=observer.value,
         noise_at=noise_at.value,
+        tasks_per_person=tasks_per_person,
         figure=figure,
         json_output=as_json,
     )

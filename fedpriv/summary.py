@@ -18,6 +18,7 @@ from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for, 
 from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 from fedpriv.runtime.server import Served
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 __all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
 
 _FORMAT = 1
+_PEOPLE = (2, 5)
+"""Tasks of a person for which the cost is stated, too."""
 _POINTS = 12
 """Points of the privacy curve; each costs one composition of privacy loss distributions."""
 
@@ -176,6 +179,7 @@ def summarize(
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
         **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
+        "people": _people(several[max(range(len(pairs)), key=lambda at: pairs[at][1].epsilon)], personal),
         "local_guarantees": [one.to_json() for one in local],
         "warnings": [*check_delta(delta, len(tasks)), *plain, *_problems(served), *served.warnings],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
@@ -263,6 +267,21 @@ def _group_guarantees(
         group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
         for group, counts in counted.items()
     }
+
+
+def _people(counts: Counter[Release], personal: Guarantee) -> list[dict[str, Any]]:
+    """Return what people with several tasks spend towards all others."""
+    if not personal.rounds or not np.isfinite(personal.epsilon):
+        return []
+    history, relation = counted_in_full(counts), personal.relation
+    return [
+        {
+            "tasks": tasks,
+            "epsilon": person_epsilon(history, personal.delta, relation, tasks).value,
+            "relation": f"{relation} of {tasks} tasks",
+        }
+        for tasks in _PEOPLE
+    ]
 
 
 def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:

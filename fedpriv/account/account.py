@@ -62,6 +62,8 @@ class Account(Settings):
         at rows of updates.
     noise_at : NoiseAt
         Where the noise is added.
+    tasks_per_person : int
+        Tasks of one person: what all of them together cost is said, too.
     """
 
     noise_multiplier: float | None = Field(default=None, gt=0.0)
@@ -75,6 +77,7 @@ class Account(Settings):
     relation: Relation | None = None
     observer: Observer = Observer.PUBLIC
     noise_at: NoiseAt = NoiseAt.SERVER
+    tasks_per_person: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
     def _can_be_answered(self) -> Self:

@@ -12,6 +12,7 @@ from fedpriv.privacy.accounting import Epsilon, counted_in_full, epsilon
 from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise, without_noise
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FixedSizeSampling, Sampling
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
@@ -69,6 +70,13 @@ class Answer:
         relation = self.question.stated_relation if relation is None else relation
         history = self.history_of(self.rounds if rounds is None else rounds)
         return epsilon(history, self.delta, relation, "rdp" if rdp else "auto")
+
+    def person(self) -> Epsilon | None:
+        """Return what a person with several tasks spends, under the stated relation of all of them; None for one."""
+        tasks = self.question.tasks_per_person
+        if tasks == 1:
+            return None
+        return person_epsilon(self.history, self.delta, self.question.stated_relation, tasks)
 
     def attacker(self) -> Attacker:
         """Return what all releases together allow an attacker, under the stated relation."""

@@ -27,6 +27,19 @@ def as_json(answer: Answer) -> dict[str, Any]:
     beside = {relation: answer.epsilon(relation, rdp=True).value for relation in row.relations}
     stated = question.stated_relation
     replaced = both.get(Relation.REPLACE_ONE)
+    person, tasks = answer.person(), question.tasks_per_person
+    several = (
+        {}
+        if person is None
+        else {
+            "person": {
+                "tasks": tasks,
+                "epsilon": person.value,
+                "relation": f"{stated.value} of {tasks} tasks",
+                "accountant": person.accountant,
+            }
+        }
+    )
     readable: dict[str, Any] = plain(
         {
             "solved_for": answer.solved_for,
@@ -63,6 +76,7 @@ def as_json(answer: Answer) -> dict[str, Any]:
             },
             "assumptions": assumptions_for(row, (question.sampling,), amplified=row.amplified),
             "warnings": answer.warnings,
+            **several,
         }
     )
     return readable
@@ -75,6 +89,12 @@ def as_text(answer: Answer) -> str:
     for relation in sorted(row.relations, key=lambda one: one is not question.stated_relation):
         found, beside = answer.epsilon(relation), answer.epsilon(relation, rdp=True).value
         lines.append(f"  {relation.value}: epsilon = {_up(found.value)} ({found.accountant}), {_up(beside)} by rdp")
+    if (person := answer.person()) is not None:
+        tasks = question.tasks_per_person
+        lines.append(
+            f"  a person with {tasks} tasks: epsilon = {_up(person.value)} ({person.accountant}), "
+            f"{question.stated_relation.value} of {tasks} tasks"
+        )
     lines += [
         f"  {row.notion.value} of the {row.output.value} against {AGAINST[row.observer]}; unit: one task; "
         f"delta = {answer.delta:.3g}",

@@ -138,6 +138,14 @@ class Sharing(_Record):
     measured: str | None = None
 
 
+class PersonRecord(_Record):
+    """What a person with several tasks spends."""
+
+    tasks: int
+    epsilon: Number = None
+    relation: str
+
+
 class Summary(_Record):
     """``summary.json`` of a finished run."""
 
@@ -159,6 +167,7 @@ class Summary(_Record):
     versions: Texts = {}
     ledger: LedgerReference | None = None
     metrics: PublishedMetrics | None = None
+    people: list[PersonRecord] = []
     sharing: Sharing = Sharing()
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
 

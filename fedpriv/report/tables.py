@@ -137,6 +137,7 @@ def guarantee_rows(run: Run) -> list[tuple[str, str]]:
         rows.append((label, f"{epsilon_text(other.epsilon)}, against {observer_text(other.observer)}"))
     if stated.epsilon_replace_one is not None and relation != "replace-one":
         rows.append(("Epsilon (replace-one)", epsilon_text(stated.epsilon_replace_one)))
+    rows += [(f"Epsilon ({one.relation} of one person)", epsilon_text(one.epsilon)) for one in run.summary.people]
     rows += [
         ("Delta", delta_text(stated.delta)),
         ("Neighbouring relation", relation),
