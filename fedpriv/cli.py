@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import logging
+import signal
 import sys
 from enum import StrEnum
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Annotated, Any
 
 import typer
@@ -393,12 +395,25 @@ def _say_on_stderr() -> None:
         logger.setLevel(logging.INFO)
 
 
+class _Stops:
+    """Handles SIGTERM as Ctrl-C, so that what was started is stopped in order; remembers which of the two it was."""
+
+    code = 130
+
+    def __call__(self, number: int, _: object) -> None:
+        self.code = 128 + number
+        raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer signs shows "?" for the others
             stream.reconfigure(errors="replace")
     _say_on_stderr()
+    stops = _Stops()
+    if current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, stops)
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns an interrupt into this number
@@ -412,10 +427,10 @@ def main() -> None:
         sys.exit(leave.exit_code)
     except typer.Abort:
         sys.stderr.write("fedpriv: stopped.\n")
-        sys.exit(130)
+        sys.exit(stops.code)
     except KeyboardInterrupt:
         sys.stderr.write("fedpriv: stopped; go on with --resume.\n")
-        sys.exit(130)
+        sys.exit(stops.code)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's own usage errors
         if usage is None:

@@ -126,6 +126,14 @@ class Experiment(Settings):
         as long as the run.
     checkpoint_every : int
         Rounds between snapshots of the personal states.
+    timeout : float
+        Seconds to wait for the nodes' answers in a round.
+    attempts : int
+        How often a node with several tasks is asked in a round, if it fails or is late, before the run stops. What
+        counts as zero instead is said in :mod:`fedpriv.strategies.exchange`.
+    task_seconds : float or None
+        Seconds of computing after which a task counts as zero by itself, where time can depend on data: where tasks
+        are computed one after the other, and with algorithms of your own. 600 unless given, or a tenth of ``timeout`` if that is less.
     state_memory : float
         GiB of personal states that all shards together keep in memory; more live in files of the system's temporary
         folder (``TMPDIR``).
@@ -159,6 +167,9 @@ class Experiment(Settings):
     public_weights: bool = False
     references: bool = True
     checkpoint_every: int = Field(default=10, ge=1)
+    timeout: float = Field(default=24 * 3600.0, gt=0)
+    attempts: int = Field(default=3, ge=1)
+    task_seconds: float | None = Field(default=None, gt=0)
     state_memory: float = Field(default=4.0, ge=0)
     report: bool = True
     population: str | None = None
@@ -244,6 +255,11 @@ class Experiment(Settings):
                 f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses before "
                 "it is adapted (client.from_zero, client.permute_labels); publish personal.* instead."
             )
+        if self.task_limit >= self.timeout:
+            raise ValueError(
+                f"a task may take {self.task_limit:g} s ('task_seconds') where its node must answer within "
+                f"{self.timeout:g} s ('timeout'); raise the second, or lower the first."
+            )
         self.tasks.check()
         if self.held_out is not None:
             _check_newcomers(self.tasks, self.held_out)
@@ -275,6 +291,11 @@ class Experiment(Settings):
     def delta(self) -> float:
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
         return self.strategy.report_delta(len(self.tasks))
+
+    @property
+    def task_limit(self) -> float:
+        """Seconds of computing for one task in one stage, where time can depend on data."""
+        return min(600.0, self.timeout / 10) if self.task_seconds is None else self.task_seconds
 
     @property
     def num_shards(self) -> int:
@@ -354,6 +375,7 @@ class Experiment(Settings):
                 self.local_baseline(),
                 self.state_memory * 2**30 / count,
                 noise_seed,
+                self.task_limit,
             )
             for start, stop in pairwise(cuts)
         ]
@@ -612,8 +634,13 @@ class Experiment(Settings):
             on_round=after,
             baseline=self.baseline,
             population=self.tasks,
+            timeout=self.timeout,
+            attempts=self.attempts,
+            on_unreachable=None if folder is None else folder.log_unreachable,
         )
         served.warnings[:0] = notes_on(problem, engine_named(self.engine), self.tasks)
+        if folder is not None:  # with those of before a crash
+            served.unreachable = folder.unreachable()
         served.seconds.update(start_up=ready - began, checkpoints=saving["seconds"])
         served.seconds["total"] = time.perf_counter() - began
         with phase("accounting"):

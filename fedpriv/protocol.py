@@ -95,6 +95,9 @@ class Request:
         Which scores tasks shall contribute to published means; ``clipping_norm`` and ``noise_multiplier`` are theirs.
     largest_loss : float
         Losses above this contribute this.
+    attempt : int
+        From 2 on, the same question again: the node did not answer it, or its answer did not arrive. What was done for
+        it is not done again.
     target_quantile : float or None
         Given where nodes also send, for each task, how far the bit "its update was within the norm" lies from it.
     """
@@ -113,6 +116,7 @@ class Request:
     metrics: Sequence[str] = ()
     largest_loss: float = 1.0
     noise_at: Literal["server", "node"] = "server"
+    attempt: int = 1
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
         """Write the request as the content of a Flower message.
@@ -131,6 +135,8 @@ class Request:
             "fixed_size": self.fixed_size,
             "noise_at": self.noise_at,
         }
+        if self.attempt > 1:
+            settings["attempt"] = self.attempt
         if self.stream:
             settings["stream"] = list(self.stream)
         if self.clipping_norms:
@@ -169,6 +175,7 @@ class Request:
             metrics=tuple(settings.get("metrics", ())),
             largest_loss=float(settings.get("largest_loss", 1.0)),
             noise_at="node" if settings.get("noise_at") == "node" else "server",
+            attempt=int(settings.get("attempt", 1)),
         )
 
 

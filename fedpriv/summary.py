@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from fedpriv.cohort import Tasks
 from fedpriv.names import kebab
 from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for, shared_relations
-from fedpriv.privacy.guarantee import Guarantee, guarantee_for
+from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.person import person_epsilon
@@ -161,6 +161,9 @@ def summarize(
     counts, guarantee = several[worst], pairs[worst][0]
     personal = max((pair[1] for pair in pairs), key=lambda one: one.epsilon)
     groups = _group_guarantees(journal, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
+    if served.unreachable:
+        guarantee, personal = guarantee.with_unreachable(), personal.with_unreachable()
+        groups = {group: one.with_unreachable() for group, one in groups.items()}
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
     local, plain = run.client.local_guarantees(
         tasks, rounds=strategy.rounds, delta=delta, reproduction=reproduce is not None
@@ -181,8 +184,15 @@ def summarize(
         **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
         "people": _people(several[max(range(len(pairs)), key=lambda at: pairs[at][1].epsilon)], personal),
         "local_guarantees": [one.to_json() for one in local],
-        "warnings": [*check_delta(delta, len(tasks)), *plain, *_problems(served), *served.warnings],
-        "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "warnings"],
+        "warnings": [
+            *check_delta(delta, len(tasks)),
+            *plain,
+            *_unreachable(served, strategy, tasks),
+            *_problems(served),
+            *served.warnings,
+        ],
+        "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "unreachable", "warnings"],
+        "unreachable": {"released": False, "tasks": served.unreachable, "share": _share(served, strategy, tasks)},
         "diagnostics": {
             "released": False,
             "accuracy": vars(diagnostics.accuracy),
@@ -291,6 +301,22 @@ def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | N
     valid = shared_relations(journal.ledger.histories(journal.population))
     spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in valid}
     return {**spent, "delta": delta}
+
+
+def _share(served: Served, strategy: TaskStrategy, tasks: Tasks) -> float:
+    """Return which share of the answers that releases were to be made of could not be reached; the rest is public."""
+    return served.unreachable / strategy.expected_answers(len(tasks))
+
+
+def _unreachable(served: Served, strategy: TaskStrategy, tasks: Tasks) -> list[str]:
+    """Say how much of a run rests on the assumption about nodes that could not be reached."""
+    if not served.unreachable:
+        return []
+    share = _share(served, strategy, tasks)
+    return [
+        f"{served.unreachable} answers of tasks ({share:.2%} of those expected) counted as zero because their "
+        f"nodes could not be reached; the guarantee assumes that {REACHED}."
+    ]
 
 
 def _problems(served: Served) -> list[str]:

@@ -9,7 +9,7 @@ import logging
 import time
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Self, cast
 
@@ -41,6 +41,7 @@ from fedpriv.protocol import (
     records_by_group,
 )
 from fedpriv.settings import Settings
+from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange, lifetime
 
 __all__ = ["Registry", "RoundHook", "Session", "TaskStrategy"]
 
@@ -151,8 +152,16 @@ class Session:
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
         The public start, per group.
+    timeout : float
+        Seconds to wait for the answers of an exchange.
+    attempts : int
+        How often a node with several tasks is asked, if it fails or is late, before the run stops.
+    on_unreachable : callable or None
+        Called with a round and how many of its tasks could not be reached, before anything of it is published.
     problems : Counter
-        How many updates failed, were not finite, refused or rejected so far (a diagnostic).
+        How many updates failed, were late, unreachable, not finite, refused or rejected so far (a diagnostic).
+    missing : dict
+        Tasks whose node gave nothing when it was asked last, by kind of message: scores, the final fit (a diagnostic).
     note : str
         The first of these in words.
     trained : int
@@ -177,26 +186,37 @@ class Session:
     group_noise: dict[str, float] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
+    timeout: float = 3600.0
+    attempts: int = 3
+    on_unreachable: Callable[[int, int], None] | None = None
     problems: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, int] = field(default_factory=dict)
     note: str = ""
     trained: int = 0
     training_seconds: float = 0.0
     listening_seconds: float = 0.0
 
+    def ask(self, grid: Grid, messages: Iterable[Message], stage: str, *, needed: bool = True) -> list[Message]:
+        """Send messages to nodes and return a reply for each; see :func:`fedpriv.strategies.exchange.exchange`."""
+        how: dict[str, Any] = {"timeout": self.timeout, "attempts": self.attempts}
+        return exchange(grid, messages, self.registry.hosted, stage=stage, needed=needed, **how)
+
     def answers(
-        self, replies: Iterable[Message], waiting: set[int], problems: Counter[str], failed: str
+        self, replies: Iterable[Message], tasks: Mapping[str, Ids], problems: Counter[str], number: int, stage: str
     ) -> Iterator[tuple[int, Reply]]:
         """Yield each node that was asked with its answer, once; what else came is counted in ``problems``.
 
         Parameters
         ----------
         replies : iterable of Message
-            As they come from the grid.
-        waiting : set of int
-            The nodes that were asked; those that answer are taken out.
+            As they come from :meth:`ask`.
+        tasks : mapping from group to ndarray of int64
+            Who was asked.
         problems : Counter
-            Gets ``rejected`` and ``failed``.
-        failed : str
+            Gets ``rejected`` (replies), ``failed``, ``late`` and ``unreachable`` (tasks).
+        number : int
+            In which round.
+        stage : str
             At what, for the error of a node that hosts several tasks.
 
         Raises
@@ -204,19 +224,36 @@ class Session:
         ComponentFailure
             A node that hosts several tasks failed: one task's data may not decide over the others.
         """
+        waiting = self.asked(tasks)
+        unreachable = 0
         for reply in replies:
             node = reply.metadata.src_node_id
             if node not in waiting:
                 problems["rejected"] += 1  # not asked, or answered before: a node counts once
                 continue
-            waiting.discard(node)
-            if reply.has_error():
-                if self.registry.hosted(node) > 1:
-                    raise ComponentFailure(f"node {node} failed {failed}: {reply.error.reason}")
-                problems["failed"] += 1
-                self.note = self.note or f"node {node}: {reply.error.reason}"
+            count = waiting.pop(node)
+            if not reply.has_error():
+                yield node, Reply.from_content(reply.content)
                 continue
-            yield node, Reply.from_content(reply.content)
+            code, reason = reply.error.code, reply.error.reason
+            if code in UNREACHABLE:
+                unreachable += count
+            elif self.registry.hosted(node) > 1:
+                raise ComponentFailure(f"node {node} failed {stage}: {reason}")
+            else:
+                problems["late" if code == LATE else "failed"] += count
+            self.note = self.note or f"node {node}: {reason}"
+        if unreachable:
+            problems["unreachable"] += unreachable
+            if self.on_unreachable is not None:
+                self.on_unreachable(number, unreachable)
+
+    def asked(self, tasks: Mapping[str, Ids]) -> Counter[int]:
+        """Return how many of the tasks each node hosts."""
+        counts: Counter[int] = Counter()
+        for ids in tasks.values():
+            counts.update({node: len(mine) for node, mine in self.registry.split(ids)})
+        return counts
 
     def take_note(self, answer: Reply) -> Counter[str]:
         """Keep what a reply says about updates that do not count; return its counts."""
@@ -319,6 +356,7 @@ class TaskStrategy(Settings, Strategy):
         entropy: Entropy | None = None,
         boundary: Boundary | None = None,
         timeout: float = 3600,
+        attempts: int = 3,
     ) -> Session:
         """Find out who hosts which tasks and get ready for the first (or the next) round.
 
@@ -336,6 +374,8 @@ class TaskStrategy(Settings, Strategy):
             Where to resume.
         timeout : float
             Seconds to wait for the nodes.
+        attempts : int
+            How often a node with several tasks is asked, if it fails or is late, before the run stops.
         """
         registry = Registry.query(grid, timeout)
         groups = self._members(registry.num_tasks)
@@ -349,6 +389,8 @@ class TaskStrategy(Settings, Strategy):
             boundary or first,
             start=first.billboards,
             stream=self.stream(registry.num_tasks),
+            timeout=timeout,
+            attempts=attempts,
         )
         if journal is not None and journal.storage is not None and self.metric_releases(registry.num_tasks):
             self._session.measured = {one.round: one for one in journal.storage.measured()}
@@ -356,6 +398,15 @@ class TaskStrategy(Settings, Strategy):
         return self._session
 
     publishes: ClassVar[bool] = False
+
+    def expected(self, num_tasks: int) -> float:
+        """Return how many tasks of a group of this size take part in a round: a public constant."""
+        return self.sampling_of(num_tasks).participants(num_tasks)
+
+    def expected_answers(self, num_tasks: int) -> float:
+        """Return how many answers of tasks go into all releases together, published metrics included, as expected."""
+        sizes = [len(ids) for ids in self._members(num_tasks).values()]
+        return self.rounds * sum(map(self.expected, sizes)) + self.metric_releases(num_tasks).total() * num_tasks
 
     def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:  # noqa: ARG002
         """Return the releases that a number of rounds will make on a population of this size."""
@@ -444,7 +495,7 @@ class TaskStrategy(Settings, Strategy):
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""
 
-    def measure(self, number: int, grid: Grid, timeout: float) -> None:
+    def measure(self, number: int, grid: Grid) -> None:
         """Release metrics that are due after a round; overridden by strategies that have any."""
 
     def metric_releases(self, num_tasks: int, rounds: int | None = None) -> Counter[Release]:  # noqa: ARG002
@@ -475,7 +526,7 @@ class TaskStrategy(Settings, Strategy):
 
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
         """Average the tasks' scores: diagnostics for the experimenter, covered by no release."""
-        self.session.scores = self.collect(replies)
+        self.session.scores = self.collect(replies, self.session.groups)
         if not self.session.scores:
             return None
         means = {f"diagnostic.{name}": _mean(values) for name, values in self.session.scores.items()}
@@ -490,7 +541,7 @@ class TaskStrategy(Settings, Strategy):
         grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int | None = None,
-        timeout: float = 3600,
+        timeout: float | None = None,
         train_config: ConfigRecord | None = None,
         evaluate_config: ConfigRecord | None = None,
         evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None = None,
@@ -502,6 +553,8 @@ class TaskStrategy(Settings, Strategy):
         ----------
         num_rounds : int or None
             Last round; ``rounds`` of this strategy unless given. The guarantee was computed for that number.
+        timeout : float or None
+            Seconds to wait for the answers of an exchange; those of :meth:`bind` unless given.
         on_round : callable or None
             Called after each round with its number, the new billboards and the mean scores (or an empty dict).
 
@@ -510,6 +563,7 @@ class TaskStrategy(Settings, Strategy):
         The other parameters are those of :meth:`flwr.serverapp.strategy.Strategy.start`.
         """
         session = self.session
+        session.timeout = session.timeout if timeout is None else timeout
         last = self.rounds if num_rounds is None else num_rounds
         if last > self.rounds:
             raise InputError(f"num_rounds must be at most rounds={self.rounds} that was accounted for, got {last}.")
@@ -518,9 +572,10 @@ class TaskStrategy(Settings, Strategy):
         result.arrays = arrays
         train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
         for number in range(session.boundary.round + 1, last + 1):
-            self.measure(number - 1, grid, timeout)  # here, so that a run that goes on makes up for it
+            self.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
             began, heard = time.perf_counter(), session.listening_seconds
-            replies = grid.send_and_receive(self.configure_train(number, arrays, train_config, grid), timeout=timeout)
+            messages = self.configure_train(number, arrays, train_config, grid)
+            replies = session.ask(grid, messages, f"in round {number}")
             new, metrics = self.aggregate_train(number, replies)
             session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
             session.trained += sum(len(ids) for ids in session.sampled.values())
@@ -529,7 +584,7 @@ class TaskStrategy(Settings, Strategy):
             if metrics is not None:
                 result.train_metrics_clientapp[number] = metrics
             asked = list(self.configure_evaluate(number, arrays, evaluate_config, grid))
-            answers = grid.send_and_receive(asked, timeout=timeout) if asked else []
+            answers = session.ask(grid, asked, f"to evaluate after round {number}", needed=False)
             scores = self.aggregate_evaluate(number, answers) if asked else None
             if scores is not None:
                 result.evaluate_metrics_clientapp[number] = scores
@@ -593,27 +648,41 @@ class TaskStrategy(Settings, Strategy):
                 ).to_content(records),
                 node,
                 kind,
+                ttl=lifetime(self.session.timeout),
                 group_id=str(number),
             )
             for node, mine in per_node.items()
         ]
 
-    def collect(self, replies: Iterable[Message]) -> dict[str, NDArray[np.float64]]:
-        """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came."""
+    def collect(self, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:
+        """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came, which is counted.
+
+        A run is not stopped for them: no release depends on scores.
+        """
+        session = self.session
         scores: dict[str, NDArray[np.float64]] = {}
+        lost: dict[str, int] = {}
+        waiting = session.asked(tasks)
         for reply in replies:
+            node, kind = reply.metadata.src_node_id, reply.metadata.message_type
+            if node not in waiting:
+                continue
+            count = waiting.pop(node)
+            lost.setdefault(kind, 0)
             if reply.has_error():
-                raise ComponentFailure(f"node {reply.metadata.src_node_id} failed to evaluate: {reply.error.reason}")
+                lost[kind] += count
+                session.note = session.note or f"node {node}: {reply.error.reason}"
+                continue
             answer = Reply.from_content(reply.content)
-            diagnostics = answer.diagnostics
-            if "scoring_failed" in diagnostics:
-                self.session.take_note(answer)
-            ids = np.asarray(diagnostics["ids"], dtype=np.int64)
-            for name, values in diagnostics.items():
+            if "scoring_failed" in answer.diagnostics:
+                session.take_note(answer)
+            ids = np.asarray(answer.diagnostics["ids"], dtype=np.int64)
+            for name, values in answer.diagnostics.items():
                 if name in ("ids", "scoring_failed"):
                     continue
-                empty = np.full(self.session.registry.num_tasks, np.nan)
+                empty = np.full(session.registry.num_tasks, np.nan)
                 scores.setdefault(name, empty)[ids] = cast(Sequence[float], values)
+        session.missing.update(lost)
         return scores
 
 

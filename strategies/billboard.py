@@ -284,8 +284,8 @@ class Billboard(MeasuredStrategy):
         totals = {group: bounds.like(arrays) for group, arrays in session.boundary.billboards.items()}
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
-        waiting = {node for ids in session.sampled.values() for node, _ in session.registry.split(ids)}
-        for node, answer in session.answers(replies, waiting, problems, f"in round {server_round}"):
+        came = session.answers(replies, session.sampled, problems, server_round, f"in round {server_round}")
+        for node, answer in came:
             reported.update(session.take_note(answer))
             for group, total in totals.items():
                 for name, value in self._contribution(answer, group, node, total, problems).items():

@@ -154,6 +154,4 @@ class LimitedStrategy(TaskStrategy):
 
     def expected(self, num_tasks: int) -> float:
         """Return how many tasks of a group of this size take part in a round: a public constant."""
-        if self.limited:
-            return cohort_size(num_tasks, self.sampling_rate)
-        return self.sampling_of(num_tasks).participants(num_tasks)
+        return cohort_size(num_tasks, self.sampling_rate) if self.limited else super().expected(num_tasks)

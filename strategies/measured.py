@@ -109,7 +109,7 @@ class MeasuredStrategy(ClippedStrategy):
         arrays = record_from_billboards(boundary.billboards)
         return self.messages(kind, boundary.round, arrays, self.session.groups, declared=declared)
 
-    def measure(self, number: int, grid: Grid, timeout: float) -> None:
+    def measure(self, number: int, grid: Grid) -> None:
         """Release the metrics that are due after a round, unless they were.
 
         Raises
@@ -127,9 +127,10 @@ class MeasuredStrategy(ClippedStrategy):
         noise_multiplier = self.metrics_noise(session.registry.num_tasks)
         release = metrics_release(len(self.metrics), noise_multiplier)
         session.journal.check(Counter({release: 1}))
-        sums, waiting = [], set(session.registry.nodes)
-        replies = grid.send_and_receive(self.measuring(session.boundary), timeout=timeout)
-        for node, answer in session.answers(replies, waiting, session.problems, f"to measure after round {number}"):
+        stage = f"to measure after round {number}"
+        replies = session.ask(grid, self.measuring(session.boundary), stage)
+        sums = []
+        for node, answer in session.answers(replies, session.groups, session.problems, number, stage):
             session.take_note(answer)
             part = answer.updates.get(METRICS, {}).get(METRICS)
             if part is None or part.shape != (len(self.metrics),) or part.dtype.kind != "f":

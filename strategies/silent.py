@@ -6,9 +6,8 @@ from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.journal import Boundary
-from fedpriv.protocol import Reply, record_from_billboards
+from fedpriv.protocol import record_from_billboards
 from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Silent"]
@@ -25,15 +24,12 @@ class Silent(TaskStrategy):
         Raises
         ------
         ComponentFailure
-            A node failed.
+            A node that hosts several tasks failed.
         """
         session = self.session
-        for reply in replies:
-            if reply.has_error():
-                raise ComponentFailure(
-                    f"node {reply.metadata.src_node_id} failed in round {server_round}: {reply.error.reason}"
-                )
-            session.take_note(Reply.from_content(reply.content))
+        stage = f"in round {server_round}"
+        for _, answer in session.answers(replies, session.sampled, session.problems, server_round, stage):
+            session.take_note(answer)
         session.boundary = Boundary(server_round, session.boundary.billboards, session.sampled)
         if session.journal is not None:
             session.journal.publish(session.boundary, {})

@@ -28,14 +28,48 @@ SETTINGS = [
 ]
 
 
+BREAKING = """
+import os
+from pathlib import Path
+from fedpriv.runtime import stock
+from fedpriv.runtime.node import Node
+
+def break_off(name):
+    work = getattr(Node, name)
+    def broken(self, content):
+        request = content["request"]
+        answer = work(self, content)
+        if request["round"] != 1 and "attempt" not in request:  # the work is done, its answer and its states are lost
+            (Path(os.environ["FEDPRIV_TEST_MARKERS"]) / f"{name}-{request['round']}").touch()
+            raise RuntimeError("broken off")
+        return answer
+    setattr(Node, name, broken)
+
+for name in ("train", "finish", "evaluate"):
+    break_off(name)
+client = stock.client
+"""
+
+
 @pytest.mark.timeout(400)
 def test_all_grids_agree(tmp_path: Path) -> None:
-    """Also: no process of Flower's stays behind."""
+    """Also where a node of Flower's fails in the middle of a round; and no process of Flower's stays behind."""
     results: dict[str, Any] = {}
+    (tmp_path / "markers").mkdir()
+    (tmp_path / "breaking.py").write_text(BREAKING)
+    (tmp_path / "main.py").write_text(
+        "from fedpriv.runtime import stock\n"
+        "stock._APP = stock._APP.replace('fedpriv.runtime.stock:client', 'breaking:client')\n"
+        "from fedpriv.cli import main\nmain()\n"
+    )
+    more = {"PYTHONPATH": str(tmp_path), "FEDPRIV_TEST_MARKERS": str(tmp_path / "markers")}
     for grid in ("in-process", "ray", "flower"):
         sets = [f"--set={item}" for item in [*SETTINGS, f"run.grid={grid}"]]
         words = ["run", "pmtl", "--reproduce", "5", "--out", str(tmp_path / grid), "--json", *sets]
-        ran = subprocess.run([sys.executable, "-m", "fedpriv", *words], capture_output=True, text=True, check=False)
+        how = [str(tmp_path / "main.py")] if grid == "flower" else ["-m", "fedpriv"]
+        ran = subprocess.run(
+            [sys.executable, *how, *words], env=os.environ | more, capture_output=True, text=True, check=False
+        )
         assert ran.returncode == 0, ran.stderr
         results[grid] = json.loads((tmp_path / grid / "summary.json").read_text())
     reference = BoundaryStore(tmp_path / "in-process/checkpoints").load(3).billboards[ALL]
@@ -47,6 +81,8 @@ def test_all_grids_agree(tmp_path: Path) -> None:
         for model, scores in results["in-process"]["diagnostics"]["per_task"].items():
             # An example at the boundary between two classes may fall either way by rounding.
             assert np.mean(np.array(scores) != results[grid]["diagnostics"]["per_task"][model]) < 0.05
+    broken = {path.name for path in (tmp_path / "markers").iterdir()}
+    assert {"train-2", "train-3", "finish-0", "evaluate-0"} <= broken
     processes = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert "fedpriv-flower-" not in processes
 

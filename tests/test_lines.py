@@ -18,7 +18,7 @@ from helpers import toy_tasks
 from test_billboard import experiment, noisy
 from test_resume import personal, same
 
-from fedpriv import ComponentFailure
+from fedpriv import ComponentFailure, InputError
 from fedpriv.experiment import ModelSettings
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime import ray_grid
@@ -27,6 +27,7 @@ from fedpriv.runtime.lines import Line, answer, connect, open_lines, ready
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid
 from fedpriv.runtime.short_folder import short_folder
+from fedpriv.strategies import exchange
 
 
 @pytest.fixture(scope="module")
@@ -376,3 +377,64 @@ def asked(round: int, billboard: dict[str, Any]) -> list[Message]:
         )
         for node, ids in hosted.items()
     ]
+
+
+@pytest.mark.timeout(300)
+def test_a_shard_that_misses_the_deadline_is_asked_again_and_does_nothing_twice(
+    pool: ShardPool, monkeypatch: Any
+) -> None:
+    """Its tasks' states are those of a run in which nothing happened, the noise that they add themselves as well."""
+    settings = {"strategy": noisy(rounds=3, noise_at="node", reply="rows"), "timeout": 2.0, "attempts": 100}
+    reference = personal(**settings).run(reproduce=6)
+    deliver, again = RayGrid.deliver, exchange._again
+    stopped: list[int] = []
+
+    def delivered(self: RayGrid, messages: Any, timeout: Any) -> Any:
+        of = messages[0].metadata
+        if (of.message_type, of.group_id) in (("train", "2"), ("train.finish", "0")) and len(messages) == 2:
+            stopped.append(self.processes()[2])
+            os.kill(stopped[-1], signal.SIGSTOP)
+        return deliver(self, messages, timeout)
+
+    def asked_again(message: Message, attempt: int) -> Message:
+        if message.metadata.dst_node_id == 2:
+            os.kill(stopped[-1], signal.SIGCONT)
+        return again(message, attempt)
+
+    monkeypatch.setattr(RayGrid, "deliver", delivered)
+    monkeypatch.setattr(exchange, "_again", asked_again)
+    found = personal(grid="ray", **settings).run(reproduce=6, pool=pool)
+    assert len(stopped) >= 2
+    same(reference, found, 1e-9)
+
+
+@pytest.mark.timeout(300)
+def test_a_second_run_in_this_process_is_told_at_once(pool: ShardPool) -> None:
+    """And one that asks a Ray with fewer cores for more shards, which would wait for cores that never come."""
+    run = personal(grid="ray")
+    with RayGrid(run.specs(run.problem(), 2), pool=pool) as grid:
+        told: list[str] = []
+
+        def second(**more: Any) -> None:
+            with pytest.raises(InputError) as caught:
+                run.run(**more)
+            told.append(str(caught.value))
+
+        for more in ({}, {"pool": pool}):
+            thread = threading.Thread(target=second, kwargs=more)
+            thread.start()
+            thread.join()
+        assert "has this process's Ray" in told[0]
+        assert "this ShardPool is at work in another run" in told[1]
+        assert len(grid.processes()) == 2, "the first run goes on"
+    with RayGrid(run.specs(run.problem(), 2), pool=pool):
+        pass  # given back, it may be used again
+
+
+@pytest.mark.timeout(300)
+def test_a_ray_with_too_few_cores_is_told_at_once(pool: ShardPool, monkeypatch: Any) -> None:
+    pool.connect(2)
+    pool.give_back([])
+    monkeypatch.setattr(ShardPool, "_owner", None)  # as if somebody else had started it
+    with pytest.raises(InputError, match=r"has 2 cores, and 3 shards need one each; set run\.shards=2"):
+        personal(grid="ray", shards=3).run(reproduce=6)

@@ -358,3 +358,17 @@ def test_an_interrupt_is_not_a_success_and_the_run_goes_on(tmp_path: Path) -> No
     assert process.returncode == 130, err
     assert "--resume" in err
     assert "Traceback" not in err
+
+
+@pytest.mark.timeout(300)
+def test_a_termination_is_handled_as_an_interrupt(tmp_path: Path) -> None:
+    """Also where Ray runs, which has a handler of its own; and the run goes on."""
+    for number, grid in enumerate(("ray", "in-process")):
+        process = launch(tmp_path / "run", 100_000, grid, *(["--resume"] if number else []))
+        before = _published(tmp_path / "run")
+        while process.poll() is None and _published(tmp_path / "run") < before + 3:
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGTERM)
+        _, err = process.communicate()
+        assert process.returncode == 143, err
+        assert err.splitlines() == ["fedpriv: stopped; go on with --resume."]

@@ -52,6 +52,15 @@ class Engine(ABC):
 
     name: str
 
+    @property
+    def loops(self) -> bool:
+        """Whether it computes one task after the other, as far as is known."""
+        return False
+
+    def may_loop(self, problem: Problem, axes: int) -> bool:  # noqa: ARG002
+        """Tell whether it may come to that, for inputs [C, n, ...] of so many axes: time can depend on data then."""
+        return self.loops
+
     def sgd(
         self, problem: Problem, start: Params, cohort: Cohort, index: NDArray[np.int64], descent: Descent
     ) -> Params:
@@ -151,6 +160,10 @@ class LoopEngine(Engine):
     """One task after the other with plain autograd; a failure names the task and the stage."""
 
     name = "loop"
+
+    @property
+    def loops(self) -> bool:  # noqa: D102
+        return True
 
     def gradients(self, problem: Problem, params: Params, batch: Batch) -> Params:  # noqa: D102
         rows: list[Params] = []

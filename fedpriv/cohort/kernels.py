@@ -46,6 +46,13 @@ class KernelEngine(VmapEngine):
         self.tiles = Tiles()
         self._examples: Examples | None = None
 
+    @property
+    def loops(self) -> bool:  # noqa: D102
+        return self.obstacle is not None
+
+    def may_loop(self, problem: Problem, axes: int) -> bool:  # noqa: D102
+        return self._layers(problem, axes) is None
+
     def _layers(self, problem: Problem, axes: int) -> list[Layer] | None:
         model = problem.model
         if self._known is None or self._known[0] is not model or self._known[1] != axes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedpriv.errors import InputError, NoGuarantee
@@ -17,7 +17,7 @@ from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
-__all__ = ["AGAINST", "Guarantee", "assumptions_for", "guarantee_for"]
+__all__ = ["AGAINST", "REACHED", "Guarantee", "assumptions_for", "guarantee_for"]
 
 AGAINST = {
     Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
@@ -102,6 +102,11 @@ class Guarantee:
         if not self.epsilon >= 0.0 or not self.epsilon_replace_one >= 0.0:
             raise NoGuarantee(f"epsilon must be at least 0, got {self.epsilon!r}; use guarantee_for(...).")
 
+    def with_unreachable(self) -> Guarantee:
+        """Return this guarantee for a run in which some nodes could not be reached: with what that assumes, said."""
+        said = f"Some nodes could not be reached and count as zero, so this assumes that {REACHED}."
+        return replace(self, assumptions=(*self.assumptions, REACHED), warnings=(*self.warnings, said))
+
     @property
     def holds(self) -> bool:
         """Whether anything is promised."""
@@ -128,12 +133,12 @@ class Guarantee:
         return " ".join([text, *self.warnings])
 
     def _promise(self) -> str:
-        replace = f" (replace-one: epsilon = {self.epsilon_replace_one:.4g})"
+        other = f" (replace-one: epsilon = {self.epsilon_replace_one:.4g})"
         return (
             f"{self.notion.value[0].upper()}{self.notion.value[1:]} of the {self.output.value} against "
             f"{AGAINST[self.observer]}: unit {self.unit}, relation {self.relation.value}, "
             f"epsilon = {self.epsilon:.4g}, delta = {self.delta:.3g}, accountant {self.accountant}"
-            f"{'' if self.relation is Relation.REPLACE_ONE else replace}. "
+            f"{'' if self.relation is Relation.REPLACE_ONE else other}. "
             f"{self.rounds} release{'s' if self.rounds != 1 else ''} on {self.num_tasks} tasks, "
             f"{self.sampling}, noise {_number(self.noise_multiplier)}, clipping norm "
             f"{_number(self.clipping_norm)}. The noise is computed in floating point: not proven exact."
@@ -166,6 +171,10 @@ class Guarantee:
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"guarantee: {error} is missing or wrong; the text was not written by fedpriv.") from None
         return cls(**kept)
+
+
+REACHED = "whether a node can be reached does not depend on one task's data"
+"""What must hold besides where tasks of nodes that could not be reached counted as zero."""
 
 
 def guarantee_for(

@@ -232,6 +232,16 @@ class RunFolder:
         with writing(path), path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(plain(line)) + "\n")
 
+    def log_unreachable(self, round: int, tasks: int) -> None:
+        """Append that so many tasks of a round could not be reached; a run that goes on has to say so, too."""
+        self.log({"round": round, "kind": "unreachable", "released": False, "tasks": tasks})
+
+    def unreachable(self) -> int:
+        """Return how many tasks could not be reached in all rounds."""
+        path = self.path / "metrics.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return sum(entry["tasks"] for entry in map(json.loads, lines) if entry["kind"] == "unreachable")
+
     def rewind_metrics(self, round: int) -> None:
         """Drop lines after a round (they will come again) and a line that a crash cut in two."""
         path = self.path / "metrics.jsonl"
@@ -243,7 +253,8 @@ class RunFolder:
                 entry = json.loads(line)
             except json.JSONDecodeError:
                 continue
-            if entry["round"] <= round and entry["kind"] == "evaluation" and not entry.get("final"):
+            told = entry["kind"] in ("evaluation", "unreachable") and not entry.get("final")
+            if entry["round"] <= round and told:
                 kept.append(line)
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode(), public=True)
 
@@ -312,8 +323,12 @@ def read_config(path: Path) -> dict[str, Any]:
 _OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
 """Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
 
-_FREE = {"grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"}
-"""Settings of [run] that change no result, or only what is scored at the end: a run may go on under other ones."""
+_FREE = {
+    *("grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"),
+    *("timeout", "attempts", "task_seconds"),
+}
+"""Settings of [run] that change no result, only what is scored at the end, or how long nodes are waited for: a run may
+go on under other ones."""
 
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

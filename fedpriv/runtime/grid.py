@@ -43,7 +43,10 @@ class Worker:
         try:
             return self.app(message, self.context)
         except Exception as error:
-            text = str(error) if isinstance(error, FedprivError) else f"{type(error).__name__}: {error}"
+            kind = type(error).__name__
+            # The text of an error may hold values, which stay where the protected data are.
+            other = kind if self.node.spec.tasks.declared == "protected" else f"{kind}: {error}"
+            text = str(error) if isinstance(error, FedprivError) else other
             return Message(Error(code=_FAILED, reason=text), reply_to=message)
 
     def snapshot(self, directory: Path, number: int) -> None:
@@ -57,6 +60,7 @@ class Worker:
         from fedpriv.runs.checkpoint import read_states
 
         self.node.store.restore(read_states(directory, number, self.node.spec.tasks.first))
+        self.node.memory.forget()
 
 
 class LocalGrid(Grid):

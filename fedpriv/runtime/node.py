@@ -6,7 +6,6 @@ One class serves a phone with one task and a simulation shard with thousands.
 from __future__ import annotations
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -48,7 +47,9 @@ from fedpriv.privacy.sampling import COUNTED
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.terms import NoiseAt
 from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
-from fedpriv.runtime.guard import Outcome, Stage, run_guarded
+from fedpriv.runtime.answering import Memory
+from fedpriv.runtime.guard import Guard, Outcome, Stage
+from fedpriv.runtime.limit import TimeLimit
 from fedpriv.runtime.own_noise import Asked, OwnNoise
 from fedpriv.runtime.store import StateStore
 
@@ -89,6 +90,9 @@ class NodeSpec:
     noise_seed : int or None
         What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
         reproduction. None, as on a real node: the node makes a secret of its own.
+    task_seconds : float
+        How long a task may compute in one stage, where time can depend on data: with the loop engine, and with an
+        algorithm that is not of fedpriv.
     """
 
     tasks: Tasks
@@ -100,6 +104,7 @@ class NodeSpec:
     baseline: LocalSGD | None = None
     memory_bytes: float = 4 * 2**30
     noise_seed: int | None = field(default=None, repr=False)
+    task_seconds: float = 600.0
 
 
 @dataclass
@@ -114,21 +119,22 @@ class _Totals:
     std: float | None = None
     """Standard deviation of the noise that every task adds to its own row; None if the server adds the noise."""
 
-    def add(self, ids: Ids, update: Arrays, noise: OwnNoise) -> None:
-        """Clip a chunk's updates; nothing that was not clipped leaves the node."""
+    def clipped(self, update: Arrays, noise: OwnNoise) -> Arrays:
+        """Clip a cohort's updates and return their sum or their rows; nothing that was not clipped leaves the node."""
         if self.kind == "sum" and self.std is None:
-            totals = self.bounds.sum(update)
+            return self.bounds.sum(update)
+        rows = self.bounds.rows(update)
+        if self.std is not None:
+            _add_noise(list(rows.values()), self.std, noise)
+        return rows if self.kind == "rows" else {name: row.sum(axis=0) for name, row in rows.items()}
+
+    def add(self, ids: Ids, found: Arrays) -> None:
+        """Add what :meth:`clipped` returned for a cohort."""
+        if self.kind == "rows":
+            self.rows.append(found)
+            self.ids.append(ids)
         else:
-            rows = self.bounds.rows(update)
-            if self.std is not None:
-                _add_noise(list(rows.values()), self.std, noise)
-            if self.kind == "rows":
-                self.rows.append(rows)
-                self.ids.append(ids)
-                return
-            totals = {name: row.sum(axis=0) for name, row in rows.items()}
-        for name, value in totals.items():
-            self.arrays[name] = self.arrays[name] + value if name in self.arrays else value
+            self.arrays = {name: self.arrays[name] + value if self.arrays else value for name, value in found.items()}
 
     def result(self, asked: Ids) -> Arrays:
         """Return the sum, or the rows in the order in which the tasks were asked."""
@@ -150,6 +156,11 @@ class Node:
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
         self._constants = spec.problem.digests()
+        # What fedpriv's own algorithms do with tensors of all tasks takes as long whatever the data are.
+        own = not type(spec.algorithm).__module__.startswith("fedpriv.")
+        free = own or self._engine.may_loop(spec.problem, 2 + len(self.tasks.input_shape))
+        self._guard = Guard(self._engine, spec.problem, TimeLimit(spec.task_seconds) if free else None)
+        self.memory = Memory()
         secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
         self._noise = ReproducibleEntropy(secret)
 
@@ -167,44 +178,60 @@ class Node:
     def train(self, content: RecordDict) -> RecordDict:
         """Train the asked tasks on their group's billboard; answer with the clipped sum or with clipped rows."""
         request, algorithm = self._request(content), self.spec.algorithm
+        work = self.memory.work("train", request)
+        if work.answer is not None:
+            return work.answer
         key = Key(self.spec.seed, request.round, Purpose.TRAIN)
-        updates: dict[str, Arrays] = {}
         bounds, declared = _bounds(request), _declared(request)
-        problems, note = Counter({"failed": 0, "not_finite": 0, "refused": 0}), ""
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             question = Asked(request, group)
             std = request.noise_multiplier * bounds.norm if request.noise_at == "node" else None
-            totals = _Totals(request.reply, bounds, std=std)
+            totals: _Totals = work.parts.setdefault(group, _Totals(request.reply, bounds, std=std))
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 new, update = algorithm.train(learner, public, state, part, key)
                 return {**nest("state", new), **nest("update", update)}
 
-            for cohort in self._chunks(ids, billboard):
+            for number, cohort in enumerate(self._chunks(ids, billboard)):
+                if (group, number) in work.done:
+                    continue
                 allowed, reason = self._allowed(cohort, request, declared)
                 own = self._own_noise(question, cohort, allowed)
                 outcome = self._run("train", stage, cohort, billboard, own)
                 counted = outcome.counted & allowed
-                problems.update(failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum()))
-                note = note or reason or (outcome.note if self._open else "")
-                self._keep(cohort, unnest("state", outcome.tree), counted)
-                self.store.participations[cohort.positions[allowed]] += 1
                 update = _counted_update(unnest("update", outcome.tree), billboard, counted)
-                totals.add(cohort.ids, bounds.marked(update, counted), own)
-            updates[group] = totals.result(ids)
+                found = totals.clipped(bounds.marked(update, counted), own)
+                self._keep(cohort, unnest("state", outcome.tree), counted)
+                # Nothing fails from here on: a cohort is through as a whole, or it is done again.
+                totals.add(cohort.ids, found)
+                self._grant(cohort, request, declared, allowed)
+                self._count(cohort, outcome)
+                self.store.participations[cohort.positions[allowed]] += 1
+                work.problems.update(
+                    failed=outcome.failed, not_finite=outcome.not_finite, refused=int((~allowed).sum())
+                )
+                work.note = work.note or reason or (outcome.note if self._open else "")
+                work.done.add((group, number))
+        problems = {name: work.problems[name] for name in ("failed", "not_finite", "refused")}
         if not self._open:  # a refusal depends on what was asked; the other counts depend on data
-            problems = Counter({"refused": problems["refused"]})
-        if not algorithm.sends_update:
-            return Reply(diagnostics=dict(problems), note=note).to_content()
-        rows = request.tasks if request.reply == "rows" else {}
-        return Reply(updates, rows, dict(problems), note).to_content()
+            problems = {"refused": problems["refused"]}
+        updates: dict[str, Arrays] = {}
+        if algorithm.sends_update:
+            updates = {group: work.parts[group].result(ids) for group, ids in request.tasks.items()}
+        rows = request.tasks if updates and request.reply == "rows" else {}
+        work.answer = Reply(updates, rows, dict(problems), work.note).to_content()
+        work.parts = {}
+        return work.answer
 
     def finish(self, content: RecordDict) -> RecordDict:
         """Do what remains after the last round; answer with the gradient work so far."""
         self._check_constants()
         request, algorithm = self._request(content), self.spec.algorithm
-        key, note, failed = Key(self.spec.seed, 0, Purpose.FINISH), "", 0
+        done = self.memory.work("finish", request)
+        if done.answer is not None:
+            return done.answer
+        key = Key(self.spec.seed, 0, Purpose.FINISH)
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
 
@@ -212,18 +239,25 @@ class Node:
                 return nest("state", algorithm.finish(learner, public, state, part, key))
 
             question = Asked(request, group)
-            for cohort in self._chunks(ids, billboard):
+            for number, cohort in enumerate(self._chunks(ids, billboard)):
+                if (group, number) in done.done:
+                    continue
                 own = self._own_noise(question, cohort)
                 outcome = self._run("finish", stage, cohort, billboard, own)
-                note, failed = note or outcome.note, failed + int((~outcome.counted).sum())
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
+                self._count(cohort, outcome)
+                done.note = done.note or outcome.note
+                done.problems["final_fit_failed"] += int((~outcome.counted).sum())
+                done.done.add((group, number))
         if not self._open:
-            return Reply().to_content()
+            done.answer = Reply().to_content()
+            return done.answer
         work, sizes = self.store.work, self.tasks.train.sizes
         counts = {"epochs": int(np.ceil(work / sizes).max()), "work": int(work.sum()), "examples": int(sizes.sum())}
-        counts["final_fit_failed"] = failed
+        counts["final_fit_failed"] = done.problems["final_fit_failed"]
         counts["cells_with_example"], counts["cells"] = self._cells.tolist()
-        return Reply(diagnostics=counts, note=note).to_content()
+        done.answer = Reply(diagnostics=counts, note=done.note).to_content()
+        return done.answer
 
     def evaluate(self, content: RecordDict) -> RecordDict:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
@@ -247,9 +281,12 @@ class Node:
                 raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
         if not request.metrics:
             raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
+        work = self.memory.work("metrics", request)
+        if work.answer is not None:
+            return work.answer
         # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
         asked = metrics_release(len(request.metrics), request.noise_multiplier)
-        total, problems, note = np.zeros(len(request.metrics)), Counter({"failed": 0, "refused": 0}), ""
+        total: NDArray[np.float64] = work.parts.setdefault(METRICS, np.zeros(len(request.metrics)))
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
 
@@ -258,19 +295,24 @@ class Node:
                 return {name: scores[name] for name in request.metrics}
 
             question = Asked(request, group)
-            for cohort in self._chunks(ids, billboard):
+            for number, cohort in enumerate(self._chunks(ids, billboard)):
+                if (group, number) in work.done:
+                    continue
                 allowed, reason = self._allowed(cohort, request, asked)
                 own = self._own_noise(question, cohort)
                 outcome = self._run("measure", stage, cohort, billboard, own)
-                problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
-                note = note or reason or (outcome.note if self._open else "")
                 if outcome.tree:
                     scores = {name: value.double().numpy() for name, value in outcome.tree.items()}
                     values = contributions(scores, request.metrics, request.largest_loss)
                     total += values[allowed & outcome.counted].sum(axis=0)
-        if not self._open:
-            problems = Counter({"refused": problems["refused"]})
-        return Reply({METRICS: {METRICS: total}}, diagnostics=dict(problems), note=note).to_content()
+                self._grant(cohort, request, asked, allowed)
+                self._count(cohort, outcome)
+                work.problems.update(failed=outcome.failed, refused=int((~allowed).sum()))
+                work.note = work.note or reason or (outcome.note if self._open else "")
+                work.done.add((group, number))
+        problems = {name: work.problems[name] for name in (("failed", "refused") if self._open else ("refused",))}
+        work.answer = Reply({METRICS: {METRICS: total}}, diagnostics=dict(problems), note=work.note).to_content()
+        return work.answer
 
     def local_only(self, content: RecordDict) -> RecordDict:
         """Train and score the local-only baseline, with the busiest task's epochs for every task."""
@@ -297,7 +339,7 @@ class Node:
 
     def _check_constants(self) -> None:
         """Stop if a frozen parameter or a buffer has moved: what moved it came past clipping and noise."""
-        now = self.spec.problem.digests()
+        now = self._guard.problem.digests()
         moved = next((name for name, digest in self._constants.items() if now.get(name) != digest), None)
         if moved is not None:
             raise ComponentFailure(
@@ -326,13 +368,13 @@ class Node:
         return request
 
     def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params, noise: OwnNoise) -> Outcome:
-        state = self._state(billboard, cohort)
-        outcome = self._without_strange(
-            name, cohort, run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, noise)
-        )
+        outcome = self._guard.run(name, stage, cohort, lambda part: self._state(billboard, part), noise)
+        return self._without_strange(name, cohort, outcome)
+
+    def _count(self, cohort: Cohort, outcome: Outcome) -> None:
+        """Count the gradient work of a stage."""
         self.store.work[cohort.positions] += outcome.work
         self._cells += (int(outcome.work.sum()), outcome.cells)
-        return outcome
 
     def _without_strange(self, name: str, cohort: Cohort, outcome: Outcome) -> Outcome:
         """Count as zero what came of zeros that stand for values nobody can compute with."""
@@ -383,9 +425,11 @@ class Node:
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 return score(learner, public, part, state)
 
+            def states(part: Cohort, public: Params = billboard) -> State:
+                return begin(public, part)
+
             for cohort in self._chunks(wanted, billboard):
-                state = begin(billboard, cohort)
-                outcome = run_guarded(self._engine, self.spec.problem, name, stage, cohort, state, self._noise)
+                outcome = self._guard.run(name, stage, cohort, states, self._noise)
                 failed, note = failed + outcome.failed, note or (outcome.note if outcome.failed else "")
                 if not outcome.tree:
                     continue  # the server knows these tasks without scores
@@ -425,7 +469,7 @@ class Node:
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return np.ones(len(cohort), dtype=bool), ""
         # What differs in the clipping norm only costs the same, and an adaptive one differs in every round.
-        counts = self.store.grants(asked.at_any_norm().to_json())
+        self.store.grants(asked.at_any_norm().to_json())
         kinds = [Release.from_json(name) for name in self.store.granted]
         history = np.stack([done[cohort.positions] for done in self.store.granted.values()], axis=1)
         # Tasks with equal histories get equal answers.
@@ -439,16 +483,23 @@ class Node:
         if asked.stream is not None:
             last = self.store.last_grants(asked.to_json())
             apart = np.abs(request.round - last[cohort.positions])
-            soon = (counts[cohort.positions] > 0) & (apart < asked.stream.separation)
+            before = self.store.grants(asked.at_any_norm().to_json())[cohort.positions] > 0
+            soon = before & (apart < asked.stream.separation)
             if soon.any():
                 reason = reason or (
                     f"the request declares noise for participations at least {asked.stream.separation} rounds apart, "
                     f"and round {request.round} is {apart[soon].min()} from one that was granted."
                 )
             allowed &= ~soon
-            last[cohort.positions[allowed]] = request.round
-        counts[cohort.positions] += allowed
         return allowed, reason
+
+    def _grant(self, cohort: Cohort, request: Request, asked: Release, allowed: NDArray[np.bool_]) -> None:
+        """Count what tasks grant, before it leaves the node."""
+        if self.spec.policy is None or not self.spec.algorithm.sends_update:
+            return
+        self.store.grants(asked.at_any_norm().to_json())[cohort.positions] += allowed
+        if asked.stream is not None:
+            self.store.last_grants(asked.to_json())[cohort.positions[allowed]] = request.round
 
 
 def _bounds(request: Request) -> Bounds:

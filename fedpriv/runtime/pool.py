@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, nullcontext, suppress
 from pathlib import Path
-from threading import Thread
+from threading import Lock, Thread, current_thread, main_thread
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -127,6 +128,8 @@ class ShardPool:
 
     _owner: ClassVar[ShardPool | None] = None
     """The pool that started this process's Ray."""
+    _starting: ClassVar[Lock] = Lock()
+    """Held while a pool looks whether Ray runs, and starts it: a process has one Ray."""
 
     def __init__(self) -> None:
         self._ray: Any = None
@@ -134,6 +137,7 @@ class ShardPool:
         self._owned = False
         self._room = 0
         self._places = ExitStack()
+        self._lent = False
         self._idle: list[Any] = []
         self._warming: Future[None] | None = None
         self._starter: ThreadPoolExecutor | None = None
@@ -156,11 +160,24 @@ class ShardPool:
 
         Raises
         ------
+        InputError
+            Another run of this process has Ray, or the Ray that runs has too few cores.
         ComponentFailure
             Ray does not start.
         """
-        self._wait()
-        self._connect(shards, address)
+        with self._starting:
+            if self._lent:
+                raise InputError(
+                    "this ShardPool is at work in another run; run one after the other, or each in its own process."
+                )
+            self._lent = True
+        try:
+            self._wait()
+            self._connect(shards, address)
+        except BaseException:
+            self._lent = False
+            raise
+        _keep_signal(signal.getsignal(signal.SIGTERM))  # a start in another thread could not
 
     def _connect(self, shards: int, address: str | None) -> None:
         import ray
@@ -171,12 +188,21 @@ class ShardPool:
             if address == self._address and (not self._owned or shards <= self._room):
                 return
             self._disconnect()
-        owned = not ray.is_initialized()
-        if not owned and ShardPool._owner is not None:
-            raise InputError("a ShardPool holds all cores of this process's Ray; hand it over with run(pool=...).")
-        if owned:
-            _start(ray, shards, address, self._places)
-            ShardPool._owner = self
+        with self._starting:
+            owned = not ray.is_initialized()
+            if not owned and ShardPool._owner is not None:
+                raise InputError(
+                    "another run or ShardPool has this process's Ray, and there can be only one; run one after the "
+                    "other, hand it over with run(pool=...), or set run.grid=in-process."
+                )
+            if owned:
+                _start(ray, shards, address, self._places)
+                ShardPool._owner = self
+        if not owned and address is None and (cores := int(ray.cluster_resources().get("CPU", 0))) < shards:
+            raise InputError(
+                f"the Ray that runs in this process has {cores} cores, and {shards} shards need one each; set "
+                f"run.shards={max(cores, 1)}, start Ray with more (num_cpus), or leave its start to fedpriv."
+            )
         if (address or not owned) and not asks_for_tokens():
             logging.getLogger("fedpriv").warning(
                 "the Ray cluster asks nobody for a token: whoever reaches its ports can read the tasks' data; start it "
@@ -250,10 +276,11 @@ class ShardPool:
         return shard.host.remote(spec, number)
 
     def give_back(self, shards: Sequence[Any]) -> None:
-        """Take shards back that nobody waits for; they forget their tasks and wait for new ones."""
+        """Take back what a grid still has, once it is done; shards forget their tasks and wait for new ones."""
         for shard in shards:
             shard.release.remote()
         self._idle += shards
+        self._lent = False
 
     def stop(self, shards: Any) -> None:
         """Stop shards that may still be at work, or that nobody needs."""
@@ -320,6 +347,7 @@ def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> Non
         where["_temp_dir"] = str(places.enter_context(short_folder()) / "r")
     from fedpriv.runtime.ray_private import fresh_token, lean_start
 
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         with lean_start(), nullcontext() if address else fresh_token():
             ray.init(log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **where)
@@ -335,3 +363,11 @@ def _start(ray: Any, shards: int, address: str | None, places: ExitStack) -> Non
         raise ComponentFailure(
             f"Ray did not start ({said}); check {where_to_look}memory and /dev/shm, or use --set run.grid=in-process."
         ) from error
+    finally:
+        _keep_signal(handler)
+
+
+def _keep_signal(handler: Any) -> None:
+    """Handle SIGTERM as before Ray started: its own handler prints a trace in C++ and aborts."""
+    if handler is not None and current_thread() is main_thread():
+        signal.signal(signal.SIGTERM, handler)

@@ -71,7 +71,7 @@ class RayGrid(LocalGrid):
         self._doubtful: set[int] = set()
         try:
             self.actors = self._pool.take(self.specs)
-        except ComponentFailure:
+        except BaseException:
             self.close()
             raise
         self._lines = open_lines(self._ray, self.actors)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from flwr.app import ArrayRecord, MessageType
+from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -19,12 +19,11 @@ from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
 from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import Registry, TaskStrategy
+from fedpriv.strategies.base import Registry, Session, TaskStrategy
 
 __all__ = ["Served", "serve"]
 
 Hook = Callable[[int, Billboards, dict[str, Any]], None]
-_TIMEOUT = 24 * 3600.0
 
 
 @dataclass
@@ -50,6 +49,8 @@ class Served:
         How many updates did not count, by cause.
     note : str
         The first of them in words.
+    unreachable : int
+        Tasks that counted as zero in this process because their node could not be reached.
     warnings : list of str
         What else the experimenter has to know.
     measured : list of Measured
@@ -65,6 +66,7 @@ class Served:
     fill: float | None = None
     problems: dict[str, int] = field(default_factory=dict)
     note: str = ""
+    unreachable: int = 0
     warnings: list[str] = field(default_factory=list)
     measured: list[Measured] = field(default_factory=list)
 
@@ -81,6 +83,9 @@ def serve(
     on_round: Hook | None = None,
     baseline: bool = True,
     population: Tasks | None = None,
+    timeout: float = 24 * 3600.0,
+    attempts: int = 3,
+    on_unreachable: Callable[[int, int], None] | None = None,
 ) -> Served:
     """Run a strategy to its end.
 
@@ -107,30 +112,38 @@ def serve(
         Whether to train and score the local-only reference.
     population : Tasks or None
         Whom the ledger was registered for: the nodes must host exactly these tasks.
+    timeout : float
+        Seconds to wait for the answers of an exchange.
+    attempts : int
+        How often a node with several tasks is asked, if it fails or is late, before the run stops.
+    on_unreachable : callable or None
+        Called with a round and how many of its tasks could not be reached, before anything of it is published.
 
     Raises
     ------
     BudgetExceeded, ComponentFailure
         As the strategy and the nodes raise them; what was published stays in the checkpoints.
     """
-    session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, timeout=_TIMEOUT)
+    how: dict[str, Any] = {"timeout": timeout, "attempts": attempts}
+    session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, **how)
+    session.on_unreachable = on_unreachable
     if population is not None:
         _same_population(session.registry, population)
 
     def count_metrics(at: Boundary | None) -> None:
         """Let nodes count once more what they granted for metrics; what they answer is not used."""
         if at is not None and at.round in session.measured:
-            _checked(grid.send_and_receive(strategy.measuring(at), timeout=_TIMEOUT), "replay")
+            session.ask(grid, strategy.measuring(at), f"when the metrics of round {at.round} were counted again")
 
     count_metrics(replay[0][0] if replay else boundary)  # a snapshot comes before the metrics of its round
     for number, (before, after) in enumerate(replay, start=1):
         published, declared = record_from_billboards(before.billboards), strategy.declared(before)
         messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)
-        _checked(grid.send_and_receive(messages, timeout=_TIMEOUT), "replay")
+        session.ask(grid, messages, f"when round {after.round} was trained again")
         count_metrics(after)
         show_part("replay", "rounds", number, len(replay))
     started = time.perf_counter()
-    strategy.start(grid, initial, timeout=_TIMEOUT, on_round=on_round)
+    strategy.start(grid, initial, on_round=on_round)
     seconds = {"rounds": time.perf_counter() - started, "training": session.training_seconds}
     if session.listening_seconds:
         seconds["attack"] = session.listening_seconds
@@ -139,17 +152,17 @@ def serve(
     last, everybody = record_from_billboards(session.boundary.billboards), session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     with phase("final fit"):
-        replies = _checked(grid.send_and_receive(finishing, timeout=_TIMEOUT), "the final fit")
+        replies = _finished(session, session.ask(grid, finishing, "in the final fit"))
     session.problems["final_fit_failed"] += sum(_count(reply, "final_fit_failed") for reply in replies)
-    epochs = max(_count(reply, "epochs") for reply in replies)
+    epochs = max((_count(reply, "epochs") for reply in replies), default=0)
     work = sum(_count(reply, "work") for reply in replies)
     cells = sum(_count(reply, "cells") for reply in replies)
     fill = sum(_count(reply, "cells_with_example") for reply in replies) / cells if cells else None
     alone_work = epochs * sum(_count(reply, "examples") for reply in replies)
-    strategy.measure(strategy.rounds, grid, _TIMEOUT)
+    strategy.measure(strategy.rounds, grid)
     scoring = strategy.messages(MessageType.EVALUATE, 0, last, everybody)
     with phase("scores"):
-        scores = strategy.collect(grid.send_and_receive(scoring, timeout=_TIMEOUT))
+        scores = strategy.collect(session.ask(grid, scoring, "to evaluate", needed=False), everybody)
     seconds["finish"] = time.perf_counter() - started
 
     warnings = []
@@ -163,7 +176,8 @@ def serve(
         start = record_from_billboards(session.start)
         alone = strategy.messages(f"{MessageType.EVALUATE}.local_only", 0, start, everybody, epochs=epochs)
         with phase("local-only reference"):
-            scores.update(strategy.collect(grid.send_and_receive(alone, timeout=_TIMEOUT)))
+            found = session.ask(grid, alone, "in the local-only reference", needed=False)
+            scores.update(strategy.collect(found, everybody))
         seconds["baseline"] = time.perf_counter() - started
     return Served(
         session.boundary,
@@ -175,7 +189,8 @@ def serve(
         fill,
         {name: count for name, count in session.problems.items() if count},
         session.note or next((reply.note for reply in replies if reply.note), ""),
-        warnings,
+        session.problems["unreachable"],
+        warnings + _missing(session),
         [session.measured[number] for number in sorted(session.measured)],
     )
 
@@ -198,10 +213,31 @@ def _count(reply: Reply, name: str) -> int:
     return found if isinstance(found, int) else 0
 
 
-def _checked(replies: Any, stage: str) -> list[Reply]:
+def _finished(session: Session, replies: Iterable[Message]) -> list[Reply]:
+    """Return what the final fit answered; nodes that could not be reached, or that failed with one task, have none."""
     answers = []
+    hosted, kind = session.asked(session.groups), f"{MessageType.TRAIN}.finish"
     for reply in replies:
-        if reply.has_error():
-            raise ComponentFailure(f"node {reply.metadata.src_node_id} failed in {stage}: {reply.error.reason}")
-        answers.append(Reply.from_content(reply.content))
+        node = reply.metadata.src_node_id
+        if not reply.has_error():
+            answers.append(Reply.from_content(reply.content))
+        elif node in hosted:
+            session.missing[kind] = session.missing.get(kind, 0) + hosted[node]
+            session.note = session.note or f"node {node}: {reply.error.reason}"
     return answers
+
+
+_WITHOUT = {
+    f"{MessageType.TRAIN}.finish": "had no final fit",
+    MessageType.EVALUATE: "gave no scores",
+    f"{MessageType.EVALUATE}.local_only": "gave no scores of the local-only reference",
+}
+
+
+def _missing(session: Session) -> list[str]:
+    """Say of how many tasks something is missing after training because their nodes did not give it."""
+    return [
+        f"{count} tasks {_WITHOUT[kind]}, since their nodes could not be reached or failed; the first: {session.note}"
+        for kind, count in session.missing.items()
+        if count
+    ]

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, Context
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedpriv.errors import ComponentFailure
@@ -31,6 +31,8 @@ from fedpriv.runtime.node import Node, NodeSpec
 __all__ = ["client", "run_under_flower", "server", "write_app"]
 
 _STATE = "fedpriv"
+_ANSWER, _PART = "fedpriv-question", "fedpriv-answer/"
+"""Under which names a context keeps the last question, and the answer part by part, in case it is asked again."""
 _APP = """\
 [project]
 name = "fedpriv-run"
@@ -73,6 +75,10 @@ def _node(context: Context) -> Node:
     if number >= len(specs):
         raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")
     node = Node(specs[number])
+    if _ANSWER in context.state.config_records:
+        records = context.state.items()
+        answer = {name.removeprefix(_PART): record for name, record in records if name.startswith(_PART)}
+        node.memory.restore(str(context.state.config_records[_ANSWER]["question"]), RecordDict(answer))
     if _STATE in context.state.array_records:
         values = {key: value.numpy() for key, value in context.state.array_records[_STATE].items()}
         keys = [key.split("/", 2) for key in values if key.startswith("rows/")]
@@ -88,6 +94,13 @@ def _keep(node: Node, context: Context) -> None:
         arrays[f"positions/{number}/{name}"] = Array(positions)
         arrays[f"rows/{number}/{name}"] = Array(np.ascontiguousarray(rows))
     context.state[_STATE] = ArrayRecord(arrays)
+    for name in [name for name in context.state if name.startswith(_PART)]:
+        del context.state[name]
+    if (answered := node.memory.answered()) is not None:
+        question, answer = answered
+        context.state[_ANSWER] = ConfigRecord({"question": question})
+        for name, record in answer.items():
+            context.state[f"{_PART}{name}"] = record
 
 
 client = client_app(_node, after=_keep)
