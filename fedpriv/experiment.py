@@ -133,7 +133,8 @@ class Experiment(Settings):
         counts as zero instead is said in :mod:`fedpriv.strategies.exchange`.
     task_seconds : float or None
         Seconds of computing after which a task counts as zero by itself, where time can depend on data: where tasks
-        are computed one after the other, and with algorithms of your own. 600 unless given, or a tenth of ``timeout`` if that is less.
+        are computed one after the other, and with algorithms of your own. 600 unless given, or a tenth of ``timeout``
+        if that is less.
     state_memory : float
         GiB of personal states that all shards together keep in memory; more live in files of the system's temporary
         folder (``TMPDIR``).

@@ -307,7 +307,7 @@ class Poison(torch.nn.Module):
         return output
 
     def __deepcopy__(self, _: Any) -> Poison:  # what it waits for cannot be copied
-        copy = Poison(self.what)
+        copy = Poison(self.what).to(self.layer.weight.dtype)
         copy.load_state_dict(self.state_dict())
         return copy
 
