@@ -367,8 +367,9 @@ def test_whatever_a_task_does_it_alone_counts_as_zero(name: str, engine: Any) ->
     torch.manual_seed(0)
     found = poisoned(POISONS[name], engine=engine, **slow).run(reproduce=0)
     equal(reference, found)
-    assert "1 failed" in found.summary["warnings"][-1]
-    assert "task 'task-1' failed in stage 'train'" in found.summary["warnings"][-1]
+    said = " ".join(found.summary["warnings"])
+    assert "1 failed" in said
+    assert "task 'task-1' failed in stage 'train'" in said
     assert np.isnan(found.scores["personal.accuracy"]).tolist() == [False, False, True, False]
     if POISONS[name] in (spin, deaf):
         for thread in threading.enumerate():
