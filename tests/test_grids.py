@@ -62,7 +62,8 @@ def test_all_grids_agree(tmp_path: Path) -> None:
         "stock._APP = stock._APP.replace('fedpriv.runtime.stock:client', 'breaking:client')\n"
         "from fedpriv.cli import main\nmain()\n"
     )
-    more = {"PYTHONPATH": str(tmp_path), "FEDPRIV_TEST_MARKERS": str(tmp_path / "markers")}
+    places = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    more = {"PYTHONPATH": os.pathsep.join(places), "FEDPRIV_TEST_MARKERS": str(tmp_path / "markers")}
     for grid in ("in-process", "ray", "flower"):
         sets = [f"--set={item}" for item in [*SETTINGS, f"run.grid={grid}"]]
         words = ["run", "pmtl", "--reproduce", "5", "--out", str(tmp_path / grid), "--json", *sets]
