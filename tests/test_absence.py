@@ -22,8 +22,9 @@ from fedpriv.cohort import Cohort, Key, Learner, VmapEngine
 from fedpriv.privacy.guarantee import REACHED
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.protocol import ALL
-from fedpriv.runtime import limit, node
+from fedpriv.protocol import ALL, Reply, Request
+from fedpriv.runtime import limit, node, stock
+from fedpriv.runtime.flower_private import new_context
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.limit import TaskLate, TimeLimit
 from fedpriv.runtime.store import StateStore
@@ -487,3 +488,31 @@ def test_a_task_may_not_take_longer_than_its_node() -> None:
         personal(timeout=5.0, task_seconds=9.0)
     assert personal(timeout=5.0).task_limit == 0.5
     assert personal().task_limit == 600.0
+
+
+def test_a_node_that_lives_for_one_message_remembers_in_its_context(monkeypatch: Any) -> None:
+    """Under Flower's own engine: the same question again gets the same answer, and changes no state."""
+    run = personal(shards=1)
+    (spec,) = run.specs(run.problem(), 1, 7)
+    monkeypatch.setattr(stock, "_specs", lambda *_: [spec])
+    place: dict[str, Any] = {"partition-id": 0, "num-partitions": 1}
+    context = new_context(1, **place)
+    context.run_config.update({"config": "", "data-dir": "", "reproduce": 7})
+
+    def asked(attempt: int, number: int = 1) -> dict[str, Any]:
+        billboard = {name: value.numpy() for name, value in run.problem().initial().items()}
+        request = Request(number, {ALL: billboard}, {ALL: np.arange(7)}, attempt=attempt)
+        reply = stock.client(Message(request.to_content(), 1, "train"), context)
+        return Reply.from_content(reply.content).updates[ALL]
+
+    def state() -> bytes:
+        return b"".join(value.numpy().tobytes() for value in context.state.array_records["fedpriv"].values())
+
+    first, before = asked(1), state()
+    again = asked(2)
+    assert state() == before
+    for name, value in first.items():
+        np.testing.assert_array_equal(again[name], value)
+    assert any((asked(1)[name] != value).any() for name, value in first.items()), "a new question is answered anew"
+    asked(1, number=2)
+    assert state() != before
