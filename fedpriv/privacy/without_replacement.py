@@ -1,4 +1,4 @@
-"""Cohorts of fixed size, drawn without replacement: the certified privacy curve of one release.
+"""Cohorts of fixed size, drawn without replacement: the certified privacy loss of one release.
 
 A task whose data change moves the sum of a cohort that holds it by up to two clipping norms, so without sampling the
 mechanism is Gaussian with ``mu = 2 / noise_multiplier``. Drawing a share q of the tasks without replacement turns its
@@ -21,52 +21,34 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-from fedpriv.privacy.gaussian import gaussian_deltas
-from fedpriv.privacy.poisson import Curve, both_signs
+from fedpriv.privacy.distribution import Distribution, Piece
+from fedpriv.privacy.poisson import farther, log_normal, log_ratio
 
-__all__ = ["wor_curve", "wor_deltas", "wor_renyi"]
-
-_TAIL = 12.0
-"""The grid ends where the base mechanism's delta is below Phi(-12) = 2e-33."""
+__all__ = ["wor_losses", "wor_renyi"]
 
 
-def wor_deltas(noise_multiplier: float, rate: float, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return delta' of one release at each epsilon [n] of either sign, under replace-one.
+def wor_losses(noise_multiplier: float, rate: float, cut: float) -> Distribution:
+    """Return the privacy loss of one release under replace-one; both directions of replacing have it.
+
+    Losses above 0 are those of ``(1-q) N(0) + q N(mu)`` against ``N(0)`` where the second is the less likely one; each
+    has a mirror image below 0, ``exp(-loss)`` times as likely. What is left of the probability is a loss of 0.
 
     Parameters
     ----------
     noise_multiplier : float
         Standard deviation of the noise in clipping norms, positive.
     rate : float
-        Share q of the tasks that a cohort holds, in (0, 1].
-    epsilons : ndarray of float64, shape [n]
-        Where to look.
-
-    Returns
-    -------
-    ndarray of float64, shape [n]
-        In [0, 1].
+        Share q of the tasks that a cohort holds, in (0, 1).
+    cut : float
+        Probability of outputs that are not looked at and count as an infinite loss, positive.
     """
-
-    def above(size: NDArray[np.float64]) -> NDArray[np.float64]:
-        with np.errstate(over="ignore"):
-            base = np.log1p(np.expm1(size) / rate)
-        # Where the exponential overflows, log(1 + (e^s - 1) / q) is s - log q up to rounding.
-        base = np.where(size > 600.0, size - math.log(rate), base)
-        return rate * gaussian_deltas(2.0 / noise_multiplier, base)
-
-    return both_signs(above, epsilons)
-
-
-def wor_curve(noise_multiplier: float, rate: float) -> Curve:
-    """Return the curve of one release; both directions of replacing have it."""
     mu = 2.0 / noise_multiplier
-    # The base mechanism's loss at the end of the grid, as a loss of the sampled mechanism.
-    end = mu * mu / 2.0 + _TAIL * mu
-    end = end + math.log(rate) if end > 600.0 else math.log1p(rate * math.expm1(end))
-    return Curve(lambda at: wor_deltas(noise_multiplier, rate, at), -end, end)
+    low, high = mu / 2.0, farther(mu, rate, cut)
+    above = Piece(low, high, lambda x: log_normal(x) + log_ratio(mu, rate, x), lambda x: log_ratio(mu, rate, x))
+    below = Piece(low, high, log_normal, lambda x: -log_ratio(mu, rate, x))
+    none = (1.0 - rate) * math.erf(mu / math.sqrt(8.0))
+    return Distribution([above, below], 0.5 * min(1.0, 1.0 / mu), none, cut)
 
 
 def wor_renyi(noise_multiplier: float, rate: float, orders: tuple[float, ...]) -> list[float]:

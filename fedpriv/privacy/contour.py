@@ -1,0 +1,306 @@
+"""Delta and epsilon of many releases together, as an integral along a line in the complex plane.
+
+Privacy losses add, so the moment generating functions ``M(s) = E exp(s L)`` of single releases multiply. With
+``K(s) = sum of log M(s)`` over all releases and any t > 0,
+
+    delta(epsilon) = 1 / (2 pi i)  integral from t - i inf to t + i inf of  exp(K(s) - s epsilon) / (s (s + 1)) ds
+
+(Zhu, Dong and Wang, AISTATS 2022; Alghamdi and others, ICML 2023). The line through t weights the losses by
+``exp(t L)``: near the saddle point the integrand is about as large as delta itself, so that rounding errors are
+relative to delta, however small it is. What is done here, and why it is never too small:
+
+- **Steps.** The trapezoid rule with steps d sums ``delta(epsilon + j p) exp(t j p)`` over all whole j, with
+  ``p = 2 pi / d`` (Poisson's summation formula). The term j = 0 is delta, the others are at least 0. Steps are chosen
+  so that they are negligible; were they not, the answer would be too large.
+- **The end.** One plain Gaussian release is added that never happened, so small that it costs a ten-thousandth of
+  epsilon (one that did happen does as well): leaving it out is post-processing, so delta with it is at least delta.
+  With it the integrand falls like ``exp(-mu^2 w^2 / 2) / w^2``; the integral of that beyond the last step is added.
+- **Cut off.** Outputs that single releases were not integrated over count as an infinite loss.
+- **Rounding.** Each M is good to a few units in the last place, so the integrand is wrong by at most ``_EACH`` of
+  itself per release; so much of the sum of absolute values is added.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fedpriv.privacy.distribution import FIRST, LAST, Distribution, exponent
+
+__all__ = ["Composition"]
+
+Vector = NDArray[np.float64]
+
+_EACH = 1e-14
+"""Rounding errors of one release's M, relative; a hundred times what was ever seen."""
+
+_ONCE = 1e-10
+"""Rounding errors that do not depend on the number of releases."""
+
+_BLUR = 5e-5
+"""What the added release may add to epsilon, relative."""
+
+_END = 16.0
+"""The integral ends where the added release has made the integrand smaller by exp(-16), at least."""
+
+_MARGIN = 12.0
+"""What steps may add to delta: exp(-12), relative."""
+
+_WORSE = 6.0
+"""How much larger than at the saddle point the integrand may be for fewer steps, as a power of e."""
+
+_MOST_STEPS = 100_000
+
+_NEGLIGIBLE = 42.0
+"""Minus log of the delta below which a bound takes its place: no question is about it."""
+
+_APART = 4
+_COARSE = range(FIRST, LAST + 1, _APART)
+"""Deltas at several epsilons are found on lines with exponents of these indices."""
+
+_EXPONENTS = np.asarray([exponent(index) for index in _COARSE])
+
+
+class Composition:
+    """The privacy loss of some releases together, in one direction.
+
+    Parameters
+    ----------
+    parts : sequence of (Distribution, int)
+        Privacy losses of single releases, and how often each happened.
+    square : float
+        Square of ``mu = sensitivity / noise`` of all plain Gaussian releases together.
+    """
+
+    def __init__(self, parts: Sequence[tuple[Distribution, int]], square: float) -> None:
+        self._parts, self._square = parts, square
+        self.infinite = -math.expm1(math.fsum(count * math.log1p(-one.cut) for one, count in parts))
+        self._rounding = _ONCE + _EACH * math.fsum(count for _, count in parts)
+        self._moment = functools.cache(self._sum_moments)
+        self._line = functools.lru_cache(maxsize=64)(self._make_line)
+
+    def epsilon(self, delta: float) -> float:
+        """Return the smallest epsilon of at least 0 whose delta is at most ``delta``; infinity if that was too much."""
+        left = delta - self.infinite
+        if left <= 0.0:
+            return math.inf
+        size = -math.log(left)
+
+        def bound(index: int) -> float:
+            return (self._moment(index) - _room(exponent(index)) + size) / exponent(index)
+
+        best = _smallest(bound)
+        high = bound(best)
+        if high <= 0.0:
+            return 0.0
+        blur = _BLUR * size
+        while True:
+            line = self._chosen(best, size, blur, 0.5 * high, high)
+            if line is None:
+                return high
+            found = line.epsilon(left, high)
+            slope = float(line.slopes(np.asarray([found]))[0])
+            wanted = _BLUR * (found + 1.0 / slope) * slope
+            too_much = line.blurred(slope) / wanted
+            if too_much <= 2.0:
+                return found
+            blur = line.blur / too_much
+
+    def deltas(self, epsilons: Sequence[float]) -> list[float]:
+        """Return delta at several epsilons of at least 0; 1 where that was too much."""
+        lines: dict[int, list[int]] = {}
+        found = [1.0] * len(epsilons)
+        sizes = [0.0] * len(epsilons)
+        for place, one in enumerate(epsilons):
+            values = self._integrands - one * _EXPONENTS
+            best = int(np.argmin(values))
+            sizes[place] = -float(values[best])
+            if sizes[place] > _NEGLIGIBLE:
+                found[place] = min(1.0, self.rough(one))
+            else:
+                lines.setdefault(best, []).append(place)
+        for best, places in lines.items():
+            at = np.asarray([epsilons[place] for place in places])
+            some = [sizes[place] for place in places]
+            values = self._several(_COARSE[best], at, min(some), max(some))
+            for place, value in zip(places, values, strict=True):
+                found[place] = min(1.0, max(0.0, self.infinite + value))
+        return found
+
+    def _several(self, best: int, at: Vector, least: float, most: float) -> list[float]:
+        blur = _BLUR * max(0.5, least)
+        while True:
+            line = self._chosen(best, most, blur, float(at.min()), float(at.max()))
+            if line is None:
+                return [1.0] * len(at)
+            slopes = line.slopes(at)
+            too_much = float((line.blurred(slopes) / (_BLUR * (1.0 + slopes * at))).max())
+            if too_much <= 2.0:
+                return line.deltas(at).tolist()
+            blur = line.blur / too_much
+
+    def rough(self, epsilon: float, weight: float = 1.0) -> float:
+        """Return an upper bound of delta at an epsilon; ``weight`` is that of what was cut off."""
+        bound = float((self._bounds - epsilon * _EXPONENTS).min())
+        return weight * self.infinite + math.exp(min(0.0, bound))
+
+    @functools.cached_property
+    def _coarse(self) -> Vector:
+        return np.asarray([self._moment(index) for index in _COARSE])
+
+    @functools.cached_property
+    def _integrands(self) -> Vector:
+        return self._coarse - np.log(_EXPONENTS) - np.log1p(_EXPONENTS)
+
+    @functools.cached_property
+    def _bounds(self) -> Vector:
+        return self._coarse - np.asarray([_room(one) for one in _EXPONENTS])
+
+    def _sum_moments(self, index: int) -> float:
+        tilt = exponent(index)
+        sampled = math.fsum(count * one.log_moment(index) for one, count in self._parts)
+        return sampled + 0.5 * self._square * tilt * (tilt + 1.0)
+
+    def _chosen(self, best: int, size: float, blur: float, low: float, high: float) -> _Line | None:
+        """Choose line and steps for deltas down to about exp(-size), at epsilons from low to high; None if too many.
+
+        The line through the saddle point has the smallest integrand, one below it often needs fewer steps.
+        """
+        room = max(0.0, size) + _MARGIN
+        choices = []
+        for index in range(best, max(FIRST, best - 8) - 1, -1):
+            if self._integrand(high, index) - self._integrand(high, best) > _WORSE:
+                break
+            tilt = exponent(index)
+            # Chernoff's bounds of the terms of the trapezoid rule: below, where delta <= 1, and above.
+            above = math.inf
+            for more in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32):
+                if index + more <= LAST:
+                    other = exponent(index + more)
+                    above = min(above, (self._moment(index + more) - other * low + room) / (other - tilt))
+            period = max(room / tilt, above)
+            choices.append((period * tilt, period, index))
+        _, period, index = min(choices)
+        if not period < math.inf:
+            return None
+        return self._line(index, math.floor(2.0 * math.log2(blur)), math.ceil(4.0 * math.log2(period)))
+
+    def _integrand(self, epsilon: float, index: int) -> float:
+        tilt = exponent(index)
+        return self._moment(index) - tilt * epsilon - math.log(tilt) - math.log1p(tilt)
+
+    def _make_line(self, index: int, half: int, quarter: int) -> _Line | None:
+        """Return the line at an exponent, with blur and period given as powers of 2."""
+        tilt, step = exponent(index), 2.0 * math.pi / 2.0 ** (quarter / 4.0)
+        blur = 2.0 * 2.0 ** (half / 2.0) / (tilt * (tilt + 1.0))
+        square = max(self._square, blur)
+        steps = math.sqrt(2.0 * _END / square) / step
+        if not steps < _MOST_STEPS:
+            return None
+        steps = math.ceil(2.0 ** (math.ceil(4.0 * math.log2(max(8.0, steps))) / 4.0))
+        w = step * np.arange(steps + 1)
+        logs = 0.5 * square * 1j * w * (2.0 * tilt + 1.0 + 1j * w)
+        for one, count in self._parts:
+            ratio = one.transform(index, step, steps)
+            if ratio is None:
+                return None
+            logs += count * np.log(np.where(ratio == 0.0, 1e-300, ratio))
+        s = tilt + 1j * w
+        terms = (step / math.pi) * np.exp(logs) / (s * (s + 1.0))
+        terms[0] *= 0.5
+        tail = math.exp(-0.5 * square * w[-1] * w[-1]) / (math.pi * square * w[-1] ** 3)
+        more = float(self._rounding * np.abs(terms).sum() + tail)
+        added = square - self._square
+        return _Line(s, self._moment(index) + 0.5 * added * tilt * (tilt + 1.0), terms, more, added)
+
+
+class _Line:
+    """Terms of the trapezoid rule: delta is ``exp(whole) (more exp(-t epsilon) + sum of terms exp(-s epsilon))``.
+
+    Parameters
+    ----------
+    s : ndarray of complex128, shape [n]
+        Points of the line.
+    whole : float
+        K at the first of them.
+    terms : ndarray of complex128, shape [n]
+        Integrands, divided by exp(whole), times the step.
+    more : float
+        What covers rounding and the end.
+    added : float
+        Square of mu of the release that was added.
+    """
+
+    def __init__(
+        self, s: NDArray[np.complex128], whole: float, terms: NDArray[np.complex128], more: float, added: float
+    ) -> None:
+        self._tilt, self._turns, self._whole = float(s[0].real), s.imag, whole
+        self._both, self._more, self._added = np.stack([terms, s * terms], axis=1), more, added
+
+    @property
+    def blur(self) -> float:
+        """What the added release adds to log delta at most where delta falls like exp(-t epsilon)."""
+        return float(self.blurred(self._tilt))
+
+    def blurred(self, slope: Any) -> Any:
+        """Return what the added release adds to log delta where delta falls like exp(-slope epsilon)."""
+        return 0.5 * self._added * slope * (slope + 1.0)
+
+    def deltas(self, epsilons: Vector) -> Vector:
+        """Return delta at each of some epsilons."""
+        return self._deltas_and_falls(epsilons)[0]
+
+    def slopes(self, epsilons: Vector) -> Vector:
+        """Return minus the derivative of log delta at each of some epsilons, positive."""
+        deltas, falls = self._deltas_and_falls(epsilons)
+        return np.maximum(falls / np.maximum(deltas, 1e-300), 1e-3 * self._tilt)
+
+    def epsilon(self, delta: float, high: float) -> float:
+        """Return the smallest epsilon from 0 to ``high`` at which delta is met, by Newton's steps in a bracket."""
+        goal, low, point = math.log(delta), 0.0, high
+        for _ in range(100):
+            (value,), (fall,) = self._deltas_and_falls(np.asarray([point]))
+            excess = math.log(max(value, 1e-300)) - goal
+            if excess <= 0.0:
+                high = point
+                if point == 0.0 or excess > -1e-9:
+                    break
+            else:
+                low = point
+            if high - low <= 1e-12 * high:
+                break
+            point = point + excess * value / fall if fall > 0.0 else -1.0
+            if low == 0.0 and point <= 0.0:
+                point = 0.0
+            elif not low < point < high:
+                point = 0.5 * (low + high)
+        return high
+
+    def _deltas_and_falls(self, epsilons: Vector) -> tuple[Vector, Vector]:
+        sums = np.real(np.exp(-1j * np.multiply.outer(epsilons, self._turns)) @ self._both)
+        size = np.exp(self._whole - self._tilt * epsilons)
+        return size * (self._more + np.maximum(0.0, sums[:, 0])), size * (self._more * self._tilt + sums[:, 1])
+
+
+def _smallest(function: Callable[[int], float]) -> int:
+    """Return the index of the smallest value of a function that falls, then rises."""
+    stride = 16
+    best = min(range(FIRST, LAST + 1, stride), key=function)
+    while stride > 1:
+        stride //= 2
+        near = (best, best - stride, best + stride)
+        best = min((one for one in near if FIRST <= one <= LAST), key=function)
+    return best
+
+
+def _room(tilt: float) -> float:
+    """Return by how much the bound log delta <= K(t) - t epsilon can be bettered at an exponent t.
+
+    Canonne, Kamath and Steinke, NeurIPS 2020, Proposition 12: the largest ratio of 1 - exp(-y) and exp(t y).
+    """
+    return math.log1p(tilt) + tilt * math.log1p(1.0 / tilt)
