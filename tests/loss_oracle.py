@@ -2,9 +2,10 @@
 
 Privacy losses come from the densities of the dominating pairs. On a grid of losses each is split between its two
 neighbours so that its mean is kept, which adds to the variance in proportion to the squared step: answers at three
-steps are extrapolated to step 0 (Richardson). Before the transform masses are tilted by ``exp(t loss)`` and taken back
-afterwards, so that rounding is relative to the delta that is asked for. Losses too rare to matter are dropped; the
-error that is stated covers them, what comes round the ends of the window, and what the extrapolation changed last.
+steps are extrapolated to step 0 (Richardson). Where that would take too many points, as for tiny rates, four neighbours
+keep three moments, and no extrapolation is needed. Before the transform masses are tilted by ``exp(t loss)`` and taken
+back afterwards, so that rounding is relative to the delta that is asked for. Losses too rare to matter are dropped; the
+error that is stated covers them, and what the extrapolation, or the last halving of the step, changed.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from scipy.special import ndtri
 
 Vector = NDArray[np.float64]
 
-CELLS = 400_000
+CELLS = 200_000
+MOST = 1 << 17
+"""Points of the coarsest grid."""
 RARE = 1e-6
 """Share of delta that is dropped."""
 
@@ -49,12 +52,12 @@ def oracle(parts: Sequence[Part], delta: float, replace: bool) -> Oracle:
     return max((_one_way(parts, delta, way) for way in directions), key=lambda one: one.epsilon)
 
 
-def losses(part: Part, way: str, rare: float) -> tuple[Vector, Vector]:
+def losses(part: Part, way: str, rare: float, cells: int = CELLS) -> tuple[Vector, Vector]:
     """Return losses and masses of one release; of the largest losses a mass of ``rare`` is missing."""
     far, enough = -float(ndtri(1e-40)), -float(ndtri(rare / 2))
     if part.kind == "full":  # all of them are one
         mu = math.sqrt(part.count) * (2 if way == "both" else 1) / part.z
-        x, width = _midpoints(-far, enough)
+        x, width = _midpoints(-far, enough, cells)
         return mu * x + mu * mu / 2, width * _normal(x)
     p, mu = part.p, (2 if part.kind == "fixed" else 1) / part.z
 
@@ -63,10 +66,10 @@ def losses(part: Part, way: str, rare: float) -> tuple[Vector, Vector]:
         return np.where(power < 500, np.log1p(p * np.expm1(np.minimum(power, 500))), math.log(p) + power)
 
     if way == "add":
-        x, width = _midpoints(-far, far)
+        x, width = _midpoints(-far, far, cells)
         return -ratio(x), width * _normal(x)
     enough = max(enough, mu - float(ndtri(min(0.5, rare / 2 / p))))
-    x, width = _midpoints(mu / 2 if part.kind == "fixed" else -far, enough)
+    x, width = _midpoints(mu / 2 if part.kind == "fixed" else -far, enough, cells)
     with_task = width * (_normal(x) * (1 - p) + p * _normal(x - mu))
     if part.kind == "fixed":
         loss, down = ratio(x), width * _normal(x)
@@ -75,9 +78,9 @@ def losses(part: Part, way: str, rare: float) -> tuple[Vector, Vector]:
     return (ratio(x) if way == "remove" else ratio(x) - ratio(-x)), with_task
 
 
-def _midpoints(low: float, high: float) -> tuple[Vector, float]:
-    width = (high - low) / CELLS
-    return low + width * (np.arange(CELLS) + 0.5), width
+def _midpoints(low: float, high: float, cells: int) -> tuple[Vector, float]:
+    width = (high - low) / cells
+    return low + width * (np.arange(cells) + 0.5), width
 
 
 def _normal(x: Vector) -> Vector:
@@ -88,26 +91,28 @@ def _one_way(parts: Sequence[Part], delta: float, way: str) -> Oracle:
     releases = sum(1 if one.kind == "full" else one.count for one in parts)
     rare = RARE * delta / releases
     laws = [(*losses(one, way, rare), 1 if one.kind == "full" else one.count) for one in parts]
-    moments = _Moments(laws)
-    tilt, guess = moments.saddle(delta)
-    if guess <= 0:
-        return Oracle(0.0, 0.0)
+    moments = _Moments([(*losses(one, way, rare, 20_000), law[2]) for one, law in zip(parts, laws, strict=True)])
+    tilt = moments.saddle(delta)
     spread = min(math.sqrt(float(mass @ (loss - mass @ loss) ** 2)) for loss, mass, _ in laws)
     reach = moments.reach(tilt)
     step = min(spread / 4, reach / 4000)
-    found = [_on_grid(laws, step / 2**k, tilt, reach, delta) for k in range(3)]
-    (a, _), (b, _), (c, slope) = found
-    first, second = b + (b - a) / 3, c + (c - b) / 3
+    fine = reach / step > MOST
+    if fine:
+        step = reach / MOST
+    (a, _), (b, _), (c, slope) = (_on_grid(laws, step / 2**k, tilt, reach, delta, fine) for k in range(3))
+    best, error = c, abs(c - b) + abs(b - a) / 4
+    if not fine:
+        best = c + (c - b) / 3
+        error = abs(best - b - (b - a) / 3) + 0.02 * abs(best - c)
     rounding = 1e-9 + 1e-14 * releases
-    error = abs(second - first) + abs(second - c) * 0.02 + (2 * RARE + rounding) / slope
-    return Oracle(max(0.0, second), error)
+    return Oracle(max(0.0, best), error + (2 * RARE + rounding) / slope)
 
 
 class _Moments:
     """Log of the moment generating function of a sum of losses."""
 
     def __init__(self, laws: Sequence[tuple[Vector, Vector, int]]) -> None:
-        self.laws = [(loss[::16], mass[::16] / mass[::16].sum(), count) for loss, mass, count in laws]
+        self.laws = laws
 
     def __call__(self, t: float) -> float:
         total = 0.0
@@ -119,35 +124,65 @@ class _Moments:
                 total += count * (top + math.log(float(mass @ np.exp(t * loss - top))))
         return total
 
-    def saddle(self, delta: float) -> tuple[float, float]:
-        """Return a tilt for delta, and Chernoff's bound of epsilon."""
-        best = min(np.geomspace(1e-5, 1e12, 400), key=lambda t: (self(t) - math.log(delta)) / t)
-        return float(best), (self(best) - math.log(delta)) / float(best)
+    def spread(self, t: float) -> tuple[float, float]:
+        """Return mean and variance of the tilted sum."""
+        mean = variance = 0.0
+        for loss, mass, count in self.laws:
+            tilted = mass * np.exp(t * loss - float((t * loss).max()))
+            tilted /= tilted.sum()
+            one = float(tilted @ loss)
+            mean += count * one
+            variance += count * float(tilted @ (loss - one) ** 2)
+        return mean, variance
+
+    def saddle(self, delta: float) -> float:
+        """Return the tilt whose saddle point approximation gives delta."""
+        low, high = math.log(1e-6), math.log(1e14)
+        for _ in range(50):
+            middle = (low + high) / 2
+            t = math.exp(middle)
+            mean, variance = self.spread(t)
+            log_delta = (
+                self(t) - t * mean - math.log(t) - math.log1p(t) - 0.5 * math.log(2 * math.pi * variance + 1e-300)
+            )
+            low, high = (middle, high) if log_delta > math.log(delta) else (low, middle)
+        return math.exp(low)
 
     def reach(self, tilt: float) -> float:
         """Return how wide a window must be for the tilted sum: e^-30 of it is outside, by Chernoff."""
-        here = self(tilt)
-        mean = (self(tilt * 1.0001) - self(tilt * 0.9999)) / (0.0002 * tilt)
+        here, (mean, _) = self(tilt), self.spread(tilt)
         sides = []
         for sign in (1.0, -1.0):
-            more = np.geomspace(1e-3, 1e3, 61) * tilt * sign
+            more = np.geomspace(1e-4, 1e3, 141) * tilt * sign
             sides.append(min((self(tilt + m) - here + 30) / abs(m) - sign * mean for m in more if tilt + m != 0))
         return 2 * max(sides)
 
 
+def _shares(share: Vector, fine: bool) -> dict[int, Vector]:
+    """Return the weights of grid points around a loss, the mean kept; with ``fine`` up to the third moment."""
+    if not fine:
+        return {0: 1 - share, 1: share}
+    return {
+        -1: -share * (share - 1) * (share - 2) / 6,
+        0: (share + 1) * (share - 1) * (share - 2) / 2,
+        1: -(share + 1) * share * (share - 2) / 2,
+        2: (share + 1) * share * (share - 1) / 6,
+    }
+
+
 def _on_grid(
-    laws: Sequence[tuple[Vector, Vector, int]], step: float, tilt: float, reach: float, delta: float
+    laws: Sequence[tuple[Vector, Vector, int]], step: float, tilt: float, reach: float, delta: float, fine: bool
 ) -> tuple[float, float]:
     """Return epsilon on a grid, and minus the slope of log delta there."""
     size = 1 << math.ceil(math.log2(max(1024, reach / step)))
     whole, logs, mean = np.ones(size // 2 + 1, dtype=np.complex128), 0.0, 0.0
     for loss, mass, count in laws:
-        low = math.floor(float(loss.min()) / step)
-        length = math.ceil(float(loss.max()) / step) - low + 2
+        low = math.floor(float(loss.min()) / step) - 1
+        length = math.ceil(float(loss.max()) / step) - low + 3
         place = loss / step - low
         index = np.floor(place).astype(np.int64)
         share = place - index
-        grid = np.bincount(index, mass * (1 - share), length) + np.bincount(index + 1, mass * share, length)
+        grid = sum(np.bincount(index + k, mass * part, length) for k, part in _shares(share, fine).items())
         at = step * (low + np.arange(length))
         top = float((tilt * at).max())
         if top < 20:
@@ -167,7 +202,8 @@ def _on_grid(
     mass = tilted * np.exp(np.minimum(600, -tilt * at))
     above = np.cumsum(mass[::-1])[::-1]
     scaled = np.cumsum((mass * np.exp(np.minimum(90, -at)))[::-1])[::-1]
-    log_curve = np.log(np.maximum(above - np.exp(at) * scaled, 1e-300)) + logs - tilt * mean
+    with np.errstate(all="ignore"):  # far from the mean, where nobody looks
+        log_curve = np.log(np.maximum(above - np.exp(at) * scaled, 1e-300)) + logs - tilt * mean
     goal = math.log(delta)
     middle = int(np.argmin(np.abs(at)))  # rounding spoils what lies far below the tilted mean, so look from there
     lower, upper = log_curve[:middle] >= goal, log_curve[middle:] < goal

@@ -4,9 +4,9 @@ Releases that differ in the clipping norm only are merged before anything is com
 
 - ``"gaussian"``: the exact curve of the composed Gaussian mechanism; ignores amplification by sampling, so it
   is an upper bound for Poisson releases;
-- ``"pld"``: privacy loss distributions with pessimistic rounding (both directions of add/remove, the replace-one
-  pair, and for cohorts of fixed size the pair of :mod:`fedpriv.privacy.without_replacement`); the tightest for sampled
-  releases;
+- ``"pld"``: privacy loss distributions (both directions of add/remove, the replace-one pair, and for cohorts of fixed
+  size the pair of :mod:`fedpriv.privacy.without_replacement`), with every error of the computation added
+  (:mod:`fedpriv.privacy.contour`); the tightest for sampled releases;
 - ``"rdp"``: Renyi accounting; fast, a few per cent loose for Poisson sampling and up to three times for fixed sizes;
 - ``"opacus-rdp"``: the same bound from another library, as a cross-check; add/remove only;
 - ``"auto"``: "gaussian" if nothing is sampled, otherwise "pld".
@@ -209,9 +209,9 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
     if accountant == "opacus-rdp":
         return Epsilon(_opacus_epsilon(events, delta), "opacus-rdp")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
-    # smaller one only where the grid of the distribution gives up (extreme noise, counts or delta).
+    # smaller one only where the losses are too large, or delta too small, to integrate.
     found = Epsilon(pld_epsilon(events, delta, relation), "pld")
-    if math.isinf(found.value) or delta < 1e-12:
+    if math.isinf(found.value):
         found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
     return min(found, plain, key=lambda one: one.value)
 

@@ -45,6 +45,9 @@ _ONCE = 1e-10
 _BLUR = 5e-5
 """What the added release may add to epsilon, relative."""
 
+_FINER = 16.0
+"""By how much less it adds in the next try, at most."""
+
 _END = 16.0
 """The integral ends where the added release has made the integrand smaller by exp(-16), at least."""
 
@@ -54,7 +57,7 @@ _MARGIN = 12.0
 _WORSE = 6.0
 """How much larger than at the saddle point the integrand may be for fewer steps, as a power of e."""
 
-_MOST_STEPS = 100_000
+_MOST_STEPS = 40_000
 
 _NEGLIGIBLE = 42.0
 """Minus log of the delta below which a bound takes its place: no question is about it."""
@@ -95,21 +98,23 @@ class Composition:
             return (self._moment(index) - _room(exponent(index)) + size) / exponent(index)
 
         best = _smallest(bound)
-        high = bound(best)
-        if high <= 0.0:
-            return 0.0
-        blur = _BLUR * size
-        while True:
-            line = self._chosen(best, size, blur, 0.5 * high, high)
+        most = high = bound(best)
+        low, blur = 0.5 * high, _BLUR * size
+        while most > 0.0:
+            line = self._chosen(best, size, blur, low, high)
             if line is None:
-                return high
-            found = line.epsilon(left, high)
-            slope = float(line.slopes(np.asarray([found]))[0])
-            wanted = _BLUR * (found + 1.0 / slope) * slope
-            too_much = line.blurred(slope) / wanted
-            if too_much <= 2.0:
-                return found
-            blur = line.blur / too_much
+                break
+            most = line.epsilon(left, most)
+            slope = float(line.slopes(np.asarray([most]))[0])
+            too_much = line.blurred(slope) / (_BLUR * (1.0 + slope * most))
+            if most >= low and too_much <= 2.0:
+                break
+            # Chernoff's bound was far off: all lines are valid, but one that was made for this epsilon is closer.
+            if most < low:
+                low, high = 0.9 * most, most
+                best = _smallest(functools.partial(self._integrand, most))
+            blur = min(blur, line.blur / min(too_much, _FINER))
+        return max(0.0, most)
 
     def deltas(self, epsilons: Sequence[float]) -> list[float]:
         """Return delta at several epsilons of at least 0; 1 where that was too much."""
@@ -133,16 +138,17 @@ class Composition:
         return found
 
     def _several(self, best: int, at: Vector, least: float, most: float) -> list[float]:
-        blur = _BLUR * max(0.5, least)
+        blur, known = _BLUR * max(0.5, 0.25 * least), [1.0] * len(at)
         while True:
             line = self._chosen(best, most, blur, float(at.min()), float(at.max()))
             if line is None:
-                return [1.0] * len(at)
+                return known
             slopes = line.slopes(at)
-            too_much = float((line.blurred(slopes) / (_BLUR * (1.0 + slopes * at))).max())
-            if too_much <= 2.0:
+            too_much = float((line.blurred(slopes) / (_BLUR * np.maximum(0.8, 0.25 * slopes * at))).max())
+            if too_much <= 1.0:
                 return line.deltas(at).tolist()
-            blur = line.blur / too_much
+            blur = line.blur / min(too_much, _FINER)
+            known = line.deltas(at).tolist()
 
     def rough(self, epsilon: float, weight: float = 1.0) -> float:
         """Return an upper bound of delta at an epsilon; ``weight`` is that of what was cut off."""

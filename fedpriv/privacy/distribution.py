@@ -33,8 +33,8 @@ _TURN = 18.0
 _NOTHING = 1e-20
 """Panels with less than this share of a moment are left out of it."""
 
-_MOST = 3_000_000
-"""Most nodes on the panels."""
+_MOST = 2e9
+"""Most nodes times steps: a second or two."""
 
 _SMALL = 50_000
 """Most multiplications in one product of matrices."""
@@ -120,7 +120,7 @@ class Distribution:
             if not kept.any():
                 continue
             turns = np.ptp(at[kept], axis=1) * step * count / _TURN
-            if turns.sum() * _NODES > _MOST:
+            if turns.sum() * _NODES * count > _MOST:
                 return None
             logs, at = _on_panels(piece, _split(edges[kept], np.ceil(turns).astype(np.int64).clip(1)))
             shares.append(np.exp(logs + tilt * at - whole).ravel())
@@ -131,13 +131,16 @@ class Distribution:
         rows = math.isqrt(count) + 1
         found = np.zeros((count // rows + 1, rows), dtype=np.complex128)
         # Small products stay on one thread; several would wait for each other longer than they work.
-        length = max(8, _SMALL // found.size)
+        length = max(32, _SMALL // found.size)
+        height = max(1, _SMALL // (length * rows))
         for start in range(0, len(loss), length):
             part = slice(start, start + length)
             angle = step * loss[part]
             coarse = _turned(np.multiply.outer(rows * np.arange(len(found)), angle))
             coarse *= share[part]
-            found += coarse @ _turned(np.multiply.outer(angle, np.arange(rows)))
+            fine = _turned(np.multiply.outer(angle, np.arange(rows)))
+            for top in range(0, len(found), height):
+                found[top : top + height] += coarse[top : top + height] @ fine
         return found.ravel()[: count + 1]
 
 

@@ -44,7 +44,14 @@ _SMALLEST = 1000
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
     """Return epsilon of events with noise; infinity where there is too little of it."""
     level = math.ceil(-math.log2(delta)) + _CUT
-    return max((one.epsilon(delta) for one in _composed(events, relation, level)), default=math.inf)
+    directions = _composed(events, relation, level)
+    if not directions:
+        return math.inf
+    worst = directions[0].epsilon(delta)
+    for one in directions[1:]:
+        if one.rough(worst) > delta:  # else it is not the worst
+            worst = max(worst, one.epsilon(delta))
+    return worst
 
 
 def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: Relation) -> list[float]:
