@@ -77,9 +77,7 @@ def test_the_oracle_on_two_releases_by_mpmath() -> None:
         ([Part("poisson", 1.0, 0.01, 1000)], 1e-12, False, 3.9143),
         ([Part("poisson", 1.0, 1e-6, 100_000)], 1e-8, False, None),
         ([Part("poisson", 0.8, 0.05, 300), Part("full", 9.0, 1.0, 12)], 1e-15, True, None),
-        ([Part("poisson", 1.0, 0.3, 1)], 1e-14, True, None),
         ([Part("fixed", 2.0, 0.02, 400)], 1e-6, True, None),
-        ([Part("poisson", 3.0, 1e-5, 1_000_000)], 1e-10, True, None),
     ],
 )
 def test_never_below_and_tight(parts: list[Part], delta: float, replace: bool, published: float | None) -> None:

@@ -132,8 +132,8 @@ class Composition:
         for best, places in lines.items():
             at = np.asarray([epsilons[place] for place in places])
             some = [sizes[place] for place in places]
-            values = self._several(_COARSE[best], at, min(some), max(some))
-            for place, value in zip(places, values, strict=True):
+            several = self._several(_COARSE[best], at, min(some), max(some))
+            for place, value in zip(places, several, strict=True):
                 found[place] = min(1.0, max(0.0, self.infinite + value))
         return found
 
@@ -146,9 +146,9 @@ class Composition:
             slopes = line.slopes(at)
             too_much = float((line.blurred(slopes) / (_BLUR * np.maximum(0.8, 0.25 * slopes * at))).max())
             if too_much <= 1.0:
-                return line.deltas(at).tolist()
+                return [float(one) for one in line.deltas(at)]
             blur = line.blur / min(too_much, _FINER)
-            known = line.deltas(at).tolist()
+            known = [float(one) for one in line.deltas(at)]
 
     def rough(self, epsilon: float, weight: float = 1.0) -> float:
         """Return an upper bound of delta at an epsilon; ``weight`` is that of what was cut off."""
@@ -161,11 +161,13 @@ class Composition:
 
     @functools.cached_property
     def _integrands(self) -> Vector:
-        return self._coarse - np.log(_EXPONENTS) - np.log1p(_EXPONENTS)
+        found: Vector = self._coarse - np.log(_EXPONENTS) - np.log1p(_EXPONENTS)
+        return found
 
     @functools.cached_property
     def _bounds(self) -> Vector:
-        return self._coarse - np.asarray([_room(one) for one in _EXPONENTS])
+        found: Vector = self._coarse - np.asarray([_room(one) for one in _EXPONENTS])
+        return found
 
     def _sum_moments(self, index: int) -> float:
         tilt = exponent(index)
