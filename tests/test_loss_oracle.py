@@ -35,7 +35,7 @@ def compare(parts: list[Part], delta: float, replace: bool) -> tuple[Oracle, flo
     return truth, found
 
 
-@pytest.mark.parametrize(("z", "count", "delta"), [(1.0, 1, 1e-15), (3.0, 40, 1e-8), (0.7, 9, 1e-12)])
+@pytest.mark.parametrize(("z", "count", "delta"), [(1.0, 1, 1e-15), (3.0, 40, 1e-8)])
 def test_the_oracle_knows_plain_gaussians(z: float, count: int, delta: float) -> None:
     for replace in (False, True):
         truth = oracle([Part("full", z, 1.0, count)], delta, replace)
