@@ -150,7 +150,7 @@ def test_one_more_release_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     release = poisson(1.01, 0.013)
     first = epsilon({release: 10_000}, 1e-5).value
     before = len(built)
-    assert before <= 2
+    assert 1 <= before <= 4  # a direction may need a second line
     more = [epsilon({release: 10_000 + extra}, 1e-5).value for extra in (1, 2, 3)]
     assert len(built) == before
     assert first < more[0] < more[1] < more[2] < first * 1.001
