@@ -64,7 +64,7 @@ _NEGLIGIBLE = 42.0
 
 _APART = 4
 _COARSE = range(FIRST, LAST + 1, _APART)
-"""Deltas at several epsilons are found on lines with exponents of these indices."""
+"""Lines go through exponents of these indices."""
 
 _EXPONENTS = np.asarray([exponent(index) for index in _COARSE])
 
@@ -181,8 +181,10 @@ class Composition:
         """
         room = max(0.0, size) + _MARGIN
         choices = []
-        for index in range(best, max(FIRST, best - 8) - 1, -1):
-            if self._integrand(high, index) - self._integrand(high, best) > _WORSE:
+        for index in range(
+            best - best % _APART, max(FIRST, best - 12) - 1, -_APART
+        ):  # few, so that questions share them
+            if choices and self._integrand(high, index) - self._integrand(high, best) > _WORSE:
                 break
             tilt = exponent(index)
             # Chernoff's bounds of the terms of the trapezoid rule: below, where delta <= 1, and above.
