@@ -195,7 +195,8 @@ class Composition:
                     above = min(above, (self._moment(index + more) - other * low + room) / (other - tilt))
             period = max(room / tilt, above)
             choices.append((period * tilt, period, index))
-        _, period, index = min(choices)
+        cheapest = min(choices)[0]  # of lines that cost about the same the one nearest to the saddle point, always
+        _, period, index = next(one for one in choices if one[0] <= 1.1 * cheapest)
         if not period < math.inf:
             return None
         return self._line(index, math.floor(2.0 * math.log2(blur)), math.ceil(4.0 * math.log2(period)))
