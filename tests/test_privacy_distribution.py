@@ -38,7 +38,7 @@ def poisson(noise_multiplier: float, rate: float) -> Release:
     return Release(noise_multiplier=noise_multiplier, sampling_name=name, rate=rate, clipping_norm=1.0)
 
 
-@pytest.mark.parametrize("relation", Relation)
+@pytest.mark.parametrize("relation", RELATIONS)
 @pytest.mark.parametrize(
     ("events", "delta"),
     [
