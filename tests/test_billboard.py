@@ -411,13 +411,27 @@ def test_a_node_refuses_tasks_named_twice_or_not_its_own(at_work: Any, ids: list
         assert "a request names" in reply.error.reason
 
 
-def test_nothing_unclipped_leaves_a_node(at_work: Any) -> None:
-    _, _, replies, _ = at_work
-    for reply in replies:
-        arrays = Reply.from_content(reply.content).updates[ALL]
-        norms = np.sqrt(sum(np.square(v).reshape(len(v), -1).sum(axis=1) for v in arrays.values()))
-        assert (norms <= C * (1 + 1e-12)).all()
-        assert (norms > 0).all()
+def test_nothing_unclipped_leaves_a_node() -> None:
+    """Rows and sums are what an own clipping makes of updates that are far too long, and of short ones."""
+    tasks = toy_tasks(6)
+    problem = toy_problem(tasks)
+    node = Node(NodeSpec(tasks, GlobalModel(learning_rate=2.0), problem))
+    start = {ALL: {name: value.numpy() for name, value in problem.initial().items()}}
+
+    def answer(clipping_norm: float, reply: Any) -> dict[str, Any]:
+        request = Request(1, start, {ALL: np.arange(6)}, clipping_norm=clipping_norm, noise_multiplier=0.0, reply=reply)
+        return Reply.from_content(node.train(request.to_content())).updates[ALL]
+
+    plain = answer(1e6, "rows")
+    norms = np.sqrt(sum(np.square(value).reshape(6, -1).sum(axis=1) for value in plain.values()))
+    bound = float(np.median(norms)) / 2
+    assert norms.max() > 3 * bound, "the comparison must be able to fail"
+    factors = np.minimum(1.0, bound / norms)
+    rows, total = answer(bound, "rows"), answer(bound, "sum")
+    for name, value in plain.items():
+        clipped = value * factors.reshape(6, *[1] * (value.ndim - 1))
+        np.testing.assert_allclose(rows[name], clipped, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(total[name], clipped.sum(axis=0), rtol=1e-9, atol=1e-12)
 
 
 class Fragile(GlobalModel):

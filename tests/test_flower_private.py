@@ -52,7 +52,7 @@ def test_identity_stamp_and_context() -> None:
 
 def test_other_versions_are_refused(monkeypatch: Any) -> None:
     flower_private.check_version()
-    for found in ("1.40.9", "1.42.0", "2.0"):
+    for found in ("1.40.9", "1.43.0", "2.0"):
         monkeypatch.setattr(flower_private, "version", lambda _, found=found: found)
         with pytest.raises(ComponentFailure, match=found):
             flower_private.check_version()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -290,7 +291,8 @@ def killed_and_resumed(
             while process.poll() is None and _published(folder) == before:
                 time.sleep(0.02)  # past start-up: it publishes again
             time.sleep(rng.uniform(0, 1.5 * took / kills))
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it may be over by itself
+                os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
             if process.returncode != -signal.SIGKILL:
                 break

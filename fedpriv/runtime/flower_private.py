@@ -1,6 +1,6 @@
 """Everything of Flower that fedpriv uses and that is not public API, in one place.
 
-Tested with flwr 1.41; ``tests/test_flower_private.py`` fails loudly when Flower moves any of it.
+Tested with flwr 1.41 and 1.42; ``tests/test_flower_private.py`` fails loudly when Flower moves any of it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["TESTED", "NodeInfo", "Run", "check_version", "local_run", "new_context", "set_identity", "stamp"]
 
-TESTED = ("1.41", "1.42")
+TESTED = ("1.41", "1.43")
 """First version known to work, and first version that is not."""
 
 
