@@ -1,7 +1,7 @@
 """Plant faults in a copy of the code, one at a time, and see a test notice each: `make mutants`.
 
-``mutants.toml`` lists the faults. A fault that no test notices is a survivor, and fails the run: the guard that its test
-claims to be has no power. A test that fails without any fault proves nothing either, so all of them run once before.
+``mutants.toml`` lists the faults. A fault that no test notices is a survivor, and fails the run: the guard that its
+test claims to be has no power. A test that fails without any fault proves nothing, so all of them run once before.
 """
 
 from __future__ import annotations
