@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.errors import BudgetExceeded, ComponentFailure, FedprivError, InputError, NoGuarantee
@@ -27,6 +28,10 @@ __all__ = [
     "free_folder",
     "load",
 ]
+
+# A task's bits must not depend on the tasks beside it. On processors without AVX-512, MKL rounds a product by
+# where its matrices lie in memory, too, unless it is told before its first product that this must not be.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _LATE = {
     "Experiment": "fedpriv.experiment",

@@ -204,3 +204,16 @@ def test_a_layer_with_a_forward_of_its_own_falls_back_to_vmap() -> None:
     problem, examples = Problem(model), batch(2, 4, "cross-entropy", torch.float32, flatten=False, holes=[])
     results = [a_step(engine, problem, examples) for engine in (VmapEngine(), KernelEngine())]
     assert torch.equal(results[0]["0.weight"], results[1]["0.weight"])
+
+
+def test_products_do_not_depend_on_where_their_matrices_lie() -> None:
+    """Bits of a task in any company rest on it: a product beside others begins at another address than alone."""
+    generator = torch.Generator().manual_seed(0)
+    for rows, inner, columns in ((10, 20, 7), (33, 10, 10), (10, 13, 3), (7, 5, 1)):
+        left = torch.randn(9, rows, inner, generator=generator)
+        right = torch.randn(9, inner, columns, generator=generator)
+        together = torch.bmm(left, right)
+        for task in range(9):
+            assert torch.equal(
+                torch.bmm(left[task : task + 1].clone(), right[task : task + 1].clone())[0], together[task]
+            )
