@@ -17,7 +17,7 @@ from torch.func import functional_call
 
 from fedpriv import Experiment, InputError, Target
 from fedpriv.clients import MAML
-from fedpriv.cohort import Cohort, Key, Learner, Params, Tasks, engine_named, task_gradients
+from fedpriv.cohort import Cohort, Key, Learner, Params, State, Tasks, engine_named, task_gradients
 from fedpriv.cohort.private_steps import clipped_gradients
 from fedpriv.config import build_experiment
 from fedpriv.data import FewShot, few_shot, load
@@ -31,6 +31,7 @@ from fedpriv.privacy.local import pixel_guarantee, support_guarantee
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.terms import Observer, Output, Relation
+from fedpriv.runtime.guard import Guard
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml import PRESETS
 from fedpriv.strategies import Billboard
@@ -105,10 +106,14 @@ def test_not_a_bit_depends_on_who_shares_the_cohort(dtype: torch.dtype) -> None:
     problem = toy_problem(tasks, dtype=dtype)
 
     def row(positions: list[int], task: int) -> Params:
-        mine = Learner(problem, engine_named("auto"), noise=ReproducibleEntropy(1))
+        def stage(learner: Learner, part: Cohort, state: State) -> State:
+            return client.train(learner, problem.initial(), state, part, Key(0, 1))[1]
+
         cohort = Cohort(tasks, np.array(positions), dtype)
-        _, update = client.train(mine, problem.initial(), {}, cohort, Key(0, 1))
-        return {name: value[positions.index(task)] for name, value in update.items()}
+        found = Guard(engine_named("auto"), problem).run("train", stage, cohort, lambda _: {}, ReproducibleEntropy(1))
+        assert found.counted.all()
+        work = torch.tensor(found.work[positions.index(task)])
+        return {"work": work, **{name: value[positions.index(task)] for name, value in found.tree.items()}}
 
     alone, beside = row([5], 5), row([0, 1, 5, 7], 5)
     assert all(torch.equal(alone[name], beside[name]) for name in alone)
