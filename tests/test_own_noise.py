@@ -108,6 +108,30 @@ def test_a_refusal_does_not_show_the_noise_of_an_answer() -> None:
         assert independent(answer, refusal)
 
 
+class Fitful(Silence):
+    """Sends ones, unless it fails or finds another row: what a time limit, memory or another state can do to a task."""
+
+    what: str = "ones"
+
+    def train(
+        self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
+    ) -> tuple[State, Params]:
+        if self.what == "fails":
+            raise MemoryError
+        state, update = super().train(learner, billboard, state, cohort, key)
+        for value in update.values():
+            value.fill_(1.0 if self.what == "ones" else 1.0 + 1e-6)
+        return state, update
+
+
+def test_two_different_rows_for_one_question_share_no_noise() -> None:
+    """A task was late in a round that broke off and is not when it runs again: the difference would be its update."""
+    first = asked(node(Fitful()))
+    assert np.array_equal(first, asked(node(Fitful())))
+    for what in ("fails", "other"):
+        assert independent(first, asked(node(Fitful(what=what)))), what
+
+
 def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
     """A policy would judge the declared release, and the row would come with hardly any noise."""
     tricks: list[dict[str, Any]] = [{"clipping_norms": {"": 1.0}}, {"target_quantile": 0.5}, {"stream": (1, 1, 1, 1)}]

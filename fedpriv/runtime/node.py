@@ -521,7 +521,7 @@ def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> 
     """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too. All lie on a grid."""
     sizes = [row[0].size for row in rows]
     for position in range(len(rows[0])):
-        drawn = std * noise.row(position, sum(sizes))
+        drawn = std * noise.row(position, [row[position] for row in rows])
         for row, part in zip(rows, np.split(drawn, np.cumsum(sizes)[:-1]), strict=True):
             row[position] = to_grid(row[position] + part.reshape(row[position].shape), std)
 

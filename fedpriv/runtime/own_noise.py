@@ -5,6 +5,10 @@ fresh noise would be out where one was charged. So noise comes from a secret, by
 two different rows either, since their difference would have none: a server could ask twice in one round, with another
 billboard or after the task's state has changed. So the key holds the digest of the request, how often the task took
 part before, and whether it took part now.
+
+The key of a row's noise holds the row itself, too, whatever made it another one: a task that was late, or failed, the
+first time and not the second would send zeros and then its update, and their difference would be the update. Whoever
+does not know the secret cannot tell such noise from fresh one.
 """
 
 from __future__ import annotations
@@ -73,9 +77,14 @@ class OwnNoise:
         """Return the standard normals of one task, which ``group`` names as ``task <id>``."""
         return self.source.normal(purpose, round, shape, f"{group}|{self._labels.get(group, '')}|{self.asked.digest}")
 
-    def row(self, position: int, size: int) -> NDArray[np.float64]:
-        """Return the standard normals [size] for the row of one task, by its place in the cohort."""
-        return self.normal("row", self.asked.request.round, size, f"task {int(self.cohort.ids[position])}")
+    def row(self, position: int, values: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Return the standard normals, flat, for the row of one task, by its place in the cohort and what it holds."""
+        found = hashlib.sha256()
+        for value in values:
+            found.update(np.ascontiguousarray(value).tobytes())
+        size = sum(value.size for value in values)
+        task = f"task {int(self.cohort.ids[position])}"
+        return self.normal(f"row {found.hexdigest()}", self.asked.request.round, size, task)
 
     @cached_property
     def _labels(self) -> dict[str, str]:
