@@ -22,8 +22,8 @@ from fedpriv.protocol import ALL
 from fedpriv.report import write_report
 from fedpriv.runs.checkpoint import BoundaryStore
 
-READABLE = {"config.toml", "metrics.jsonl", ".lock"}
-"""What tells of no single task: settings, means, and what is made from them."""
+READABLE = {"config.toml", ".lock"}
+"""What no task's data decide: settings. Means of scores are no release, so they are nobody else's either."""
 CLOSED = {"checkpoints", "private", "figures"}
 """Folders of a run that nobody else may look into."""
 

@@ -20,6 +20,7 @@ from fedpriv import ComponentFailure, InputError
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Problem
 from fedpriv.effort import choose_grid, seconds_of_training
+from fedpriv.privacy import FullParticipation, Ledger, Release, Target
 from fedpriv.runs import RunFolder
 from fedpriv.runtime.short_folder import short_folder
 
@@ -85,6 +86,26 @@ def test_what_has_started_is_never_removed(tmp_path: Path) -> None:
     resumed = RunFolder(tmp_path / "run", config, resume=True)
     assert resumed.run_id == name
     resumed.close()
+
+
+def test_a_ledger_of_people_in_the_folder_stays_when_a_run_there_begins_anew(tmp_path: Path) -> None:
+    """It holds what other runs have spent, so nobody may forget it."""
+    path = tmp_path / "run/ledger.sqlite"
+    path.parent.mkdir()
+    ledger = Ledger(path)
+    ledger.register("people", fingerprint="f", num_tasks=6, declared="protected", budget=Target(epsilon=1, delta=1e-3))
+    kept = {file.name: file.read_bytes() for file in path.parent.glob("ledger.sqlite*")}
+    for _ in range(2):
+        RunFolder(tmp_path / "run", {"run": {}}, resume=False).close()
+        assert {name: (path.parent / name).read_bytes() for name in kept} == kept
+    ledger.charge("people", "another run", 1, "all", Release.of(FullParticipation(), 20.0))
+    RunFolder(tmp_path / "run", {"run": {}}, resume=False).close()
+    assert Ledger(path).runs("people") == ["another run"]
+    own = tmp_path / "own/ledger.sqlite"
+    for data in ("one benchmark", "another one"):  # under one name
+        RunFolder(own.parent, {"run": {}}, resume=False).close()
+        assert not own.exists()
+        Ledger(own).register("benchmark", fingerprint=data, num_tasks=6, declared="benchmark")
 
 
 def test_a_run_says_that_it_started_before_it_asks_the_first_task(tmp_path: Path, monkeypatch: Any) -> None:

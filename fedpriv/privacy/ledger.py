@@ -336,6 +336,12 @@ class Ledger:
         with self._file.read() as connection:
             return [row[0] for row in connection.execute("SELECT name FROM populations ORDER BY name")]
 
+    def unused(self) -> bool:
+        """Tell whether the file may go: nothing was charged to it, and it holds no budget of protected data."""
+        with self._file.read() as connection:
+            asked = "SELECT 1 FROM entries UNION ALL SELECT 1 FROM populations WHERE declared = 'protected' LIMIT 1"
+            return connection.execute(asked).fetchone() is None
+
     def runs(self, population: str) -> list[str]:
         """Return the runs that charged this population, sorted."""
         return sorted(self._read(population)[1])

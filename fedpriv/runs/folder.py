@@ -17,6 +17,7 @@ import tomli_w
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.entropy import RoundSecret
+from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
 
@@ -107,8 +108,11 @@ class RunFolder:
         self._refuse_a_run()  # it may have started before this process had the lock
         if self._waiting.exists():
             shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-            for left in (self.path / "config.toml", *self.path.glob("ledger.sqlite*")):
-                left.unlink(missing_ok=True)
+            (self.path / "config.toml").unlink(missing_ok=True)
+            # Somebody may keep the ledger of people here, who have a history.
+            if self.ledger_path.exists() and Ledger(self.ledger_path).unused():
+                for ending in (".head", "-journal", ""):  # the ledger last: a head alone tells of one that is gone
+                    Path(f"{self.ledger_path}{ending}").unlink(missing_ok=True)
         write_bytes(self._waiting, b"No task was asked anything yet: this run did not start.\n")
 
     @property
@@ -227,9 +231,10 @@ class RunFolder:
         return stored
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``."""
+        """Append one line to ``metrics.jsonl``, which holds means that no release covers: private."""
         path = self.path / "metrics.jsonl"
-        with writing(path), path.open("a", encoding="utf-8") as file:
+        opener = lambda name, flags: os.open(name, flags, 0o600)  # noqa: E731 (as open() calls it)
+        with writing(path), open(path, "a", encoding="utf-8", opener=opener) as file:
             file.write(json.dumps(plain(line)) + "\n")
 
     def log_unreachable(self, round: int, tasks: int) -> None:
@@ -256,7 +261,7 @@ class RunFolder:
             told = entry["kind"] in ("evaluation", "unreachable") and not entry.get("final")
             if entry["round"] <= round and told:
                 kept.append(line)
-        write_bytes(path, "".join(f"{line}\n" for line in kept).encode(), public=True)
+        write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
 
     def close(self) -> None:
         """Let other processes work in the folder."""
