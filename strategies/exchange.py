@@ -21,8 +21,12 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["LATE", "UNREACHABLE", "exchange", "lifetime"]
 
-UNREACHABLE = frozenset({3, 4, 5})
-"""Flower's codes of errors that a SuperLink makes for a node that it cannot reach, or whose message is gone."""
+UNREACHABLE = frozenset({5})
+"""Flower's code of the error that a SuperLink makes for a node that it cannot reach.
+
+Not those for what is gone (3 and 4): a message that the SuperLink does not know any more, or an answer that a node gave
+and that expired or did not arrive whole. Such nodes may have been reached.
+"""
 
 LATE = 100
 """Our code for a node that did not answer in time; Flower uses small numbers."""

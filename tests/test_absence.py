@@ -126,6 +126,7 @@ def test_a_run_that_goes_on_still_says_what_could_not_be_reached(tmp_path: Path,
 
 ONCE: dict[str, Fate] = {
     "failed": lambda node, kind, round, asked: 2 if node == 2 and asked == 1 else None,
+    "its answer expired": lambda node, kind, round, asked: {1: 4, 2: 3}.get(asked) if node == 2 else None,
     "twice": lambda node, kind, round, asked: 8 if node == 2 and asked < 3 else None,
     "late": lambda node, kind, round, asked: "late" if node == 2 and asked == 1 and kind != "query.tasks" else None,
     "late, then failed": lambda node, kind, round, asked: (

@@ -118,4 +118,4 @@ def _members(path: Path) -> Iterator[tuple[str, Any]]:
                 with archive.open(f"array{number}.npy") as member:
                     yield name, np.lib.format.read_array(member, allow_pickle=False)
     except (OSError, ValueError, KeyError, EOFError, BadZipFile, NotImplementedError, RuntimeError) as error:
-        raise ComponentFailure(f"the checkpoint {path} cannot be read ({error}); delete it to fall back.") from error
+        raise ComponentFailure(f"the checkpoint {path} cannot be read ({error}); restore it from a copy.") from error
