@@ -466,6 +466,40 @@ def test_algorithms_of_ones_own_are_guarded_with_every_engine(client: Any) -> No
         np.testing.assert_allclose(found.billboards[ALL][name], expected, rtol=1e-9, atol=1e-12)
 
 
+class Cutting(GlobalModel):
+    """An algorithm of one's own whose update has another form for some tasks."""
+
+    def train(self, learner: Any, billboard: Any, state: Any, cohort: Any, key: Any) -> Any:
+        state, update = super().train(learner, billboard, state, cohort, key)
+        strange = float(cohort.part("train").inputs.max()) > 1e3
+        return state, {name: value[..., :1] for name, value in update.items()} if strange else update
+
+
+@pytest.mark.parametrize("engine", ["loop", "vmap"])
+def test_what_most_tasks_send_does_not_decide_which_form_counts(engine: Any) -> None:
+    """The form of an update is public; else a task more with another one would take everybody's update away."""
+    tasks = toy_tasks(4, sizes=[4, 4, 4, 4])
+    for strange in (0, 1, 3):
+        tasks.train.inputs[tasks.train.rows(strange)] = 1e4
+    settings: dict[str, Any] = {"strategy": Billboard(clipping_norm=C, rounds=1, noise_multiplier=0.0)}
+    settings |= {"model": torch.nn.Linear(5, 3), "engine": engine}
+    found = experiment(tasks, client=Cutting(), **settings).run(reproduce=0)
+    assert "3 failed" in found.summary["warnings"][-1]
+    alone = experiment(tasks, client=Only(task=2), **settings).run(reproduce=0)
+    equal(alone, found)
+
+
+class Only(GlobalModel):
+    """Sends the update of one task, and zeros for all others."""
+
+    task: int
+
+    def train(self, learner: Any, billboard: Any, state: Any, cohort: Any, key: Any) -> Any:
+        state, update = super().train(learner, billboard, state, cohort, key)
+        who = torch.from_numpy(cohort.ids == self.task)
+        return state, {name: value * who.view(-1, *[1] * (value.dim() - 1)) for name, value in update.items()}
+
+
 def test_only_a_tasks_own_computing_counts(monkeypatch: Any) -> None:
     """A busy machine, or a thread that was left behind, must not make a task late."""
     go, asked = threading.Event(), []

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedpriv.cohort import Cohort, Engine, Learner, Noise, Problem, State, TaskFailure
+from fedpriv.cohort import Cohort, Engine, Learner, Noise, Params, Problem, State, TaskFailure, unnest
 from fedpriv.runtime.limit import TaskLate, TimeLimit
 
 __all__ = ["Guard", "Outcome", "Stage"]
@@ -88,7 +88,15 @@ class Guard:
         # A network of its own: what is left behind must not meddle with those of other nodes in this process.
         self.problem = problem if limit is None else deepcopy(problem)
 
-    def run(self, name: str, stage: Stage, cohort: Cohort, states: States, noise: Noise | None = None) -> Outcome:
+    def run(
+        self,
+        name: str,
+        stage: Stage,
+        cohort: Cohort,
+        states: States,
+        noise: Noise | None = None,
+        update: Params | None = None,
+    ) -> Outcome:
         """Run one stage on a cohort; see the module for what happens to failures.
 
         Parameters
@@ -103,6 +111,9 @@ class Guard:
             From a cohort to its state; it may run a task's own code, so it is guarded, too.
         noise : Noise or None
             Where the tasks' own noise comes from.
+        update : dict or None
+            The form of an update among the results, which is public: a task that gives another one counts as zero,
+            whatever most others give.
         """
         done, note = np.ones(len(cohort), dtype=bool), ""
         # One task after the other anyway: then each by itself, and a slow one is not waited for twice.
@@ -111,12 +122,13 @@ class Guard:
             if alone:
                 raise _OneByOne
             tree, learner = self._limited(name, stage, cohort, states, noise)
+            _check_update(tree, update, len(cohort))
             learners = [learner]
         except KeyboardInterrupt:
             raise
         except BaseException:  # SystemExit, too: whatever a task's code raises is about this task
             # By the same engine: another one rounds differently, and then one task's failure would change others.
-            tree, learners, done, note = self._one_by_one(name, stage, cohort, states, noise)
+            tree, learners, done, note = self._one_by_one(name, stage, cohort, states, noise, update)
         finite = _finite_rows([value for value in tree.values() if value.is_floating_point()], len(cohort))
         strange = ~finite & done
         if strange.any() and not note:
@@ -158,7 +170,7 @@ class Guard:
             raise
 
     def _one_by_one(
-        self, name: str, stage: Stage, cohort: Cohort, states: States, noise: Noise | None
+        self, name: str, stage: Stage, cohort: Cohort, states: States, noise: Noise | None, update: Params | None
     ) -> tuple[State, list[Learner], NDArray[np.bool_], str]:
         trees: list[State | None] = []
         learners: list[Learner] = []
@@ -166,6 +178,7 @@ class Guard:
         for position in range(len(cohort)):
             try:
                 tree, learner = self._limited(name, stage, cohort.one(position), states, noise)
+                _check_update(tree, update, 1)
             except KeyboardInterrupt:
                 raise
             except BaseException as error:
@@ -190,6 +203,15 @@ class Guard:
 
 class _OneByOne(Exception):
     """Nothing failed; the tasks are to run one by one from the start."""
+
+
+def _check_update(tree: State, update: Params | None, count: int) -> None:
+    """Refuse results [C, ...] whose update has other names or shapes than it must have."""
+    if update is None:
+        return
+    found = {name: tuple(value.shape) for name, value in unnest("update", tree).items()}
+    if found != {name: (count, *value.shape) for name, value in update.items()}:
+        raise ValueError("the update has other names or shapes than the billboard.")
 
 
 def _form(tree: State) -> tuple[Any, ...]:

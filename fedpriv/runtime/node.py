@@ -198,7 +198,9 @@ class Node:
                     continue
                 allowed, reason = self._allowed(cohort, request, declared)
                 own = self._own_noise(question, cohort, allowed)
-                outcome = self._run("train", stage, cohort, billboard, own)
+                outcome = self._run(
+                    "train", stage, cohort, billboard, own, billboard if algorithm.sends_update else None
+                )
                 counted = outcome.counted & allowed
                 update = _counted_update(unnest("update", outcome.tree), billboard, counted)
                 found = totals.clipped(bounds.marked(update, counted), own)
@@ -367,8 +369,16 @@ class Node:
             )
         return request
 
-    def _run(self, name: str, stage: Stage, cohort: Cohort, billboard: Params, noise: OwnNoise) -> Outcome:
-        outcome = self._guard.run(name, stage, cohort, lambda part: self._state(billboard, part), noise)
+    def _run(
+        self,
+        name: str,
+        stage: Stage,
+        cohort: Cohort,
+        billboard: Params,
+        noise: OwnNoise,
+        update: Params | None = None,
+    ) -> Outcome:
+        outcome = self._guard.run(name, stage, cohort, lambda part: self._state(billboard, part), noise, update)
         return self._without_strange(name, cohort, outcome)
 
     def _count(self, cohort: Cohort, outcome: Outcome) -> None:
