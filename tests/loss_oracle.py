@@ -49,7 +49,8 @@ class Part:
 def oracle(parts: Sequence[Part], delta: float, replace: bool) -> Oracle:
     """Return epsilon of some releases."""
     directions = ("both",) if replace else ("remove", "add")
-    return max((_one_way(parts, delta, way) for way in directions), key=lambda one: one.epsilon)
+    found = [_one_way(parts, delta, way) for way in directions]
+    return max(found, key=lambda one: math.inf if math.isnan(one.epsilon) else one.epsilon)
 
 
 def losses(part: Part, way: str, rare: float, cells: int = CELLS) -> tuple[Vector, Vector]:
@@ -96,6 +97,8 @@ def _one_way(parts: Sequence[Part], delta: float, way: str) -> Oracle:
     spread = min(math.sqrt(float(mass @ (loss - mass @ loss) ** 2)) for loss, mass, _ in laws)
     reach = moments.reach(tilt)
     step = min(spread / 4, reach / 4000)
+    if not reach < 1e4:
+        return Oracle(math.nan, math.inf)
     fine = reach / step > MOST
     if fine:
         step = reach / MOST

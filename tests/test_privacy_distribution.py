@@ -26,6 +26,7 @@ from fedpriv.privacy.accounting import deltas_for
 from fedpriv.privacy.contour import Composition
 from fedpriv.privacy.gaussian import gaussian_epsilon
 from fedpriv.privacy.poisson import poisson_losses
+from fedpriv.privacy.without_replacement import wor_losses
 
 RELATIONS = {
     Relation.ADD_REMOVE: NeighboringRelation.ADD_OR_REMOVE_ONE,
@@ -123,19 +124,22 @@ def test_what_the_integral_leaves_out_is_added(name: str, monkeypatch: pytest.Mo
         assert one * (1 - 1e-11) <= found <= one * 2
 
 
-def test_twice_the_panels_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Twenty nodes leave nothing but rounding: a thousandth of the turns per panel gives the same moments."""
-    for rate, z in ((0.3, 0.4), (1e-4, 1.0), (0.01, 5.0)):
-        for relation in Relation:
-            monkeypatch.undo()
-            coarse = poisson_losses(z, rate, relation, 1e-15)
-            first = [one.transform(24, 2.0, 64) for one in coarse]
-            monkeypatch.setattr(distribution, "_TURN", 4.0)
-            second = [one.transform(24, 2.0, 64) for one in poisson_losses(z, rate, relation, 1e-15)]
-            for one, other in zip(first, second, strict=True):
+@pytest.mark.parametrize(("index", "step"), [(0, 0.5), (24, 2.0), (40, 20.0)])
+def test_shorter_panels_change_no_more_than_is_counted_as_rounding(
+    index: int, step: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for rate, z in ((0.3, 0.4), (1e-4, 1.0), (0.01, 5.0), (1e-6, 0.5)):
+        for relation in (Relation.ADD_REMOVE, Relation.REPLACE_ONE):
+            several = [*poisson_losses(z, rate, relation, 1e-15), wor_losses(z, rate, 1e-15)]
+            first = [one.transform(index, step, 64) for one in several]
+            with monkeypatch.context() as patch:
+                patch.setattr(distribution, "_TURN", 3.0)
+                second = [one._transform(index, step, 64) for one in several]
+            for losses, one, other in zip(several, first, second, strict=True):
                 assert one is not None
                 assert other is not None
-                assert np.abs(one - other).max() < 3e-15
+                fixed, turning = losses.rounding(index)
+                assert (np.abs(one - other) <= fixed + turning * step * np.arange(65)).all()
 
 
 def test_one_more_release_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

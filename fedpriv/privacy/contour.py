@@ -16,8 +16,8 @@ relative to delta, however small it is. What is done here, and why it is never t
   epsilon (one that did happen does as well): leaving it out is post-processing, so delta with it is at least delta.
   With it the integrand falls like ``exp(-mu^2 w^2 / 2) / w^2``; the integral of that beyond the last step is added.
 - **Cut off.** Outputs that single releases were not integrated over count as an infinite loss.
-- **Rounding.** Each M is good to a few units in the last place, so the integrand is wrong by at most ``_EACH`` of
-  itself per release; so much of the sum of absolute values is added.
+- **Rounding.** How far each M may be rounded follows from the sizes of exponents and angles; the absolute values of the
+  integrand, times as much per release, are added.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ from fedpriv.privacy.distribution import FIRST, LAST, Distribution, exponent
 __all__ = ["Composition"]
 
 Vector = NDArray[np.float64]
-
-_EACH = 1e-14
-"""Rounding errors of one release's M, relative; a hundred times what was ever seen."""
 
 _ONCE = 1e-10
 """Rounding errors that do not depend on the number of releases."""
@@ -83,7 +80,6 @@ class Composition:
     def __init__(self, parts: Sequence[tuple[Distribution, int]], square: float) -> None:
         self._parts, self._square = parts, square
         self.infinite = -math.expm1(math.fsum(count * math.log1p(-one.cut) for one, count in parts))
-        self._rounding = _ONCE + _EACH * math.fsum(count for _, count in parts)
         self._moment = functools.cache(self._sum_moments)
         self._line = functools.lru_cache(maxsize=64)(self._make_line)
 
@@ -138,13 +134,13 @@ class Composition:
         return found
 
     def _several(self, best: int, at: Vector, least: float, most: float) -> list[float]:
-        blur, known = _BLUR * max(0.5, 0.25 * least), [1.0] * len(at)
+        blur, known = _BLUR * max(0.5, 0.15 * least), [1.0] * len(at)
         while True:
             line = self._chosen(best, most, blur, float(at.min()), float(at.max()))
             if line is None:
                 return known
             slopes = line.slopes(at)
-            too_much = float((line.blurred(slopes) / (_BLUR * np.maximum(0.8, 0.25 * slopes * at))).max())
+            too_much = float((line.blurred(slopes) / (_BLUR * np.maximum(0.6, 0.15 * slopes * at))).max())
             if too_much <= 1.0:
                 return [float(one) for one in line.deltas(at)]
             blur = line.blur / min(too_much, _FINER)
@@ -216,16 +212,19 @@ class Composition:
         steps = math.ceil(2.0 ** (math.ceil(4.0 * math.log2(max(8.0, steps))) / 4.0))
         w = step * np.arange(steps + 1)
         logs = 0.5 * square * 1j * w * (2.0 * tilt + 1.0 + 1j * w)
+        wrong = np.full(len(w), _ONCE)
         for one, count in self._parts:
             ratio = one.transform(index, step, steps)
             if ratio is None:
                 return None
             logs += count * np.log(np.where(ratio == 0.0, 1e-300, ratio))
+            fixed, turning = one.rounding(index)
+            wrong += count * (fixed + (fixed + turning * w) / np.maximum(np.abs(ratio), 1e-300))
         s = tilt + 1j * w
         terms = (step / math.pi) * np.exp(logs) / (s * (s + 1.0))
         terms[0] *= 0.5
         tail = math.exp(-0.5 * square * w[-1] * w[-1]) / (math.pi * square * w[-1] ** 3)
-        more = float(self._rounding * np.abs(terms).sum() + tail)
+        more = float(np.abs(terms) @ np.minimum(1.0, wrong)) + tail
         added = square - self._square
         return _Line(s, self._moment(index) + 0.5 * added * tilt * (tilt + 1.0), terms, more, added)
 

@@ -30,6 +30,9 @@ _NODES = 20
 _TURN = 18.0
 """Most radians that exp(s L) turns on one panel; twenty nodes integrate 20 of them to 1e-16."""
 
+_UNIT = 8.0 * 2.0**-53
+"""Rounding of an operation, and of those that follow."""
+
 _NOTHING = 1e-20
 """Panels with less than this share of a moment are left out of it."""
 
@@ -83,6 +86,7 @@ class Distribution:
         self.none, self.cut = none, cut
         self._pieces = [(one, _edges(one.low, one.high, width)) for one in pieces]
         self._moments: dict[int, float] = {}
+        self._roundings: dict[int, tuple[float, float]] = {}
         self._transforms = functools.lru_cache(maxsize=16)(self._transform)
 
     @functools.cached_property
@@ -105,6 +109,18 @@ class Distribution:
             else:
                 self._moments[index] = _log_sum(logs + tilt * losses)
         return self._moments[index]
+
+    def rounding(self, index: int) -> tuple[float, float]:
+        """Return a and b: M(t + i w) / M(t), and M(t) relative to itself, are rounded by at most a + b w.
+
+        A number that is raised to a power of e is rounded relative to its own size, so large exponents and angles count.
+        """
+        if index not in self._roundings:
+            logs, losses, _ = self._coarse
+            share = np.exp(logs + exponent(index) * losses - self.log_moment(index))
+            sizes = 16.0 + np.abs(logs) + exponent(index) * np.abs(losses)
+            self._roundings[index] = (_UNIT * float(share @ sizes), _UNIT * float(share @ np.abs(losses)))
+        return self._roundings[index]
 
     def transform(self, index: int, step: float, count: int) -> NDArray[np.complex128] | None:
         """Return M(t + i k step) / M(t) for k = 0 to count, with t the exponent of an index; None if it is too much."""
