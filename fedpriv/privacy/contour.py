@@ -176,7 +176,7 @@ class Composition:
         The line through the saddle point has the smallest integrand, one below it often needs fewer steps.
         """
         room = max(0.0, size) + _MARGIN
-        choices = []
+        choices: list[tuple[float, float, int]] = []
         for index in range(
             best - best % _APART, max(FIRST, best - 12) - 1, -_APART
         ):  # few, so that questions share them

@@ -113,7 +113,7 @@ class Distribution:
     def rounding(self, index: int) -> tuple[float, float]:
         """Return a and b: M(t + i w) / M(t), and M(t) relative to itself, are rounded by at most a + b w.
 
-        A number that is raised to a power of e is rounded relative to its own size, so large exponents and angles count.
+        Powers of e are rounded in proportion to the size of the exponent, so large exponents and angles count.
         """
         if index not in self._roundings:
             logs, losses, _ = self._coarse
