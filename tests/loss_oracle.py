@@ -48,9 +48,15 @@ class Part:
 
 def oracle(parts: Sequence[Part], delta: float, replace: bool) -> Oracle:
     """Return epsilon of some releases."""
-    directions = ("both",) if replace else ("remove", "add")
-    found = [_one_way(parts, delta, way) for way in directions]
-    return max(found, key=lambda one: math.inf if math.isnan(one.epsilon) else one.epsilon)
+    if replace:
+        return _one_way(parts, delta, "both")
+    found = _one_way(parts, delta, "remove")
+    # Adding a task has no larger loss than this, whatever comes out; a plain Gaussian has.
+    most = sum(math.inf if one.kind == "full" else -one.count * math.log1p(-one.p) for one in parts)
+    if most <= found.epsilon:
+        return found
+    other = _one_way(parts, delta, "add")
+    return found if other.epsilon <= found.epsilon else other
 
 
 def losses(part: Part, way: str, rare: float, cells: int = CELLS) -> tuple[Vector, Vector]:
@@ -97,7 +103,8 @@ def _one_way(parts: Sequence[Part], delta: float, way: str) -> Oracle:
     spread = min(math.sqrt(float(mass @ (loss - mass @ loss) ** 2)) for loss, mass, _ in laws)
     reach = moments.reach(tilt)
     step = min(spread / 4, reach / 4000)
-    if not reach < 1e4:
+    widest = max(float(np.ptp(loss)) for loss, _, _ in laws)
+    if not max(reach, widest) / min(spread / 4, reach / 4000) < 1e8 and not reach / MOST > widest / 1e8:
         return Oracle(math.nan, math.inf)
     fine = reach / step > MOST
     if fine:

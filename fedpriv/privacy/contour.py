@@ -109,7 +109,8 @@ class Composition:
             if most < low:
                 low, high = 0.9 * most, most
                 best = _smallest(functools.partial(self._integrand, most))
-            blur = min(blur, line.blur / min(too_much, _FINER))
+            if too_much > 2.0:
+                blur = min(blur, line.blur / min(too_much, _FINER))
         return max(0.0, most)
 
     def deltas(self, epsilons: Sequence[float]) -> list[float]:
