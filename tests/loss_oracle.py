@@ -48,6 +48,9 @@ class Part:
 
 def oracle(parts: Sequence[Part], delta: float, replace: bool) -> Oracle:
     """Return epsilon of some releases."""
+    stays = sum(-math.inf if one.kind == "full" else one.count * math.log1p(-one.p) for one in parts)
+    if -math.expm1(stays) <= delta:  # a task hardly ever takes part
+        return Oracle(0.0, 0.0)
     if replace:
         return _one_way(parts, delta, "both")
     found = _one_way(parts, delta, "remove")
@@ -110,6 +113,8 @@ def _one_way(parts: Sequence[Part], delta: float, way: str) -> Oracle:
     if fine:
         step = reach / MOST
     (a, _), (b, _), (c, slope) = (_on_grid(laws, step / 2**k, tilt, reach, delta, fine) for k in range(3))
+    if math.isnan(a + b + c):
+        return Oracle(math.nan, math.inf)
     best, error = c, abs(c - b) + abs(b - a) / 4
     if not fine:
         best = c + (c - b) / 3
@@ -221,5 +226,7 @@ def _on_grid(
     near = slice(max(0, first - 8), first + 8)
     spline = CubicSpline(at[near], log_curve[near])
     roots = spline.solve(goal, extrapolate=False)
+    if not len(roots):
+        return math.nan, math.nan
     root = min((float(one) for one in roots), key=lambda one: abs(one - at[first]))
     return root + mean, -float(spline(root, 1))
