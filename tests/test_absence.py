@@ -356,7 +356,7 @@ def poisoned(what: Callable[[], Any], **changes: Any) -> Experiment:
     tasks.test.inputs[tasks.test.rows(2)] = 1e4  # one that trains, and cannot be scored
     strategy = Billboard(clipping_norm=C, rounds=1, noise_multiplier=0.0)
     settings = {"model": Poison(what), "engine": "loop", "strategy": strategy, "client": GlobalModel(), "shards": 1}
-    return experiment(tasks, **settings | changes)
+    return experiment(changes.pop("tasks", tasks), **settings | changes)
 
 
 @pytest.mark.parametrize(("name", "engine"), [*((name, "loop") for name in POISONS), ("endless", "auto")])
@@ -410,11 +410,13 @@ def test_what_was_left_behind_does_not_meddle_with_the_network_of_others() -> No
     network, quiet = Crossing(), Poison(raising(ValueError))
     before.update(threading.enumerate())
     quiet.load_state_dict(network.state_dict())
+    tasks = toy_tasks(4, sizes=[4, 5, 6, 7])
+    tasks.test.inputs[tasks.test.rows(2)] = 1e4  # while tasks are scored, each has weights of its own in the network
     for shards in (1, 4):
         go.clear()
         met.clear()
-        changes: dict[str, Any] = {"shards": shards, "client": MeanRegularized(strength=1.0), "task_seconds": 0.05}
-        found = poisoned(sleep, model=network, **changes).run(reproduce=0)
+        changes: dict[str, Any] = {"shards": shards, "client": MeanRegularized(strength=1.0), "tasks": tasks}
+        found = poisoned(sleep, model=network, task_seconds=0.1, **changes).run(reproduce=0)
         assert met
         equal(poisoned(sleep, **changes | {"model": quiet, "task_seconds": 60.0}).run(reproduce=0), found)
 
