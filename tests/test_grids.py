@@ -32,6 +32,7 @@ BREAKING = """
 import os
 from pathlib import Path
 from fedpriv.runtime import stock
+from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.node import Node
 
 def break_off(name):
@@ -47,7 +48,10 @@ def break_off(name):
 
 for name in ("train", "finish", "evaluate"):
     break_off(name)
-client = stock.client
+def node(context):  # whoever unpickles the app imports this module, and so works with what is broken off
+    return stock._node(context)
+
+client = client_app(node, after=stock._keep)
 """
 
 
