@@ -384,7 +384,11 @@ def test_a_shard_that_misses_the_deadline_is_asked_again_and_does_nothing_twice(
     pool: ShardPool, monkeypatch: Any
 ) -> None:
     """Its tasks' states are those of a run in which nothing happened, the noise that they add themselves as well."""
-    settings = {"strategy": noisy(rounds=3, noise_at="node", reply="rows"), "timeout": 2.0, "attempts": 100}
+    settings = {
+        "strategy": noisy(rounds=3, sampling_rate=1.0, noise_at="node", reply="rows"),
+        "timeout": 2.0,
+        "attempts": 100,
+    }
     reference = personal(**settings).run(reproduce=6)
     deliver, again = RayGrid.deliver, exchange._again
     stopped: list[int] = []
@@ -435,6 +439,8 @@ def test_a_second_run_in_this_process_is_told_at_once(pool: ShardPool) -> None:
 def test_a_ray_with_too_few_cores_is_told_at_once(pool: ShardPool, monkeypatch: Any) -> None:
     pool.connect(2)
     pool.give_back([])
+    cores = pool._room  # earlier tests may have wanted more
     monkeypatch.setattr(ShardPool, "_owner", None)  # as if somebody else had started it
-    with pytest.raises(InputError, match=r"has 2 cores, and 3 shards need one each; set run\.shards=2"):
-        personal(grid="ray", shards=3).run(reproduce=6)
+    told = rf"has {cores} cores, and {cores + 1} shards need one each; set run\.shards={cores}"
+    with pytest.raises(InputError, match=told):
+        personal(grid="ray", shards=cores + 1).run(reproduce=6)
