@@ -341,6 +341,20 @@ def test_what_ended_a_shard_is_said(pool: ShardPool, monkeypatch: Any) -> None:
 
 
 @pytest.mark.timeout(300)
+def test_a_shard_of_one_task_that_keeps_dying_counts_as_zero_alone(pool: ShardPool, monkeypatch: Any) -> None:
+    """As a failed node with one task does on every grid; the others are not stopped, and the shard is built again."""
+    monkeypatch.setattr(ray_grid, "_REBUILDS", 0)
+    small = experiment(toy_tasks(2))
+    billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
+    with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:
+        grid._lines[1].send(b"no message")
+        replies = list(grid.send_and_receive(asked(1, billboard, 1)))
+        assert [one.has_error() for one in replies] == [True, False]
+        assert replies[0].error.reason == "its shard died 1 times in one round"
+        assert not any(one.has_error() for one in grid.send_and_receive(asked(2, billboard, 1)))
+
+
+@pytest.mark.timeout(300)
 def test_answers_come_in_the_order_of_the_questions(pool: ShardPool, monkeypatch: Any) -> None:
     """From three shards on, the last bits of a sum tell in which order its terms came."""
     run = personal(strategy=noisy(rounds=3), shards=4, grid="ray")
@@ -366,8 +380,8 @@ def personal_of(tasks: Any, hidden: int = 7) -> Any:
     )
 
 
-def asked(round: int, billboard: dict[str, Any]) -> list[Message]:
-    hosted = {1: np.arange(2), 2: np.arange(2, 4)}
+def asked(round: int, billboard: dict[str, Any], each: int = 2) -> list[Message]:
+    hosted = {1: np.arange(each), 2: np.arange(each, 2 * each)}
     return [
         Message(
             Request(round=round, billboards={ALL: billboard}, tasks={ALL: ids}).to_content(),

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from flwr.app import Message
+from flwr.app import Error, Message
 
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.grid import LocalGrid, is_training
@@ -23,6 +23,9 @@ __all__ = ["RayGrid"]
 
 _REBUILDS = 3
 """How often a shard may die in one round before the run gives up."""
+
+_CRASHED = 8
+"""Flower's code of an app that ended instead of answering."""
 
 _LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
 """Bytes from which it takes less time to put a record into Ray's memory once than to send it with every message: of the
@@ -130,6 +133,12 @@ class RayGrid(LocalGrid):
                 except (self._ray.exceptions.RayActorError, _LineBroken) as error:
                     deaths[node] += 1
                     if deaths[node] > _REBUILDS:
+                        if len(self.specs[node - 1].tasks) == 1:  # its data may be why; it decides over nobody else
+                            reason = f"its shard died {deaths[node]} times in one round"
+                            replies[node] = Message(Error(code=_CRASHED, reason=reason), reply_to=message)
+                            self._doubtful.add(node)
+                            open_.remove(node)
+                            continue
                         raise ComponentFailure(
                             f"shard {node} died {deaths[node]} times in one round ({error}); "
                             "give it more memory or use more shards, then go on with --resume."
