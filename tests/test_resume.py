@@ -376,3 +376,16 @@ def test_a_termination_is_handled_as_an_interrupt(tmp_path: Path) -> None:
         assert err.splitlines()[-1] == "fedpriv: stopped; go on with --resume."
         assert "SIGTERM" not in err
         assert "Traceback" not in err
+
+
+def test_a_damaged_summary_of_tasks_with_noise_of_their_own_is_not_to_be_deleted(tmp_path: Path) -> None:
+    """Personal states are trained again from the last snapshot on, and the rows would go out with other noise."""
+    local = experiment(toy_tasks(6), strategy=noisy(rounds=3, noise_at="node", reply="rows"))
+    local.run(tmp_path / "run")
+    summary = tmp_path / "run/summary.json"
+    whole = summary.read_text(encoding="utf-8")
+    summary.write_text("{")
+    with pytest.raises(InputError, match=r"restore it from a copy: these tasks added noise of their own"):
+        local.run(tmp_path / "run", resume=True)
+    summary.write_text(whole, encoding="utf-8")
+    assert local.run(tmp_path / "run", resume=True).summary["finished"]

@@ -204,9 +204,13 @@ class RunFolder:
         try:
             loaded: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
         except ValueError:
-            raise InputError(
-                f"{self.summary_path} is damaged; delete it and go on with --resume (in Python: resume=True)."
-            ) from None
+            # The rows of last rounds may have to be made again, and the secret of their noise is deleted.
+            advice = (
+                "restore it from a copy: these tasks added noise of their own, which cannot be made again"
+                if _adds_own_noise(read_config(self.path))
+                else "delete it and go on with --resume (in Python: resume=True)"
+            )
+            raise InputError(f"{self.summary_path} is damaged; {advice}.") from None
         self._forget_secrets()  # a kill may have come between the summary and this
         return loaded
 
@@ -338,9 +342,7 @@ go on under other ones."""
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     wanted = _toml(wanted)
-    settings = {**stored.get("client", {}), **stored.get("strategy", {})}
-    own = any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
-    free = _FREE - {"engine"} if own else _FREE
+    free = _FREE - {"engine"} if _adds_own_noise(stored) else _FREE
     for section in sorted({*stored, *wanted}):
         old, new = stored.get(section, {}), wanted.get(section, {})
         for key in sorted({*old, *new}):
@@ -354,6 +356,11 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."
                 )
+
+
+def _adds_own_noise(config: dict[str, Any]) -> bool:
+    settings = {**config.get("client", {}), **config.get("strategy", {})}
+    return any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
 
 
 def _packed(coins: RoundSecret) -> bytes:
