@@ -224,7 +224,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     if declared == "protected" and config["data"].get("drop_unusable"):
         raise InputError(
             "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
-            "choose the tasks of a protected population beforehand."
+            "leave it out, and choose the tasks of a protected population beforehand."
         )
     if declared == "protected" and config["data"].get("name") in NATURAL:
         raise InputError(

@@ -89,7 +89,7 @@ class LimitedStrategy(TaskStrategy):
         """
         if not self.limited:
             return None
-        separation, needed = self._separation, 1
+        separation, needed, enough = self._separation, 1, self.rounds
         for group, ids in self._members(num_tasks).items():
             size = cohort_size(len(ids), self.sampling_rate)
             if len(ids) // size < separation:
@@ -99,11 +99,12 @@ class LimitedStrategy(TaskStrategy):
                     "separation."
                 )
             needed = max(needed, math.ceil(self.rounds * size / len(ids)))
+            enough = min(enough, (self.max_participations or needed) * len(ids) // size)
         if self.max_participations is not None and self.max_participations < needed:
             raise InputError(
                 f"{self.rounds} rounds need tasks that take part {needed} times, and max_participations="
-                f"{self.max_participations}: late rounds would publish noise alone; use fewer rounds or a smaller "
-                "sampling_rate."
+                f"{self.max_participations}: late rounds would publish noise alone; use at most {enough} rounds, or "
+                f"max_participations of at least {needed}."
             )
         # By the separation alone, a random schedule may ask a task this often; taking turns needs the least.
         most = 1 + (self.rounds - 1) // separation

@@ -124,29 +124,27 @@ def check_shots(tasks: Tasks, shots: int) -> None:
         A class has no example left beside its shots, or a task has one class only. Of protected data only numbers of
         examples are looked at: with fewer examples of a class than shots, an episode has fewer.
     """
-    if tasks.declared == "protected":
-        short = np.flatnonzero(tasks.train.sizes <= shots)
-        if len(short):
-            raise InputError(
-                f"task {tasks.names[short[0]]!r} has {tasks.train.sizes[short[0]]} training examples, and {shots} "
-                "shots leave none to judge by; lower the shots or give the task more examples."
-            )
-        return
-    for position, name in enumerate(tasks.names):
+    fewest, kinds = tasks.train.sizes.copy(), [""] * len(tasks)
+    for position, name in enumerate(tasks.names if tasks.declared == "benchmark" else ()):
         labels, counts = np.unique(_labels(tasks, position), return_counts=True)
-        if tasks.num_classes is not None and len(labels) < 2:
+        if tasks.num_classes is None:
+            continue
+        if len(labels) < 2:
             raise InputError(
                 f"task {name!r} has one class only ({labels.tolist()[0] if len(labels) else 'no examples'}), so there "
                 "is nothing to tell apart; give it at least 2 ways."
             )
-        if not len(counts) or counts.min() <= shots:
-            few = int(counts.argmin()) if len(counts) else 0
-            which = "" if tasks.num_classes is None else f" of class {labels[few]}"
-            raise InputError(
-                f"task {name!r} has {int(counts.min(initial=shots)) if len(counts) else 0} training examples{which}, "
-                f"and {shots} shots leave none to judge by; lower the shots to {max(int(counts.min()) - 1, 0)} or give "
-                "the task more examples."
-            )
+        fewest[position], kinds[position] = counts.min(), f" of class {labels[counts.argmin()]}"
+    worst = int(fewest.argmin())  # the one that decides, so that what is advised helps with all tasks
+    few = int(fewest[worst])
+    if few <= shots:
+        advice = "give the task more examples, or leave it out"
+        if few > 1:
+            advice = f"lower the shots to {few - 1} or give the task more examples"
+        raise InputError(
+            f"task {tasks.names[worst]!r} has {few} training examples{kinds[worst]}, and {shots} shots leave none to "
+            f"judge by; {advice}."
+        )
 
 
 def _renamed(batch: Batch, called: Tensor) -> Batch:

@@ -135,18 +135,19 @@ def draw_classes(
 def _check_possible(counts: NDArray[np.int64], tasks: int, examples: int) -> None:
     total = int(counts.sum())
     if tasks * examples > total:
+        ways = [f"tasks to {total // examples}"] if total >= examples else []
+        ways += [f"examples to {total // tasks}"] if total // tasks >= 4 else []  # the least that a task needs
         raise InputError(
-            f"dirichlet: {tasks} tasks of {examples} examples need {tasks * examples} examples, the data "
-            "set has "
-            f"{total}; lower tasks or examples (at most {total // tasks} for {tasks} tasks)."
+            f"dirichlet: {tasks} tasks of {examples} examples need {tasks * examples} examples, the data set has "
+            f"{total}; lower {' or '.join(ways) or 'both'}."
         )
     widest = int(np.argmax(counts))
     outside = total - int(counts[widest])
     if outside < tasks:
+        advice = f"lower tasks to {outside} or less" if outside else "choose another data set"
         raise InputError(
-            f"dirichlet: every task needs two classes, but only {outside} examples are not of class "
-            f"{widest}, fewer "
-            f"than the {tasks} tasks; lower tasks to {outside} or less."
+            f"dirichlet: every task needs two classes, but only {outside} examples are not of class {widest}, fewer "
+            f"than the {tasks} tasks; {advice}."
         )
 
 

@@ -99,10 +99,11 @@ def few_shot(dataset: Dataset, settings: FewShot) -> tuple[Tasks, Tasks]:
         More shots than a class has, more ways than there are classes, or fewer examples or writers than asked for.
     """
     if settings.examples < settings.shots + 2:
+        lower = f" or lower data.shots to {settings.examples - 2}" if settings.examples > 2 else ""
         raise InputError(
             f"few-shot: {settings.shots} shots of a class leave {max(settings.examples - settings.shots, 0)} of its "
-            f"{settings.examples} examples, and 2 are needed (to learn by, and to score); raise data.examples or lower "
-            "data.shots."
+            f"{settings.examples} examples, and 2 are needed (to learn by, and to score); raise data.examples to "
+            f"{settings.shots + 2}{lower}."
         )
     if settings.turns and settings.by == "classes":
         dataset = _turned(dataset, settings.seed)
@@ -210,10 +211,11 @@ def _deal(
         drawn = [np.array([stock[label].pop() for _ in range(settings.examples)], dtype=np.int64) for label in chosen]
         made.append(_Made(f"{dataset.name}/{settings.ways}-way(seed={settings.seed})/{kind}-{len(made):05d}", drawn))
     if not made or (count is not None and len(made) < count):
+        number = "data.held_out" if kind == "held-out" else "data.tasks"
+        fewer = f" or {number} to {len(made)}" if made and count is not None else ""
         raise InputError(
             f"few-shot: {dataset.name!r} has examples for {len(made)} {kind} tasks of {settings.ways} classes with "
-            f"{settings.examples} examples each, {count or 'at least 1'} are asked for; lower data.examples or the "
-            "number of tasks."
+            f"{settings.examples} examples each, {count or 'at least 1'} are asked for; lower data.examples{fewer}."
         )
     return made
 
@@ -245,7 +247,7 @@ def _by_writers(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[
         raise InputError(
             f"few-shot: {len(made)} writers of {dataset.name!r} have {settings.ways} classes with more than "
             f"{settings.shots} examples, {settings.held_out} are held out and {settings.tasks or 'at least 1'} are "
-            "asked to learn; lower data.ways, data.shots or the numbers of tasks."
+            "asked to learn; lower data.ways, data.shots, data.held_out or data.tasks."
         )
     return learning, new
 

@@ -199,6 +199,7 @@ def refuse_unattackable(experiment: Experiment, watch: Watch) -> None:
             "or does not say how (draw, inner, begin, from_zero); use the client 'maml', or set attack.during = false "
             "to record rows only."
         )
+    client.check(problem, experiment.tasks)  # its arrays are those of the model
     blind = [name for name in client.from_zero if problem.initial()[name].dim() > 1]
     if blind and ("query" in watch.sets or watch.global_game):
         raise InputError(

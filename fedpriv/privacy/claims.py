@@ -231,7 +231,11 @@ def _instead(output: Output, observer: Observer, noise_at: NoiseAt) -> str:
     if output is Output.DIAGNOSTICS:
         return "diagnostics carry no noise and stay with the experimenter; publish billboards instead."
     if observer is Observer.EXPERIMENTER:
-        return "the experimenter holds the data itself; name the public, a coalition or the server."
+        there = [row for row in CLAIMS if row.output is output]
+        known = {row.observer: None for row in there if row.noise_at is noise_at} or dict.fromkeys(
+            row.observer for row in there
+        )
+        return f"the experimenter holds the data itself; name the {' or the '.join(known)}."
     if observer is Observer.SERVER:
         if output is Output.PERSONAL_MODELS:
             return "personal models never leave their nodes; claim the rows or clipped sums that it sees."

@@ -38,6 +38,9 @@ class Target(Settings):
 def default_delta(num_tasks: int) -> float:
     """Return 1 / (100 num_tasks).
 
+    Where public groups have an epsilon each, ``num_tasks`` is the number of all tasks, and not that of a group: a
+    smaller number would give a larger delta, which is a weaker promise. So is what :func:`check_delta` compares with.
+
     Raises
     ------
     InputError
