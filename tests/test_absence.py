@@ -6,6 +6,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime import limit, node, stock
 from fedpriv.runtime.flower_private import new_context
-from fedpriv.runtime.grid import InProcessGrid
+from fedpriv.runtime.grid import InProcessGrid, Worker
 from fedpriv.runtime.limit import TaskLate, TimeLimit
 from fedpriv.runtime.store import StateStore
 from fedpriv.strategies import Billboard, Silent
@@ -553,3 +554,25 @@ def test_a_node_that_lives_for_one_message_remembers_in_its_context(monkeypatch:
     assert any((asked(1)[name] != value).any() for name, value in first.items()), "a new question is answered anew"
     asked(1, number=2)
     assert state() != before
+
+
+@pytest.mark.parametrize("declared", ["protected", "benchmark"])
+def test_what_an_error_says_stays_on_the_node_whatever_carries_messages(declared: Any, monkeypatch: Any) -> None:
+    """Flower sends the text of an exception to the server, and the text may hold a value."""
+    run = personal(shards=1)
+    (spec,) = run.specs(run.problem(), 1, 7)
+    worker = Worker(replace(spec, tasks=replace(spec.tasks, declared=declared)), 1)
+
+    def train(*_: Any) -> None:
+        raise ValueError("31415")
+
+    monkeypatch.setattr(worker.node, "train", train)
+    message = Message(Request(1, {}, {}).to_content(), 1, "train")
+    with pytest.raises((ComponentFailure, ValueError)) as caught:
+        worker.app(message, worker.context)
+    reply = worker.handle(message)
+    for said in (str(caught.value), reply.error.reason):
+        assert ("31415" in said) == (declared == "benchmark")
+    assert "ValueError" in reply.error.reason
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__ == (declared == "protected"), "a traceback would print it, too"

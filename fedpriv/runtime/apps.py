@@ -7,6 +7,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.node import Node
 
 __all__ = ["client_app"]
@@ -35,7 +36,15 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
         @register
         def handle(message: Message, context: Context) -> Message:
             node = node_for(context)
-            content = work(node, message.content)
+            try:
+                content = work(node, message.content)
+            except FedprivError:
+                raise
+            except Exception as error:
+                # Its text may hold values, and Flower sends it to the server.
+                if node.spec.tasks.declared != "protected":
+                    raise
+                raise ComponentFailure(type(error).__name__) from None
             if changes and after:
                 after(node, context)
             return Message(content, reply_to=message)

@@ -43,10 +43,7 @@ class Worker:
         try:
             return self.app(message, self.context)
         except Exception as error:
-            kind = type(error).__name__
-            # The text of an error may hold values, which stay where the protected data are.
-            other = kind if self.node.spec.tasks.declared == "protected" else f"{kind}: {error}"
-            text = str(error) if isinstance(error, FedprivError) else other
+            text = str(error) if isinstance(error, FedprivError) else f"{type(error).__name__}: {error}"
             return Message(Error(code=_FAILED, reason=text), reply_to=message)
 
     def snapshot(self, directory: Path, number: int) -> None:
