@@ -25,7 +25,7 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime import limit, node, stock
-from fedpriv.runtime.flower_private import new_context
+from fedpriv.runtime.flower_private import new_context, set_identity
 from fedpriv.runtime.grid import InProcessGrid, Worker
 from fedpriv.runtime.limit import TaskLate, TimeLimit
 from fedpriv.runtime.store import StateStore
@@ -530,6 +530,7 @@ def test_a_task_may_not_take_longer_than_its_node() -> None:
 
 def test_a_node_that_lives_for_one_message_remembers_in_its_context(monkeypatch: Any) -> None:
     """Under Flower's own engine: the same question again gets the same answer, and changes no state."""
+    set_identity()
     run = personal(shards=1)
     (spec,) = run.specs(run.problem(), 1, 7)
     monkeypatch.setattr(stock, "_specs", lambda *_: [spec])
@@ -559,6 +560,7 @@ def test_a_node_that_lives_for_one_message_remembers_in_its_context(monkeypatch:
 @pytest.mark.parametrize("declared", ["protected", "benchmark"])
 def test_what_an_error_says_stays_on_the_node_whatever_carries_messages(declared: Any, monkeypatch: Any) -> None:
     """Flower sends the text of an exception to the server, and the text may hold a value."""
+    set_identity()
     run = personal(shards=1)
     (spec,) = run.specs(run.problem(), 1, 7)
     worker = Worker(replace(spec, tasks=replace(spec.tasks, declared=declared)), 1)
