@@ -30,6 +30,13 @@ app.add_typer(data_app, name="data")
 app.add_typer(ledger_app, name="ledger")
 
 
+def _path(text: str | Path) -> Path:
+    """Return a path that was named: an empty one, as of a shell's variable that is not set, would be this folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty; name a path ('.' is this folder), or leave the option out.")
+    return Path(text)
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         from importlib.metadata import version
@@ -51,7 +58,14 @@ PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; th
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", help="Folder of the data sets.", envvar="FEDPRIV_DATA", show_default=False),
+    typer.Option(
+        "--data-dir",
+        parser=_path,
+        metavar="PATH",
+        help="Folder of the data sets.",
+        envvar="FEDPRIV_DATA",
+        show_default=False,
+    ),
 ]
 
 
@@ -104,7 +118,10 @@ def run(
     preset: PresetName = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
     data_dir: DataDir = None,
-    out: Annotated[Path | None, typer.Option(help="Run folder; runs/SCENARIO-PRESET[-N] unless given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_path, metavar="PATH", help="Run folder; runs/SCENARIO-PRESET[-N] unless given."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes what may be public; noise and coins stay random.")] = None,
     reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too: no guarantee.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -136,7 +153,10 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
     seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
     data_dir: DataDir = None,
-    out: Annotated[Path | None, typer.Option(help="Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=_path, metavar="PATH", help="Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given."),
+    ] = None,
     reproduce: Annotated[
         bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too: no guarantee.")
     ] = False,
@@ -221,7 +241,9 @@ def account(
     ] = ObserverKind.PUBLIC,
     noise_at: Annotated[NoisePlace, typer.Option(help="Where the noise is added.")] = NoisePlace.SERVER,
     tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
-    figure: Annotated[Path | None, typer.Option(help="Draw epsilon over the rounds (.svg or .png).")] = None,
+    figure: Annotated[
+        Path | None, typer.Option(parser=_path, metavar="PATH", help="Draw epsilon over the rounds (.svg or .png).")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.account.command import account as answer
@@ -277,9 +299,12 @@ def data_check(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
 
 
 PopulationName = Annotated[str, typer.Argument(help="A run folder, or the name of a population.")]
-LedgerFile = Annotated[Path | None, typer.Option(help="The ledger file, for a population by name.")]
+LedgerFile = Annotated[
+    Path | None, typer.Option(parser=_path, metavar="PATH", help="The ledger file, for a population by name.")
+]
 MoreRuns = Annotated[
-    list[Path] | None, typer.Option("--run", help="Folders of further runs on the population, as evidence.")
+    list[Path] | None,
+    typer.Option("--run", parser=_path, metavar="PATH", help="Folders of further runs on the population, as evidence."),
 ]
 
 
@@ -321,8 +346,10 @@ def ledger_check(
     help="One self-contained HTML page for one run or several.",
 )
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders.")],
-    out: Annotated[Path | None, typer.Option(help="The page; RUN/report.html for one run.")] = None,
+    runs: Annotated[list[Path], typer.Argument(parser=_path, metavar="RUNS...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(parser=_path, metavar="PATH", help="The page; RUN/report.html for one run.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     from fedpriv.report import write_report
@@ -336,7 +363,7 @@ def report(
     help="What a malicious server learns from the rows of a recorded run: membership, reconstructions, pictures.",
 )
 def attack(
-    run: Annotated[Path, typer.Argument(help="A run folder whose rows were recorded.")],
+    run: Annotated[Path, typer.Argument(parser=_path, metavar="RUN", help="A run folder whose rows were recorded.")],
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. attack.games=50.")] = None,
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
@@ -351,8 +378,10 @@ def attack(
     help="Write a finished run's personal models (low-rank plus sparse) to one compact file to serve from.",
 )
 def models(
-    run: Annotated[Path, typer.Argument(help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option(help="The file, in the safetensors format.")] = Path("models.safetensors"),
+    run: Annotated[Path, typer.Argument(parser=_path, metavar="RUN", help="The folder of a finished run.")],
+    out: Annotated[
+        Path, typer.Option(parser=_path, metavar="PATH", help="The file, in the safetensors format.")
+    ] = Path("models.safetensors"),
     dtype: Annotated[str, typer.Option(help="Of a task's numbers: float32 or float64.")] = "float32",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,

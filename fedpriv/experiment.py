@@ -196,6 +196,15 @@ class Experiment(Settings):
             )
         return population
 
+    @field_validator("model", mode="before")
+    @classmethod
+    def _is_a_model(cls, model: Any) -> Any:
+        if isinstance(model, str | ModelSettings | dict | nn.Module):
+            return model
+        if isinstance(model, type):
+            raise ValueError(f"model is the class {model.__name__}; give a module made of it, {model.__name__}(...).")
+        raise ValueError(f"model must be a name or an nn.Module, got {type(model).__name__}.")
+
     @field_validator("ledger")
     @classmethod
     def _is_a_file(cls, ledger: Path | None) -> Path | None:
@@ -339,7 +348,7 @@ class Experiment(Settings):
         model: dict[str, Any]
         if isinstance(self.model, nn.Module):
             here = self.problem()
-            model = {"name": type(self.model).__name__, "parameters": here.num_parameters}
+            model = {"name": type(self.model).__name__, "parameters": here.num_parameters, "initial": here.digest}
             model |= {"frozen": here.num_constants} if here.num_constants else {}
         else:
             chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
@@ -445,7 +454,7 @@ class Experiment(Settings):
         """
         if progress is None and progress_shown() is None:
             with Progress(quiet=False) as shown:
-                return self.run(
+                result = self.run(
                     out,
                     reproduce=reproduce,
                     resume=resume,
@@ -456,6 +465,12 @@ class Experiment(Settings):
                     pool=pool,
                     measure=measure,
                 )
+            # The commands print these with their table; in Python nobody would see them unless asked for.
+            early = result.summary.get("sharing", {}).get("forecast")
+            for warning in result.summary.get("warnings", []):
+                if warning != early:  # which was said before the run
+                    _LOG.warning("warning: %s", warning)
+            return result
         if reproduce is not None and reproduce != self.seed:
             same = self.model_copy(update={"seed": reproduce})
             return same.run(
@@ -469,6 +484,8 @@ class Experiment(Settings):
                 pool=pool,
                 measure=measure,
             )
+        if out == "":
+            raise InputError("out is empty; name a folder for the run ('.' is this one), or None to keep nothing.")
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
         stored = config or self.describe()

@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "cohort": ("", "privacy"),
     "lrs": ("", ""),
     "models": ("lrs", ""),
-    "report": ("statistics", ""),
+    "report": ("runs statistics", ""),
     "data": ("", "cohort"),
     "arrays": ("", ""),
     "protocol": ("arrays", ""),

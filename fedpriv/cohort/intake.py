@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedpriv.errors import InputError
 
-__all__ = ["as_array", "as_entries", "as_names", "as_offsets", "join"]
+__all__ = ["as_array", "as_entries", "as_names", "as_offsets", "check_rows", "columns_of", "join"]
 
 _OTHER_KINDS = {
     "b": ("booleans", "give numbers, .astype('float32') for 0.0 and 1.0"),
@@ -103,6 +103,30 @@ def _plain(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
 
 def _kind(values: Any) -> str:
     return type(values).__name__
+
+
+def columns_of(values: Any) -> tuple[str, ...] | None:
+    """Return the names of a table's columns, or None of what names none."""
+    names = getattr(values, "columns", None)
+    return None if names is None or callable(names) else tuple(map(str, names))
+
+
+def check_rows(inputs: Any, targets: Any, place: int) -> None:
+    """Refuse two tables whose rows have the same labels in another order: pairing them by place would be wrong.
+
+    Raises
+    ------
+    InputError
+        They are; the task's place is named.
+    """
+    one, other = (getattr(values, "index", None) for values in (inputs, targets))
+    if one is None or other is None or callable(one) or callable(other) or list(one) == list(other):
+        return
+    if len(one) == len(other) and set(one) == set(other):
+        raise InputError(
+            f"inputs and targets of task number {place} (counted from 0) have the same index in another order, and "
+            "rows are paired by place; give targets.loc[inputs.index], or .to_numpy() of both if places are meant."
+        )
 
 
 def as_entries(values: Any, what: str) -> list[Any]:
@@ -193,6 +217,14 @@ def join(entries: Sequence[Any], what: str, *, labels: bool = False) -> tuple[ND
     rows = [place for place, one in enumerate(found) if len(one)]
     if not rows:
         return found[0], [0] * len(found)
+    columns = columns_of(entries[rows[0]])
+    for place in rows:
+        other = columns_of(entries[place])
+        if columns is not None and other is not None and other != columns:
+            raise InputError(
+                f"{what} {place} (counted from 0) has other columns, or in another order, than number {rows[0]}; give "
+                "all tables the same with table[columns]."
+            )
     first = found[rows[0]]
     for place in rows:
         one = found[place]

@@ -71,6 +71,15 @@ class Problem:
         }
 
     @cached_property
+    def digest(self) -> str:
+        """SHA-256 over all values that the model starts from, learned and constant: public, so that it may be kept."""
+        found = hashlib.sha256()
+        for name, value in chain(self.model.named_parameters(), self.model.named_buffers()):
+            found.update(f"{name} {value.dtype} {tuple(value.shape)}\0".encode())
+            found.update(value.detach().contiguous().view(-1).view(torch.uint8).numpy().data)
+        return found.hexdigest()
+
+    @cached_property
     def scored(self) -> Problem:
         """The same in evaluation mode, with the same memory: what a model does in training only is off there."""
         same = {id(value): value for value in chain(self.model.parameters(), self.model.buffers())}
@@ -138,6 +147,12 @@ def _refuse_kinds(model: nn.Module) -> None:
             raise InputError(f"{name!r} of the model {kind} is complex; use two real parameters in its place.")
         if value.is_meta:
             raise InputError(f"{name!r} of the model {kind} has no values (device 'meta'); load its weights first.")
+    for name, value in model.named_parameters():  # a buffer may be a mask of infinities
+        if not bool(torch.isfinite(value.detach()).all()):
+            raise InputError(
+                f"{name!r} of the model {kind} holds a NaN or an infinity before any training; initialise it, or load "
+                "other weights."
+            )
 
 
 def _refuse_impure(model: nn.Module) -> None:

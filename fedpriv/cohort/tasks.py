@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort.intake import as_array, as_entries, as_names, as_offsets, join
+from fedpriv.cohort.intake import as_array, as_entries, as_names, as_offsets, check_rows, columns_of, join
 from fedpriv.cohort.usable import strange_tasks
 from fedpriv.errors import InputError
 
@@ -41,6 +41,8 @@ class Ragged:
         What to predict.
     offsets : ndarray of int64, shape [m + 1]
         Task ``k`` owns rows ``offsets[k]`` to ``offsets[k + 1]``: they begin with 0, never fall and end with N.
+    columns : tuple of str, or None
+        What the columns of the inputs are called, where they came as tables: all parts need the same.
 
     Raises
     ------
@@ -51,8 +53,11 @@ class Ragged:
     inputs: NDArray[Any]
     targets: NDArray[Any]
     offsets: NDArray[np.int64]
+    columns: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        if self.columns is None:
+            _put(self, columns=columns_of(self.inputs))
         inputs, targets = as_array(self.inputs, "inputs"), as_array(self.targets, "targets", labels=True)
         if len(inputs) != len(targets):
             raise InputError(f"there are {len(inputs)} inputs and {len(targets)} targets; each example needs both.")
@@ -76,12 +81,14 @@ class Ragged:
         rows, sizes = join(inputs, "inputs of task number")
         answers, others = join(targets, "targets of task number", labels=True)
         for place, (size, other) in enumerate(zip(sizes, others, strict=True)):
+            check_rows(inputs[place], targets[place], place)
             if size != other:
                 raise InputError(
                     f"task number {place} (counted from 0) has {size} inputs and {other} targets; each example needs "
                     "both, and both lists the same order of tasks."
                 )
-        return cls(rows, answers, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64))
+        columns = next((columns_of(one) for one, size in zip(inputs, sizes, strict=True) if size), None)
+        return cls(rows, answers, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64), columns)
 
     @classmethod
     def from_block(cls, inputs: Any, targets: Any) -> Ragged:
@@ -293,6 +300,11 @@ class Tasks:
             raise InputError(
                 f"the {part} part has examples of shape {tuple(data.inputs.shape[1:])}, "
                 f"the train part {self.input_shape}; all parts need one shape."
+            )
+        if None not in (data.columns, self.train.columns) and data.columns != self.train.columns:
+            raise InputError(
+                f"the {part} part has other columns than the train part, or in another order; give all tables the same "
+                "with table[columns]."
             )
         if data.targets.shape[1:] != self.train.targets.shape[1:]:
             raise InputError(

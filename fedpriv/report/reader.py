@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from fedpriv.errors import InputError
 from fedpriv.report.schema import MetricLine, Summary
+from fedpriv.runs.finished import check_summary
 from fedpriv.settings import sentences
 
 __all__ = ["Run", "read_run"]
@@ -133,6 +134,7 @@ def read_run(path: str | Path) -> Run:
     summary = _validated(
         Summary, _json(_text(folder / "summary.json"), folder / "summary.json"), folder / "summary.json"
     )
+    check_summary(folder)
     if not summary.finished:
         raise InputError(f"the run in {folder} is unfinished (its summary.json says so): {resume}.")
     metrics = _metrics(folder / "metrics.jsonl")

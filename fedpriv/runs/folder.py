@@ -9,6 +9,7 @@ import os
 import secrets
 import shutil
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -18,8 +19,9 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.runs.atomic import write_bytes
+from fedpriv.runs.atomic import damage_said, write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.finished import adds_own_noise, read_summary, write_summary
 
 __all__ = ["RunFolder", "free_folder", "made_in_python", "plain", "read_config", "read_finished"]
 
@@ -85,10 +87,25 @@ class RunFolder:
                 write_bytes(existing, tomli_w.dumps(_toml(config)).encode(), public=True)
             private_directory(path / "checkpoints")  # one that an earlier version left open, too
             self.boundaries = BoundaryStore(path / "checkpoints")
+            if resume:
+                self._refuse_what_was_lost()
             self.run_id = self._identity()
         except BaseException:
             self.close()
             raise
+
+    def _refuse_what_was_lost(self) -> None:
+        """Refuse to begin anew in the place of a run that has published: its releases would be those of no run.
+
+        The first boundary and the run's name are written before a task is asked, and until then ``not-started`` is
+        there. A finished run needs neither.
+        """
+        lost = not (self.boundaries.directory / "run-id").exists() or not self.boundaries.rounds()
+        if lost and not self._waiting.exists() and not self.summary_path.exists():
+            raise InputError(
+                f"{self.boundaries.directory} lost the name or the billboards of the run, without which it cannot go "
+                "on; restore the folder from a copy, or start a new run in another one."
+            )
 
     def started(self) -> None:
         """Say, before the first task is asked, that from now on the folder holds a run."""
@@ -145,6 +162,7 @@ class RunFolder:
             raise InputError(
                 f"{self._coins_path} is damaged ({len(content)} bytes where 40 belong); restore it to go on."
             )
+        _refuse_zeros(self._coins_path, content[8:])
         return RoundSecret(int.from_bytes(content[:8], "big"), content[8:])
 
     def forget_coins(self, round: int, *, durably: bool) -> None:
@@ -177,6 +195,7 @@ class RunFolder:
         content = path.read_bytes()
         if len(content) != 32:
             raise InputError(f"{path} is damaged ({len(content)} bytes where 32 belong); restore it to go on.")
+        _refuse_zeros(path, content)
         return content
 
     @property
@@ -189,7 +208,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
-        write_bytes(self.summary_path, (json.dumps(plain(summary), indent=2) + "\n").encode())
+        write_summary(self.path, plain(summary))
         self._forget_secrets()
 
     def write_private(self, name: str, text: str) -> None:
@@ -201,16 +220,7 @@ class RunFolder:
         """Return the summary of a finished run, or None."""
         if not self.summary_path.exists():
             return None
-        try:
-            loaded: dict[str, Any] = json.loads(self.summary_path.read_text(encoding="utf-8"))
-        except ValueError:
-            # The rows of last rounds may have to be made again, and the secret of their noise is deleted.
-            advice = (
-                "restore it from a copy: these tasks added noise of their own, which cannot be made again"
-                if _adds_own_noise(read_config(self.path))
-                else "delete it and go on with --resume (in Python: resume=True)"
-            )
-            raise InputError(f"{self.summary_path} is damaged; {advice}.") from None
+        loaded = read_summary(self.path)
         self._forget_secrets()  # a kill may have come between the summary and this
         return loaded
 
@@ -226,7 +236,8 @@ class RunFolder:
         if not path.exists():
             write_bytes(path, json.dumps(about).encode())
             return about
-        stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        with damage_said(str(path)):
+            stored: dict[str, Any] = dict(json.loads(path.read_text(encoding="utf-8")))
         for key, value in about.items():
             if stored.get(key, value) != value:
                 raise InputError(
@@ -247,25 +258,31 @@ class RunFolder:
 
     def unreachable(self) -> int:
         """Return how many tasks could not be reached in all rounds."""
-        path = self.path / "metrics.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        return sum(entry["tasks"] for entry in map(json.loads, lines) if entry["kind"] == "unreachable")
+        return sum(entry["tasks"] for _, entry in self._metrics() if entry["kind"] == "unreachable")
 
     def rewind_metrics(self, round: int) -> None:
-        """Drop lines after a round (they will come again) and a line that a crash cut in two."""
+        """Drop lines after a round (they will come again) and what is no line, such as one that a crash cut in two."""
         path = self.path / "metrics.jsonl"
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except json.JSONDecodeError:
-                continue
+        for line, entry in self._metrics():
             told = entry["kind"] in ("evaluation", "unreachable") and not entry.get("final")
             if entry["round"] <= round and told:
                 kept.append(line)
         write_bytes(path, "".join(f"{line}\n" for line in kept).encode())
+
+    def _metrics(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the lines of ``metrics.jsonl`` that a run wrote, with what they hold."""
+        path = self.path / "metrics.jsonl"
+        for line in path.read_bytes().splitlines() if path.exists() else ():
+            try:
+                text = line.decode()
+                entry = json.loads(text)
+            except ValueError:
+                continue
+            if isinstance(entry, dict) and {"kind", "round"} <= set(entry):
+                yield text, entry
 
     def close(self) -> None:
         """Let other processes work in the folder."""
@@ -277,7 +294,11 @@ class RunFolder:
         if not path.exists():
             name = f"{self.path.resolve().name}-{secrets.token_hex(4)}"
             write_bytes(path, name.encode("utf-8", "surrogateescape"))  # where the locale is not UTF-8
-        return path.read_text(encoding="utf-8")
+        with damage_said(str(path)):
+            name = path.read_text(encoding="utf-8")
+            if not name or "\0" in name:
+                raise ValueError("no name in it")
+        return name
 
     def _acquire(self) -> TextIO:
         try:
@@ -329,9 +350,6 @@ def read_config(path: Path) -> dict[str, Any]:
         raise InputError(f"{path / 'config.toml'} is damaged ({error}); restore it or start a new run.") from None
 
 
-_OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
-"""Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
-
 _FREE = {
     *("grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"),
     *("timeout", "attempts", "task_seconds"),
@@ -342,7 +360,7 @@ go on under other ones."""
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     wanted = _toml(wanted)
-    free = _FREE - {"engine"} if _adds_own_noise(stored) else _FREE
+    free = _FREE - {"engine"} if adds_own_noise(stored) else _FREE
     for section in sorted({*stored, *wanted}):
         old, new = stored.get(section, {}), wanted.get(section, {})
         for key in sorted({*old, *new}):
@@ -351,16 +369,25 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
             # A run may go on that was started before a list was known, which is empty unless somebody wants it.
             if section in ("client", "strategy") and key not in old and new[key] == []:
                 continue
+            if (section, key) == ("model", "initial"):
+                continue  # last, below: a setting says more
             if old.get(key) != new.get(key):
                 raise InputError(
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."
                 )
+    began, now = stored.get("model", {}).get("initial"), wanted.get("model", {}).get("initial")
+    if None not in (began, now) and began != now:  # an earlier version kept none
+        raise InputError(
+            f"the model's initial values are not those that {path} was started with; build it from the same weights, "
+            "such as after the same torch.manual_seed(...), or start a new run."
+        )
 
 
-def _adds_own_noise(config: dict[str, Any]) -> bool:
-    settings = {**config.get("client", {}), **config.get("strategy", {})}
-    return any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
+def _refuse_zeros(path: Path, secret: bytes) -> None:
+    """Refuse a secret that everybody knows: what some file systems leave of a file after a power failure."""
+    if not any(secret):
+        raise InputError(f"{path} is damaged: it holds zeros where a secret belongs; restore it to go on.")
 
 
 def _packed(coins: RoundSecret) -> bytes:

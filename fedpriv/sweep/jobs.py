@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.names import dotted
+from fedpriv.runs.finished import read_summary
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -61,8 +61,7 @@ class Job:
 
     def summary(self) -> dict[str, Any]:
         """Read the summary of the finished run."""
-        loaded: dict[str, Any] = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        return loaded
+        return read_summary(self.folder)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,87 @@
+"""The summary that marks a run as finished, and whether it is still the one that the run wrote."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from fedpriv.errors import InputError
+from fedpriv.runs.atomic import write_bytes
+
+__all__ = ["adds_own_noise", "check_summary", "read_summary", "write_summary"]
+
+
+_OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
+"""Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
+
+
+def write_summary(folder: Path, summary: dict[str, Any]) -> None:
+    """Write ``summary.json``, and before it its digest into ``checkpoints/``. It holds scores of single tasks: private.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    summary : dict
+        What JSON can hold, see :func:`fedpriv.runs.folder.plain`.
+    """
+    content = (json.dumps(summary, indent=2) + "\n").encode()
+    write_bytes(_digest_path(folder), hashlib.sha256(content).hexdigest().encode())
+    write_bytes(folder / "summary.json", content)
+
+
+def check_summary(folder: Path) -> None:
+    """Refuse a summary that was changed after the run: its guarantee would be read as the run's.
+
+    A run of an earlier version kept no digest, and is believed.
+
+    Raises
+    ------
+    InputError
+        The file is not the one that the run wrote.
+    """
+    kept = _digest_path(folder)
+    path = folder / "summary.json"
+    if kept.exists() and kept.read_text(encoding="utf-8") != hashlib.sha256(path.read_bytes()).hexdigest():
+        raise InputError(
+            f"{path} is not the file that the run wrote, so its guarantee may be untrue; {_advice(folder)}."
+        )
+
+
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Read ``summary.json`` of a finished run.
+
+    Raises
+    ------
+    InputError
+        It is damaged, or not the file that the run wrote.
+    """
+    path = folder / "summary.json"
+    try:
+        loaded = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        loaded = None
+    if not isinstance(loaded, dict) or not {"diagnostics", "guarantee"} <= set(loaded):
+        raise InputError(f"{path} is damaged; {_advice(folder)}.")
+    check_summary(folder)
+    return loaded
+
+
+def adds_own_noise(config: dict[str, Any]) -> bool:
+    """Tell from a configuration by section whether tasks add noise of their own."""
+    settings = {**config.get("client", {}), **config.get("strategy", {})}
+    return any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
+
+
+def _advice(folder: Path) -> str:
+    # The rows of last rounds may have to be made again, and the secret of their noise is deleted.
+    if adds_own_noise(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))):
+        return "restore it from a copy: these tasks added noise of their own, which cannot be made again"
+    return "delete it and go on with --resume (in Python: resume=True)"
+
+
+def _digest_path(folder: Path) -> Path:
+    return folder / "checkpoints" / "summary.sha256"
