@@ -78,7 +78,11 @@ def adds_own_noise(config: dict[str, Any]) -> bool:
 
 def _advice(folder: Path) -> str:
     # The rows of last rounds may have to be made again, and the secret of their noise is deleted.
-    if adds_own_noise(tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))):
+    try:
+        config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return "restore it from a copy"
+    if adds_own_noise(config):
         return "restore it from a copy: these tasks added noise of their own, which cannot be made again"
     return "delete it and go on with --resume (in Python: resume=True)"
 
