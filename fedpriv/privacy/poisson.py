@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedpriv.privacy.distribution import Distribution, Piece
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["log_normal", "log_ratio", "poisson_losses"]
+__all__ = ["farther", "log_normal", "log_ratio", "poisson_losses"]
 
 Vector = NDArray[np.float64]
 
