@@ -771,16 +771,16 @@ def _has_constants(model: str | ModelSettings | nn.Module) -> bool:
 
 def _check_newcomers(tasks: Tasks, held_out: Tasks) -> None:
     """Refuse people held out who are not like the population, or belong to it."""
-    held_out.check()
-    both = set(tasks.spellings) & set(held_out.spellings)
-    if both:
-        raise InputError(
-            f"held-out people take no part, but {sorted(both)[0]!r} is in the population, too; leave it out."
-        )
     if (held_out.input_shape, held_out.num_classes) != (tasks.input_shape, tasks.num_classes):
         raise InputError(
             f"held-out people need examples of shape {tasks.input_shape} with {tasks.num_classes} classes, got "
             f"{held_out.input_shape} with {held_out.num_classes}."
+        )
+    held_out.check()  # after what it is compared with, which explains more
+    both = set(tasks.spellings) & set(held_out.spellings)
+    if both:
+        raise InputError(
+            f"held-out people take no part, but {sorted(both)[0]!r} is in the population, too; leave it out."
         )
     kinds = [part.inputs.dtype for part in (tasks.train, held_out.train)]
     if (kinds[0].kind == "f") != (kinds[1].kind == "f"):

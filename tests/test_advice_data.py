@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -402,7 +404,7 @@ def planned(**changes: Any) -> Experiment:
     return built
 
 
-BOARD = {"clipping_norm": 1.0, "rounds": 2, "noise_multiplier": 1.0}
+BOARD: dict[str, Any] = {"clipping_norm": 1.0, "rounds": 2, "noise_multiplier": 1.0}
 QUIET = Billboard(**{**BOARD, "noise_multiplier": 0.0})
 ALONE = {"client": LocalOnly()}
 
@@ -762,3 +764,56 @@ def test_shots_are_lowered_to_what_all_tasks_have() -> None:
     with pytest.raises(InputError, match=r"'task-1' has 4 training examples, .*lower the shots to 3"):
         check_shots(more, 20)
     check_shots(more, 3)
+
+
+def limited(**settings: Any) -> None:
+    Billboard(**{**BOARD, **settings}, sampling_rate=0.25, min_separation=4).stream(8)
+
+
+NUMBERS: list[tuple[Callable[..., Any], dict[str, Any], str, dict[str, str]]] = [
+    (shots_of, {"shots": 2}, r"lower the shots to (\d+)", {"shots": "-"}),
+    (
+        dealt,
+        {"shots": 9, "examples": 8, "ways": 3, "held_out": 2, "tasks": 2},
+        r"raise data.examples to (\d+)",
+        {"examples": "+"},
+    ),
+    (
+        dealt,
+        {"shots": 9, "examples": 8, "ways": 3, "held_out": 2, "tasks": 2},
+        r"lower data.shots to (\d+)",
+        {"shots": "-"},
+    ),
+    (dealt, {"examples": 80, "tasks": 9, "held_out": 1, "ways": 3}, r"data.tasks to (\d+)", {"tasks": "-"}),
+    (dealt, {"examples": 80, "tasks": 1, "held_out": 9, "ways": 3}, r"data.held_out to (\d+)", {"held_out": "-"}),
+    (
+        divided,
+        {"partition": "dirichlet", "alpha": 1.0, "tasks": 10, "examples": 200},
+        r"tasks to (\d+)",
+        {"tasks": "-"},
+    ),
+    (
+        divided,
+        {"partition": "dirichlet", "alpha": 1.0, "tasks": 10, "examples": 200},
+        r"examples to (\d+)",
+        {"examples": "-"},
+    ),
+    (divided, {"partition": "dirichlet", "alpha": 1.0, "tasks": 1000}, r"lower tasks to (\d+)", {"tasks": "-"}),
+    (limited, {"rounds": 40, "max_participations": 2}, r"use at most (\d+) rounds", {"rounds": "-"}),
+    (limited, {"rounds": 40, "max_participations": 2}, r"of at least (\d+)", {"max_participations": "+"}),
+]
+
+
+@pytest.mark.parametrize(("make", "bad", "pattern", "changed"), NUMBERS, ids=[row[2] for row in NUMBERS])
+def test_a_number_in_an_advice_is_the_one_that_helps(
+    make: Callable[..., Any], bad: dict[str, Any], pattern: str, changed: dict[str, str]
+) -> None:
+    """It is taken from the message; one step back towards what was refused is refused, too."""
+    with pytest.raises(InputError) as refused:
+        make(**bad)
+    found = re.search(pattern, str(refused.value))
+    assert found is not None, refused.value
+    ((name, way),) = changed.items()
+    make(**{**bad, name: int(found[1])})
+    with pytest.raises(InputError):
+        make(**{**bad, name: int(found[1]) + (1 if way == "-" else -1)})
