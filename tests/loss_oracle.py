@@ -59,7 +59,7 @@ def oracle(parts: Sequence[Part], delta: float, replace: bool) -> Oracle:
     if most <= found.epsilon:
         return found
     other = _one_way(parts, delta, "add")
-    return found if other.epsilon <= found.epsilon else other
+    return found if math.isnan(found.epsilon) or other.epsilon <= found.epsilon else other
 
 
 def losses(part: Part, way: str, rare: float, cells: int = CELLS) -> tuple[Vector, Vector]:

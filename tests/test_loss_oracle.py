@@ -87,6 +87,23 @@ def test_never_below_and_tight(parts: list[Part], delta: float, replace: bool, p
     assert found <= truth.epsilon * 1.0005 + truth.error
 
 
+@pytest.mark.parametrize(
+    ("part", "delta", "replace"),
+    [
+        (Part("poisson", 0.694778, 1.28599e-5, 46), 2.128e-15, False),
+        (Part("poisson", 0.544653, 1.6026e-6, 4), 1.8215e-14, True),
+    ],
+)
+def test_few_rounds_at_tiny_rates_are_tight(part: Part, delta: float, replace: bool) -> None:
+    """Nearly all losses are about 0, so rounding must not count in proportion to them: delta is far smaller."""
+    truth, found = compare([part], delta, replace)
+    assert found <= truth.epsilon * 1.002 + truth.error
+
+
+def test_the_oracle_does_not_follow_one_direction_only() -> None:
+    assert math.isnan(oracle([Part("poisson", 5.2666, 5.087e-4, 2)], 3.56e-7, False).epsilon)
+
+
 def draw(rng: random.Random) -> tuple[list[Part], float, bool]:
     """Draw a history, a delta and a relation."""
     kind = rng.choice(["poisson"] * 5 + ["full", "fixed", "fixed", "mixed", "mixed"])

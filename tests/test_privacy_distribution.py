@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import mpmath
 import numpy as np
 import pytest
 from dp_accounting import (
@@ -25,7 +26,7 @@ from fedpriv.privacy import Relation, Release, contour, distribution, epsilon
 from fedpriv.privacy.accounting import deltas_for
 from fedpriv.privacy.contour import Composition
 from fedpriv.privacy.gaussian import gaussian_epsilon
-from fedpriv.privacy.poisson import poisson_losses
+from fedpriv.privacy.poisson import log_ratio, poisson_losses
 from fedpriv.privacy.without_replacement import wor_losses
 
 RELATIONS = {
@@ -113,12 +114,12 @@ def test_what_is_cut_off_counts_as_an_infinite_loss(cut: float) -> None:
         assert all(value >= limit * (1 - 1e-9) for value in found)
 
 
-@pytest.mark.parametrize("name", ["_END", "_MARGIN", "_ONCE"])
+@pytest.mark.parametrize("name", ["_END", "_MARGIN", "_UNIT"])
 def test_what_the_integral_leaves_out_is_added(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An early end and coarse steps make answers larger, never smaller; so does more rounding."""
     mu, deltas = 0.8, [10.0**-k for k in range(1, 15)]
     exact = [gaussian_epsilon(mu, delta) for delta in deltas]
-    monkeypatch.setattr(contour, name, {"_END": 1.0, "_MARGIN": -2.0, "_ONCE": 1e-3}[name])
+    monkeypatch.setattr(contour, name, {"_END": 1.0, "_MARGIN": -2.0, "_UNIT": 1e-6}[name])
     for one, delta in zip(exact, deltas, strict=True):
         found = Composition([], mu * mu).epsilon(delta)
         assert one * (1 - 1e-11) <= found <= one * 2
@@ -138,8 +139,41 @@ def test_shorter_panels_change_no_more_than_is_counted_as_rounding(
             for losses, one, other in zip(several, first, second, strict=True):
                 assert one is not None
                 assert other is not None
-                fixed, turning = losses.rounding(index)
-                assert (np.abs(one - other) <= fixed + turning * step * np.arange(65)).all()
+                allowed = losses.rounding(index)
+                most = np.minimum(allowed.most, allowed.each * step * np.arange(65)) + allowed.dropped
+                assert (np.abs(one - other) <= most).all()
+
+
+def test_moments_and_what_they_may_be_rounded_by() -> None:
+    """Each moment by exact sums over the same nodes: the error is what is counted, and small at a small rate."""
+    z, rate, index, step = 0.7, 1e-5, 24, 40.0
+    losses = poisson_losses(z, rate, Relation.ADD_REMOVE, 1e-18)[0]
+    nodes, weights, _ = losses._coarse
+    tilt, allowed = distribution.exponent(index), losses.rounding(index)
+    changes = losses.transform(index, step, 8)
+    assert changes is not None
+    with mpmath.workdps(40):
+        masses = [mpmath.exp(one) for one in nodes]
+        missing = 1 - mpmath.fsum(masses)
+        tilted = [mass * mpmath.exp(tilt * loss) for mass, loss in zip(masses, weights, strict=True)]
+        whole = mpmath.fsum(tilted)
+        found = mpmath.exp(losses.log_moment(index))
+        assert abs(found / (whole + missing) - 1) <= allowed.whole + 1e-18
+        for k in range(1, 9, 3):
+            turned = [one * mpmath.expj(k * step * loss) for one, loss in zip(tilted, weights, strict=True)]
+            exact = mpmath.fsum(turned) / whole - 1
+            assert abs(exact - mpmath.mpc(changes[k])) <= allowed.each * k * step + allowed.dropped
+    assert allowed.whole < 1e-17
+    assert allowed.each * step < 1e-15
+
+
+@pytest.mark.parametrize("rate", [1 - 1e-12, 1 - 1e-5, 0.6, 1e-9])
+def test_losses_do_not_cancel(rate: float) -> None:
+    at = np.asarray([-3.0, 0.0, 1.0, 2.0, 2.3, 3.0, 4.95, 5.0001, 7.0])
+    with mpmath.workdps(50):
+        p = mpmath.mpf(rate)
+        exact = [float(mpmath.log(1 - p + p * mpmath.exp(10 * mpmath.mpf(float(x)) - 50))) for x in at]
+    np.testing.assert_allclose(log_ratio(10.0, rate, at), exact, rtol=1e-12)
 
 
 def test_one_more_release_builds_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,8 +36,8 @@ __all__ = ["Composition"]
 
 Vector = NDArray[np.float64]
 
-_ONCE = 1e-10
-"""Rounding errors that do not depend on the number of releases."""
+_UNIT = 2.0**-53
+"""Rounding of an operation."""
 
 _BLUR = 5e-5
 """What the added release may add to epsilon, relative."""
@@ -45,8 +45,11 @@ _BLUR = 5e-5
 _FINER = 16.0
 """By how much less it adds in the next try, at most."""
 
-_END = 16.0
-"""The integral ends where the added release has made the integrand smaller by exp(-16), at least."""
+_END = 22.0
+"""The integral ends where the added release has made the integrand smaller by exp(-22), at least."""
+
+_BLOCK = 128
+"""Terms are added up in blocks, so that rounding errors do not grow with their number."""
 
 _MARGIN = 12.0
 """What steps may add to delta: exp(-12), relative."""
@@ -213,14 +216,19 @@ class Composition:
         steps = math.ceil(2.0 ** (math.ceil(4.0 * math.log2(max(8.0, steps))) / 4.0))
         w = step * np.arange(steps + 1)
         logs = 0.5 * square * 1j * w * (2.0 * tilt + 1.0 + 1j * w)
-        wrong = np.full(len(w), _ONCE)
+        sizes, wrong = np.abs(logs), np.zeros(len(w))
         for one, count in self._parts:
-            ratio = one.transform(index, step, steps)
-            if ratio is None:
+            change = one.transform(index, step, steps)
+            if change is None:
                 return None
-            logs += count * np.log(np.where(ratio == 0.0, 1e-300, ratio))
-            fixed, turning = one.rounding(index)
-            wrong += count * (fixed + (fixed + turning * w) / np.maximum(np.abs(ratio), 1e-300))
+            log = count * _log1p(change)
+            logs += log
+            sizes += np.abs(log)
+            error = one.rounding(index)
+            off = np.minimum(error.most, error.each * w) + error.dropped
+            wrong += count * (error.whole + off / np.maximum(np.abs(1.0 + change), 1e-300))
+        # Operations on each term, and their sum.
+        wrong += _UNIT * (64.0 + _BLOCK + len(w) / _BLOCK + 4.0 * (sizes + abs(self._moment(index))))
         s = tilt + 1j * w
         terms = (step / math.pi) * np.exp(logs) / (s * (s + 1.0))
         terms[0] *= 0.5
@@ -242,7 +250,7 @@ class _Line:
     terms : ndarray of complex128, shape [n]
         Integrands, divided by exp(whole), times the step.
     more : float
-        What covers rounding and the end.
+        What covers rounding and the end; rounding of ``s epsilon`` comes on top.
     added : float
         Square of mu of the release that was added.
     """
@@ -250,8 +258,13 @@ class _Line:
     def __init__(
         self, s: NDArray[np.complex128], whole: float, terms: NDArray[np.complex128], more: float, added: float
     ) -> None:
-        self._tilt, self._turns, self._whole = float(s[0].real), s.imag, whole
-        self._both, self._more, self._added = np.stack([terms, s * terms], axis=1), more, added
+        self._tilt, self._whole, self._more, self._added = float(s[0].real), whole, more, added
+        blocks = -(-len(s) // _BLOCK)
+        padding = (0, blocks * _BLOCK - len(s))
+        self._turns = np.pad(s.imag, padding).reshape(blocks, 1, _BLOCK)
+        both = np.stack([np.pad(terms, padding), np.pad(s * terms, padding)], axis=1)
+        self._both = both.reshape(blocks, _BLOCK, 2)
+        self._per_epsilon = 4.0 * _UNIT * float(np.abs(terms) @ np.abs(s))
 
     @property
     def blur(self) -> float:
@@ -293,9 +306,18 @@ class _Line:
         return high
 
     def _deltas_and_falls(self, epsilons: Vector) -> tuple[Vector, Vector]:
-        sums = np.real(np.exp(-1j * np.multiply.outer(epsilons, self._turns)) @ self._both)
+        sums = np.real(np.exp(-1j * epsilons[:, None] * self._turns) @ self._both).sum(axis=0)
         size = np.exp(self._whole - self._tilt * epsilons)
-        return size * (self._more + np.maximum(0.0, sums[:, 0])), size * (self._more * self._tilt + sums[:, 1])
+        more = self._more + self._per_epsilon * epsilons
+        return size * (more + np.maximum(0.0, sums[:, 0])), size * (more * self._tilt + sums[:, 1])
+
+
+def _log1p(x: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """Return log(1 + x), exact for small x, too; numpy's is not."""
+    near = np.abs(x) < 0.5
+    real = np.where(near, x.real * (2.0 + x.real) + x.imag * x.imag, 0.0)
+    away = np.log(np.maximum(np.abs(1.0 + x), 1e-300))
+    return np.where(near, 0.5 * np.log1p(real), away) + 1j * np.arctan2(x.imag, 1.0 + x.real)
 
 
 def _smallest(function: Callable[[int], float]) -> int:

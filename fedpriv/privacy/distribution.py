@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["FIRST", "LAST", "Distribution", "Piece", "exponent"]
+__all__ = ["FIRST", "LAST", "Distribution", "Piece", "Rounding", "exponent"]
 
 Vector = NDArray[np.float64]
 
@@ -27,14 +27,17 @@ FIRST, LAST = -160, 560
 _NODES = 20
 """Nodes on each panel."""
 
-_TURN = 18.0
-"""Most radians that exp(s L) turns on one panel; twenty nodes integrate 20 of them to 1e-16."""
+_TURN = 15.0
+"""Most radians that exp(s L) turns on one panel on average; twenty nodes integrate 20 of them to 1e-16."""
 
 _UNIT = 8.0 * 2.0**-53
 """Rounding of an operation, and of those that follow."""
 
-_NOTHING = 1e-20
+_NOTHING = 1e-24
 """Panels with less than this share of a moment are left out of it."""
+
+_MODERATE = 300.0
+"""Powers of e up to this exponent are summed as they are."""
 
 _MOST = 2e9
 """Most nodes times steps: a second or two."""
@@ -67,6 +70,23 @@ class Piece(NamedTuple):
     loss: Callable[[Vector], Vector]
 
 
+class Rounding(NamedTuple):
+    """How far moments are rounded.
+
+    Attributes
+    ----------
+    whole : float
+        M(t), relative.
+    most, each, dropped : float
+        M(t + i w) / M(t), at most ``min(most, each w) + dropped``.
+    """
+
+    whole: float
+    most: float
+    each: float
+    dropped: float
+
+
 class Distribution:
     """The privacy loss of one release.
 
@@ -86,7 +106,7 @@ class Distribution:
         self.none, self.cut = none, cut
         self._pieces = [(one, _edges(one.low, one.high, width)) for one in pieces]
         self._moments: dict[int, float] = {}
-        self._roundings: dict[int, tuple[float, float]] = {}
+        self._roundings: dict[int, Rounding] = {}
         self._transforms = functools.lru_cache(maxsize=16)(self._transform)
 
     @functools.cached_property
@@ -103,27 +123,37 @@ class Distribution:
         if index not in self._moments:
             logs, losses, largest = self._coarse
             tilt = exponent(index)
-            if tilt * largest < 30.0:
+            if tilt * largest < _MODERATE:
                 # M - 1 may be as small as 1e-16, which summing M itself would lose; the masses add up to 1.
                 self._moments[index] = math.log1p(float(np.exp(logs) @ np.expm1(tilt * losses)))
             else:
                 self._moments[index] = _log_sum(logs + tilt * losses)
         return self._moments[index]
 
-    def rounding(self, index: int) -> tuple[float, float]:
-        """Return a and b: M(t + i w) / M(t), and M(t) relative to itself, are rounded by at most a + b w.
+    def rounding(self, index: int) -> Rounding:
+        """Return how far moments on the line through the exponent of an index may be rounded.
 
-        Powers of e are rounded in proportion to the size of the exponent, so large exponents and angles count.
+        Powers of e are rounded in proportion to the size of the exponent, so large exponents and angles count. What
+        is summed is exp(s L) - 1, so that losses near 0, which most are at a small rate, add next to nothing.
         """
         if index not in self._roundings:
-            logs, losses, _ = self._coarse
-            share = np.exp(logs + exponent(index) * losses - self.log_moment(index))
-            sizes = 16.0 + np.abs(logs) + exponent(index) * np.abs(losses)
-            self._roundings[index] = (_UNIT * float(share @ sizes), _UNIT * float(share @ np.abs(losses)))
+            logs, losses, largest = self._coarse
+            tilt, whole = exponent(index), self.log_moment(index)
+            share = np.exp(logs + tilt * losses - whole)
+            sizes = 16.0 + np.abs(logs) + tilt * np.abs(losses)
+            summed = share
+            if tilt * largest < _MODERATE:
+                summed = np.exp(logs - whole) * np.abs(np.expm1(tilt * losses))
+            self._roundings[index] = Rounding(
+                whole=_UNIT * float(summed @ sizes),
+                most=2.0 * _UNIT * float(share @ sizes),
+                each=_UNIT * float(share @ (sizes * np.abs(losses))),
+                dropped=2.0 * _NOTHING * sum(len(edges) for _, edges in self._pieces),
+            )
         return self._roundings[index]
 
     def transform(self, index: int, step: float, count: int) -> NDArray[np.complex128] | None:
-        """Return M(t + i k step) / M(t) for k = 0 to count, with t the exponent of an index; None if it is too much."""
+        """Return M(t + i k step) / M(t) - 1 for k = 0 to count, t the exponent of an index; None if it is too much."""
         return self._transforms(index, step, count)
 
     def _transform(self, index: int, step: float, count: int) -> NDArray[np.complex128] | None:
@@ -144,6 +174,7 @@ class Distribution:
         share, loss = np.concatenate(shares), np.concatenate(losses)
         share /= share.sum()
         # exp(i k step L) with k = a + b rows is a product of two factors: roots of the work, the rest is one product.
+        # Without the 1: x y - 1 = (x - 1) (y - 1) + (x - 1) + (y - 1).
         rows = math.isqrt(count) + 1
         found = np.zeros((count // rows + 1, rows), dtype=np.complex128)
         # Small products stay on one thread; several would wait for each other longer than they work.
@@ -157,13 +188,17 @@ class Distribution:
             fine = _turned(np.multiply.outer(angle, np.arange(rows)))
             for top in range(0, len(found), height):
                 found[top : top + height] += coarse[top : top + height] @ fine
+            found += coarse.sum(axis=1)[:, None] + share[part] @ fine
         return found.ravel()[: count + 1]
 
 
 def _turned(angles: Vector) -> NDArray[np.complex128]:
+    """Return exp(i angle) - 1, which does not cancel: 2 i sin(angle / 2) exp(i angle / 2)."""
+    half = 0.5 * angles
+    sine = np.sin(half)
     found = np.empty(angles.shape, dtype=np.complex128)
-    np.cos(angles, out=found.real)
-    np.sin(angles, out=found.imag)
+    np.multiply(-2.0 * sine, sine, out=found.real)
+    np.multiply(2.0 * sine, np.cos(half), out=found.imag)
     return found
 
 

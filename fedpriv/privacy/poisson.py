@@ -73,4 +73,6 @@ def log_ratio(mu: float, rate: float, x: Vector) -> Vector:
     """Return the log of the density of ``(1-p) N(0) + p N(mu)`` divided by that of ``N(0)``; exact for small p, too."""
     power = mu * x - 0.5 * mu * mu
     near = np.log1p(rate * np.expm1(np.minimum(power, 600.0)))
+    if rate > 0.5:  # 1 - p (1 - exp(power)) would cancel where nearly all take part
+        near = np.where(power < -0.7, np.log((1.0 - rate) + rate * np.exp(np.minimum(power, 0.0))), near)
     return np.where(power < 600.0, near, np.logaddexp(math.log1p(-rate), math.log(rate) + power))
