@@ -25,6 +25,7 @@ from fedpriv.evidence import (
     read_protocol,
     tune,
 )
+from fedpriv.runs.finished import write_summary
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.lrs_ratings import evidence as ratings
 from fedpriv.scenarios.lrs_ratings.compare import KINDS
@@ -95,7 +96,7 @@ def test_missing_runs_are_run_and_finished_ones_read(tmp_path: Path) -> None:
     assert first.guarantees["pmtl", "1"]["rounds"] == 2
     assert {path: path.stat().st_mtime_ns for path in files} == files
     path = min(files)
-    path.write_text(path.read_text().replace('"flwr": "', '"flwr": "0.'))
+    write_summary(path.parent, json.loads(path.read_text().replace('"flwr": "', '"flwr": "0.')))
     with pytest.raises(Exception, match="other versions"):
         collect(configs, **words)
 

@@ -82,7 +82,7 @@ def test_the_gdp_allowance_is_the_exact_curve(eps: float, delta: float) -> None:
 
 
 def test_the_gdp_filter_counts_squares_of_mu() -> None:
-    add, replace = (GdpFilter.for_budget(1.0, 1e-5, one) for one in Relation)
+    add, replace = (GdpFilter.for_budget(1.0, 1e-5, one) for one in (Relation.ADD_REMOVE, Relation.REPLACE_ONE))
     stream = Stream(horizon=30, participations=4, separation=5, bands=5)
     banded = PLAIN.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "stream": stream})
     counted = PLAIN.model_copy(update={"sampling_name": "fixed-size-counted", "rate": 0.1})

@@ -138,7 +138,8 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
         return plain
     finite = [one for one in epsilons if math.isfinite(one)]
     found = dict(zip(finite, pld_deltas(events, finite, relation), strict=True))
-    return [min(bound, found.get(one, 0.0)) for one, bound in zip(epsilons, plain, strict=True)]
+    ever = _ever_drawn(events)
+    return [min(bound, ever, found.get(one, 0.0)) for one, bound in zip(epsilons, plain, strict=True)]
 
 
 def counted_in_full(releases: Releases) -> Counter[Release]:
@@ -182,6 +183,15 @@ def _resolve(accountant: Accountant, events: tuple[Event, ...]) -> str:
     return "pld" if any(cost.rate < 1.0 for cost, _ in events) else "gaussian"
 
 
+def _ever_drawn(events: Iterable[Event]) -> float:
+    """Return the probability that a task takes part in any release, which bounds delta at every epsilon.
+
+    What a task never took part in does not depend on it: the outputs of two neighbours agree but for that chance.
+    """
+    never = math.fsum(count * math.log1p(-cost.rate) if cost.rate < 1.0 else -math.inf for cost, count in events)
+    return min(1.0, -math.expm1(never) * (1.0 + 1e-12))
+
+
 def _mu(events: Iterable[Event], relation: Relation) -> float:
     """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
     sensitivity = relation.sensitivity
@@ -208,6 +218,8 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
         return Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
     if accountant == "opacus-rdp":
         return Epsilon(_opacus_epsilon(events, delta), "opacus-rdp")
+    if _ever_drawn(events) <= delta:
+        return Epsilon(0.0, "pld")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
     # smaller one only where the losses are too large, or delta too small, to integrate.
     found = Epsilon(pld_epsilon(events, delta, relation), "pld")
