@@ -88,7 +88,13 @@ def test_what_is_computed_is_what_torch_computes_with_the_frozen_layer() -> None
 
 def test_a_run_says_how_many_numbers_are_shared_and_how_many_are_frozen(tmp_path: Path) -> None:
     one = experiment(GlobalModel(), network(), baseline=False)
-    assert one.describe()["model"] == {"name": "Sequential", "parameters": 21, "frozen": 36}
+    said = one.describe()["model"]
+    assert {**said, "initial": "a digest"} == {
+        "name": "Sequential",
+        "parameters": 21,
+        "frozen": 36,
+        "initial": "a digest",
+    }
     one.run(tmp_path / "run", reproduce=1)
     config = (tmp_path / "run" / "config.toml").read_text(encoding="utf-8")
     assert "parameters = 21\n" in config

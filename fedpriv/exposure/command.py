@@ -18,8 +18,6 @@ from fedpriv.runs import made_in_python
 
 __all__ = ["attack_run"]
 
-_IN_PYTHON = "attack it in Python while it runs: fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)"
-
 
 def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, json_output: bool) -> None:
     """Attack the rounds of which a run folder holds rows, write results and pictures beside them, print.
@@ -39,12 +37,18 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
                 f"fedpriv attack works on what a run recorded, so only keys of [attack] may be set, got {key!r}; start "
                 "a new run with other settings."
             )
-    recorded, in_python = recorded_rounds(run), made_in_python(stored)
+    recorded = recorded_rounds(run)
+    if made_in_python(stored):
+        rows = "" if recorded else "holds no rows to attack and "
+        raise InputError(
+            f"{run} {rows}was made in Python, so its data are not at hand here; attack it there while it runs: "
+            "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)."
+        )
     if not recorded:
-        how = _IN_PYTHON if in_python else "run it again with --set attack.during=false --set strategy.reply=rows"
-        raise InputError(f"{run} holds no rows to attack: a run records them only if it is asked to; {how}.")
-    if in_python:
-        raise InputError(f"{run} was made in Python, so its data are not at hand here; {_IN_PYTHON}.")
+        raise InputError(
+            f"{run} holds no rows to attack: a run records them only if it is asked to; run it again with "
+            "--set attack.during=false --set strategy.reply=rows."
+        )
     config = apply(stored, changes)
     settings = Watch(**config.pop("attack"))
     experiment = build_experiment({**config, "attack": {}}, data_dir)
