@@ -228,7 +228,7 @@ def test_the_train_part_has_two_classes_if_the_task_has(labels, seed):
             {"tasks": 10, "alpha": 1, "sizes": "natural", "examples": 9},
             "'examples' has no meaning",
         ),
-        ("dirichlet", {"tasks": 10, "alpha": 1, "examples": 180}, "at most 179 for 10 tasks"),
+        ("dirichlet", {"tasks": 10, "alpha": 1, "examples": 180}, "lower tasks to 9 or examples to 179"),
         ("dirichlet", {"tasks": 500, "alpha": 1}, "lower tasks to 449 or less"),
         (
             "dirichlet",
