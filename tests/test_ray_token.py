@@ -107,6 +107,10 @@ def test_a_cluster_that_asks_for_no_token_is_joined_with_a_warning(monkeypatch: 
             return True
 
         @staticmethod
+        def cluster_resources() -> dict[str, float]:
+            return {"CPU": 1.0}
+
+        @staticmethod
         def shutdown() -> None:
             raise AssertionError("it is not ours to stop")
 

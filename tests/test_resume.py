@@ -345,6 +345,9 @@ def test_a_run_does_not_go_on_without_the_ledger_that_paid_for_it(tmp_path: Path
     identity = tmp_path / "run/checkpoints/run-id"
     name = identity.read_text()
     identity.unlink()
+    with pytest.raises(InputError, match="lost the name"):
+        personal().run(tmp_path / "run", reproduce=6, resume=True)
+    identity.write_text("another-" + name)
     with pytest.raises(InputError, match="does not hold all 9 rounds"):
         personal().run(tmp_path / "run", reproduce=6, resume=True)
     identity.write_text(name)
