@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers import toy_problem, toy_tasks
@@ -21,6 +22,7 @@ from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Problem
 from fedpriv.effort import choose_grid, seconds_of_training
 from fedpriv.privacy import FullParticipation, Ledger, Release, Target
+from fedpriv.privacy.journal import Boundary
 from fedpriv.runs import RunFolder
 from fedpriv.runtime.short_folder import short_folder
 
@@ -78,6 +80,8 @@ def test_what_has_started_is_never_removed(tmp_path: Path) -> None:
     assert own.exists()
     first.close()
     again = RunFolder(tmp_path / "run", config, resume=False)
+    again.boundaries.stage(Boundary(0, {"all": {"w": np.zeros(1)}}))
+    again.boundaries.promote(0)
     again.started()
     name = again.run_id
     again.close()

@@ -490,7 +490,7 @@ def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, m
 def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_for_them(monkeypatch: Any) -> None:
     """A pool that nobody asks closes without a word."""
 
-    def refuse(ray: Any, shards: int, address: str | None) -> None:
+    def refuse(*_: Any) -> None:
         raise ComponentFailure("Ray did not start (no memory).")
 
     monkeypatch.setattr("fedpriv.runtime.pool._start", refuse)

@@ -192,6 +192,14 @@ def _ever_drawn(events: Iterable[Event]) -> float:
     return min(1.0, -math.expm1(never) * (1.0 + 1e-12))
 
 
+def _rounded_up(value: float) -> float:
+    """Return eight digits, rounded up: the digits after them depend on what was asked before."""
+    if not 0.0 < value < math.inf:
+        return float(value)
+    digit = 10.0 ** (math.floor(math.log10(value)) - 7)
+    return float(math.ceil(value / digit) * digit)
+
+
 def _mu(events: Iterable[Event], relation: Relation) -> float:
     """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
     sensitivity = relation.sensitivity
@@ -222,7 +230,7 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
         return Epsilon(0.0, "pld")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
     # smaller one only where the losses are too large, or delta too small, to integrate.
-    found = Epsilon(pld_epsilon(events, delta, relation), "pld")
+    found = Epsilon(_rounded_up(pld_epsilon(events, delta, relation)), "pld")
     if math.isinf(found.value):
         found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
     return min(found, plain, key=lambda one: one.value)
