@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
+from fedpriv.files import sync_directory
 from fedpriv.privacy.chain import LINKS, Head, HeadFile, append_links, broken_link, head_of, on_chain
 
 __all__ = ["LedgerFile"]
@@ -148,7 +149,7 @@ class LedgerFile:
                     os.link(draft, self.path)
             finally:
                 draft.unlink(missing_ok=True)
-            _flush_folder(self.path.parent)
+            sync_directory(self.path.parent)
         except (OSError, sqlite3.Error) as error:
             raise ComponentFailure(
                 f"ledger {self.path}: cannot be created ({error}); choose a writable folder."
@@ -525,11 +526,3 @@ def _may(path: Path, mode: int) -> bool:
 def _first_bytes(path: Path) -> bytes:
     with path.open("rb") as file:
         return file.read(8)
-
-
-def _flush_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
