@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import io
 import json
 import logging
@@ -440,6 +442,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer signs shows "?" for the others
             stream.reconfigure(errors="replace")
     _say_on_stderr()
+    # Modules stay until the end: to look for garbage among them takes more than a second of a run that takes five.
+    gc.set_threshold(100_000)
+    atexit.register(gc.freeze)
     stops = _Stops()
     if current_thread() is main_thread():
         signal.signal(signal.SIGTERM, stops)

@@ -11,17 +11,21 @@ the best e of the history's own curve is taken.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.accounting import Epsilon, Releases, count_releases, deltas_for, epsilon
+from fedpriv.privacy.accounting import Epsilon, Releases, count_releases, epsilon
+from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import Relation
 
 __all__ = ["person_epsilon"]
 
-_POINTS = 200
-"""Points of the curve that are tried, twice: the second time around the best one."""
+_TURNS = 40
+_FURTHER = 1.0 + 1e-4
+_SMALLEST = 1e-300
+"""Shares of delta below this are not asked for."""
 
 
 def person_epsilon(releases: Releases, delta: float, relation: Relation, tasks: int) -> Epsilon:
@@ -59,19 +63,27 @@ def person_epsilon(releases: Releases, delta: float, relation: Relation, tasks: 
     plain = epsilon(together, delta, relation, "gaussian")
     if all(release.cost.rate == 1.0 for release in counts):
         return plain
-    low, high = epsilon(counts, delta / tasks, relation).value, plain.value / tasks
-    best = math.inf
-    for _ in range(2):
-        if not low < high:
-            break
-        tried = np.geomspace(max(low, 1e-9 * high), high, _POINTS)
-        deltas = np.array(deltas_for(counts, tried.tolist(), relation))
-        with np.errstate(divide="ignore"):  # a delta of 0 pays for anything
-            spent = np.log(deltas) + np.logaddexp.reduce([i * tried for i in range(tasks)])
-        holds = np.flatnonzero(spent <= math.log(delta))
-        if not len(holds):
-            break
-        first = int(holds[0])
-        best, low, high = float(tried[first]), float(tried[max(0, first - 1)]), float(tried[first])
-    walked = Epsilon(tasks * best, f"{one.accountant}, task by task")
+    walked = Epsilon(
+        tasks * _step(counts, delta, relation, tasks, plain.value / tasks), f"{one.accountant}, task by task"
+    )
     return min(walked, plain, key=lambda found: found.value)
+
+
+def _step(counts: Mapping[Release, int], delta: float, relation: Relation, tasks: int, limit: float) -> float:
+    """Return an e with ``d(e) (1 + exp(e) + ... + exp((k - 1) e)) <= delta``; infinity if none below a limit is found.
+
+    A larger e leaves each task a smaller share of delta, which needs a larger e: this goes up from the e of equal
+    shares until an e is enough, and has then the smallest one, but for the little that each turn goes further.
+    """
+    tried = epsilon(counts, delta / tasks, relation).value
+    for _ in range(_TURNS):
+        if not tried < limit:
+            break
+        share = delta * math.exp(-float(np.logaddexp.reduce(tried * np.arange(tasks))))
+        if share < _SMALLEST:
+            break
+        needed = epsilon(counts, share, relation).value
+        if needed <= tried:
+            return tried
+        tried = needed * _FURTHER
+    return math.inf
