@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +31,17 @@ from fedpriv.privacy.claims import claim
 from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.filters import GdpFilter, RenyiFilter
+from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.sampling import FixedSizeSampling
-from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
+from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 from fedpriv.scenarios import scenario
 from fedpriv.settings import Settings
 from fedpriv.statistics import contrast, interval
 from fedpriv.strategies.accountant import LedgerAccountant
+from fedpriv.sweep import Crew, check_jobs
 from fedpriv.sweep.plan import Plan
 from fedpriv.sweep.words import parse_grid, parse_seeds
 
@@ -50,6 +53,7 @@ class Number(Settings):
 
 
 DIGITS = scenario("pmtl").preset("digits")
+TINY = ("data.tasks=20", "run.grid=in-process", "strategy.rounds=1", "strategy.noise_multiplier=3.0")
 PEOPLE = ("run.declared=protected", "run.population=clinic", "run.ledger=clinic.sqlite")
 ALL, POISSON = "full", "poisson"
 FEW = (
@@ -67,6 +71,13 @@ def configured(words: tuple[str, ...] = (), attack: dict[str, Any] | None = None
     """The experiment of a configuration, as the command builds it."""
     config = apply(DIGITS, parse_assignments(words))
     return build_experiment(config if attack is None else {**config, "attack": attack})
+
+
+def started(at_once: int | None = None, **asked: Any) -> None:
+    """A sweep up to where its first run would start."""
+    plan = swept(**{"grid": ("client.strength=1",), "seeds": "1", **asked})
+    with Crew(build_experiment, at_once=at_once) as crew:
+        check_jobs(plan.jobs(Path("nowhere")), build_experiment, None, crew.prepare)
 
 
 def swept(grid: tuple[str, ...] = ("client.strength=0.5,1",), seeds: str = "2", words: tuple[str, ...] = ()) -> Plan:
@@ -150,6 +161,36 @@ WORDS = [
         ({"seeds": "a"}, "for example 8, 3,5,9 or 1-4", {"seeds": "8"}, {"seeds": "3,5,9"}, {"seeds": "1-4"}),
     ),
     *cases(
+        started,
+        {"words": TINY},
+        (
+            {"words": (*TINY, *PEOPLE), "grid": ("data.tasks=20,30",)},
+            "leave data.* out of the grid and fix the partition with --set data.seed=0",
+            {"words": (*TINY, *PEOPLE, "data.seed=0"), "grid": ("client.strength=1,2",), "seeds": "2"},
+        ),
+        (
+            {"words": (*TINY, *PEOPLE), "seeds": "2"},
+            "leave data.* out of the grid and fix the partition with --set data.seed=0",
+            {"words": (*TINY, *PEOPLE, "data.seed=0")},
+        ),
+        (
+            {"words": (*TINY, "run.grid=ray"), "at_once": 2},
+            "leave out --jobs, or run.grid=ray and run.address (and, of benchmark data, run.ledger)",
+            {"words": TINY},
+        ),
+        (
+            {"words": (*TINY, "run.ledger=all.sqlite"), "at_once": 2},
+            "leave out --jobs, or run.grid=ray and run.address (and, of benchmark data, run.ledger)",
+            {"words": TINY},
+            {"at_once": GONE},
+        ),
+        (
+            {"words": (*TINY, *PEOPLE), "at_once": 2},
+            "leave out --jobs, or run.grid=ray and run.address (and, of benchmark data, run.ledger)",
+            {"at_once": GONE},
+        ),
+    ),
+    *cases(
         parse_assignments,
         {},
         ({"assignments": ["x"]}, "for example --set strategy.epsilon=2", {"assignments": ["strategy.epsilon=2"]}),
@@ -162,6 +203,14 @@ WORDS = [
 
 def claimed(**cell: Any) -> Any:
     return claim(**cell)
+
+
+def promised(by_hand: bool, **changes: Any) -> Guarantee:
+    """What one release promises: accounted for, or an answer that was changed by hand."""
+    found = guarantee_for({PLAIN: 1}, delta=1e-5, num_tasks=100)
+    if not by_hand:
+        assert (found.notion, found.epsilon) == (Notion.JOINT_DP, release_epsilon({PLAIN: 1}, 1e-5).value)
+    return replace(found, **changes)
 
 
 def fingerprinted(path: Path, number: Any = None, **changes: Any) -> None:
@@ -258,6 +307,22 @@ FUNCTIONS = [
             {"sampling": POISSON},
             {"sampling": ALL},
         ),
+        (
+            {"observer": Observer.COALITION},
+            "claim those against a coalition (joint DP)",
+            {"observer": Observer.COALITION, "output": Output.PERSONAL_MODELS},
+        ),
+    ),
+    *cases(
+        promised,
+        {"by_hand": True},
+        ({"notion": Notion.DP}, "not {} under {}; use guarantee_for(...)", {"notion": GONE, "by_hand": False}),
+        ({"epsilon": -1.0}, "must be at least 0, got {}; use guarantee_for(...)", {"epsilon": GONE, "by_hand": False}),
+    ),
+    *cases(
+        RenyiFilter.at_order,
+        {"order": 2.0, "delta": 1e-5},
+        ({"epsilon": 1.0}, "leaves no budget; use a larger epsilon", {"epsilon": 30.0}),
     ),
     *cases(
         paid,

@@ -156,6 +156,39 @@ def test_a_sweep_is_ordinary_runs_with_a_table_and_a_figure(fedpriv: Any, tmp_pa
     assert "another seeds: [5] then, [6] now" in err
 
 
+def test_what_a_refused_sweep_is_told_to_do_helps(fedpriv: Any, tmp_path: Path) -> None:
+    words = ["sweep", "pmtl", *TINY, "--set=strategy.rounds=1", "--set=run.baseline=false"]
+    words += ["--grid=client.strength=1", "--seeds=1"]
+
+    def refused(*more: str, asked: list[str] = words) -> str:
+        code, out, err = fedpriv(*asked, *more)
+        assert (code, out) == (2, ""), err
+        return str(err)
+
+    assert "nothing of its own, so 'rmse.amht' cannot be shown; leave out --show." in refused(
+        "--out=s", "--show=rmse.amht"
+    )
+    assert "s holds no sweep to resume; leave out --resume to start one." in refused("--out=s", "--resume")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/file").write_text("mine")
+    assert refused("--out=notes").endswith("and holds no sweep; choose another --out.\n"), "there is nothing to resume"
+    assert "cannot be written (Not a directory); choose another --out." in refused("--out=notes/file/s")
+    assert not (tmp_path / "s").exists()
+    assert fedpriv(*words, "--out=s")[0] == 0
+    assert "it holds a sweep; choose another --out, or go on with --resume." in refused("--out=s")
+    for more in (["--seeds=2"], ["--grid=client.strength=2"], ["--set=data.tasks=30"]):
+        told = refused("--out=s", "--resume", asked=["sweep", "pmtl", *more])
+        assert "resume with the old one (what is left out is taken from there), or start a new sweep." in told
+    for asked in (words, ["sweep", "pmtl"]):
+        assert fedpriv(*asked, "--out=s", "--resume")[0] == 0
+    plan = tmp_path / "s/sweep.toml"
+    whole = plan.read_bytes()
+    plan.write_bytes(whole[:30])
+    assert "restore it or start a new sweep." in refused("--out=s", "--resume")
+    plan.write_bytes(whole)
+    assert fedpriv("sweep", "pmtl", "--seeds=1", "--out=s", "--resume")[0] == 0
+
+
 def test_protected_data_are_refused_up_front_or_all_paid(fedpriv: Any, tmp_path: Path) -> None:
     words = ["sweep", "pmtl", *TINY, *CLINIC, "--grid", "client.strength=0.5,1", "--out", "sweep"]
     code, _, err = fedpriv(*words, "--seeds", "40")
@@ -476,7 +509,10 @@ def test_functions_of_a_script_run_one_by_one(tmp_path: Path, monkeypatch: Any) 
         check_jobs(asked, failing, prepare=crew.prepare)
         assert crew.at_once == 1
     with Crew(failing, at_once=2) as crew, pytest.raises(InputError, match="got 2 with failing; move them"):
-        check_jobs(asked, failing, prepare=crew.prepare)
+        check_jobs(asked[:1], failing, prepare=crew.prepare)
+    monkeypatch.undo()  # in this module again
+    with Crew(failing, at_once=2) as crew:
+        check_jobs(asked[:1], failing, prepare=crew.prepare)  # of one run no process needs to start
 
 
 def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:
@@ -610,6 +646,7 @@ def test_what_a_scenario_measures_stands_in_table_and_files(fedpriv: Any, tmp_pa
     )
     assert code == 2
     assert "measures nothing of its own" in err
+    assert not (tmp_path / "p").exists()
 
 
 @pytest.mark.parametrize("width", [80, 100])

@@ -17,7 +17,7 @@ from fedpriv.runs.atomic import write_bytes
 from fedpriv.sweep.crew import Crew
 from fedpriv.sweep.figure import write_figure
 from fedpriv.sweep.jobs import check_jobs
-from fedpriv.sweep.plan import Plan, read_plan
+from fedpriv.sweep.plan import Plan, holds_sweep, read_plan
 from fedpriv.sweep.results import Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
 
@@ -53,6 +53,8 @@ def run_sweep(
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the sweep to go on with.")
     chosen = scenario(name)
+    if show and chosen.measure is None:
+        raise InputError(f"{name!r} measures nothing of its own, so {show!r} cannot be shown; leave out --show.")
     stored = read_plan(out) if resume and out is not None else None
     if seeds is not None:
         numbers = parse_seeds(seeds)
@@ -75,8 +77,10 @@ def run_sweep(
     folder = out or free_folder(Path("runs/sweeps"), f"{name}-{plan.preset}")
     if stored is not None:
         plan.must_match(stored, folder)
+    elif holds_sweep(folder):
+        raise InputError(f"{folder} is not empty, it holds a sweep; choose another --out, or go on with --resume.")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{folder} is not empty or not a folder; choose another --out, or go on with --resume.")
+        raise InputError(f"{folder} is not empty or not a folder, and holds no sweep; choose another --out.")
     jobs = plan.jobs(folder)
     with (
         keep_data(),

@@ -77,7 +77,7 @@ class Crew:
         elif self._asked > 1 and not free:
             raise InputError(
                 "--jobs runs whole runs side by side, each in one process and with a ledger of its own: leave out "
-                "--jobs, or run.grid=ray, run.address and run.ledger."
+                "--jobs, or run.grid=ray and run.address (and, of benchmark data, run.ledger)."
             )
         elif self._asked > 1 and not sendable:
             raise InputError(

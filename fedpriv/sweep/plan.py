@@ -18,7 +18,7 @@ from fedpriv.runs.atomic import write_bytes
 from fedpriv.sweep.jobs import Job
 from fedpriv.sweep.words import as_text
 
-__all__ = ["Cell", "Plan", "read_plan"]
+__all__ = ["Cell", "Plan", "holds_sweep", "read_plan"]
 
 _FORMAT = 1
 _FILE = "sweep.toml"
@@ -155,6 +155,11 @@ class Plan:
             "grid": self.grid,
             "config": self.config,
         }
+
+
+def holds_sweep(out: Path) -> bool:
+    """Tell whether a sweep was started in a folder."""
+    return (out / _FILE).exists()
 
 
 def read_plan(out: Path) -> Plan:

@@ -93,11 +93,6 @@ class Results:
         """
         known = dict.fromkeys(name for cell in self.cells for name in cell.own)
         for name in names:
-            if not known:
-                raise InputError(
-                    f"{self.plan.scenario!r} measures nothing of its own, so {name!r} cannot be shown; leave out "
-                    "--show."
-                )
             if name not in known:
                 raise InputError(
                     unknown("measure", name, known) + " Finished runs are kept; show others with --resume."
