@@ -107,7 +107,7 @@ WORDS = [
         ),
         (
             {"words": ("strategy.reply=rows",), "attack": {"games": 3, "validation": 2}},
-            "use the client 'maml', or set attack.during = false to record rows only",
+            "draw, inner, begin, from_zero); use the client 'maml'",
             {"words": FEW},
             {"attack": {"during": False}},
         ),

@@ -17,7 +17,7 @@ from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import ComponentFailure
-from fedpriv.exposure import Watch, as_text, read_sighting, record, recorded_rounds, results_of, with_watch
+from fedpriv.exposure import Watch, as_text, read_scores, read_sighting, record, recorded_rounds, results_of, with_watch
 from fedpriv.exposure.command import attack_run
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
@@ -188,8 +188,15 @@ def test_any_strategy_can_be_wrapped() -> None:
     assert made.model_dump() == silent.model_dump()
     with pytest.raises(InputError, match=r"rounds from 1 to 2, got \[3\]"):
         MaliciousMetaLearner.around(silent, rounds=(1, 3), listener=lambda seen, run: None)
-    with pytest.raises(InputError, match="wraps another strategy"):
+    with pytest.raises(
+        InputError, match=r"use MaliciousMetaLearner\.around\(strategy, \.\.\.\), or the keys of \[attack\]"
+    ):
         experiment().model_copy(update={"strategy": _bare()}).run()
+    strategy = MaliciousMetaLearner.around(
+        experiment().strategy, rounds=(1, 3), listener=lambda seen, run: heard.append(seen.round)
+    )
+    experiment().model_copy(update={"strategy": strategy}).run()
+    assert heard == [1, 3]
 
 
 def _bare() -> Any:
@@ -312,6 +319,60 @@ def test_the_command_attacks_a_recorded_run(tmp_path: Path, fedpriv: Any) -> Non
         code, _, err = fedpriv("run", "maml-attack", f"--set={words}", "--out=bad")
         assert (code, part in err) == (2, True), err
         assert not Path("bad").exists()
+
+
+def test_what_the_command_advises_helps(tmp_path: Path, fedpriv: Any) -> None:
+    few = ["--set=data.examples=8", "--set=data.ways=3", "--set=data.tasks=8", "--set=data.held_out=2"]
+    few += ["--set=data.turns=false", "--set=model.hidden=4", "--set=client.order=first"]
+    few += ["--set=strategy.rounds=2", "--set=run.grid=in-process", "--set=run.report=false"]
+    play = ["--set=attack.games=3", "--set=attack.validation=2", "--set=attack.iterations=1"]
+    play += ["--set=attack.global_game=false", "--set=attack.sets=['query']"]
+
+    def refused(*words: str, code: int = 2) -> str:
+        found, _, err = fedpriv("attack", *words)
+        assert found == code, err
+        return str(err)
+
+    assert "give the --out of a run." in refused("nowhere")
+    assert fedpriv("run", "maml", *few, "--out=plain")[0] == 0
+    told = refused("plain")
+    assert "run it again, into another --out, with --set attack.during=false --set strategy.reply=rows." in told
+    record = [f"--set={words}" for words in re.findall(r"--set (\S+=\w+)", told)]
+    assert "start a new run with other settings." in refused("plain", record[1])
+    assert fedpriv("run", "maml", *few, *record, "--out=seen")[0] == 0
+    with pytest.raises(InputError, match=r"recorded are 1, 2: choose rounds with attack\.rounds before a run starts"):
+        read_sighting(tmp_path / "seen", 3)
+    told = refused("seen", *play, "--set=attack.rounds=[3]")
+    (known,) = re.findall(r"recorded rounds \(([\d, ]+)\); choose among these\.", told)
+    (tmp_path / "seen/private/seen-000001.npz").write_bytes(b"PK")
+    assert "delete it, and run again (into another folder) to record them." in refused("seen", *play, code=4)
+    (tmp_path / "seen/private/seen-000001.npz").unlink()
+    with pytest.raises(
+        InputError, match=r"attack\.rounds = \[2\], or with `fedpriv attack` if rows of this round were"
+    ):
+        read_scores(tmp_path / "seen", 2)
+    code, _, err = fedpriv("attack", "seen", *play, f"--set=attack.rounds=[{known}]")
+    assert code == 0, err
+    assert recorded_rounds(tmp_path / "seen") == [2]
+    assert list(read_scores(tmp_path / "seen", 2)) == ["query"]
+    code, _, err = fedpriv("run", "maml", *few, *play, record[1], "--set=attack.rounds=[1]", "--out=again")
+    assert code == 0, err
+    assert read_sighting(tmp_path / "again", 1).round == 1
+    assert list(read_scores(tmp_path / "again", 1)) == ["query"]
+
+
+def test_the_command_does_not_advise_to_record_what_it_could_not_attack(tmp_path: Path, fedpriv: Any) -> None:
+    small = ["--set=data.tasks=20", "--set=strategy.rounds=1", "--set=run.grid=in-process", "--set=run.report=false"]
+    theirs = ["--set=run.declared=protected", "--set=run.population=p", "--set=run.ledger=p.sqlite"]
+    for more, said in (
+        ([], "from_zero); use the client 'maml'.\n"),
+        (["--set=attack.during=false", "--set=strategy.reply=rows"], "from_zero); use the client 'maml'.\n"),
+        (theirs, "declared protected; attack a run on benchmark data with the same settings.\n"),
+    ):
+        out = f"run-{len(more)}"
+        assert fedpriv("run", "pmtl", *small, *more, f"--out={out}")[0] == 0
+        code, _, err = fedpriv("attack", out)
+        assert (code, err.endswith(said)) == (2, True), err
 
 
 def test_a_run_without_a_folder_keeps_nothing() -> None:

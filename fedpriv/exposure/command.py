@@ -11,7 +11,16 @@ from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
 from fedpriv.exposure.recorded import read_sighting, recorded_rounds
 from fedpriv.exposure.results import as_text, results_of
-from fedpriv.exposure.watch import Watch, attack_sighting, episode_seed, keep, refuse_unattackable, show, to_json
+from fedpriv.exposure.watch import (
+    Watch,
+    attack_sighting,
+    episode_seed,
+    keep,
+    refuse_protected,
+    refuse_unattackable,
+    show,
+    to_json,
+)
 from fedpriv.progress import Progress
 from fedpriv.report import write_report
 from fedpriv.runs import made_in_python
@@ -25,7 +34,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
     Raises
     ------
     InputError
-        The run recorded nothing, or what it recorded cannot be attacked.
+        The run recorded nothing, or what it records cannot be attacked.
     """
     if not (run / "config.toml").exists():
         raise InputError(f"{run} is not a run folder: it holds no config.toml; give the --out of a run.")
@@ -44,19 +53,20 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
             f"{run} {rows}was made in Python, so its data are not at hand here; attack it there while it runs: "
             "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)."
         )
+    config = apply(stored, changes)
+    settings = Watch(**{**config.pop("attack", {}), "during": False})
+    experiment = build_experiment({**config, "attack": {}}, data_dir)
+    refuse_protected(experiment)
+    refuse_unattackable(experiment, settings)  # first: rows of these, too, could not be attacked
     if not recorded:
         raise InputError(
-            f"{run} holds no rows to attack: a run records them only if it is asked to; run it again with "
-            "--set attack.during=false --set strategy.reply=rows."
+            f"{run} holds no rows to attack: a run records them only if it is asked to; run it again, into another "
+            "--out, with --set attack.during=false --set strategy.reply=rows."
         )
-    config = apply(stored, changes)
-    settings = Watch(**config.pop("attack"))
-    experiment = build_experiment({**config, "attack": {}}, data_dir)
     chosen = [number for number in recorded if settings.rounds is None or number in settings.rounds]
     if not chosen:
         known = ", ".join(map(str, recorded))
         raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
-    refuse_unattackable(experiment, settings)
     written: list[Path] = []
     with Progress(quiet=json_output) as progress:
         progress.begin("attack")

@@ -99,7 +99,8 @@ def read_sighting(run: Path, number: int) -> Sighting:
         arrays, header = unpack(path)
     except ComponentFailure:
         raise ComponentFailure(
-            f"{path} is damaged, so the rows of round {number} are lost; delete it, and run again to record them."
+            f"{path} is damaged, so the rows of round {number} are lost; delete it, and run again (into another "
+            "folder) to record them."
         ) from None
     billboards: Billboards = {}
     updates: Billboards = {}
@@ -138,7 +139,10 @@ def read_scores(run: Path, number: int) -> Scores:
     """
     path = run / "private" / f"scores-{number:06d}.npz"
     if not path.exists():
-        raise InputError(f"{run} holds no games of round {number}; run it with attack.rounds = [{number}].")
+        raise InputError(
+            f"{run} holds no games of round {number}; play them in a new run with attack.rounds = [{number}], or with "
+            "`fedpriv attack` if rows of this round were recorded."
+        )
     found: Scores = {}
     for key, values in unpack(path)[0].items():
         name, attack, side = key.split("/")

@@ -35,6 +35,7 @@ __all__ = [
     "attack_sighting",
     "episode_seed",
     "keep",
+    "refuse_protected",
     "refuse_unattackable",
     "show",
     "to_json",
@@ -95,11 +96,7 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
     InputError
         The data are protected, the client sends no meta-gradients, nodes send sums, or there are too few tasks.
     """
-    if experiment.declared == "protected":
-        raise InputError(
-            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data "
-            "are declared protected; attack a run on benchmark data with the same settings."
-        )
+    refuse_protected(experiment)
     last = experiment.strategy.rounds
     rounds = watch.rounds or tuple(sorted({1, (last + 1) // 2, last}))
     if watch.during:
@@ -181,6 +178,21 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
     return seen, cohort, left_out
 
 
+def refuse_protected(experiment: Experiment) -> None:
+    """Refuse protected data: what an attack keeps is covered by no guarantee.
+
+    Raises
+    ------
+    InputError
+        They are declared protected.
+    """
+    if experiment.declared == "protected":
+        raise InputError(
+            "[attack] keeps what tasks sent before any noise of the server, which no guarantee covers, and these data "
+            "are declared protected; attack a run on benchmark data with the same settings."
+        )
+
+
 def refuse_unattackable(experiment: Experiment, watch: Watch) -> None:
     """Refuse what cannot be attacked: other updates than meta-gradients, models without second derivatives.
 
@@ -194,10 +206,10 @@ def refuse_unattackable(experiment: Experiment, watch: Watch) -> None:
     client: Any = experiment.client
     problem = experiment.problem()
     if not all(hasattr(client, name) for name in ("draw", "inner", "begin", "from_zero")):
+        more = ", or set attack.during = false to record rows only" if watch.during else ""
         raise InputError(
             f"the attacks read meta-gradients, and the client {kebab(type(client).__name__)!r} sends something else, "
-            "or does not say how (draw, inner, begin, from_zero); use the client 'maml', or set attack.during = false "
-            "to record rows only."
+            f"or does not say how (draw, inner, begin, from_zero); use the client 'maml'{more}."
         )
     client.check(problem, experiment.tasks)  # its arrays are those of the model
     blind = [name for name in client.from_zero if problem.initial()[name].dim() > 1]
