@@ -9,6 +9,8 @@ import json
 import logging
 import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -16,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from fedpriv.errors import FedprivError, InputError
+from fedpriv.errors import FedprivError, InputError, Interrupted
 
 __all__ = ["app", "main"]
 
@@ -418,12 +420,21 @@ class _OnStderr(logging.Handler):
         sys.stderr.write(f"{record.getMessage()}\n")
 
 
-def _say_on_stderr() -> None:
+@contextmanager
+def _said_on_stderr() -> Iterator[None]:
     """Show what runs say of themselves: the grid they chose, and warnings."""
     logger = logging.getLogger("fedpriv")
-    if not logger.handlers:  # who calls the command from Python may have handlers already
-        logger.addHandler(_OnStderr())
-        logger.setLevel(logging.INFO)
+    if logger.handlers:  # who calls the command from Python may have handlers already
+        yield
+        return
+    handler, level = _OnStderr(), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
 
 
 class _Stops:
@@ -435,35 +446,49 @@ class _Stops:
         self.code = 128 + number
         raise KeyboardInterrupt
 
+    @contextmanager
+    def handling(self) -> Iterator[None]:
+        """Handle it, and put the handler of before back: who calls the command from Python may have one."""
+        if current_thread() is not main_thread():  # Python handles signals in that one only
+            yield
+            return
+        before = signal.signal(signal.SIGTERM, self)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)  # None: not set by Python
+
 
 def main() -> None:
     """Run the command line; an error of fedpriv becomes one sentence on stderr and its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows fewer signs shows "?" for the others
             stream.reconfigure(errors="replace")
-    _say_on_stderr()
     # Modules stay until the end: to look for garbage among them takes more than a second of a run that takes five.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
     stops = _Stops()
-    if current_thread() is main_thread():
-        signal.signal(signal.SIGTERM, stops)
+    with _said_on_stderr(), stops.handling():
+        _run_the_app(stops)
+
+
+def _run_the_app(stops: _Stops) -> None:
     try:
         code = app(standalone_mode=False)
         if code == 130:  # typer turns an interrupt into this number
             raise KeyboardInterrupt
         if isinstance(code, int) and code:
             sys.exit(code)
+    except Interrupted as how:
+        sys.stderr.write(f"fedpriv: {how}\n")
+        sys.exit(stops.code)
     except FedprivError as error:
         sys.stderr.write(f"fedpriv: {error}\n")
         sys.exit(error.exit_code)
     except typer.Exit as leave:
         sys.exit(leave.exit_code)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         sys.stderr.write("fedpriv: stopped.\n")
-        sys.exit(stops.code)
-    except KeyboardInterrupt:
-        sys.stderr.write("fedpriv: stopped; go on with --resume.\n")
         sys.exit(stops.code)
     except Exception as error:
         usage = getattr(error, "format_message", None)  # click's own usage errors

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, Interrupted
 from fedpriv.machine import usable_cores
 from fedpriv.names import dotted
 from fedpriv.progress import Progress, phase
@@ -18,6 +18,7 @@ from fedpriv.progress import Progress, phase
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.guarantee import Guarantee
+    from fedpriv.scenarios import Scenario
     from fedpriv.summary import RunResult
 
 __all__ = ["measure_lines", "run_scenario"]
@@ -36,7 +37,7 @@ def run_scenario(
     as_json: bool,
 ) -> None:
     """Resolve the configuration, run the experiment, print and draw what came out."""
-    from fedpriv.runs import free_folder, read_finished
+    from fedpriv.runs import begun, free_folder
     from fedpriv.scenarios import scenario
 
     if seed is not None and reproduce is not None:
@@ -57,7 +58,30 @@ def run_scenario(
     label = preset or next(iter(chosen.presets))
     folder = out or free_folder(Path("runs"), f"{name}-{label}")
     about = {"scenario": name} if resume and preset is None else {"scenario": name, "preset": label}
-    if stored is not None and (summary := read_finished(folder, config, about)) is not None:
+    # Else the folder holds another run, which is refused below, or nodes that keep their states to themselves.
+    mine = (resume or not begun(folder)) and config["run"].get("grid") != "flower"
+    try:
+        _run(chosen, config, folder, data_dir, about, resume=resume, as_json=as_json)
+    except KeyboardInterrupt:
+        if not mine or not begun(folder):
+            raise
+        where = "" if out is not None else f" --out {folder}"
+        raise Interrupted(f"stopped; go on with --resume{where}.") from None
+
+
+def _run(
+    chosen: Scenario,
+    config: Config,
+    folder: Path,
+    data_dir: Path | None,
+    about: dict[str, Any],
+    *,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    from fedpriv.runs import read_finished
+
+    if resume and (summary := read_finished(folder, config, about)) is not None:
         _say_finished(summary, folder, as_json=as_json)
         return
     reproduce = config["run"].pop("reproduce", None)

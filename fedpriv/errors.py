@@ -7,13 +7,14 @@
     |   +-- NoGuarantee    a combination for which no privacy claim holds  exit code 2
     +-- BudgetExceeded     the privacy budget would be exceeded            exit code 3
     +-- ComponentFailure   a part of the system failed                     exit code 4
+    +-- Interrupted        somebody stopped the command                    exit code 130, or 143 after SIGTERM
 
 Every message is one sentence or two: the name, the bound, the value got, the next step.
 """
 
 from __future__ import annotations
 
-__all__ = ["BudgetExceeded", "ComponentFailure", "FedprivError", "InputError", "NoGuarantee"]
+__all__ = ["BudgetExceeded", "ComponentFailure", "FedprivError", "InputError", "Interrupted", "NoGuarantee"]
 
 
 class FedprivError(Exception):
@@ -42,3 +43,9 @@ class ComponentFailure(FedprivError):
     """A component (Ray, a shard, a file) failed; the message names it and says how to resume."""
 
     exit_code = 4
+
+
+class Interrupted(FedprivError):
+    """Somebody stopped a command that can go on; the message says how. In Python an interrupt stays what it is."""
+
+    exit_code = 130

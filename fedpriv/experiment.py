@@ -494,7 +494,7 @@ class Experiment(Settings):
             return RunResult.from_summary(done, Path(out))
         strategy, problem, choice = self._checked(reproduced=reproduce is not None, pool=pool)
         run = self.model_copy(update={"grid": choice.grid})
-        if on is None:
+        if on is None and self.grid == "auto":
             _LOG.info("%s", choice)
         forecast = forecast_sharing(strategy, self.delta, problem.num_parameters, len(self.tasks))
         if forecast is not None and forecast.sentence is not None:

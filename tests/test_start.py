@@ -194,6 +194,8 @@ def test_a_run_says_its_grid_and_why_and_shows_its_table_before_it_draws(
     assert "personal" in shown[0]
     assert "Joint differential privacy" in shown[0]
     assert [line for line in err.splitlines() if line.startswith("grid: in-process, because ")]
+    code, _, err = fedpriv("run", "pmtl", *SMALL, "--set=run.grid=in-process", "--out", "asked")
+    assert (code, "grid: " in err) == (0, False), "whoever chose it knows it"
     code, out, _ = fedpriv("--version")
     assert (code, out.split()[0]) == (0, "fedpriv")
 

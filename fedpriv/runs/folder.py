@@ -23,7 +23,11 @@ from fedpriv.runs.atomic import damage_said, write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.finished import adds_own_noise, read_summary, write_summary
 
-__all__ = ["RunFolder", "free_folder", "made_in_python", "plain", "read_config", "read_finished"]
+__all__ = ["RunFolder", "begun", "free_folder", "made_in_python", "plain", "read_config", "read_finished"]
+
+
+_WAITING = "not-started"
+"""The file that is there until a run asks its first task."""
 
 
 def plain(value: Any) -> Any:
@@ -41,6 +45,12 @@ def free_folder(parent: Path | str, name: str) -> Path:
     """Return the first of ``name``, ``name-2``, ``name-3`` in a folder that is not there yet."""
     candidates = [Path(parent, name), *(Path(parent, f"{name}-{number}") for number in range(2, 10_000))]
     return next(folder for folder in candidates if not folder.exists())
+
+
+def begun(path: Path) -> bool:
+    """Tell whether a folder holds a run that can go on: it has asked a first task, and is not finished."""
+    kept = {name: (path / name).exists() for name in ("config.toml", _WAITING, "summary.json")}
+    return kept["config.toml"] and not kept[_WAITING] and not kept["summary.json"]
 
 
 class RunFolder:
@@ -134,7 +144,7 @@ class RunFolder:
 
     @property
     def _waiting(self) -> Path:
-        return self.path / "not-started"
+        return self.path / _WAITING
 
     @property
     def ledger_path(self) -> Path:

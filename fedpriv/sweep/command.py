@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedpriv.config import apply, parse_assignments
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, Interrupted
 from fedpriv.files import writing
 from fedpriv.progress import Progress, phase
 from fedpriv.runs import free_folder, plain
@@ -82,16 +82,21 @@ def run_sweep(
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty or not a folder, and holds no sweep; choose another --out.")
     jobs = plan.jobs(folder)
-    with (
-        keep_data(),
-        Progress(quiet=as_json, runs=len(jobs)) as progress,
-        Crew(chosen.build, data_dir, chosen.measure, at_once) as crew,
-    ):
-        with phase("checks of all runs"):
-            check_jobs(jobs, chosen.build, data_dir, crew.prepare)
-        if stored is None:
-            plan.store(folder)
-        done = list(crew.run(jobs, progress))
+    try:
+        with (
+            keep_data(),
+            Progress(quiet=as_json, runs=len(jobs)) as progress,
+            Crew(chosen.build, data_dir, chosen.measure, at_once) as crew,
+        ):
+            with phase("checks of all runs"):
+                check_jobs(jobs, chosen.build, data_dir, crew.prepare)
+            if stored is None:
+                plan.store(folder)
+            done = list(crew.run(jobs, progress))
+    except KeyboardInterrupt:
+        if not holds_sweep(folder):  # a folder that holds another sweep was refused above
+            raise
+        raise Interrupted(f"stopped; go on with --resume{'' if out is not None else f' --out {folder}'}.") from None
     results = collect(plan, folder, done, time.perf_counter() - began, crew.at_once)
     results.write(folder)
     results = results.showing(show.split(",") if show else ())
