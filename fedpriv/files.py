@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["private_directory", "replacing", "sync_directory", "write_in_place", "writing"]
+__all__ = ["private_directory", "replacing", "sync_directory", "write_private_line", "writing"]
 
 
 def private_directory(path: Path) -> None:
@@ -82,8 +82,10 @@ def sync_directory(directory: Path) -> None:
         os.close(handle)
 
 
-def write_in_place(path: Path, content: bytes) -> None:
-    """Write a small private file that always has the same length, without flushing it.
+def write_private_line(path: Path, content: bytes) -> None:
+    """Write a small private file that always has the same length: whole and flushed the first time, then in place.
+
+    In place it is not flushed: after a power failure an older line may be there, never a part of one, nor nothing.
 
     Raises
     ------
@@ -91,7 +93,12 @@ def write_in_place(path: Path, content: bytes) -> None:
         It cannot be written.
     """
     with writing(path):
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            with replacing(path, private=True) as file:
+                file.write(content)
+            return
         try:
             os.pwrite(handle, content, 0)
         finally:

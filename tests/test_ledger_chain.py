@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import sqlite3
 import time
 from collections.abc import Callable
@@ -231,7 +233,7 @@ def test_a_damaged_head_says_so_and_the_advice_helps(tmp_path: Path) -> None:
     ledger = made(tmp_path)
     head = tmp_path / "l.sqlite.head"
     good = head.read_bytes()
-    for content in (b"x", good[:-1], good + b"1", b"\xff" * 86):
+    for content in (b"", b"x", good[:-1], good[:40], good + b"1", b"\xff" * 86, bytes(86)):
         head.write_bytes(content)
         with pytest.raises(
             ComponentFailure, match=r"l\.sqlite\.head, .* is damaged; restore it from a copy, or delete"
@@ -240,8 +242,39 @@ def test_a_damaged_head_says_so_and_the_advice_helps(tmp_path: Path) -> None:
     head.unlink()
     assert Ledger(ledger.path).charge("people", "r", 9, "", RELEASE)
     assert head.read_bytes() != good
-    head.write_bytes(b"")  # a power failure leaves a new one like this
-    assert Ledger(ledger.path).counts("people").total() == 8
+    ledger.path.unlink()
+    head.write_bytes(b"")
+    with pytest.raises(ComponentFailure, match="is damaged"):  # there was a ledger, which is gone
+        made(tmp_path)
+
+
+def test_a_head_is_never_empty_or_cut_whenever_the_process_dies(tmp_path: Path, monkeypatch: Any) -> None:
+    """Flushed before it has its name; later ones have its length, and are written over it at once."""
+    file, first, second = HeadFile(tmp_path / "l.head"), Head(3, "a" * 64), Head(12, "b" * 64)
+    moments: list[Head | None] = []
+    with monkeypatch.context() as patch:
+        for name in ("open", "write", "pwrite", "fsync", "replace"):
+            original = getattr(os, name)
+
+            def watched(*words: Any, original: Any = original, **more: Any) -> Any:
+                moments.append(file.read())  # refuses what is empty or cut
+                found = original(*words, **more)
+                moments.append(file.read())
+                return found
+
+            patch.setattr(os, name, watched)
+        for head in (first, second):
+            file.write(head)
+        with pytest.raises(Crash), monkeypatch.context() as dying:
+            dying.setattr(os, "fsync", crash)
+            HeadFile(tmp_path / "other.head").write(first)
+    assert len(moments) > 8
+    assert [head for head, _ in itertools.groupby(moments)] == [None, first, second]
+    assert [path.name for path in tmp_path.iterdir()] == ["l.head"]
+
+
+def crash(*_: Any) -> None:
+    raise Crash
 
 
 # --- values ----------------------------------------------------------------------------------------------------------

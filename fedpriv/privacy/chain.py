@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fedpriv.errors import ComponentFailure
-from fedpriv.files import write_in_place
+from fedpriv.files import write_private_line
 
 __all__ = ["LINKS", "Head", "HeadFile", "append_links", "broken_link", "head_of", "on_chain"]
 
@@ -42,7 +42,8 @@ class Head(NamedTuple):
 class HeadFile:
     """A file that holds the newest head that somebody has seen; it may be behind the ledger, never ahead.
 
-    It is written in place and not flushed: after a power failure it may be behind, or empty if it was new.
+    It appears whole and flushed, and is then written in place without flushing: after a crash or a power failure it may
+    be behind, and is never empty. So one that is empty or cut was damaged by somebody.
 
     Parameters
     ----------
@@ -70,8 +71,6 @@ class HeadFile:
                 f"{self.path}, which tells whether a ledger is the newest, cannot be read ({error.strerror}); ask its "
                 "owner for the permission."
             ) from None
-        if not content:
-            return None
         found = re.fullmatch(rb"(\d{20}) ([0-9a-f]{64})\n", content)
         if found is None:
             raise ComponentFailure(
@@ -82,7 +81,7 @@ class HeadFile:
 
     def write(self, head: Head) -> None:
         """Keep a head (ComponentFailure if it cannot be written)."""
-        write_in_place(self.path, f"{head.number:020d} {head.hash}\n".encode())
+        write_private_line(self.path, f"{head.number:020d} {head.hash}\n".encode())
 
 
 def head_of(connection: sqlite3.Connection) -> Head:
