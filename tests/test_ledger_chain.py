@@ -265,8 +265,8 @@ def test_a_head_is_never_empty_or_cut_whenever_the_process_dies(tmp_path: Path, 
             patch.setattr(os, name, watched)
         for head in (first, second):
             file.write(head)
-        with pytest.raises(Crash), monkeypatch.context() as dying:
-            dying.setattr(os, "fsync", crash)
+        patch.setattr(os, "fsync", crash)
+        with pytest.raises(Crash):
             HeadFile(tmp_path / "other.head").write(first)
     assert len(moments) > 8
     assert [head for head, _ in itertools.groupby(moments)] == [None, first, second]

@@ -78,14 +78,15 @@ def test_a_folder_that_holds_another_run_is_not_gone_on_with(fedpriv: Any) -> No
     assert stopped_at(fedpriv, "fedpriv.commands.completed", *other) == (130, "fedpriv: stopped.")
 
 
-def test_who_calls_the_command_from_python_has_signals_and_logger_as_before(fedpriv: Any) -> None:
+def test_who_calls_the_command_from_python_has_signals_and_logger_as_before(fedpriv: Any, monkeypatch: Any) -> None:
     logger = logging.getLogger("fedpriv")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", level := logging.WARNING)
     before = signal.signal(signal.SIGTERM, mine := stopping())
-    handlers, level = list(logger.handlers), logger.level
     try:
         for words, code in {("list",): 0, ("report", "nowhere"): 2, ("--version",): 0, ("lsit",): 2}.items():
             assert fedpriv(*words)[0] == code
             assert signal.getsignal(signal.SIGTERM) is mine
-            assert (logger.handlers, logger.level) == (handlers, level)
+            assert (logger.handlers, logger.level) == ([], level)
     finally:
         signal.signal(signal.SIGTERM, before)
