@@ -37,7 +37,7 @@ app.add_typer(ledger_app, name="ledger")
 def _path(text: str | Path) -> Path:
     """Return a path that was named: an empty one, as of a shell's variable that is not set, would be this folder."""
     if not str(text):
-        raise typer.BadParameter("it is empty; name a path ('.' is this folder), or leave the option out.")
+        raise typer.BadParameter("it is empty; name a path ('.' is this folder).")
     return Path(text)
 
 

@@ -312,6 +312,11 @@ ACCOUNTS = cases(
         {"noise_multiplier": 5.0},
         {"delta": 1e-3, "epsilon": 0.3},
     ),
+    (
+        {"noise_multiplier": 0.2, "sampling_rate": GONE, "epsilon": 0.1, "delta": 1e-15, "rounds": 1},
+        "no sampling rate brings epsilon to {}; use more noise.",
+        {"noise_multiplier": 5.0},
+    ),
 )
 
 
@@ -319,6 +324,20 @@ ACCOUNTS = cases(
 def test_questions_that_follow_the_advice_are_answered(case: Case) -> None:
     case.refused()
     assert all(0.0 < value < float("inf") for value in case.followed())
+
+
+def test_a_delta_is_checked_once_the_population_is_given() -> None:
+    advice = "give --population to have it checked."
+
+    def said(**more: int) -> list[str]:
+        return solve(Account(noise_multiplier=1.0, rounds=1, sampling_rate=0.1, delta=1e-4, **more)).warnings
+
+    (note,) = said()
+    assert note.endswith(advice)
+    assert said(population=100) == []
+    assert "above 1/(10 m)" in said(population=5000)[0]
+    with pytest.raises(InputError, match="below 1/m"):
+        said(population=20_000)
 
 
 def test_the_default_delta_of_groups_follows_from_all_tasks() -> None:

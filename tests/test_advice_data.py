@@ -14,6 +14,7 @@ import pytest
 import torch
 from advice import GONE, Case, cases
 from helpers import Unbending, toy_tasks
+from scipy.sparse import csr_array
 from test_billboard import experiment
 from torch import nn
 
@@ -118,6 +119,11 @@ ARRAYS = cases(
         {"inputs": twice(torch.from_numpy(FLOATS).to_sparse())},
         "give .to_dense() or",
         {"inputs": twice(torch.from_numpy(FLOATS).to_sparse().to_dense())},
+    ),
+    (
+        {"inputs": twice(csr_array(FLOATS))},
+        "give the array that it holds, of a sparse matrix .toarray()",
+        {"inputs": twice(csr_array(FLOATS).toarray())},
     ),
     (
         {"inputs": twice(np.ma.masked_array(FLOATS, FLOATS > 5))},
@@ -228,8 +234,8 @@ def divided(partition: str, data: Any = None, **settings: Any) -> Tasks:
 
 @functools.cache
 def small(kind: str) -> Dataset:
-    """Forty flat examples: two classes of twenty, one class, or one other example."""
-    counts = {"even": 20, "one other": 1, "one class": 0}[kind]
+    """Forty flat examples: two classes of twenty, one class, or one with a few other examples."""
+    counts = {"even": 20, "three others": 3, "one other": 1, "one class": 0}[kind]
     labels = np.array([0] * (40 - counts) + [1] * counts)
     return replace(digits(), name="small", inputs=np.zeros((40, 3), "float32"), targets=labels, num_classes=2)
 
@@ -248,6 +254,14 @@ def letters() -> Dataset:
         natural_ids=writers,
     )
 
+
+def named(ids: Any) -> Tasks:
+    """Four tasks, one per natural id of letters."""
+    return replace(letters(), natural_ids=ids).partition("natural", tasks=4)
+
+
+MADE_BY: list[Any] = [1, "two", 3.5, None]
+"""Who made the letters, in types that cannot be ordered."""
 
 SMALL = {"data": small("even"), "ways": 2, "held_out_classes": 0, "held_out": 1, "tasks": 1}
 
@@ -353,6 +367,15 @@ FEW = [
             "raise alpha, lower tasks, lower min_examples",
             {"alpha": 100.0},
             {"sizes": "exact"},
+        ),
+    ),
+    *cases(
+        named,
+        {},
+        (
+            {"ids": np.array([MADE_BY[writer] for writer in letters().natural_ids], dtype=object)},
+            "one for each example, got {} of shape {}; give [str(one) for one in ids] of other values",
+            {"ids": tuple(str(MADE_BY[writer]) for writer in letters().natural_ids)},
         ),
     ),
     *cases(
@@ -536,6 +559,11 @@ MODELS = [
             {"model": layers(last=nn.Linear(4, 2))},
             "one per class, got shape {} for {} examples; change its last layer",
             {"model": layers()},
+        ),
+        (
+            {"tasks": values(), "model": layers()},
+            "outputs of shape {} for every example, got shape {} for {} examples; change its last layer",
+            {"model": layers(last=nn.Linear(4, 1))},
         ),
     ),
 ]
@@ -799,6 +827,12 @@ NUMBERS: list[tuple[Callable[..., Any], dict[str, Any], str, dict[str, str]]] = 
         {"examples": "-"},
     ),
     (divided, {"partition": "dirichlet", "alpha": 1.0, "tasks": 1000}, r"lower tasks to (\d+)", {"tasks": "-"}),
+    (
+        divided,
+        {"partition": "dirichlet", "alpha": 1.0, "tasks": 5, "data": small("three others")},
+        r"lower tasks to (\d+) or less",
+        {"tasks": "-"},
+    ),
     (limited, {"rounds": 40, "max_participations": 2}, r"use at most (\d+) rounds", {"rounds": "-"}),
     (limited, {"rounds": 40, "max_participations": 2}, r"of at least (\d+)", {"max_participations": "+"}),
 ]

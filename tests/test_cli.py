@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,24 @@ def test_wrong_input_is_one_sentence_and_exit_code_2(fedpriv: Any, tmp_path: Pat
     assert "Traceback" not in err
     assert out == ""
     assert list(tmp_path.iterdir()) == [], "nothing was started"
+
+
+def test_a_run_starts_once_its_words_are_as_advised(fedpriv: Any, tmp_path: Path) -> None:
+    words = ["run", "pmtl", *QUICK, "--set=data.tasks=20", "--set=run.baseline=false", "--set=run.report=false"]
+    code, _, err = fedpriv(*words, "--seed", "3", "--reproduce", "3")
+    assert code == 2
+    assert "give either --seed or --reproduce: the second fixes everything that the first does." in err
+    code, _, err = fedpriv(*words, "--seed", "3", "--resume", "--out", "seed")
+    assert code == 2
+    assert err == "fedpriv: seed holds no run to resume; leave out --resume to start one.\n"
+    names = set()
+    for way in ("seed", "reproduce"):
+        code, _, err = fedpriv(*words, f"--{way}", "3", "--out", way)
+        assert code == 0, err
+        config = tomllib.loads((tmp_path / way / "config.toml").read_text())
+        assert config["run"]["seed"] == 3
+        names.add(json.dumps(config["data"]))
+    assert len(names) == 1
 
 
 def test_corrupt_data_and_ledgers(fedpriv: Any, tmp_path: Path) -> None:

@@ -195,10 +195,14 @@ def test_a_path_is_never_empty(fedpriv: Any, tmp_path: Path) -> None:
     for words in (("run", "pmtl", "--out", ""), ("report", ""), ("run", "pmtl", "--out=")):
         code, _, error = fedpriv(*words)
         assert code == 2
-        assert "it is empty" in error
+        assert "it is empty; name a path ('.' is this folder)" in error
     with pytest.raises(InputError, match="out is empty"):
         mine().run("")
     assert not list(tmp_path.iterdir())
+    mine(report=False).run(".")
+    assert fedpriv("report", ".", "--out", "")[0] == 2
+    assert fedpriv("report", ".", "--out", "page.html") == (0, "wrote page.html\n", "")
+    assert (tmp_path / "page.html").is_file()
 
 
 def people(*tables: Any, labels: Any = None) -> Ragged:
@@ -220,6 +224,8 @@ def test_columns_are_matched_by_their_names() -> None:
 
     with pytest.raises(InputError, match="the test part has other columns than the train part"):
         experiment(tasks(people(turned, turned)), model="linear")
+    columns = list(table)
+    experiment(tasks(people(turned[columns], turned[columns])), model="linear")
     experiment(tasks(people(table, table)), model="linear")
     experiment(tasks(people(*[turned.to_numpy()] * 2)), model="linear")
 
@@ -233,4 +239,20 @@ def test_rows_of_tables_are_not_paired_against_their_index() -> None:
         people(table, labels=[answers])
     found = people(table, labels=[answers.loc[table.index]])
     np.testing.assert_array_equal(found.targets, [0, 1])
+    found = Ragged.from_lists([table.to_numpy()], [answers.to_numpy()])
+    np.testing.assert_array_equal(found.targets, [1, 0])
     people(table, labels=[answers.reset_index(drop=True)])  # other labels: places are meant
+
+
+def test_labels_that_occur_twice_pair_no_rows() -> None:
+    """``targets.loc[inputs.index]`` would give each of them several times."""
+    import pandas as pd
+
+    visits = pd.DataFrame({"day": [1, 2, 1], "age": [1.0, 2.0, 3.0]}, index=["ann", "ann", "bob"])
+    answers = pd.DataFrame({"day": [1, 1, 2], "sick": [1, 0, 0]}, index=["ann", "bob", "ann"])
+    with pytest.raises(InputError, match=r"occur more than once, .* bring both in one order, and give .to_numpy\(\)"):
+        people(visits[["age"]], labels=[answers["sick"]])
+    visits, answers = (table.rename_axis("who").sort_values(["who", "day"]) for table in (visits, answers))
+    found = Ragged.from_lists([visits[["age"]].to_numpy()], [answers["sick"].to_numpy()])
+    np.testing.assert_array_equal(found.targets, [1, 0, 0])
+    people(visits[["age"]], labels=[answers["sick"]])

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_billboard import experiment, noisy
 
 import fedpriv.data.natural as natural
 from fedpriv import InputError
+from fedpriv.cohort import Ragged, Tasks
 from fedpriv.data import load, natural_tasks
 from fedpriv.data.catalog import source
 from fedpriv.data.item_factors import Ratings, fit_item_factors
@@ -193,11 +195,33 @@ def test_a_table_without_its_columns_is_named(tmp_path: Path) -> None:
         natural_tasks("instevl", tmp_path)
 
 
-def test_protected_people_are_not_chosen_by_their_data(fedpriv: Any) -> None:
+def test_tasks_that_exist_are_read_as_advised(small: None, tmp_path: Path) -> None:
+    archive(tmp_path, "100k", ratings())
+    with pytest.raises(InputError, match=r"is not divided; use natural_tasks\('movielens'\)"):
+        load("movielens", tmp_path)
+    with pytest.raises(InputError, match=r"has 13 examples; lower data\.min_examples"):
+        natural_tasks("movielens", tmp_path, unit="users", min_examples=13, **SETTINGS)
+    assert len(natural_tasks("movielens", tmp_path, unit="users", min_examples=12, **SETTINGS)) == 0.6 * PEOPLE
+
+
+def test_protected_people_are_not_chosen_by_their_data(fedpriv: Any, tmp_path: Path, small: None) -> None:
     words = ["--set=run.declared=protected", "--set=run.population=p", "--set=run.ledger=p.sqlite"]
     code, _, err = fedpriv("run", "lrs-ratings", *words)
     assert code == 2
     assert "are left out where they are small" in err
+    assert "build a protected population in Python, its tasks chosen beforehand" in err
+    found = natural_tasks("movielens", archive(tmp_path, "100k", ratings()), unit="users", **SETTINGS)
+    chosen = [place for place in range(len(found)) if place % 2]
+
+    def part(of: Ragged) -> Ragged:
+        rows = [of.rows(place) for place in chosen]
+        return Ragged.from_lists([of.inputs[some] for some in rows], [of.targets[some] for some in rows])
+
+    names = tuple(found.names[place] for place in chosen)
+    parts = [part(one) for one in (found.train, found.validation, found.test)]
+    tasks = Tasks("clinic", names, *parts, num_classes=None, declared="protected")
+    run = experiment(tasks, model="linear", strategy=noisy(rounds=1), population="clinic", ledger=tmp_path / "p.sqlite")
+    assert run.run().summary["ledger"]["population"] == "clinic"
 
 
 @pytest.mark.data

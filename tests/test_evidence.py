@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from scipy import stats
 
 from fedpriv import InputError
 from fedpriv.config import apply, build_experiment, parse_assignments
+from fedpriv.errors import ComponentFailure
 from fedpriv.evidence import (
     Evidence,
     Tuning,
@@ -83,6 +85,17 @@ def test_wrong_protocols(tmp_path: Path, old: str, new: str, sentence: str) -> N
     assert sentence in str(caught.value)
 
 
+def test_a_protocol_can_be_read_once_it_says_what_was_missing(tmp_path: Path) -> None:
+    path, own = tmp_path / "protocol.toml", ("strengths",)
+    with pytest.raises(InputError, match=r"cannot be read .*; commit one before the runs"):
+        read_protocol(path, own)
+    write(tmp_path, TEXT.replace("strengths = [0.5, 1.0]\n", ""))
+    with pytest.raises(InputError, match="lacks 'strengths'; say it before the first report run"):
+        read_protocol(path, own)
+    write(tmp_path, TEXT)
+    assert read_protocol(path, own).own == {"strengths": [0.5, 1.0]}
+
+
 def test_missing_runs_are_run_and_finished_ones_read(tmp_path: Path) -> None:
     config = apply(scenario("pmtl").preset(), parse_assignments(SETTINGS))
     configs = {("pmtl", "1"): config, ("reference", "1"): apply(config, {"client.name": "global-model"})}
@@ -97,8 +110,12 @@ def test_missing_runs_are_run_and_finished_ones_read(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in files} == files
     path = min(files)
     write_summary(path.parent, json.loads(path.read_text().replace('"flwr": "', '"flwr": "0.')))
-    with pytest.raises(Exception, match="other versions"):
+    with pytest.raises(ComponentFailure, match=r"other versions .*; delete the older ones and start again"):
         collect(configs, **words)
+    shutil.rmtree(path.parent)
+    again = collect(configs, **words)
+    assert again.versions == first.versions
+    assert {name: len(column) for name, column in again.columns.items()} == dict.fromkeys(first.columns, 2)
 
 
 ARMS = """\
@@ -203,14 +220,18 @@ def test_tuning_uses_its_own_seeds_and_the_same_grid_for_all(tmp_path: Path) -> 
         tune(protocol.model_copy(update={"tuning": Tuning()}), configs, build=build_experiment, out=tmp_path)
 
 
-def test_a_page_ends_with_its_refutation(tmp_path: Path) -> None:
+def test_a_page_ends_with_its_refutation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = read_protocol(write(tmp_path, ARMS))
     held, refuted = ending(protocol, made_up({}), []), ending(protocol, made_up({}), ["small"])
     assert "lie above 0. It was not refuted." in held[0]
     assert "lie above 0. It was refuted: small." in refuted[0]
     assert "0.50 core-hours" in held[-1]
-    with pytest.raises(InputError, match="no docs folder"):
-        page_root(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="no docs folder; run this from the root of a checkout"):
+        page_root()
+    root = Path(__file__).parent.parent
+    monkeypatch.chdir(root)
+    assert page_root() == root
 
 
 STREAMS = Path(streams.__file__).parent

@@ -56,7 +56,7 @@ client = client_app(node, after=stock._keep)
 
 
 @pytest.mark.timeout(400)
-def test_all_grids_agree(tmp_path: Path) -> None:
+def test_all_grids_agree(fedpriv: Any, tmp_path: Path) -> None:
     """Also where a node of Flower's fails in the middle of a round; and no process of Flower's stays behind."""
     results: dict[str, Any] = {}
     (tmp_path / "markers").mkdir()
@@ -72,6 +72,9 @@ def test_all_grids_agree(tmp_path: Path) -> None:
         sets = [f"--set={item}" for item in [*SETTINGS, f"run.grid={grid}"]]
         words = ["run", "pmtl", "--reproduce", "5", "--out", str(tmp_path / grid), "--json", *sets]
         how = [str(tmp_path / "main.py")] if grid == "flower" else ["-m", "fedpriv"]
+        if grid == "flower":
+            code, _, error = fedpriv(*words, "--out", str(tmp_path / "ray"))
+            assert (code, error) == (2, f"fedpriv: {tmp_path / 'ray'} is not empty; choose another --out.\n")
         ran = subprocess.run(
             [sys.executable, *how, *words], env=os.environ | more, capture_output=True, text=True, check=False
         )

@@ -306,6 +306,45 @@ def test_plain_standard_deviations_are_labelled_no_guarantee() -> None:
     assert MAML().local_guarantees(tasks, rounds=3, delta=1e-3) == ([], [])
 
 
+@pytest.mark.parametrize(
+    ("noise", "advice", "done"),
+    [
+        (
+            {"noise_adaptation": 2.0},
+            "set client.adaptation_clip, client.order = 'first' and client.episodes = 'fixed'",
+            {"adaptation_clip": 0.1, "order": "first", "episodes": "fixed"},
+        ),
+        ({"noise_support": 2.0, "noise_query": 2.0}, "declare client.input_range", {"input_range": (0.0, 1.0)}),
+        (
+            {"noise_query": 2.0},
+            "noise both support and query inputs, and declare client.input_range",
+            {"noise_support": 2.0, "input_range": (0.0, 1.0)},
+        ),
+    ],
+)
+def test_plain_noise_promises_something_once_the_advice_is_followed(noise: Any, advice: str, done: Any) -> None:
+    tasks, _ = people()
+    found, plain = MAML(**noise).local_guarantees(tasks, rounds=3, delta=1e-3)
+    assert not found
+    assert {one.rpartition("for one, ")[2] for one in plain} == {f"{advice}."}
+    (found,), plain = MAML(**noise, **done).local_guarantees(tasks, rounds=3, delta=1e-3)
+    assert not plain
+    assert found.epsilon < math.inf
+
+
+def test_noise_on_what_is_sent_is_advised_to_clip_first() -> None:
+    """The same noise promises nothing as the client's, and something as the strategy's on the node."""
+    quiet = {"noise_multiplier": 0.0, "rounds": 1}
+    result = experiment(MAML(queries=2, noise_validation=4.0), strategy=quiet).run()
+    advice = "for one, set strategy.noise_at = 'node' instead, which clips first."
+    assert any("noise_validation" in one and one.endswith(advice) for one in result.summary["warnings"])
+    assert result.guarantee.epsilon == math.inf
+    result = experiment(MAML(queries=2), strategy={"noise_multiplier": 4.0, "rounds": 1, "noise_at": "node"}).run()
+    assert not any(advice in one for one in result.summary["warnings"])
+    assert result.guarantee.observer is Observer.SERVER
+    assert result.guarantee.epsilon == pytest.approx(gaussian_epsilon(2 / 4, result.guarantee.delta), rel=1e-6)
+
+
 def test_pixels_are_protected_by_noise_on_both_sets_over_the_declared_range() -> None:
     tasks, _ = people()
     one_sided, plain = MAML(noise_support=5.0, input_range=(0, 1)).local_guarantees(tasks, rounds=3, delta=1e-3)

@@ -42,7 +42,8 @@ def test_its_folder_holds_figures_and_a_report(fedpriv: Any, tmp_path: Path) -> 
 
 
 def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_path: Path) -> None:
-    experiment(toy_tasks(), report=False).run("first")
+    run = experiment(toy_tasks(), report=False)
+    first = run.run("first")
     for words, advice in {
         ("run", "pmtl", "--out", "first", "--resume"): "go on there, with resume=True",
         ("models", "first"): "fedpriv.personal.personal_models(experiment, billboard).save(path)",
@@ -52,6 +53,8 @@ def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_
         assert (code, text) == (2, "")
         assert "in Python, so its data are not at hand here" in error
         assert advice in error
+    (tmp_path / "first" / "summary.json").unlink()  # as if it had been stopped before its end
+    assert run.run("first", resume=True).guarantee == first.guarantee
 
 
 def test_the_advice_on_attacks_works(tmp_path: Path) -> None:

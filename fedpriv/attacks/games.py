@@ -136,11 +136,6 @@ class Games(Inversion):
         slots = torch.from_numpy(rng.integers(target.mask.shape[1], size=len(seen)))
         everyone = torch.arange(len(seen))
         found = others(seen, cohort, target, slots, rng)
-        if min(len(images) for images in found.alike) < 1:
-            raise InputError(
-                "the controlled game needs an image of the same task and class that is in no episode, and a class has "
-                "none left; raise data.examples, or lower client.queries."
-            )
         candidates = {
             "members": target.inputs[everyone, slots],
             "paper": torch.from_numpy(found.anywhere),

@@ -117,9 +117,15 @@ def seen_rows(
     usable = (flat != 0).any(dim=1) & (support.mask > 0).all(dim=1) & (query.mask > 0).all(dim=1)
     kept = torch.nonzero(usable).flatten().numpy()
     if not len(kept):
+        zero = int((flat == 0).all(dim=1).sum())
+        if zero == len(cohort):
+            raise InputError(
+                f"all {zero} recorded rows are zero: their tasks refused, failed, or could not be computed with, so "
+                "there is nothing to attack."
+            )
         raise InputError(
-            f"none of the {len(cohort)} recorded rows can be attacked: they are all zero, or their episodes have fewer "
-            "examples than client.shots and client.queries ask for; lower these."
+            f"none of the {len(cohort)} recorded rows can be attacked: {zero} are zero, and the episodes of the others "
+            "have fewer examples than client.shots and client.queries ask for; lower these."
         )
     gradient = {name: -value.to(problem.dtype) for name, value in rows.items() if name not in client.from_zero}
     whole = Seen(problem, client.begin(billboard), gradient, support, query, client.inner, cohort.positions)
@@ -153,6 +159,11 @@ def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, genera
         ``seen.support`` or ``seen.query``.
     slots : Tensor, int64 [G]
         The slot of every row.
+
+    Raises
+    ------
+    InputError
+        A task has no image of its slot's class that its episode left out.
     """
     tasks = cohort_of.tasks
     anywhere, alike = [], []
@@ -167,6 +178,12 @@ def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, genera
         label = labels[int(_same(images, truth).argmax())]
         used = np.concatenate([seen.support.inputs[row].numpy(), seen.query.inputs[row].numpy()])
         free = np.array([not _same(used, image).any() for image in images]) & (labels == label)
+        if not free.any():
+            raise InputError(
+                "an image is compared with one of the same task and class that is in no episode, and task "
+                f"{tasks.names[position]!r} has none left of a class; lower client.queries, or give its classes more "
+                "examples than client.shots and client.queries take."
+            )
         alike.append(generator.permutation(images[free]))
         other = int(generator.integers(len(tasks) - 1))
         stock = tasks.train.inputs[tasks.train.rows(other + (other >= position))]

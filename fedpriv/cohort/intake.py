@@ -123,6 +123,12 @@ def check_rows(inputs: Any, targets: Any, place: int) -> None:
     if one is None or other is None or callable(one) or callable(other) or list(one) == list(other):
         return
     if len(one) == len(other) and set(one) == set(other):
+        if len(set(one)) < len(one):  # .loc would give each of them several times
+            raise InputError(
+                f"inputs and targets of task number {place} (counted from 0) have an index in another order whose "
+                "labels occur more than once, so they pair no rows; bring both in one order, and give .to_numpy() of "
+                "both."
+            )
         raise InputError(
             f"inputs and targets of task number {place} (counted from 0) have the same index in another order, and "
             "rows are paired by place; give targets.loc[inputs.index], or .to_numpy() of both if places are meant."

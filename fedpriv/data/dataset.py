@@ -68,6 +68,11 @@ class Dataset:
         Who made each example.
     natural_unit : str
         What a natural id stands for, in names of tasks.
+
+    Raises
+    ------
+    InputError
+        Natural ids are not one whole number or text for each example.
     """
 
     name: str
@@ -77,6 +82,16 @@ class Dataset:
     source: SourceInfo
     natural_ids: NDArray[np.int64] | tuple[str, ...] | None = field(default=None, repr=False)
     natural_unit: str = "id"
+
+    def __post_init__(self) -> None:
+        if self.natural_ids is None:
+            return
+        ids = np.asarray(self.natural_ids)
+        if ids.dtype.kind not in "iuU" or ids.shape != (len(self),):
+            raise InputError(
+                f"natural_ids of {self.name!r} must be {len(self)} whole numbers or texts, one for each example, got "
+                f"{ids.dtype} of shape {ids.shape}; give [str(one) for one in ids] of other values."
+            )
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -25,7 +25,7 @@ Indices = list[NDArray[np.int64]]
 
 def iid(order: NDArray[np.int64], tasks: int) -> Indices:
     """Cut ``order`` into consecutive parts of almost equal size (``IidPartitioner`` does not shuffle)."""
-    return _run(order, None, lambda kinds: kinds.IidPartitioner(num_partitions=tasks), "iid: lower tasks")
+    return _run(order, None, lambda kinds: kinds.IidPartitioner(num_partitions=tasks))
 
 
 def dirichlet(
@@ -92,25 +92,22 @@ def shards(order: NDArray[np.int64], labels: NDArray[np.int64], *, tasks: int, c
         lambda kinds: kinds.ShardPartitioner(
             num_partitions=tasks, partition_by="key", num_shards_per_partition=count, seed=seed
         ),
-        f"shards: {tasks} tasks of {count} shards each cannot be made; lower tasks or shards_per_task",
     )
 
 
 def natural(ids: NDArray[Any]) -> Indices:
     """Gather the examples of every natural id, ids in sorted order (``NaturalIdPartitioner``)."""
     order = np.arange(len(ids), dtype=np.int64)
-    return _run(
-        order,
-        ids,
-        lambda kinds: kinds.NaturalIdPartitioner(partition_by="key"),
-        "natural: check the natural ids",
-    )
+    return _run(order, ids, lambda kinds: kinds.NaturalIdPartitioner(partition_by="key"))
 
 
 def _run(
-    order: NDArray[np.int64], key: NDArray[Any] | None, make: Callable[[Any], Any], advice: str
+    order: NDArray[np.int64], key: NDArray[Any] | None, make: Callable[[Any], Any], advice: str | None = None
 ) -> list[NDArray[np.int64]]:
-    """Run a partitioner on the table (position, key) in the given order; return every task's positions."""
+    """Run a partitioner on the table (position, key) in the given order; return every task's positions.
+
+    Without an advice, what would stop the partitioner was refused before.
+    """
     with _quiet():
         import datasets
         import flwr_datasets.partitioner as kinds
@@ -123,6 +120,8 @@ def _run(
             partitioner.dataset = datasets.Dataset.from_dict(columns)
             parts = [partitioner.load_partition(number)[:] for number in range(partitioner.num_partitions)]
         except (ValueError, IndexError) as error:
+            if advice is None:
+                raise
             raise InputError(f"{advice}.") from error
     return [np.asarray(part["position"], dtype=np.int64) for part in parts]
 
