@@ -463,6 +463,16 @@ def files(tmp: Path) -> list[Any]:
             ),
         ),
         *cases(
+            listed,
+            {},
+            (
+                {"path": tmp / "nobody.sqlite"},
+                "check the path, or register a population first",
+                {"path": tmp / "people.sqlite"},
+                {"first": "people"},
+            ),
+        ),
+        *cases(
             accountant,
             {
                 "folder": tmp,
@@ -498,6 +508,13 @@ def files(tmp: Path) -> list[Any]:
             ({"path": tmp / "no"}, "give the path of a file of models", {"path": tmp / "models.safetensors"}),
         ),
     ]
+
+
+def listed(path: Path, first: str | None = None) -> None:
+    """Read who is in a ledger."""
+    if first is not None:
+        fingerprinted(path.parent, path, population=first)
+    assert "people" in Ledger(path).populations()
 
 
 def accountant(folder: Path, **settings: Any) -> LedgerAccountant:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,7 @@ def test_weights_that_are_no_numbers_are_named() -> None:
         mine(model=model).check()
     with pytest.raises(InputError, match=r"model is the class Linear; give a module made of it, Linear\(\.\.\.\)"):
         mine(model=nn.Linear)
+    mine(model=nn.Linear(5, 3)).check()
 
 
 def test_a_run_in_python_says_its_warnings(caplog: Any) -> None:
@@ -190,19 +192,42 @@ def test_a_run_in_python_says_its_warnings(caplog: Any) -> None:
     assert len(set(said)) == len(said)
 
 
+@pytest.mark.parametrize("what", ["the learning rate", "the inputs of a task"])
+def test_a_result_that_is_not_finite_says_what_to_change(what: str) -> None:
+    def noted(size: float) -> str:
+        tasks, rate = toy_tasks(), 0.1
+        if what == "the learning rate":
+            rate = size
+        else:
+            inputs = tasks.train.inputs.astype("float64")
+            inputs[tasks.train.rows(2)] *= size
+            tasks = replace(tasks, train=replace(tasks.train, inputs=inputs))
+        run = experiment(tasks, strategy=noisy(), client=GlobalModel(learning_rate=rate, epochs=3))
+        return " ".join(run.run().summary["warnings"])
+
+    assert "finite in stage 'train'; lower the client's learning rate, or scale the inputs of this task." in noted(
+        1e300
+    )
+    assert "not finite" not in noted(0.1)
+
+
 def test_a_path_is_never_empty(fedpriv: Any, tmp_path: Path) -> None:
     """``--out "$FOLDER"`` without the variable would spill a run into the folder one stands in."""
     for words in (("run", "pmtl", "--out", ""), ("report", ""), ("run", "pmtl", "--out=")):
         code, _, error = fedpriv(*words)
         assert code == 2
         assert "it is empty; name a path ('.' is this folder)" in error
-    with pytest.raises(InputError, match="out is empty"):
+    with pytest.raises(InputError, match=r"name a folder for the run \('.' is this one\), or None to keep nothing"):
         mine().run("")
+    assert not list(tmp_path.iterdir())
+    mine().run(None)
     assert not list(tmp_path.iterdir())
     mine(report=False).run(".")
     assert fedpriv("report", ".", "--out", "")[0] == 2
     assert fedpriv("report", ".", "--out", "page.html") == (0, "wrote page.html\n", "")
     assert (tmp_path / "page.html").is_file()
+    mine().run("named")
+    assert (tmp_path / "named/summary.json").exists()
 
 
 def people(*tables: Any, labels: Any = None) -> Ragged:

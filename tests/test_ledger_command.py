@@ -251,12 +251,14 @@ def test_an_older_copy_of_the_ledger_is_found_by_its_runs(tmp_path: Path, monkey
 
 def test_exit_codes(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
     code, _, err = fedpriv("ledger", "check", "nothing-here")
-    assert (code, "give --ledger FILE" in err) == (2, True)
+    assert (code, "give --ledger FILE for a population by name" in err) == (2, True)
     run(tmp_path / "a", monkeypatch, declared="protected")
+    assert fedpriv("ledger", "check", "people", "--ledger", "people.sqlite")[0] == 0
     code, _, err = fedpriv("ledger", "check", "peeple", "--ledger", "people.sqlite")
     assert (code, "did you mean 'people'" in err) == (2, True)
     code, _, err = fedpriv("ledger", "show", "people", "--ledger", "people.sqlite", "--run", str(tmp_path))
-    assert (code, "is not a run folder" in err) == (2, True)
+    assert (code, "is not a run folder with checkpoints; give the --out of a run" in err) == (2, True)
+    assert fedpriv("ledger", "show", "people", "--ledger", "people.sqlite", "--run", "a")[0] == 0
     forge(
         tmp_path / "people.sqlite",
         "INSERT INTO entries (population, run, round, part, release, digest) WITH RECURSIVE n (x) AS (SELECT 1 UNION "
@@ -266,6 +268,15 @@ def test_exit_codes(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
     assert (code, "more than its budget" in err) == (3, True)
     (tmp_path / "people.sqlite").write_bytes(b"")
     assert fedpriv("ledger", "show", "a")[0] == 4
+
+
+def test_a_ledger_that_was_moved_is_named(tmp_path: Path, monkeypatch: Any, fedpriv: Any) -> None:
+    run(tmp_path / "a", monkeypatch)
+    (tmp_path / "a/summary.json").unlink()
+    (tmp_path / "a/ledger.sqlite").rename(tmp_path / "moved.sqlite")
+    code, _, err = fedpriv("ledger", "check", "a")
+    assert (code, "or it was moved; give --ledger FILE and the population's name." in err) == (2, True)
+    assert answer(fedpriv, "check", "toy", "--ledger", "moved.sqlite", "--run", "a")
 
 
 # --- what run folders say of their own -------------------------------------------------------------------------------

@@ -458,3 +458,9 @@ def test_a_ray_with_too_few_cores_is_told_at_once(pool: ShardPool, monkeypatch: 
     told = rf"has {cores} cores, and {cores + 1} shards need one each; set run\.shards={cores}"
     with pytest.raises(InputError, match=told):
         personal(grid="ray", shards=cores + 1).run(reproduce=6)
+    with ShardPool() as theirs:
+        theirs.connect(cores)  # as many shards as it says
+    monkeypatch.undo()
+    pool.connect(cores + 1)  # its start is fedpriv's, which gives it as many as it needs
+    pool.give_back([])
+    assert pool._room == cores + 1

@@ -67,8 +67,10 @@ def test_bad_files_and_questions_are_refused(tmp_path: Path) -> None:
     whole = path.read_bytes()
     for damaged in (whole[:-1], whole[:20], b"", b"\xff" * 100, whole.replace(b"coefficients", b"coefficientz")):
         path.write_bytes(damaged)
-        with pytest.raises(InputError, match="does not hold personal models, or is cut short"):
+        with pytest.raises(InputError, match="does not hold personal models, or is cut short; write it anew"):
             PersonalModels.open(path)
+        made.save(path)
+        np.testing.assert_array_equal(PersonalModels.open(path).factors, made.factors)
     (length,) = struct.unpack("<Q", whole[:8])
     for name, about in (
         ("coefficients", {"shape": [2, 7]}),
@@ -166,12 +168,22 @@ def test_what_cannot_be_exported_is_a_sentence(fedpriv: Any) -> None:
     assert fedpriv("run", "pmtl", *small, "--out=p")[0] == 0
     old = [f"--set={one}" for one in [*SMALL, "client.name=published-low-rank-sparse"]]
     assert fedpriv("run", "lrs-synthetic", *old, "--out=old")[0] == 0
+    two = [f"--set={one}" for one in [*SMALL, "strategy.groups=[0,0,0,0,0,0,1,1,1,1,1,1]"]]
+    assert fedpriv("run", "lrs-synthetic", *two, "--out=two")[0] == 0
     for words, said in (
+        (["two"], "two has a billboard for each of 2 groups; export a run without groups."),
         (["p"], "only low-rank-plus-sparse models have a compact file"),
-        (["old"], "goes on from the rounds before"),
+        (["old"], "use the client 'low-rank-sparse', which fits anew."),
         (["nowhere"], "is not a run folder"),
     ):
         code, _, err = fedpriv("models", *words)
         assert code == 2
         assert said in err
         assert err.count("\n") == 1
+    new = [f"--set={one}" for one in [*SMALL, "client.name=low-rank-sparse"]]
+    assert fedpriv("run", "lrs-synthetic", *new, "--out=new")[0] == 0
+    Path("new/summary.json").unlink()
+    code, _, err = fedpriv("models", "new")
+    assert (code, "is not finished; go on with `fedpriv run ... --out new --resume` first." in err) == (2, True)
+    assert fedpriv("run", "lrs-synthetic", "--out=new", "--resume")[0] == 0
+    assert fedpriv("models", "new", "--out=m.safetensors")[0] == 0

@@ -197,9 +197,11 @@ def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
     from fedpriv.runs import RunFolder
 
     folder = RunFolder(tmp_path / "run", {"run": {}}, resume=False)
-    with pytest.raises(ComponentFailure, match="another process"):
+    with pytest.raises(ComponentFailure, match=r"wait for it or choose another folder \(--out\)"):
         RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    RunFolder(tmp_path / "another", {"run": {}}, resume=False).close()
     folder.close()
+    RunFolder(tmp_path / "run", {"run": {}}, resume=True).close()
 
 
 def test_a_run_from_before_a_list_was_known_goes_on(tmp_path: Path) -> None:

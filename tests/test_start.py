@@ -53,6 +53,22 @@ def test_a_short_folder_is_its_owners_alone_and_never_long(tmp_path: Path) -> No
         patch.setattr("tempfile.tempdir", str(long))
         with pytest.raises(ComponentFailure, match="set TMPDIR to such a folder"), short_folder(["/proc/none"]):
             pass
+        with short_folder() as short:
+            patch.setenv("TMPDIR", str(short))
+            patch.setattr("tempfile.tempdir", None)  # so that Python reads it
+            with short_folder(["/proc/none"]) as folder:
+                assert folder.parent == short
+
+
+def test_a_run_without_a_place_for_sockets_needs_none_in_process(tmp_path: Path, monkeypatch: Any) -> None:
+    long = tmp_path / ("x" * 60)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    monkeypatch.setattr(short_folder.__wrapped__, "__defaults__", (["/proc/none"],))  # type: ignore[attr-defined]
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    with pytest.raises(ComponentFailure, match=r"or use --set run\.grid=in-process"):
+        experiment(toy_tasks(), grid="ray").run()
+    experiment(toy_tasks(), grid="in-process").run()
 
 
 def test_the_repaired_command_may_use_the_folder_of_a_run_that_did_not_start(

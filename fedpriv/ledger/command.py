@@ -123,7 +123,7 @@ def _open(population: str, ledger: Path | None, runs: list[Path]) -> tuple[Ledge
     mine = Folder.open(folder)
     found = mine.ledger()
     if found is None:
-        raise InputError(f"{folder} has no ledger; give --ledger FILE and the population's name.")
+        raise InputError(f"{folder} has no ledger yet, or it was moved; give --ledger FILE and the population's name.")
     opened = Ledger(found[0])
     there = [found[1]] if found[1] else opened.populations()
     if not there:

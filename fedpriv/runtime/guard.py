@@ -25,6 +25,7 @@ __all__ = ["Guard", "Outcome", "Stage"]
 
 Stage = Callable[[Learner, Cohort, State], State]
 States = Callable[[Cohort], State]
+_FINITE = "lower the client's learning rate, or scale the inputs of this task."
 _PROTECTED = "what a task's data gave in stage {name!r} cannot be used; these data are protected, so no task is named."
 
 
@@ -133,7 +134,7 @@ class Guard:
         strange = ~finite & done
         if strange.any() and not note:
             task = cohort.tasks.names[int(cohort.positions[int(np.argmax(strange))])]
-            note = f"task {task!r} gave a result that is not finite in stage {name!r}; lower the learning rate."
+            note = f"task {task!r} gave a result that is not finite in stage {name!r}; {_FINITE}"
         if note and cohort.tasks.declared == "protected":
             note = _PROTECTED.format(name=name)
         counts: dict[int, int] = {}
