@@ -522,6 +522,17 @@ def lazy(*, seen: bool) -> nn.Module:
     return net
 
 
+def spoiled(mend: str = "") -> nn.Module:
+    """A network that holds a NaN before any training, or what is done about it."""
+    net = layers()
+    nn.init.constant_(net[0].weight, float("nan"))  # type: ignore[index,arg-type]
+    if mend == "initialise":
+        net[0].reset_parameters()  # type: ignore[index,operator]
+    if mend == "load":
+        net.load_state_dict(layers().state_dict())
+    return net
+
+
 class Named(nn.Module):
     """A linear model whose parameter has a name of one's choice, or none."""
 
@@ -553,6 +564,12 @@ MODELS = [
         ({"model": layers(nn.Dropout(0.5))}, "so results would depend on sharding; remove it", {"model": layers()}),
         ({"model": shared(again=True)}, "register it once and call it twice", {"model": shared(again=False)}),
         ({"model": lazy(seen=False)}, "run one example through the model first", {"model": lazy(seen=True)}),
+        (
+            {"model": spoiled()},
+            "initialise it, or load other weights",
+            {"model": spoiled("initialise")},
+            {"model": spoiled("load")},
+        ),
         ({"model": Named("a/b")}, "which messages cannot carry; rename it", {"model": Named("b")}),
         ({"model": nn.Identity()}, "has no parameters to learn; choose another model", {"model": "linear"}),
         (

@@ -25,8 +25,8 @@ FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 LIST = Path(__file__).with_name("advice.txt")
 
 _VERBS = (
-    "add|ask|attack|bring|build|call|change|check|choose|claim|commit|compute|count|declare|delete|draw|drop|export|fetch|"
-    "finish|fix|freeze|give|go|install|keep|leave|let|load|lower|make|mend|move|name|pass|play|point|publish|put|raise|"
+    "add|ask|attack|bring|build|call|change|check|choose|claim|clone|commit|compute|count|declare|delete|draw|drop|export|fetch|"
+    "finish|fix|freeze|give|go|initialise|install|keep|leave|let|load|lower|make|mend|move|name|pass|play|point|publish|put|raise|"
     "register|release|remove|rename|replace|repeat|report|restore|resume|return|run|say|scale|see|send|set|show|start|"
     "take|train|try|unfreeze|upgrade|use|wait|write"
 )

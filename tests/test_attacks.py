@@ -599,6 +599,8 @@ def test_rows_that_cannot_be_attacked() -> None:
     assert (len(seen), left_out) == (4, 20)
     with pytest.raises(InputError, match="need 24 rows, and 4 were seen"):
         Games(games=16, validation=8).play(seen, "query", cohort)
+    with pytest.raises(InputError, match=r"all 24 recorded rows are zero: .*, so there is nothing to attack"):
+        seen_rows(problem, client, billboard, {name: value * 0 for name, value in rows.items()}, cohort, key)
 
 
 def test_every_image_in_an_episode_leaves_no_controlled_game() -> None:

@@ -133,6 +133,12 @@ def test_natural_ids(numbered):
         people.partition("natural", min_examples=46)
     with pytest.raises(InputError, match="41 tasks are asked for"):
         people.partition("natural", tasks=41)
+    # With fewer ids than examples, those behind the last id would be left out without a word.
+    for wrong in (ids[:-1], ids[:, None], ids.astype(float), ("a", None) * 898 + ("b",)):
+        with pytest.raises(
+            InputError, match="natural_ids of 'digits' must be 1797 whole numbers or texts, one for each"
+        ):
+            dataclasses.replace(numbered, natural_ids=wrong)
 
 
 def test_unusable_tasks_are_refused_or_left_out(digits, caplog):

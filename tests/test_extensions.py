@@ -69,18 +69,22 @@ def test_a_model_with_too_few_outputs_is_refused_before_it_is_paid_for(tmp_path:
 
 
 class Scribbler(Odd):
-    """Writes into what all tasks start from."""
+    """Writes into what all tasks start from, or into a clone of it."""
+
+    clones: bool = False
 
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
-        next(iter(billboard.values())).add_(1.0)
+        first = next(iter(billboard.values()))
+        (first.clone() if self.clones else first).add_(1.0)
         return super().train(learner, billboard, state, cohort, key)
 
 
 def test_writing_into_the_billboard_is_refused() -> None:
-    with pytest.raises(InputError, match="must not write into the billboard"):
+    with pytest.raises(InputError, match=r"must not write into the billboard, .*; clone '"):
         experiment(toy_tasks(5), client=Scribbler()).run()
+    experiment(toy_tasks(5), client=Scribbler(clones=True)).run()
 
 
 class Frozen(GlobalModel):
