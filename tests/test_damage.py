@@ -119,6 +119,18 @@ def test_a_damaged_name_is_said(tmp_path: Path, monkeypatch: Any, name: str, con
     mine().run(tmp_path / "run", resume=True)
 
 
+def test_a_run_is_reported_once_it_is_finished(tmp_path: Path, monkeypatch: Any) -> None:
+    run = tmp_path / "run"
+    begin(run, monkeypatch)
+    for wrong in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(InputError, match=r"give the (run )?folder that `fedpriv run --out RUN` wrote\.$"):
+            read_run(wrong)
+    with pytest.raises(InputError, match=r"finish it with .* --resume` \(in Python: resume=True\), then report it\.$"):
+        read_run(run)
+    result = mine().run(run, resume=True)
+    assert read_run(run).summary.guarantee.epsilon == result.guarantee.epsilon
+
+
 def test_lines_that_no_run_wrote_do_not_stop_it(tmp_path: Path, monkeypatch: Any) -> None:
     begin(tmp_path / "run", monkeypatch)
     (tmp_path / "run/metrics.jsonl").write_bytes(b'\xff\xfe\n[1]\n{"a": 1}\n3\n\0\0\0\n{"round": 1, "kind": "eval')

@@ -174,7 +174,7 @@ def test_what_cannot_be_exported_is_a_sentence(fedpriv: Any) -> None:
         (["two"], "two has a billboard for each of 2 groups; export a run without groups."),
         (["p"], "only low-rank-plus-sparse models have a compact file"),
         (["old"], "use the client 'low-rank-sparse', which fits anew."),
-        (["nowhere"], "is not a run folder"),
+        (["nowhere"], "is not a run folder: it holds no config.toml; give the --out of a run."),
     ):
         code, _, err = fedpriv("models", *words)
         assert code == 2

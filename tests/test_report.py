@@ -402,8 +402,9 @@ def test_several_runs_stand_side_by_side(tmp_path: Path) -> None:
 def test_the_report_goes_where_it_is_asked(tmp_path: Path) -> None:
     folder = make_run(tmp_path / "run", rounds=1, tasks=2)
     assert write_report([folder], tmp_path / "new" / "page.html") == tmp_path / "new" / "page.html"
-    with pytest.raises(InputError, match="is a folder"):
+    with pytest.raises(InputError, match=rf"as {tmp_path / 'report.html'}"):
         write_report([folder], tmp_path)
+    assert write_report([folder], tmp_path / "report.html") == tmp_path / "report.html"
     (tmp_path / "file").write_text("")
     with pytest.raises(ComponentFailure, match="cannot be written"):
         write_report([folder], tmp_path / "file" / "page.html")

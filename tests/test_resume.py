@@ -199,6 +199,9 @@ def test_two_processes_cannot_share_a_run_folder(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path / "run", {"run": {}}, resume=False)
     with pytest.raises(ComponentFailure, match=r"wait for it or choose another folder \(--out\)"):
         RunFolder(tmp_path / "run", {"run": {}}, resume=True)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot be made \(Not a directory\); choose another one \(--out\)"):
+        RunFolder(tmp_path / "file/run", {"run": {}}, resume=False)
     RunFolder(tmp_path / "another", {"run": {}}, resume=False).close()
     folder.close()
     RunFolder(tmp_path / "run", {"run": {}}, resume=True).close()
