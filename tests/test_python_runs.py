@@ -104,7 +104,11 @@ def test_resuming_a_finished_run_says_so_in_one_line(fedpriv: Any, tmp_path: Pat
     assert "strategy.rounds was 2" in error
     code, _, error = fedpriv("run", "lrs-net", "--out", "run", "--resume")
     assert code == 2
-    assert "started with scenario 'pmtl', got 'lrs-net'" in error
+    assert "started with scenario 'pmtl', got 'lrs-net'; resume with the first." in error
+    code, _, error = fedpriv("run", "pmtl", "--preset", "fashion", "--out", "run", "--resume")
+    assert code == 2
+    assert "started with preset 'digits', got 'fashion'; resume with the first." in error
+    assert fedpriv("run", "pmtl", "--preset", "digits", "--out", "run", "--resume") == (0, said, "")
     (tmp_path / "run" / "report.html").unlink()
     _, text, _ = fedpriv("run", "pmtl", "--out", "run", "--resume")
     assert text.endswith("Write its report with `fedpriv report run`.\n")

@@ -251,7 +251,7 @@ class RunFolder:
         for key, value in about.items():
             if stored.get(key, value) != value:
                 raise InputError(
-                    f"{self.path} was started with {key} {stored[key]!r}, got {value!r}; leave it out to go on."
+                    f"{self.path} was started with {key} {stored[key]!r}, got {value!r}; resume with the first."
                 )
         return stored
 
