@@ -826,7 +826,9 @@ def _where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: b
     boundaries = {number: store.load(number) for number in rounds if number >= first}
     missing = [number for number in range(first, last + 1) if number not in boundaries]
     if missing:
-        raise InputError(f"{folder.path} lost the checkpoint of round {missing[0]}; start a new run.")
+        raise InputError(
+            f"{folder.path} lost the checkpoint of round {missing[0]}; restore it from a copy, or start a new run."
+        )
     replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
     return _Resume(boundaries[last], snapshot, replay)
 

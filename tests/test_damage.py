@@ -148,6 +148,11 @@ def test_a_checkpoint_that_cannot_be_read_is_not_advised_away(tmp_path: Path, mo
     with pytest.raises(ComponentFailure, match="restore it from a copy"):
         mine().run(tmp_path / "run", resume=True)
     path.write_bytes(kept)
+    lost = tmp_path / "run/checkpoints/round-000001.npz"
+    lost.rename(tmp_path / "copy")
+    with pytest.raises(InputError, match="lost the checkpoint of round 1; restore it from a copy, or start a new run"):
+        mine().run(tmp_path / "run", resume=True)
+    (tmp_path / "copy").rename(lost)
     mine().run(tmp_path / "run", resume=True)
 
 
