@@ -42,8 +42,8 @@ _MODERATE = 300.0
 _MOST = 2e9
 """Most nodes times steps: a second or two."""
 
-_SMALL = 50_000
-"""Most multiplications in one product of matrices."""
+_SMALL = 30_000
+"""Most multiplications in one product of complex matrices; OpenBLAS takes several threads from 32,768 on."""
 
 
 def exponent(index: int) -> float:
@@ -176,19 +176,22 @@ class Distribution:
         # exp(i k step L) with k = a + b rows is a product of two factors: roots of the work, the rest is one product.
         # Without the 1: x y - 1 = (x - 1) (y - 1) + (x - 1) + (y - 1).
         rows = math.isqrt(count) + 1
-        found = np.zeros((count // rows + 1, rows), dtype=np.complex128)
+        height = count // rows + 1
+        found, alone = np.zeros((height + 1, rows), dtype=np.complex128), np.zeros(height, dtype=np.complex128)
         # Small products stay on one thread; several would wait for each other longer than they work.
-        length = max(32, _SMALL // found.size)
-        height = max(1, _SMALL // (length * rows))
+        length = max(16, _SMALL // found.size)
+        step_rows = max(1, _SMALL // (length * rows))
         for start in range(0, len(loss), length):
             part = slice(start, start + length)
             angle = step * loss[part]
-            coarse = _turned(np.multiply.outer(rows * np.arange(len(found)), angle))
-            coarse *= share[part]
+            coarse = np.empty((height + 1, len(angle)), dtype=np.complex128)
+            coarse[:-1] = _turned(np.multiply.outer(rows * np.arange(height), angle)) * share[part]
+            coarse[-1] = share[part]  # y - 1 alone is one more row
+            alone += coarse[:-1].sum(axis=1)
             fine = _turned(np.multiply.outer(angle, np.arange(rows)))
-            for top in range(0, len(found), height):
-                found[top : top + height] += coarse[top : top + height] @ fine
-            found += coarse.sum(axis=1)[:, None] + share[part] @ fine
+            for top in range(0, height + 1, step_rows):
+                found[top : top + step_rows] += coarse[top : top + step_rows] @ fine
+        found = found[:-1] + found[-1] + alone[:, None]
         return found.ravel()[: count + 1]
 
 
