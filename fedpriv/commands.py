@@ -82,6 +82,9 @@ def _run(
     from fedpriv.runs import read_finished
 
     if resume and (summary := read_finished(folder, config, about)) is not None:
+        from fedpriv.ledger import check_finished
+
+        check_finished(folder, summary)
         _say_finished(summary, folder, as_json=as_json)
         return
     reproduce = config["run"].pop("reproduce", None)

@@ -35,6 +35,7 @@ from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.effort import Choice, choose_grid, seconds_of_training
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.forecast import Forecast, compared, forecast_sharing
+from fedpriv.ledger import check_finished
 from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
@@ -491,6 +492,7 @@ class Experiment(Settings):
         stored = config or self.describe()
         stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
         if resume and out is not None and (done := read_finished(Path(out), stored, about or {})) is not None:
+            check_finished(Path(out), done)
             return RunResult.from_summary(done, Path(out))
         strategy, problem, choice = self._checked(reproduced=reproduce is not None, pool=pool)
         run = self.model_copy(update={"grid": choice.grid})

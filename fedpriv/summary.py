@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import Tasks
 from fedpriv.names import kebab
-from fedpriv.privacy.accounting import counted_in_full, epsilon, relations_for, shared_relations
+from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.person import person_epsilon
+from fedpriv.privacy.run_guarantees import guarantees_of_run
 from fedpriv.privacy.target import check_delta
-from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
+from fedpriv.privacy.terms import Observer, Output, Relation
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
 
@@ -152,15 +153,16 @@ def summarize(
     """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds."""
     if strategy.publishes:
         journal.refuse_missing(served.boundary, served.measured)
-    several = journal.ledger.histories(journal.population, journal.run)
-    pairs = [
-        _guarantees(one, delta, len(tasks), strategy.relation, reproduction=reproduce is not None) for one in several
-    ]
-    # The group that is worst off towards the public need not be the one whose personal models are.
-    worst = max(range(len(pairs)), key=lambda number: pairs[number][0].epsilon)
-    counts, guarantee = several[worst], pairs[worst][0]
-    personal = max((pair[1] for pair in pairs), key=lambda one: one.epsilon)
-    groups = _group_guarantees(journal, delta, len(tasks), strategy.relation, reproduction=reproduce is not None)
+    found = guarantees_of_run(
+        journal.ledger,
+        journal.population,
+        journal.run,
+        delta=delta,
+        num_tasks=len(tasks),
+        relation=strategy.relation,
+        reproduction=reproduce is not None,
+    )
+    guarantee, personal, groups, counts = found.headline, found.personal, found.groups, found.history
     if served.unreachable:
         guarantee, personal = guarantee.with_unreachable(), personal.with_unreachable()
         groups = {group: one.with_unreachable() for group, one in groups.items()}
@@ -182,7 +184,7 @@ def summarize(
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
         **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
-        "people": _people(several[max(range(len(pairs)), key=lambda at: pairs[at][1].epsilon)], personal),
+        "people": _people(found.personal_history, personal),
         "local_guarantees": [one.to_json() for one in local],
         "warnings": [
             *check_delta(delta, len(tasks)),
@@ -231,52 +233,6 @@ def summarize(
         released_lines=_released_lines(served, summary["releases"]),
         group_guarantees=groups,
     )
-
-
-def _guarantees(
-    counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
-) -> tuple[Guarantee, Guarantee]:
-    """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
-    if counts and all(release.noise_at == "node" for release in counts):
-        rows = guarantee_for(
-            counts,
-            delta=delta,
-            num_tasks=num_tasks,
-            output=Output.ROWS,
-            observer=Observer.SERVER,
-            noise_at=NoiseAt.NODE,
-            reproduction=reproduction,
-        )
-        return rows, rows
-    counted = counted_in_full(counts)
-    personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
-    if relations_for(counts)[0] is not Relation.REPLACE_ONE:
-        return personal, personal
-    billboards = guarantee_for(
-        counts,
-        delta=delta,
-        num_tasks=num_tasks,
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        relation=relation,
-        reproduction=reproduction,
-    )
-    return billboards, personal
-
-
-def _group_guarantees(
-    journal: Journal, delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
-) -> dict[str, Guarantee]:
-    """Return the guarantee of each public group, if they differ: groups are disjoint, and who is in which is public."""
-    groups = journal.ledger.group_counts(journal.population, journal.run)
-    counted = {group: counted_in_full(counts) for group, counts in sorted(groups.items())}
-    costs = {frozenset((one.cost, one.measures, count) for one, count in counts.items()) for counts in counted.values()}
-    if len(costs) < 2:
-        return {}
-    return {
-        group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
-        for group, counts in counted.items()
-    }
 
 
 def _people(counts: Counter[Release], personal: Guarantee) -> list[dict[str, Any]]:

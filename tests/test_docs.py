@@ -51,7 +51,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "cohort": ("", "privacy"),
     "lrs": ("", ""),
     "models": ("lrs", ""),
-    "report": ("runs statistics", ""),
+    "report": ("ledger runs statistics", ""),
     "data": ("", "cohort"),
     "arrays": ("", ""),
     "protocol": ("arrays", ""),
@@ -68,13 +68,13 @@ ARROWS: dict[str, tuple[str, str]] = {
     "effort": ("cohort", ""),
     "forecast": ("privacy strategies", ""),
     "experiment": (
-        "cohort effort forecast models newcomers privacy progress protocol runs runtime strategies summary",
+        "cohort effort forecast ledger models newcomers privacy progress protocol runs runtime strategies summary",
         "clients report",
     ),
     "attacks": ("cohort data", ""),
     "exposure": ("attacks cohort config progress protocol report runs strategies", "experiment"),
     "config": ("", "clients data experiment exposure models privacy strategies"),
-    "sweep": ("config privacy progress report runs statistics", "cohort data experiment runtime scenarios"),
+    "sweep": ("config ledger privacy progress report runs statistics", "cohort data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data"),
     "scenarios": (
         "attacks cohort config data evidence experiment exposure lrs newcomers runs statistics summary",
@@ -82,7 +82,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     ),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
-    "commands": ("config progress", "experiment exposure privacy report runs runtime scenarios summary"),
+    "commands": ("config progress", "experiment exposure ledger privacy report runs runtime scenarios summary"),
     "cli": ("", "account commands data exposure ledger personal report scenarios sweep"),
 }
 LIBRARIES = {

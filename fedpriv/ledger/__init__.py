@@ -1,7 +1,8 @@
-"""What ``fedpriv ledger`` answers."""
+"""What ``fedpriv ledger`` answers, and whether the numbers of a finished run are still those of its ledger."""
 
 from __future__ import annotations
 
 from fedpriv.ledger.command import check_ledger, show_ledger
+from fedpriv.ledger.finished import check_finished, ledger_of
 
-__all__ = ["check_ledger", "show_ledger"]
+__all__ = ["check_finished", "check_ledger", "ledger_of", "show_ledger"]

@@ -131,6 +131,12 @@ class Folder:
         return float(found) if isinstance(found, int | float) else None
 
     @property
+    def silent(self) -> bool:
+        """Whether the run released nothing, by its configuration or by the summary that it wrote."""
+        nothing = self._finished is not None and not self._finished.releases
+        return nothing or self._section("strategy").get("name") == "silent"
+
+    @property
     def _store(self) -> BoundaryStore:
         return BoundaryStore(self.path / "checkpoints")
 
@@ -234,7 +240,7 @@ class Folder:
 
     def _other_rounds(self, charged: Charged) -> Iterator[str]:
         """Yield a sentence for rounds that were published and not charged, or for another draw."""
-        if self._section("strategy").get("name") == "silent":
+        if self.silent:
             return
         store = self._store
         rounds = store.rounds()

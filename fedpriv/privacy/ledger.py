@@ -404,6 +404,11 @@ class Ledger:
                 wrong += self._file.chain_problems(connection)
             return wrong, [] if wrong else list(out_of_order(connection, population))
 
+    def entered(self, population: str) -> dict[str, Any]:
+        """Return what was entered for a population (the first part of :meth:`describe`), without accounting for it."""
+        with self._file.read() as connection:
+            return self._known(connection, population).entered()
+
     def describe(self, population: str, delta: float | None = None) -> dict[str, Any]:
         """Return everything about a population, ready for JSON (an infinite epsilon is the text "inf").
 

@@ -88,6 +88,16 @@ class Population:
         if self.filter is None or not self.filter.allowance > 0.0:
             raise InputError("its filter leaves no budget")
 
+    def entered(self) -> dict[str, Any]:
+        """Return what was entered, ready for JSON; the budget with the delta that it has for this population."""
+        budget = None if self.budget is None else {**self.budget.model_dump(mode="json"), "delta": self.delta}
+        return {
+            "tasks": self.num_tasks,
+            "fingerprint": self.fingerprint,
+            "declared": self.declared,
+            "budget": budget,
+        }
+
     @property
     def delta(self) -> float:
         """The budget's delta, or the default of a population of this size."""
@@ -233,7 +243,6 @@ def describe_population(
     delta : float
         At which epsilons are stated; "budget" and "left" are at the budget's.
     """
-    budget = population.budget
     alone = population.declared == "benchmark"
     note = "each run accounted alone" if alone else "all runs together, as if they had not reacted to each other"
     several = histories(charged)
@@ -242,12 +251,9 @@ def describe_population(
     whole = None if alone else _spent(several, delta)
     return {
         "population": name,
-        "tasks": population.num_tasks,
-        "fingerprint": population.fingerprint,
-        "declared": population.declared,
+        **population.entered(),
         "delta": delta,
         "observer": "a coalition of all other tasks, and so the public, too",
-        "budget": None if budget is None else {**budget.model_dump(mode="json"), "delta": population.delta},
         "spent": None if whole is None else whole.epsilons,
         "accountant": None if whole is None else whole.accountant,
         "note": note,

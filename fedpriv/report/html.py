@@ -93,13 +93,23 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
         "guarantee": guarantee_rows(run),
         "not_protected": not_protected(run),
         "assumptions": guarantee.assumptions + _more_assumptions(run),
-        "warnings": [*guarantee.warnings, *filter(None, (summary.sharing.forecast, summary.sharing.measured))],
+        "warnings": [
+            *guarantee.warnings,
+            *filter(None, (summary.sharing.forecast, summary.sharing.measured)),
+            *_unasked(run),
+        ],
         "figures": [_figure(figure, drawn.get(figure), run) for figure in FIGURES],
         "attacked": run.attacked,
         "outputs": outputs(run),
         "facts": facts(run),
         "configuration": run.configuration.strip(),
     }
+
+
+def _unasked(run: Run) -> list[str]:
+    if run.unasked is None:
+        return []
+    return [f"What this page says was not compared with the ledger of the run: {run.unasked}."]
 
 
 def _more_assumptions(run: Run) -> list[str]:

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fedpriv.errors import InputError
+from fedpriv.ledger import check_finished, ledger_of
 from fedpriv.report.schema import MetricLine, Summary
 from fedpriv.runs.finished import check_summary
 from fedpriv.settings import sentences
@@ -39,6 +40,8 @@ class Run:
         The text of ``config.toml``.
     settings : mapping
         The same configuration, parsed.
+    unasked : str or None
+        Why its ledger was not asked whether it still says the same; None if it was, and does.
     """
 
     path: Path
@@ -46,6 +49,7 @@ class Run:
     metrics: tuple[MetricLine, ...]
     configuration: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    unasked: str | None = None
 
     @property
     def name(self) -> str:
@@ -119,6 +123,8 @@ def read_run(path: str | Path) -> Run:
     ------
     InputError
         If the folder is none of a run, the run is unfinished, or a file is missing or damaged.
+    ComponentFailure
+        If its ledger is damaged, or not the one that the run was charged to.
     """
     folder = Path(path)
     if not folder.is_dir():
@@ -131,9 +137,8 @@ def read_run(path: str | Path) -> Run:
                 "the folder that `fedpriv run --out RUN` wrote."
             )
         raise InputError(f"the run in {folder} is unfinished (it has no summary.json): {resume}.")
-    summary = _validated(
-        Summary, _json(_text(folder / "summary.json"), folder / "summary.json"), folder / "summary.json"
-    )
+    content = _json(_text(folder / "summary.json"), folder / "summary.json")
+    summary = _validated(Summary, content, folder / "summary.json")
     check_summary(folder)
     if not summary.finished:
         raise InputError(f"the run in {folder} is unfinished (its summary.json says so): {resume}.")
@@ -143,7 +148,17 @@ def read_run(path: str | Path) -> Run:
         settings = tomllib.loads(configuration)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{folder / 'config.toml'} is not valid TOML ({error}): {AGAIN}.") from None
-    return Run(folder.resolve(), summary, metrics, configuration, settings)
+    return Run(folder.resolve(), summary, metrics, configuration, settings, _ask(folder, content))
+
+
+def _ask(folder: Path, summary: dict[str, Any]) -> str | None:
+    """Ask the ledger of a run, and return why it was not asked: a report may be made where the ledger is not."""
+    if not (folder / "checkpoints").is_dir():
+        return "its folder is not whole (it has no checkpoints)"
+    if summary["ledger"]["declared"] == "protected" and not (ledger := ledger_of(folder, summary)).exists():
+        return f"{ledger} is not there"
+    check_finished(folder, summary)
+    return None
 
 
 def _finite_points(points: Mapping[int, float | None]) -> tuple[list[int], list[float]]:

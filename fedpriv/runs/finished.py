@@ -11,7 +11,7 @@ from typing import Any
 from fedpriv.errors import InputError
 from fedpriv.runs.atomic import write_bytes
 
-__all__ = ["adds_own_noise", "check_summary", "read_summary", "write_summary"]
+__all__ = ["adds_own_noise", "check_summary", "read_summary", "what_to_do", "write_summary"]
 
 
 _OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
@@ -47,7 +47,7 @@ def check_summary(folder: Path) -> None:
     path = folder / "summary.json"
     if kept.exists() and kept.read_text(encoding="utf-8") != hashlib.sha256(path.read_bytes()).hexdigest():
         raise InputError(
-            f"{path} is not the file that the run wrote, so its guarantee may be untrue; {_advice(folder)}."
+            f"{path} is not the file that the run wrote, so its guarantee may be untrue; {what_to_do(folder)}."
         )
 
 
@@ -65,7 +65,7 @@ def read_summary(folder: Path) -> dict[str, Any]:
     except ValueError:
         loaded = None
     if not isinstance(loaded, dict) or not {"diagnostics", "guarantee"} <= set(loaded):
-        raise InputError(f"{path} is damaged; {_advice(folder)}.")
+        raise InputError(f"{path} is damaged; {what_to_do(folder)}.")
     check_summary(folder)
     return loaded
 
@@ -76,7 +76,8 @@ def adds_own_noise(config: dict[str, Any]) -> bool:
     return any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
 
 
-def _advice(folder: Path) -> str:
+def what_to_do(folder: Path) -> str:
+    """Return what helps where a summary is not, or may not be, what the run wrote."""
     # The rows of last rounds may have to be made again, and the secret of their noise is deleted.
     try:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))

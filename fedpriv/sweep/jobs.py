@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
+from fedpriv.ledger import check_finished
 from fedpriv.names import dotted
 from fedpriv.runs.finished import read_summary
 
@@ -60,8 +61,10 @@ class Job:
         return (self.folder / "summary.json").exists()
 
     def summary(self) -> dict[str, Any]:
-        """Read the summary of the finished run."""
-        return read_summary(self.folder)
+        """Read the summary of the finished run, and ask its ledger."""
+        summary = read_summary(self.folder)
+        check_finished(self.folder, summary)
+        return summary
 
 
 @dataclass(frozen=True)

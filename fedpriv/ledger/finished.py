@@ -1,0 +1,100 @@
+"""Whether the ledger still says what the summary of a finished run says: asked before a number of it is read back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.ledger.folders import Folder
+from fedpriv.privacy.guarantee import Guarantee
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.run_guarantees import RunGuarantees, guarantees_of_run
+from fedpriv.privacy.terms import Relation
+from fedpriv.runs.atomic import damage_said
+from fedpriv.runs.finished import what_to_do
+
+__all__ = ["check_finished", "ledger_of"]
+
+_ROUNDING = 1e-6
+"""By how much, relative to it, an epsilon may be understated: another version of a library may round it otherwise."""
+
+
+def ledger_of(path: Path, summary: Mapping[str, Any]) -> Path:
+    """Return where the ledger of a finished run is, or should be: in its folder, or where its summary says."""
+    return _opened(path, summary)[1].path
+
+
+def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
+    """Refuse the numbers of a finished run if its ledger does not, or not any more, hold what they are computed from.
+
+    The ledger must be whole and go on from the head that the run kept (if it kept one), hold every release that the run
+    published and no other one in its place, and cost no more than the summary says. Other runs may have gone on.
+
+    Parameters
+    ----------
+    path : Path
+        The run folder.
+    summary : mapping
+        What its ``summary.json`` holds, see :func:`fedpriv.runs.finished.read_summary`.
+
+    Raises
+    ------
+    ComponentFailure
+        The ledger is damaged, an older copy, or another one; or the folder's files are damaged.
+    InputError
+        The ledger is gone (a run that released nothing needs none), or the summary understates what the run cost.
+    """
+    folder, ledger, population = _opened(path, summary)
+    if not ledger.path.exists():
+        if folder.silent:
+            return
+        raise InputError(
+            f"the ledger {ledger.path} is gone, which holds what the run in {path} has released; restore it to read "
+            "the run's numbers."
+        )
+    ledger.follow(folder.head_path)
+    entries, entered = ledger.entries(population, folder.run), ledger.entered(population)
+    for problem in folder.problems(entries, entered):
+        raise ComponentFailure(f"ledger {ledger.path}: {problem}; restore it from a copy.")
+    with damage_said(str(path / "summary.json")):
+        stated = summary["guarantee"]
+        delta, relation, reproduction = float(stated["delta"]), Relation(stated["relation"]), stated["reproduction"]
+    found = guarantees_of_run(
+        ledger,
+        population,
+        folder.run,
+        delta=delta,
+        num_tasks=entered["tasks"],
+        relation=relation,
+        reproduction=bool(reproduction),
+    )
+    with damage_said(str(path / "summary.json")):
+        understated = next(_understated(summary, found), None)
+    if understated is not None:
+        raise InputError(f"{path / 'summary.json'} {understated} by ledger {ledger.path}; {what_to_do(path)}.")
+
+
+def _opened(path: Path, summary: Mapping[str, Any]) -> tuple[Folder, Ledger, str]:
+    """Return the folder, its ledger, and the population there."""
+    with damage_said(str(path / "summary.json")):
+        folder = Folder(path, str(summary["ledger"]["run"]))
+        population = str(summary["ledger"]["population"])
+    found = folder.ledger()
+    return folder, Ledger(path / "ledger.sqlite" if found is None else found[0]), population
+
+
+def _understated(summary: Mapping[str, Any], found: RunGuarantees) -> Iterator[str]:
+    """Yield in words what the summary says too little of; an earlier version wrote one guarantee only."""
+    pairs: list[tuple[Mapping[str, Any], Guarantee]] = [
+        (summary["guarantee"], found.headline),
+        (summary.get("personal_guarantee") or summary["guarantee"], found.personal),
+    ]
+    if "group_guarantees" in summary:
+        pairs += [(summary["group_guarantees"][group], one) for group, one in found.groups.items()]
+    for stated, true in pairs:
+        for name, cost in (("epsilon", true.epsilon), ("epsilon_replace_one", true.epsilon_replace_one)):
+            said = float(stated[name])
+            if not said >= cost * (1.0 - _ROUNDING):
+                yield f"says epsilon {said:.6g} of the {true.output} where it is {cost:.6g}"
