@@ -257,8 +257,13 @@ def test_a_locked_ledger_says_so(ledger: Ledger) -> None:
 
 def test_a_transaction_locks_before_it_reads(ledger: Ledger) -> None:
     """Otherwise two processes could both find the budget sufficient, and one of them fail half-way."""
-    with ledger._file.write(), pytest.raises(ComponentFailure, match="another process"):
-        Ledger(ledger.path, busy_seconds=0.05).charge("people", "r", 0, "", STRONG)
+    other, read = Ledger(ledger.path, busy_seconds=0.05), []
+    with ledger._file.write():
+        with pytest.raises(ComponentFailure, match="another process"), other._file.write() as connection:
+            read.append(connection.execute("SELECT count(*) FROM entries").fetchone())
+        assert read == [], "what it reads now may have changed before it writes"
+        with pytest.raises(ComponentFailure, match="another process"):
+            other.charge("people", "r", 0, "", STRONG)
     assert ledger.entries("people") == []
 
 

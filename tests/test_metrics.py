@@ -383,6 +383,7 @@ def test_strange_replies_count_as_zero_or_are_clipped(monkeypatch: Any) -> None:
     original = Node.measure
     strategy = measured(noise_multiplier=0.0, metrics_epsilon=None, metrics_every=0, rounds=1)
     honest = means(personal(strategy=strategy, shards=9).run(reproduce=1))[1]
+    nothing: dict[str, float] = {}
     for kind, part in STRANGE.items():
 
         def measure(self: Node, content: Any, part: Any = part) -> Any:
@@ -397,6 +398,9 @@ def test_strange_replies_count_as_zero_or_are_clipped(monkeypatch: Any) -> None:
         moves = {name: abs(found[name] - honest[name]) * (9 if "accuracy" in name else 9 / 5) for name in NAMES}
         assert max(moves.values()) <= (1 + metrics_norm(3) if kind == "huge" else 0.5) + 1e-9
         assert max(moves.values()) > 0
+        if kind != "huge":
+            nothing = nothing or found
+            assert found == nothing, f"{kind}: counts as zero among nine, whatever came instead"
 
     def fails(self: Node, content: Any) -> Any:
         raise RuntimeError("out of memory")
