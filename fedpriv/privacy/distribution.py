@@ -191,8 +191,8 @@ class Distribution:
             fine = _turned(np.multiply.outer(angle, np.arange(rows)))
             for top in range(0, height + 1, step_rows):
                 found[top : top + step_rows] += coarse[top : top + step_rows] @ fine
-        found = found[:-1] + found[-1] + alone[:, None]
-        return found.ravel()[: count + 1]
+        sums: NDArray[np.complex128] = found[:-1] + found[-1] + alone[:, None]
+        return sums.ravel()[: count + 1]
 
 
 def _turned(angles: Vector) -> NDArray[np.complex128]:
