@@ -44,6 +44,7 @@ from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, S
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
@@ -221,7 +222,7 @@ class Experiment(Settings):
                 f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}."
             )
         largest = None if self.policy is None else self.policy.max_clipping_norm
-        self.strategy.check_nodes(classes=self.tasks.num_classes is not None, largest_norm=largest)
+        self.strategy.plan.check_nodes(classes=self.tasks.num_classes is not None, largest_norm=largest)
         if self.declared == "protected" and (self.population is None or self.ledger is None):
             raise ValueError(
                 "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
@@ -231,16 +232,16 @@ class Experiment(Settings):
                 "the model has frozen parameters or buffers, which everybody gets as they are: set run.public_weights "
                 "= true if they are public (trained on none of these people), or unfreeze them."
             )
-        if (
-            self.budget is not None
-            and self.strategy.declared_noise_at == "node"
-            and self.budget.relation is not Relation.REPLACE_ONE
-        ):
+        if self.budget is not None and self.strategy.plan.at_node and self.budget.relation is not Relation.REPLACE_ONE:
             raise ValueError(
                 "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen missing; "
                 "set run.budget_relation = 'replace-one', or strategy.noise_at = 'server'."
             )
-        if self.budget is not None and self.strategy.fixed_cohorts and self.budget.relation is not Relation.REPLACE_ONE:
+        if (
+            self.budget is not None
+            and self.strategy.plan.participation.fixed_cohorts
+            and self.budget.relation is not Relation.REPLACE_ONE
+        ):
             raise ValueError(
                 "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
                 "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."
@@ -249,7 +250,7 @@ class Experiment(Settings):
             raise ValueError(
                 f"budget_filter={self.budget_filter!r} cuts off a budget, and there is none; give 'budget'."
             )
-        if self.client.draws_noise and self.strategy.metric_releases(len(self.tasks)):
+        if self.client.draws_noise and self.strategy.plan.metrics.metrics:
             raise ValueError(
                 "tasks that add noise of their own hide from the server, and published metrics would send it their "
                 "scores without any; leave out strategy.metrics, or the client's noise."
@@ -301,7 +302,7 @@ class Experiment(Settings):
     @property
     def delta(self) -> float:
         """The delta of the guarantee; 1/(100 m) unless the target says otherwise."""
-        return self.strategy.report_delta(len(self.tasks))
+        return self.strategy.plan.delta(len(self.tasks))
 
     @property
     def task_limit(self) -> float:
@@ -494,11 +495,11 @@ class Experiment(Settings):
         if resume and out is not None and (done := read_finished(Path(out), stored, about or {})) is not None:
             check_finished(Path(out), done)
             return RunResult.from_summary(done, Path(out))
-        strategy, problem, choice = self._checked(reproduced=reproduce is not None, pool=pool)
-        run = self.model_copy(update={"grid": choice.grid})
+        checked = self._checked(reproduced=reproduce is not None, pool=pool)
+        run = self.model_copy(update={"grid": checked.choice.grid})
         if on is None and self.grid == "auto":
-            _LOG.info("%s", choice)
-        forecast = forecast_sharing(strategy, self.delta, problem.num_parameters, len(self.tasks))
+            _LOG.info("%s", checked.choice)
+        forecast = forecast_sharing(checked.resolved, checked.problem.num_parameters)
         if forecast is not None and forecast.sentence is not None:
             _LOG.warning("warning: %s", forecast.sentence)
         with ExitStack() as stack:
@@ -512,10 +513,10 @@ class Experiment(Settings):
                 entropy = ReproducibleEntropy(reproduce)
             else:
                 begun = max(folder.boundaries.rounds(), default=0) if folder is not None else 0
-                kept = folder.coins() if folder is not None and begun < strategy.rounds else None
+                kept = folder.coins() if folder is not None and begun < checked.strategy.rounds else None
                 entropy = SystemEntropy(kept or RoundSecret.fresh())
             result = run._run(
-                stack, folder, problem, strategy, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
+                stack, folder, checked, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
             )
             self._tell_whether_sharing_paid(result, forecast, folder)
             if measure is not None:
@@ -548,9 +549,10 @@ class Experiment(Settings):
         InputError
             Something does not fit; nothing was written.
         """
-        return self._checked(reproduced=reproduced)[:2]
+        checked = self._checked(reproduced=reproduced)
+        return checked.strategy, checked.problem
 
-    def _checked(self, *, reproduced: bool, pool: ShardPool | None = None) -> tuple[TaskStrategy, Problem, Choice]:
+    def _checked(self, *, reproduced: bool, pool: ShardPool | None = None) -> _Checked:
         """Do what :meth:`check` does, and choose the grid."""
         if reproduced and self.declared == "protected":
             raise InputError(
@@ -561,12 +563,12 @@ class Experiment(Settings):
         groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
         strategy = self.strategy.model_copy(update={"groups": groups})
         with phase("calibration of the noise"):
-            strategy.check(len(self.tasks))
+            resolved = strategy.resolve(len(self.tasks))
         problem = self.problem()
         strategy.check_arrays(list(problem.initial()))
         self.client.check(problem, self.tasks)
         work = probe(self.client, problem, engine_named(self.engine), self.tasks)
-        return strategy, problem, self._choose_grid(problem, *work, pool)
+        return _Checked(strategy, resolved, problem, self._choose_grid(problem, *work, pool))
 
     def _choose_grid(self, problem: Problem, training: float, finishing: float, pool: ShardPool | None) -> Choice:
         """Choose by so many gradient evaluations for each example, in a participation and in the final fit."""
@@ -585,8 +587,7 @@ class Experiment(Settings):
         self,
         stack: ExitStack,
         folder: RunFolder | None,
-        problem: Problem,
-        strategy: TaskStrategy,
+        checked: _Checked,
         entropy: Entropy,
         reproduce: int | None,
         progress: Rounds | None,
@@ -597,12 +598,14 @@ class Experiment(Settings):
         resuming: bool,
     ) -> RunResult:
         began = time.perf_counter()
+        strategy, resolved, problem = checked.strategy, checked.resolved, checked.problem
         if folder is None:
             scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpriv-")))
         else:
             scratch = folder.path
-        journal = self._journal(folder, scratch, strategy, resuming=resuming)
+        journal = self._journal(folder, scratch, resolved, resuming=resuming)
         stack.callback(journal.ledger.close)
+        resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
         resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
@@ -610,7 +613,7 @@ class Experiment(Settings):
         if folder is not None and resume.boundary is None:
             folder.boundaries.stage(boundary)
             folder.boundaries.promote(0)
-        self._check_budget(journal, strategy, boundary)
+        _check_budget(journal, resolved, boundary)
 
         noise_seed = self._noise_seed(folder, reproduce)
         stack.enter_context(one_blas_thread())
@@ -650,6 +653,7 @@ class Experiment(Settings):
             journal=journal,
             entropy=entropy,
             boundary=boundary,
+            resolved=resolved,
             replay=resume.replay,
             on_round=after,
             baseline=self.baseline,
@@ -670,7 +674,7 @@ class Experiment(Settings):
                 journal=journal,
                 tasks=self.tasks,
                 strategy=strategy,
-                delta=self.delta,
+                resolved=resolved,
                 reproduce=reproduce,
                 run=self,
             )
@@ -710,7 +714,7 @@ class Experiment(Settings):
         """
         if reproduce is not None:
             return reproduce
-        drawn = self.client.draws_noise or self.strategy.declared_noise_at == "node"
+        drawn = self.client.draws_noise or self.strategy.plan.at_node
         return int.from_bytes(folder.node_secret() if folder is not None and drawn else secrets.token_bytes(32), "big")
 
     def _grid(self, specs: list[NodeSpec], pool: ShardPool | None) -> LocalGrid:
@@ -722,7 +726,7 @@ class Experiment(Settings):
 
         return RayGrid(specs, self.address, pool)
 
-    def _journal(self, folder: RunFolder | None, scratch: Path, strategy: TaskStrategy, *, resuming: bool) -> Journal:
+    def _journal(self, folder: RunFolder | None, scratch: Path, resolved: ResolvedPlan, *, resuming: bool) -> Journal:
         """Open the ledger and register the population."""
         ledger = Ledger(scratch / "ledger.sqlite" if self.ledger is None else self.ledger)
         if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
@@ -739,30 +743,38 @@ class Experiment(Settings):
             declared=self.tasks.declared,
             budget=self.budget,
             budget_filter=self.budget_filter,
-            planned=strategy.planned(len(self.tasks), strategy.rounds),
+            planned=resolved.releases(),
         )
         ledger.refuse_read_only()
         ledger.keep_heads()
         run = folder.run_id if folder is not None else scratch.name
         return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
 
-    def _check_budget(self, journal: Journal, strategy: TaskStrategy, boundary: Boundary) -> None:
-        """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
-        left = strategy.rounds - boundary.round
-        if strategy.declared_noise_at == "node" and journal.ledger.charged(
-            journal.population, journal.run, boundary.round + 1
-        ):
-            left -= 1  # its rows were asked for, and paid, before a crash
-        planned = strategy.planned(len(self.tasks), left)
-        if left <= 0 or not planned:
-            return
-        try:
-            journal.check(planned)
-        except BudgetExceeded as error:
-            beside = strategy.metric_releases(len(self.tasks), left)
-            enough = journal.enough_noise(*strategy.priced(len(self.tasks), left), beside)
-            advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
-            raise BudgetExceeded(f"{error}{advice}") from None
+
+@dataclass(frozen=True)
+class _Checked:
+    """What a run starts with, before anything is written."""
+
+    strategy: TaskStrategy
+    resolved: ResolvedPlan
+    problem: Problem
+    choice: Choice
+
+
+def _check_budget(journal: Journal, resolved: ResolvedPlan, boundary: Boundary) -> None:
+    """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
+    left = resolved.plan.rounds - boundary.round
+    if resolved.plan.at_node and journal.ledger.charged(journal.population, journal.run, boundary.round + 1):
+        left -= 1  # its rows were asked for, and paid, before a crash
+    planned = resolved.releases(left)
+    if left <= 0 or not planned:
+        return
+    try:
+        journal.check(planned)
+    except BudgetExceeded as error:
+        enough = journal.enough_noise(*resolved.priced(left), resolved.measurements(left))
+        advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
+        raise BudgetExceeded(f"{error}{advice}") from None
 
 
 def _has_constants(model: str | ModelSettings | nn.Module) -> bool:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from fedpriv.privacy.accounting import epsilon
 from fedpriv.privacy.gaussian import gaussian_epsilon, gaussian_mu
+from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.terms import Relation
-from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Forecast", "compared", "forecast_sharing"]
 
@@ -101,31 +99,24 @@ class Forecast:
         }
 
 
-def forecast_sharing(strategy: TaskStrategy, delta: float, numbers: int, tasks: int) -> Forecast | None:
+def forecast_sharing(resolved: ResolvedPlan, numbers: int) -> Forecast | None:
     """Forecast whether personal models get better by sharing; None if nothing is published, or without noise.
 
     Parameters
     ----------
-    strategy : TaskStrategy
-        What is published; its noise may follow from a target.
-    delta : float
-        Of the guarantee.
+    resolved : ResolvedPlan
+        What will be published, with which noise.
     numbers : int
         Trainable numbers on the billboard.
-    tasks : int
-        Size of the population.
     """
-    planned = strategy.planned(tasks, strategy.rounds)
+    planned, delta, relation = resolved.releases(), resolved.delta, resolved.relation
     if not planned:
         return None
-    whole = epsilon(planned, delta, strategy.relation).value
-    sizes: Mapping[str, int] = Counter(map(str, strategy.groups)) if strategy.groups is not None else {"": tasks}
-    own = getattr(strategy, "group_epsilons", None) or {}
-    rows = strategy.declared_noise_at == "node"
+    whole = epsilon(planned, delta, relation).value
     found = [
-        _forecast(own.get(group, whole), delta, strategy.relation, numbers, size, rows=rows)
-        for group, size in sizes.items()
-        if 0.0 < own.get(group, whole) < math.inf
+        _forecast(one, delta, relation, numbers, size, rows=resolved.plan.at_node)
+        for one, size in resolved.targets(whole)
+        if 0.0 < one < math.inf
     ]
     return max(found, key=lambda one: one.ratio) if found else None
 

@@ -6,7 +6,7 @@ with public groups of tasks there is one per group.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpriv.arrays import Arrays, arrays_from, record_of
+from fedpriv.privacy.declaration import Declaration
 
 __all__ = [
     "ALL",
@@ -78,44 +79,21 @@ class Request:
         Per group, the ids of the tasks that shall work, int64 [k].
     reply : {"sum", "rows"}
         The node's clipped sum, or one row per task.
-    clipping_norm, noise_multiplier : float
-        What the server declares about its mechanism: nodes clip by the first and check both by their policy.
+    declared : Declaration
+        What the server says about its mechanism: nodes clip by it, and check it by their policy.
     epochs : int
         Length of the local-only baseline; 0 elsewhere.
-    fixed_size : bool
-        Whether the server draws cohorts of fixed size, for which add/remove does not hold.
-    noise_at : {"server", "node"}
-        Who adds the noise: with "node" every task's row gets its own before it leaves.
-    stream : tuple of int
-        Declared where noise is correlated over rounds: number of rounds, participations of a task at most, rounds
-        between two of them at least, bands. Empty if the noise is drawn for this round alone.
-    clipping_norms : mapping
-        Norms of groups of arrays, where there are any; ``clipping_norm`` is then what they come to together.
-    metrics : sequence of str
-        Which scores tasks shall contribute to published means; ``clipping_norm`` and ``noise_multiplier`` are theirs.
-    largest_loss : float
-        Losses above this contribute this.
     attempt : int
         From 2 on, the same question again: the node did not answer it, or its answer did not arrive. What was done for
         it is not done again.
-    target_quantile : float or None
-        Given where nodes also send, for each task, how far the bit "its update was within the norm" lies from it.
     """
 
     round: int
     billboards: Billboards
     tasks: dict[str, Ids]
     reply: Literal["sum", "rows"] = "sum"
-    clipping_norm: float = 1.0
-    noise_multiplier: float = 0.0
+    declared: Declaration = field(default_factory=Declaration)
     epochs: int = 0
-    fixed_size: bool = False
-    stream: tuple[int, ...] = ()
-    clipping_norms: Mapping[str, float] = field(default_factory=dict)
-    target_quantile: float | None = None
-    metrics: Sequence[str] = ()
-    largest_loss: float = 1.0
-    noise_at: Literal["server", "node"] = "server"
     attempt: int = 1
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
@@ -126,27 +104,9 @@ class Request:
         records : mapping or None
             Per group, its billboard as a record already: messages to many nodes then share it.
         """
-        settings: dict[str, Any] = {
-            "round": self.round,
-            "reply": self.reply,
-            "clipping_norm": self.clipping_norm,
-            "noise_multiplier": self.noise_multiplier,
-            "epochs": self.epochs,
-            "fixed_size": self.fixed_size,
-            "noise_at": self.noise_at,
-        }
+        settings = {"round": self.round, "reply": self.reply, "epochs": self.epochs, **self.declared.to_settings()}
         if self.attempt > 1:
             settings["attempt"] = self.attempt
-        if self.stream:
-            settings["stream"] = list(self.stream)
-        if self.clipping_norms:
-            settings["clipped_groups"] = list(self.clipping_norms)
-            settings["clipping_norms"] = [float(norm) for norm in self.clipping_norms.values()]
-        if self.metrics:
-            settings["metrics"] = list(self.metrics)
-            settings["largest_loss"] = self.largest_loss
-        if self.target_quantile is not None:
-            settings["target_quantile"] = self.target_quantile
         content = RecordDict({"request": ConfigRecord(settings)})
         for group, ids in self.tasks.items():
             content[f"tasks/{group}"] = record_of({"ids": ids})
@@ -163,18 +123,8 @@ class Request:
             billboards=_groups(content, "billboard/"),
             tasks={group: record["ids"] for group, record in tasks.items()},
             reply=settings["reply"],
-            clipping_norm=float(settings["clipping_norm"]),
-            noise_multiplier=float(settings["noise_multiplier"]),
+            declared=Declaration.from_settings(settings),
             epochs=int(settings["epochs"]),
-            fixed_size=bool(settings.get("fixed_size", False)),
-            stream=tuple(int(value) for value in settings.get("stream", ())),
-            clipping_norms=dict(
-                zip(settings.get("clipped_groups", ()), settings.get("clipping_norms", ()), strict=True)
-            ),
-            target_quantile=settings.get("target_quantile"),
-            metrics=tuple(settings.get("metrics", ())),
-            largest_loss=float(settings.get("largest_loss", 1.0)),
-            noise_at="node" if settings.get("noise_at") == "node" else "server",
             attempt=int(settings.get("attempt", 1)),
         )
 

@@ -19,6 +19,7 @@ from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.person import person_epsilon
+from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.run_guarantees import guarantees_of_run
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import Observer, Output, Relation
@@ -146,20 +147,22 @@ def summarize(
     journal: Journal,
     tasks: Tasks,
     strategy: TaskStrategy,
-    delta: float,
+    resolved: ResolvedPlan,
     reproduce: int | None,
     run: Experiment,
 ) -> RunResult:
     """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds."""
+    resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
     if strategy.publishes:
         journal.refuse_missing(served.boundary, served.measured)
+    delta = resolved.delta
     found = guarantees_of_run(
         journal.ledger,
         journal.population,
         journal.run,
         delta=delta,
         num_tasks=len(tasks),
-        relation=strategy.relation,
+        relation=resolved.relation,
         reproduction=reproduce is not None,
     )
     guarantee, personal, groups, counts = found.headline, found.personal, found.groups, found.history
@@ -189,12 +192,12 @@ def summarize(
         "warnings": [
             *check_delta(delta, len(tasks)),
             *plain,
-            *_unreachable(served, strategy, tasks),
+            *_unreachable(served, resolved),
             *_problems(served),
             *served.warnings,
         ],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "unreachable", "warnings"],
-        "unreachable": {"released": False, "tasks": served.unreachable, "share": _share(served, strategy, tasks)},
+        "unreachable": {"released": False, "tasks": served.unreachable, "share": _share(served, resolved)},
         "diagnostics": {
             "released": False,
             "accuracy": vars(diagnostics.accuracy),
@@ -219,7 +222,7 @@ def summarize(
             "spent": _spent(journal, tasks, delta),
         },
         "releases": _releases(journal),
-        **_published(served, strategy, counts, delta, len(tasks)),
+        **_published(served, resolved, counts),
     }
     return RunResult(
         guarantee=guarantee,
@@ -259,16 +262,16 @@ def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | N
     return {**spent, "delta": delta}
 
 
-def _share(served: Served, strategy: TaskStrategy, tasks: Tasks) -> float:
+def _share(served: Served, resolved: ResolvedPlan) -> float:
     """Return which share of the answers that releases were to be made of could not be reached; the rest is public."""
-    return served.unreachable / strategy.expected_answers(len(tasks))
+    return served.unreachable / resolved.expected_answers
 
 
-def _unreachable(served: Served, strategy: TaskStrategy, tasks: Tasks) -> list[str]:
+def _unreachable(served: Served, resolved: ResolvedPlan) -> list[str]:
     """Say how much of a run rests on the assumption about nodes that could not be reached."""
     if not served.unreachable:
         return []
-    share = _share(served, strategy, tasks)
+    share = _share(served, resolved)
     return [
         f"{served.unreachable} answers of tasks ({share:.2%} of those expected) counted as zero because their "
         f"nodes could not be reached; the guarantee assumes that {REACHED}."
@@ -310,21 +313,18 @@ def _releases(journal: Journal) -> list[dict[str, Any]]:
     ]
 
 
-def _published(
-    served: Served, strategy: TaskStrategy, counts: Counter[Release], delta: float, num_tasks: int
-) -> dict[str, Any]:
+def _published(served: Served, resolved: ResolvedPlan, counts: Counter[Release]) -> dict[str, Any]:
     """Return what was published besides billboards: metrics with the guarantee that they have alone, the last norm."""
     found: dict[str, Any] = {}
     if served.measured:
         releases = Counter({release: count for release, count in counts.items() if release.measures is not None})
-        relation = strategy.relation
         alone = guarantee_for(
             releases,
-            delta=delta,
-            num_tasks=num_tasks,
+            delta=resolved.delta,
+            num_tasks=resolved.num_tasks,
             output=Output.METRICS,
             observer=Observer.PUBLIC,
-            relation=relation,
+            relation=resolved.relation,
         )
         found["metrics"] = {
             "released": True,

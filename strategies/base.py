@@ -8,259 +8,41 @@ from __future__ import annotations
 import logging
 import time
 from abc import abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Self, cast
 
 import numpy as np
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import InputError
 from fedpriv.privacy.coins import Coins
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.metrics import Measured
-from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
-from fedpriv.privacy.stream import Stream
-from fedpriv.privacy.target import default_delta
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.participation import Participation
+from fedpriv.privacy.plan import PrivacyPlan, ResolvedPlan
 from fedpriv.protocol import (
     ALL,
     Billboards,
     Reply,
     Request,
-    TaskRange,
     billboards_from_record,
     record_from_billboards,
     records_by_group,
 )
 from fedpriv.settings import Settings
-from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange, lifetime
+from fedpriv.strategies.exchange import lifetime
+from fedpriv.strategies.registry import Registry
+from fedpriv.strategies.session import Session
 
-__all__ = ["Registry", "RoundHook", "Session", "TaskStrategy"]
+__all__ = ["RoundHook", "TaskStrategy"]
 
 Ids = NDArray[np.int64]
 RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Registry:
-    """Which node hosts which tasks: contiguous ranges of ids.
-
-    Attributes
-    ----------
-    nodes : ndarray of uint64, shape [n]
-        Flower node ids, in the order of their tasks.
-    starts : ndarray of int64, shape [n + 1]
-        Node ``i`` hosts tasks ``starts[i]`` to ``starts[i + 1]``.
-    fingerprints : list of str
-        Of each node's task names, as it reports them.
-    """
-
-    nodes: list[int]
-    starts: Ids
-    fingerprints: list[str]
-
-    @property
-    def num_tasks(self) -> int:
-        """Number of registered tasks, a public constant."""
-        return int(self.starts[-1])
-
-    def split(self, ids: Ids) -> Iterable[tuple[int, Ids]]:
-        """Yield (node, its ids) for sorted task ids, skipping nodes without any."""
-        cuts = np.searchsorted(ids, self.starts)
-        for position, node in enumerate(self.nodes):
-            mine = ids[cuts[position] : cuts[position + 1]]
-            if len(mine):
-                yield node, mine
-
-    def hosted(self, node: int) -> int:
-        """Return how many tasks a node hosts."""
-        position = self.nodes.index(node)
-        return int(self.starts[position + 1] - self.starts[position])
-
-    @classmethod
-    def query(cls, grid: Grid, timeout: float) -> Registry:
-        """Ask every node which tasks it hosts.
-
-        Raises
-        ------
-        ComponentFailure
-            A node did not answer, or the ranges overlap or leave gaps.
-        """
-        ids = list(grid.get_node_ids())
-        messages = [Message(RecordDict(), node, f"{MessageType.QUERY}.tasks") for node in ids]
-        hosts: list[tuple[TaskRange, int]] = []
-        for reply in grid.send_and_receive(messages, timeout=timeout):
-            if reply.has_error():
-                raise ComponentFailure(f"node {reply.metadata.src_node_id} cannot list its tasks: {reply.error.reason}")
-            hosts.append((TaskRange.from_content(reply.content), reply.metadata.src_node_id))
-        if len(hosts) != len(ids) or not hosts:
-            raise ComponentFailure(
-                f"{len(hosts)} of {len(ids)} nodes listed their tasks; start the others, then retry."
-            )
-        hosts.sort(key=lambda item: item[0].first)
-        starts = [0]
-        for tasks, node in hosts:
-            if tasks.first != starts[-1]:
-                raise ComponentFailure(
-                    f"node {node} hosts tasks from {tasks.first} on where {starts[-1]} was expected: "
-                    "nodes must host disjoint ranges without gaps; check their partition ids."
-                )
-            starts.append(tasks.first + tasks.count)
-        fingerprints = [tasks.fingerprint for tasks, _ in hosts]
-        return cls([node for _, node in hosts], np.array(starts, dtype=np.int64), fingerprints)
-
-
-@dataclass
-class Session:
-    """A strategy at work: who takes part, where releases are charged, and what the last replies said.
-
-    Attributes
-    ----------
-    registry : Registry
-        Which node hosts which tasks.
-    groups : dict
-        Per public group, the ids of its tasks (sorted).
-    journal : Journal or None
-        How releases get out; None only for strategies that release nothing.
-    entropy : Entropy
-        Where coins and noise come from.
-    noise_multiplier : float
-        Standard deviation of the noise on the sum, in clipping norms; the smallest where groups differ.
-    boundary : Boundary
-        The last release boundary.
-    sampled : dict
-        Per group, who takes part in the round at work.
-    stream : Stream or None
-        The limits of participation that are kept.
-    noise : dict
-        Per group, what the boundary of the round at work will keep for correlated noise.
-    bits : dict
-        Per group, the noisy count that decides over the next clipping norm (see :mod:`fedpriv.privacy.adaptive`).
-    measured : dict
-        Metrics that were released, by round.
-    group_noise : dict
-        Noise multipliers of groups with an epsilon of their own, once they were asked for.
-    scores : dict
-        Per-task results of the last evaluation (a diagnostic), by name; index = task id.
-    start : dict
-        The public start, per group.
-    timeout : float
-        Seconds to wait for the answers of an exchange.
-    attempts : int
-        How often a node with several tasks is asked, if it fails or is late, before the run stops.
-    on_unreachable : callable or None
-        Called with a round and how many of its tasks could not be reached, before anything of it is published.
-    problems : Counter
-        How many updates failed, were late, unreachable, not finite, refused or rejected so far (a diagnostic).
-    missing : dict
-        Tasks whose node gave nothing when it was asked last, by kind of message: scores, the final fit (a diagnostic).
-    note : str
-        The first of these in words.
-    trained : int
-        Tasks asked to train so far, counted once per round.
-    training_seconds : float
-        Time spent in rounds, without evaluation.
-    listening_seconds : float
-        Time that somebody who reads along spent in these rounds; it is not part of the training.
-    """
-
-    registry: Registry
-    groups: dict[str, Ids]
-    journal: Journal | None
-    entropy: Entropy
-    noise_multiplier: float
-    boundary: Boundary
-    sampled: dict[str, Ids] = field(default_factory=dict)
-    stream: Stream | None = None
-    noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
-    bits: dict[str, float] = field(default_factory=dict)
-    measured: dict[int, Measured] = field(default_factory=dict)
-    group_noise: dict[str, float] = field(default_factory=dict)
-    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    start: Billboards = field(default_factory=dict)
-    timeout: float = 3600.0
-    attempts: int = 3
-    on_unreachable: Callable[[int, int], None] | None = None
-    problems: Counter[str] = field(default_factory=Counter)
-    missing: dict[str, int] = field(default_factory=dict)
-    note: str = ""
-    trained: int = 0
-    training_seconds: float = 0.0
-    listening_seconds: float = 0.0
-
-    def ask(self, grid: Grid, messages: Iterable[Message], stage: str, *, needed: bool = True) -> list[Message]:
-        """Send messages to nodes and return a reply for each; see :func:`fedpriv.strategies.exchange.exchange`."""
-        how: dict[str, Any] = {"timeout": self.timeout, "attempts": self.attempts}
-        return exchange(grid, messages, self.registry.hosted, stage=stage, needed=needed, **how)
-
-    def answers(
-        self, replies: Iterable[Message], tasks: Mapping[str, Ids], problems: Counter[str], number: int, stage: str
-    ) -> Iterator[tuple[int, Reply]]:
-        """Yield each node that was asked with its answer, once; what else came is counted in ``problems``.
-
-        Parameters
-        ----------
-        replies : iterable of Message
-            As they come from :meth:`ask`.
-        tasks : mapping from group to ndarray of int64
-            Who was asked.
-        problems : Counter
-            Gets ``rejected`` (replies), ``failed``, ``late`` and ``unreachable`` (tasks).
-        number : int
-            In which round.
-        stage : str
-            At what, for the error of a node that hosts several tasks.
-
-        Raises
-        ------
-        ComponentFailure
-            A node that hosts several tasks failed: one task's data may not decide over the others.
-        """
-        waiting = self.asked(tasks)
-        unreachable = 0
-        for reply in replies:
-            node = reply.metadata.src_node_id
-            if node not in waiting:
-                problems["rejected"] += 1  # not asked, or answered before: a node counts once
-                continue
-            count = waiting.pop(node)
-            if not reply.has_error():
-                yield node, Reply.from_content(reply.content)
-                continue
-            code, reason = reply.error.code, reply.error.reason
-            if code in UNREACHABLE:
-                unreachable += count
-            elif self.registry.hosted(node) > 1:
-                raise ComponentFailure(f"node {node} failed {stage}: {reason}")
-            else:
-                problems["late" if code == LATE else "failed"] += count
-            self.note = self.note or f"node {node}: {reason}"
-        if unreachable:
-            problems["unreachable"] += unreachable
-            if self.on_unreachable is not None:
-                self.on_unreachable(number, unreachable)
-
-    def asked(self, tasks: Mapping[str, Ids]) -> Counter[int]:
-        """Return how many of the tasks each node hosts."""
-        counts: Counter[int] = Counter()
-        for ids in tasks.values():
-            counts.update({node: len(mine) for node, mine in self.registry.split(ids)})
-        return counts
-
-    def take_note(self, answer: Reply) -> Counter[str]:
-        """Keep what a reply says about updates that do not count; return its counts."""
-        counts = Counter({name: count for name, count in answer.diagnostics.items() if isinstance(count, int)})
-        self.problems.update(counts)
-        self.note = self.note or answer.note
-        return counts
 
 
 class TaskStrategy(Settings, Strategy):
@@ -325,27 +107,20 @@ class TaskStrategy(Settings, Strategy):
         return copy
 
     @property
-    def fixed_cohorts(self) -> bool:
-        """Whether cohorts have a fixed size below that of the population."""
-        return self.sampling == "fixed-size" and self.sampling_rate < 1.0
+    def plan(self) -> PrivacyPlan:
+        """What is released: nothing, unless a strategy says otherwise."""
+        participation = Participation(sampling_rate=self.sampling_rate, sampling=self.sampling)
+        return PrivacyPlan(self.rounds, participation, updates_use_state=self._updates_use_state)
 
-    def sampling_of(self, num_tasks: int) -> Sampling:
-        """Return how participants are drawn from a group of this size."""
-        if self.fixed_cohorts:
-            counted = self._updates_use_state or self.measures_state
-            return fixed_size(self.sampling_rate, num_tasks, counted=counted)
-        return sampling_from(self.sampling_rate)
+    def resolve(self, num_tasks: int) -> ResolvedPlan:
+        """Return the plan for a population of this size: noise, releases, guarantees.
 
-    @property
-    def measures_state(self) -> bool:
-        """Whether this strategy publishes metrics of what tasks learned in earlier rounds, which tell who was drawn."""
-        return False
-
-    def costliest_sampling(self, num_tasks: int) -> Sampling:
-        """Return the sampling of the group whose tasks take part most often, in a population of this size."""
-        alone = self.groups is None
-        sizes = {num_tasks} if alone else {len(ids) for ids in self._members(num_tasks).values()}
-        return max((self.sampling_of(size) for size in sizes), key=lambda one: one.rate)
+        Raises
+        ------
+        InputError
+            The plan does not fit this population, or no noise meets the target.
+        """
+        return self.plan.resolve({group: len(ids) for group, ids in self._members(num_tasks).items()})
 
     def bind(
         self,
@@ -355,6 +130,7 @@ class TaskStrategy(Settings, Strategy):
         journal: Journal | None,
         entropy: Entropy | None = None,
         boundary: Boundary | None = None,
+        resolved: ResolvedPlan | None = None,
         timeout: float = 3600,
         attempts: int = 3,
     ) -> Session:
@@ -372,6 +148,8 @@ class TaskStrategy(Settings, Strategy):
             Where coins and noise come from; the operating system unless given.
         boundary : Boundary or None
             Where to resume.
+        resolved : ResolvedPlan or None
+            What :meth:`resolve` gave for this population; asked for unless given.
         timeout : float
             Seconds to wait for the nodes.
         attempts : int
@@ -385,65 +163,18 @@ class TaskStrategy(Settings, Strategy):
             groups,
             journal,
             entropy or SystemEntropy(RoundSecret.fresh()),
-            self.resolve_noise(registry.num_tasks),
+            resolved or self.resolve(registry.num_tasks),
             boundary or first,
             start=first.billboards,
-            stream=self.stream(registry.num_tasks),
             timeout=timeout,
             attempts=attempts,
         )
-        if journal is not None and journal.storage is not None and self.metric_releases(registry.num_tasks):
+        if journal is not None and journal.storage is not None and self.plan.metrics.metrics:
             self._session.measured = {one.round: one for one in journal.storage.measured()}
         self.check_boundary()
         return self._session
 
     publishes: ClassVar[bool] = False
-
-    def expected(self, num_tasks: int) -> float:
-        """Return how many tasks of a group of this size take part in a round: a public constant."""
-        return self.sampling_of(num_tasks).participants(num_tasks)
-
-    def expected_answers(self, num_tasks: int) -> float:
-        """Return how many answers of tasks go into all releases together, published metrics included, as expected."""
-        sizes = [len(ids) for ids in self._members(num_tasks).values()]
-        return self.rounds * sum(map(self.expected, sizes)) + self.metric_releases(num_tasks).total() * num_tasks
-
-    def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:  # noqa: ARG002
-        """Return the releases that a number of rounds will make on a population of this size."""
-        return Counter()
-
-    def priced(self, num_tasks: int, rounds: int) -> tuple[Sampling, int]:
-        """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise."""
-        return self.costliest_sampling(num_tasks), rounds
-
-    def stream(self, num_tasks: int) -> Stream | None:  # noqa: ARG002
-        """Return the limits of participation that this strategy keeps, None if it keeps none."""
-        return None
-
-    def report_delta(self, num_tasks: int) -> float:
-        """Return the delta at which the guarantee is reported; 1/(100 m) unless a strategy knows better."""
-        return default_delta(num_tasks)
-
-    @property
-    def relation(self) -> Relation:
-        """The neighbouring relation of the headline; both are printed."""
-        return Relation.ADD_REMOVE
-
-    def check(self, num_tasks: int) -> None:
-        """Refuse, before anything is written, what does not fit a population of this size."""
-        self._members(num_tasks)
-        self.planned(num_tasks, self.rounds)
-
-    def check_nodes(self, *, classes: bool, largest_norm: float | None) -> None:
-        """Refuse what tasks cannot give or their policy does not allow; overridden by strategies that ask for more.
-
-        Parameters
-        ----------
-        classes : bool
-            Whether the tasks predict classes.
-        largest_norm : float or None
-            The largest clipping norm that the nodes allow.
-        """
 
     def check_arrays(self, names: Sequence[str]) -> None:
         """Refuse settings that do not fit the arrays of a model; overridden by strategies that name arrays."""
@@ -454,10 +185,6 @@ class TaskStrategy(Settings, Strategy):
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
         """Return the public start as the boundary before round 1."""
         return Boundary(0, billboards_from_record(initial_arrays, self._members(num_tasks)))
-
-    def resolve_noise(self, num_tasks: int) -> float:  # noqa: ARG002
-        """Return the noise multiplier for a population of this size."""
-        return 0.0
 
     def _members(self, num_tasks: int) -> dict[str, Ids]:
         if self.groups is None:
@@ -489,18 +216,15 @@ class TaskStrategy(Settings, Strategy):
         return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
 
     def choose(self, number: int, group: str, ids: Ids, coins: Coins) -> Ids:  # noqa: ARG002
-        """Return who of a group takes part in a round: by a coin of each task."""
-        return ids[self.sampling_of(len(ids)).draw(len(ids), coins)]
+        """Return who of a group takes part in a round."""
+        stream = self.session.resolved.stream
+        return self.plan.participation.choose(number, ids, coins, stream, self.session.participations())
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""
 
     def measure(self, number: int, grid: Grid) -> None:
         """Release metrics that are due after a round; overridden by strategies that have any."""
-
-    def metric_releases(self, num_tasks: int, rounds: int | None = None) -> Counter[Release]:  # noqa: ARG002
-        """Return the releases of metrics that are due in the last so many rounds; all of them by default."""
-        return Counter()
 
     def measuring(self, boundary: Boundary) -> list[Message]:  # noqa: ARG002
         """Return the messages that ask for what metrics after a boundary need; there are none by default."""
@@ -601,14 +325,9 @@ class TaskStrategy(Settings, Strategy):
         """What nodes answer a training request with."""
         return "sum"
 
-    def declared(self, boundary: Boundary) -> dict[str, Any]:  # noqa: ARG002
-        """Return what the requests of the round after a boundary declare about clipping."""
-        return {}
-
-    @property
-    def declared_noise_at(self) -> Literal["server", "node"]:
-        """Who adds the noise, as requests declare it to the nodes."""
-        return "server"
+    def declared(self, boundary: Boundary) -> Declaration:  # noqa: ARG002
+        """Return what the requests of the round after a boundary declare."""
+        return Declaration(fixed_size=self.plan.participation.fixed_cohorts)
 
     def messages(
         self,
@@ -617,20 +336,13 @@ class TaskStrategy(Settings, Strategy):
         arrays: ArrayRecord,
         tasks: dict[str, Ids],
         epochs: int = 0,
-        declared: dict[str, Any] | None = None,
+        declared: Declaration | None = None,
     ) -> list[Message]:
         """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
 
         What is ``declared`` is that of the round after the last boundary, unless given.
         """
-        stream = self.session.stream
-        mechanism: dict[str, Any] = {
-            "noise_multiplier": self.session.noise_multiplier,
-            "fixed_size": self.fixed_cohorts,
-            "stream": tuple(stream.model_dump().values()) if stream is not None else (),
-            "noise_at": self.declared_noise_at,
-            **(self.declared(self.session.boundary) if declared is None else declared),
-        }
+        said = self.declared(self.session.boundary) if declared is None else declared
         per_node: dict[int, dict[str, Ids]] = {}
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
@@ -643,8 +355,8 @@ class TaskStrategy(Settings, Strategy):
                     billboards={},  # they travel as records
                     tasks=mine,
                     reply=self.reply_kind,
+                    declared=said,
                     epochs=epochs,
-                    **mechanism,
                 ).to_content(records),
                 node,
                 kind,

@@ -4,33 +4,37 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
-from functools import lru_cache
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, replace
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from flwr.app import ArrayRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
+from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.names import unknown
-from fedpriv.privacy.bounds import BIT
-from fedpriv.privacy.calibration import calibrate_noise_multiplier
-from fedpriv.privacy.correlated import correlated_sum
+from fedpriv.privacy.bounds import BIT, Bounds, Clipping
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.journal import Boundary
-from fedpriv.privacy.mechanisms import Release, gaussian_sum
-from fedpriv.privacy.sampling import FullParticipation, Sampling
-from fedpriv.privacy.stream import Stream
-from fedpriv.privacy.target import Target, default_delta
-from fedpriv.privacy.terms import Relation
-from fedpriv.protocol import Arrays, Billboards, Reply, record_from_billboards
-from fedpriv.strategies.measured import MeasuredStrategy
+from fedpriv.privacy.metrics import Metrics, noisy_means
+from fedpriv.privacy.participation import Participation
+from fedpriv.privacy.plan import Mechanism, PrivacyPlan
+from fedpriv.privacy.target import Target
+from fedpriv.protocol import METRICS, Arrays, Billboards, Reply, record_from_billboards
+from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Billboard"]
 
+Metric = Literal["personal.accuracy", "personal.loss", "billboard.accuracy", "billboard.loss"]
 
-class Billboard(MeasuredStrategy):
+
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+class Billboard(TaskStrategy):
     """Publish a model under differential privacy; personal models then carry joint DP by the billboard lemma.
 
     Each round: tasks are sampled in secret; each one's whole update is clipped to ``clipping_norm`` in l2; the
@@ -61,15 +65,40 @@ class Billboard(MeasuredStrategy):
         ``noise_multiplier * clipping_norm`` before it leaves its node: local privacy of the whole task against the
         server, and so against everybody who sees less. The server adds none. Every round counts as a participation.
 
-    How updates are clipped (``clipping_norm``, ``clipping_norms``, ``clipping``) is said in
-    :class:`fedpriv.strategies.clipped.ClippedStrategy`, and what else is published (``metrics``) in
-    :class:`fedpriv.strategies.measured.MeasuredStrategy`. With limits of participation (``noise``, ``min_separation``,
-    ``max_participations``, ``schedule``: see :class:`fedpriv.strategies.limited.LimitedStrategy`) tasks take part
-    without coins, and all rounds are one release.
+    noise : {"independent", "banded"}
+        Whether each round draws its noise alone, or noise is correlated over ``min_separation`` rounds, so that much of
+        it cancels in the billboard. Banded noise is for real devices, where nobody can promise secret coins: nothing is
+        assumed about who takes part but the limits below, and nothing is gained from sampling.
+    min_separation, max_participations, schedule
+        Limits that this strategy keeps for every task, and whether tasks take turns or are drawn within them (see
+        :class:`fedpriv.privacy.participation.Participation`). Given any of them, or banded noise, ``sampling_rate`` is
+        the share of the tasks that is asked each round, and all rounds are charged when the first one is.
+    clipping_norm, clipping, clipping_norms, target_clipped_quantile, clip_norm_lr, clipped_count_stddev, \
+largest_clipping_norm
+        How updates are bounded (see :class:`fedpriv.privacy.bounds.Clipping`).
+    metrics, metrics_every, metrics_epsilon, metrics_largest_loss
+        Which mean scores are published beside, when, and what they cost together (see
+        :class:`fedpriv.privacy.metrics.Metrics`). A ``target`` covers that cost: the updates get the more noise. Beside
+        a given ``noise_multiplier`` it comes on top.
     """
 
     publishes: ClassVar[bool] = True
 
+    noise: Literal["independent", "banded"] = "independent"
+    min_separation: int | None = Field(default=None, ge=1)
+    max_participations: int | None = Field(default=None, ge=1)
+    schedule: Literal["round-robin", "random"] = "round-robin"
+    clipping_norm: float | None = Field(default=None, gt=0)
+    clipping: Literal["flat", "per-layer", "adaptive"] = "flat"
+    clipping_norms: dict[str, float] | None = None
+    target_clipped_quantile: float = Field(default=0.5, ge=0.001, le=0.999)
+    clip_norm_lr: float = Field(default=0.2, gt=0)
+    clipped_count_stddev: float | None = Field(default=None, gt=0)
+    largest_clipping_norm: float | None = Field(default=None, gt=0)
+    metrics: Annotated[tuple[Metric, ...], BeforeValidator(_several)] = ()
+    metrics_every: int = Field(default=0, ge=0)
+    metrics_epsilon: float | None = Field(default=None, gt=0)
+    metrics_largest_loss: float = Field(default=5.0, ge=1e-6, le=1e6)
     target: Target | None = None
     group_epsilons: dict[str, float] | None = None
     noise_multiplier: float | None = Field(default=None, ge=0)
@@ -79,189 +108,143 @@ class Billboard(MeasuredStrategy):
     noise_at: Literal["server", "node"] = "server"
 
     @model_validator(mode="after")
-    def _nodes_know_no_limits(self) -> Billboard:
-        if self.noise_at == "node" and self.limited:
-            raise ValueError(
-                "noise on the nodes is drawn and accounted for one participation at a time, so limits and banded noise "
-                "would change nothing; leave out 'noise', 'min_separation' and 'max_participations', or set "
-                "noise_at = 'server'."
-            )
-        if self.noise_at == "node" and (self.clipping_norms is not None or self.clipping != "flat"):
-            raise ValueError(
-                "noise on the nodes goes with one clipping norm for the whole update; give 'clipping_norm' alone, or "
-                "set noise_at = 'server'."
-            )
-        if self.noise_at == "node" and self.metrics:
-            raise ValueError(
-                "published metrics get the server's noise, which hides nothing from the server, and noise on the nodes "
-                "is there to hide from it; leave out 'metrics', or set noise_at = 'server'."
-            )
-        if self.noise_at == "node" and self.group_epsilons is not None:
-            raise ValueError(
-                "noise on the nodes is the same in all groups; give one epsilon, or set noise_at = 'server'."
-            )
+    def _parts_go_together(self) -> Billboard:
+        self.plan  # noqa: B018 (which refuses what does not)
         return self
 
-    @model_validator(mode="after")
-    def _one_source_of_noise(self) -> Billboard:
-        if (self.target is None) == (self.noise_multiplier is None):
-            raise ValueError("give either a target (epsilon, delta) or a noise_multiplier; exactly one of them.")
-        if self.target is not None and self.delta is not None:
-            raise ValueError("the target brings its own delta; leave out 'delta' beside it.")
-        if self.metrics and self.metrics_epsilon is None and self.noise_multiplier != 0:
-            raise ValueError(
-                "published metrics cost privacy: give 'metrics_epsilon', such as a tenth of the target, or leave out "
-                "'metrics' (scores then stay diagnostics)."
-            )
-        if self.target is not None and self.metrics_epsilon is not None and self.metrics_epsilon >= self.target.epsilon:
-            raise ValueError(
-                f"'metrics_epsilon' must be below the target's epsilon {self.target.epsilon:g}, which covers it, got "
-                f"{self.metrics_epsilon:g}."
-            )
-        asked = self.target is not None and "relation" in self.target.model_fields_set
-        if asked and self.target is not None and self.target.relation is not self.relation:
-            if self.noise_at == "node":
-                raise ValueError(
-                    "noise on the nodes has no guarantee under add/remove, because a row that is missing is seen to be "
-                    "missing; set relation = 'replace-one'."
-                )
-            raise ValueError(
-                "cohorts of fixed size have no guarantee under add/remove, because another task takes the place of one "
-                "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
-            )
-        return self
+    @property
+    def plan(self) -> PrivacyPlan:
+        """What is released, made of this strategy's settings."""
+        return PrivacyPlan(
+            self.rounds,
+            self._part(Participation, limits=self.noise == "banded"),
+            self._part(Clipping),
+            self._part(Mechanism),
+            self._part(Metrics),
+            self._updates_use_state,
+        )
 
-    @model_validator(mode="after")
-    def _groups_have_a_target(self) -> Billboard:
-        if self.group_epsilons is None:
-            return self
-        if not self.group_epsilons or not all(0 < one < math.inf for one in self.group_epsilons.values()):
-            raise ValueError(f"'group_epsilons' must be positive numbers, one per group, got {self.group_epsilons!r}.")
-        smallest, largest = min(self.group_epsilons.values()), max(self.group_epsilons.values())
-        if self.metrics_epsilon is not None and self.metrics_epsilon >= smallest:
-            raise ValueError(
-                f"'metrics_epsilon' must be below the smallest of the groups' epsilons, {smallest:g}, which covers it, "
-                f"got {self.metrics_epsilon:g}."
-            )
-        if self.target is None or self.target.epsilon != largest:
-            raise ValueError(
-                f"the target must state the largest of the groups' epsilons, {largest:g}, with the delta and the "
-                "relation of all; give target=Target(epsilon=...)."
-            )
-        return self
+    def _part(self, kind: type[Any], **more: Any) -> Any:
+        """Return a part of the plan, whose values are settings of the same names."""
+        return kind(**{one.name: getattr(self, one.name) for one in fields(kind) if one.name not in more}, **more)
 
-    def check(self, num_tasks: int) -> None:
-        """Refuse, before anything is written, what does not fit a population of this size."""
-        super().check(num_tasks)
-        if self.group_epsilons is None:
+    # --- clipping ----------------------------------------------------------------------------------------------
+
+    def bounds(self, boundary: Boundary) -> Bounds:
+        """Return what bounds the updates of the round after a boundary."""
+        return self._clipping.bounds(_names(boundary.billboards), boundary.clipping_norm)
+
+    @property
+    def _clipping(self) -> Clipping:
+        clipping: Clipping = self._part(Clipping)
+        return clipping
+
+    def declared(self, boundary: Boundary) -> Declaration:
+        """Return what the requests of the round after a boundary declare."""
+        return self.session.resolved.declaration(self.bounds(boundary))
+
+    def check_arrays(self, names: Sequence[str]) -> None:
+        """Refuse groups of arrays that do not fit a model's arrays."""
+        self._clipping.bounds(names).members(names)
+
+    def check_boundary(self) -> None:
+        """Refuse a boundary from which this strategy cannot go on: a secret or a public value is missing."""
+        session, boundary, stream = self.session, self.session.boundary, self.session.resolved.stream
+        self.check_arrays(_names(boundary.billboards))
+        if self._clipping.adaptive and boundary.clipping_norm is None:
+            raise InputError(
+                f"the clipping norm after round {boundary.round} is not in the checkpoint; restore the checkpoint or "
+                "start a new run."
+            )
+        if stream is None or boundary.round in (0, self.rounds):
             return
-        if self.groups is None:
-            raise InputError("an epsilon per group needs public groups of tasks; give 'groups', or one epsilon.")
-        there = {group.removeprefix("group-") for group in self._members(num_tasks)}
-        for label in sorted(set(self.group_epsilons) - there):
-            raise InputError("strategy.epsilon: " + unknown("group", label, there))
-        for label in sorted(there - set(self.group_epsilons)):
-            raise InputError(f"strategy.epsilon must name every group, and {label!r} is missing; give its epsilon.")
+        session.participations()  # which refuses what does not belong to this population
+        if stream.bands > 1 and session.resolved.noise_multiplier and set(boundary.noise) != set(session.groups):
+            raise InputError(
+                f"the noise of round {boundary.round} is not in the checkpoint, and later noise depends on it; it may "
+                "not be drawn again: restore the checkpoint or start a new run."
+            )
 
-    def noise_of(self, group: str) -> float:
-        """Return the noise multiplier of a group: that of its own epsilon, or the one of all."""
+    def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
+        """Return the public start; with adaptive clipping, the norm belongs to it."""
+        first = super().first_boundary(initial_arrays, num_tasks)
+        return replace(first, clipping_norm=self.clipping_norm) if self._clipping.adaptive else first
+
+    def next_clipping_norm(self) -> float | None:
+        """Return the norm of the next round from what this round released; None if it stays."""
         session = self.session
-        if self.group_epsilons is None or self.target is None:
-            return session.noise_multiplier
-        if group not in session.group_noise:
-            own = self.target.model_copy(update={"epsilon": self.group_epsilons[group.removeprefix("group-")]})
-            session.group_noise[group] = self._calibrated(own, session.registry.num_tasks)
-        return session.group_noise[group]
+        if not self._clipping.adaptive:
+            return None
+        excess = sum(session.bits.values()) / sum(map(session.resolved.expected, session.groups))
+        return self._clipping.next_norm(self.bounds(session.boundary).norm, excess)
 
-    def report_delta(self, num_tasks: int) -> float:
-        """Return the delta of the guarantee for a population of this size."""
-        if self.target is not None:
-            return self.target.delta_for(num_tasks)
-        return default_delta(num_tasks) if self.delta is None else self.delta
+    # --- published metrics -------------------------------------------------------------------------------------
 
-    def resolve_noise(self, num_tasks: int) -> float:
-        """Return the given noise multiplier, or the smallest one that meets the target."""
-        if self.target is None:
-            return float(self.noise_multiplier or 0.0)
-        return self._calibrated(self.target, num_tasks)
+    def measuring(self, boundary: Boundary) -> list[Message]:
+        """Return the messages that ask all tasks for what they contribute to the metrics after a round."""
+        kind, arrays = f"{MessageType.TRAIN}.metrics", record_from_billboards(boundary.billboards)
+        declared = self.session.resolved.measuring
+        return self.messages(kind, boundary.round, arrays, self.session.groups, declared=declared)
 
-    def _calibrated(self, target: Target, num_tasks: int) -> float:
-        target = target.model_copy(update={"relation": self.relation})
-        beside = self.metric_releases(num_tasks)
-        return calibrate_noise_multiplier(target, *self.priced(num_tasks, self.rounds), num_tasks, beside)
+    def measure(self, number: int, grid: Grid) -> None:
+        """Release the metrics that are due after a round, unless they were.
+
+        Raises
+        ------
+        BudgetExceeded
+            The population cannot pay for them; no task was asked.
+        ComponentFailure
+            A node that hosts several tasks failed, or there is no ledger.
+        """
+        session = self.session
+        plan = session.resolved.plan
+        if number not in plan.metrics.due(plan.rounds) or number in session.measured:
+            return
+        if session.journal is None:
+            raise ComponentFailure("there is no ledger to charge metrics to; call bind(..., journal=...) first.")
+        declared = session.resolved.measuring
+        release = declared.counted()
+        session.journal.check(Counter({release: 1}))
+        stage = f"to measure after round {number}"
+        replies = session.ask(grid, self.measuring(session.boundary), stage)
+        sums = []
+        for node, answer in session.answers(replies, session.groups, session.problems, number, stage):
+            session.take_note(answer)
+            part = answer.updates.get(METRICS, {}).get(METRICS)
+            if part is None or part.shape != (len(self.metrics),) or part.dtype.kind != "f":
+                session.problems["rejected"] += 1
+                continue
+            sums.append((part.astype(np.float64), session.registry.hosted(node)))
+        found = noisy_means(
+            sums,
+            self.metrics,
+            declared.largest_loss,
+            session.registry.num_tasks,
+            declared.noise_multiplier,
+            session.entropy,
+            number,
+        )
+        session.journal.publish_measured(found, release)
+        session.measured[number] = found
+
+    # --- rounds ---------------------------------------------------------------------------------------------------
 
     @property
     def reply_kind(self) -> Literal["sum", "rows"]:
         """What nodes answer a training request with."""
         return self.reply
 
-    @property
-    def declared_noise_at(self) -> Literal["server", "node"]:
-        """Who adds the noise, as requests declare it to the nodes."""
-        return self.noise_at
-
-    def priced(self, num_tasks: int, rounds: int) -> tuple[Sampling, int]:
-        """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise."""
-        if self.noise_at == "node":  # sampling hides nothing from the server
-            return FullParticipation(), rounds
-        return super().priced(num_tasks, rounds)
-
-    def _independent(self, sampling: Sampling, noise_multiplier: float, clipping_norm: float) -> Release:
-        return _release(sampling, noise_multiplier, clipping_norm, "node" if self.noise_at == "node" else None)
-
-    def release(self, group: str) -> Release:
-        """Return the release that one round makes for one group."""
-        stream = self.session.stream
-        if stream is not None:
-            return self._of_stream(self.noise_of(group), stream)
-        sampling = self.sampling_of(len(self.session.groups[group]))
-        return self._independent(sampling, self.noise_of(group), self.bounds(self.session.boundary).norm)
-
-    def planned(self, num_tasks: int, rounds: int) -> Counter[Release]:
-        """Return what a number of rounds up to the last one will be charged on a population of this size.
-
-        A stream is charged whole when it begins: nothing is left to pay for the rounds after its first.
-        """
-        stream, noise_multiplier = self.stream(num_tasks), self.resolve_noise(num_tasks)
-        metrics = self.metric_releases(num_tasks, rounds)
-        if stream is not None:
-            return metrics + Counter({self._of_stream(noise_multiplier, stream): 1} if rounds >= self.rounds else {})
-        sampling = self.costliest_sampling(num_tasks)
-        return metrics + Counter({self._independent(sampling, noise_multiplier, self._start): rounds})
-
-    @property
-    def relation(self) -> Relation:
-        """The neighbouring relation of the target; replace-one for cohorts of fixed size, which have no other."""
-        if self.fixed_cohorts or self.noise_at == "node":
-            return Relation.REPLACE_ONE
-        return Relation.ADD_REMOVE if self.target is None else self.target.relation
-
-    def _of_stream(self, noise_multiplier: float, stream: Stream) -> Release:
-        return Release(
-            mechanism="banded",
-            noise_multiplier=noise_multiplier,
-            sampling_name="limited",
-            rate=1.0,
-            clipping_norm=self._start,
-            stream=stream,
-        )
-
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
-        session, stream = self.session, self.session.stream
+        session, stream = self.session, self.session.resolved.stream
         if session.journal is None or (stream is not None and session.boundary.round):
             return  # a stream was paid for when it began
-        if self.noise_at == "node":  # what arrives here is out: it is charged before it is asked for, and once
-            releases = {group: self.release(group) for group in session.groups}
+        bounds = self.bounds(session.boundary)
+        if session.resolved.plan.at_node:  # what arrives here is out: it is charged before it is asked for, and once
+            releases = {group: session.resolved.release(group, bounds) for group in session.groups}
             session.journal.reserve(session.boundary.round + 1, releases)
             return
-        if stream is not None:
-            release = self._of_stream(session.noise_multiplier, stream)
-        else:
-            # A group that is drawn more often than others is charged more; if it can be paid, all can.
-            costliest = self.costliest_sampling(session.registry.num_tasks)
-            release = self._independent(costliest, session.noise_multiplier, self.bounds(session.boundary).norm)
-        session.journal.check(Counter({release: 1}))
+        session.journal.check(Counter({session.resolved.costliest(bounds): 1}))
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -275,10 +258,10 @@ class Billboard(MeasuredStrategy):
             over the others' updates.
         """
         session = self.session
-        stream, participations = session.stream, {}
-        if stream is not None:  # checked before anything is summed
+        participations, done = {}, session.participations()
+        if session.resolved.stream is not None and done is not None:  # checked before anything is summed
             asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
-            participations = self.participations().after(asked, server_round, stream).to_arrays()
+            participations = done.after(asked, server_round, session.resolved.stream).to_arrays()
         session.noise, session.bits = {}, {}
         bounds = self.bounds(session.boundary)
         totals = {group: bounds.like(arrays) for group, arrays in session.boundary.billboards.items()}
@@ -297,7 +280,7 @@ class Billboard(MeasuredStrategy):
         boundary = Boundary(server_round, published, session.sampled, participations, session.noise, norm)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
-        session.journal.publish(boundary, {group: self.release(group) for group in published})
+        session.journal.publish(boundary, {group: session.resolved.release(group, bounds) for group in published})
         session.boundary = boundary
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
@@ -325,32 +308,17 @@ class Billboard(MeasuredStrategy):
         )
 
     def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
-        session = self.session
-        noisy = self._noisy(total, number, group)
+        """Return the next billboard of a group from its clipped sum; the noise that later rounds need is kept."""
+        session, bounds = self.session, self.bounds(self.session.boundary)
+        past = session.boundary.noise.get(group)
+        noisy, kept = session.resolved.noisy(total, bounds, number, group, session.entropy, past)
+        if kept is not None:
+            session.noise[group] = kept
         if BIT in noisy:
             session.bits[group] = float(noisy.pop(BIT)[0])
-        step = self.server_learning_rate / self.expected(len(session.groups[group]))
+        step = self.server_learning_rate / session.resolved.expected(group)
         before = session.boundary.billboards[group]
         return {name: (before[name] + step * value).astype(before[name].dtype) for name, value in noisy.items()}
-
-    def _noisy(self, total: Arrays, number: int, group: str) -> Arrays:
-        """Add the noise of a round; what the next round's noise needs of it goes into the boundary."""
-        session, stream = self.session, self.session.stream
-        if self.noise_at == "node":
-            return {name: np.array(value, dtype=np.float64) for name, value in total.items()}
-        sizes = {name: value.size for name, value in total.items()}
-        norm, scales = self.bounds(session.boundary).scales(sizes, self.bit_share())
-        scaled = [total[name] / scales[name] for name in total] if scales else list(total.values())
-        mechanism = (norm, self.noise_of(group))
-        if stream is None or stream.bands == 1 or session.noise_multiplier == 0:
-            noisy = gaussian_sum(scaled, *mechanism, session.entropy, number, group)
-        else:
-            past = session.boundary.noise.get(group)
-            noisy, session.noise[group] = correlated_sum(
-                scaled, *mechanism, stream, past, session.entropy, number, group
-            )
-        found = dict(zip(total, noisy, strict=True))
-        return {name: value * scales[name] for name, value in found.items()} if scales else found
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
@@ -383,14 +351,13 @@ class Billboard(MeasuredStrategy):
         if self.noise_at == "server":
             return rows
         size = sum(value.size for value in like.values())
-        return rows + self.session.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
-
-
-@lru_cache(maxsize=64)
-def _release(sampling: Sampling, noise_multiplier: float, clipping_norm: float, at: Literal["node"] | None) -> Release:
-    """Return the release of a round; it is asked for more than once in each, and hardly ever differs."""
-    return Release.of(sampling, noise_multiplier, clipping_norm, at)
+        return rows + self.session.resolved.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
 
 
 def _numeric(value: NDArray[Any]) -> bool:
     return bool(value.dtype.kind in "fiub")
+
+
+def _names(billboards: Billboards) -> list[str]:
+    """Return the names of the arrays, which are the same in all groups."""
+    return list(next(iter(billboards.values())))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import Arrays, Billboards, Reply, billboards_from_record
 from fedpriv.strategies.base import TaskStrategy
 
@@ -110,14 +111,14 @@ class MaliciousMetaLearner(TaskStrategy):
         made._ear = _Ear(chosen, listener)
         return made
 
-    def check(self, num_tasks: int) -> None:
-        """Refuse to run without a strategy inside."""
+    def resolve(self, num_tasks: int) -> ResolvedPlan:
+        """Return the plan of the strategy inside; refuse to run without one."""
         if self._ear is None:
             raise InputError(
                 "a malicious meta-learner wraps another strategy: use MaliciousMetaLearner.around(strategy, ...), or "
                 "the keys of [attack] beside any strategy."
             )
-        super().check(num_tasks)
+        return super().resolve(num_tasks)
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid

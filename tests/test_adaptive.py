@@ -21,6 +21,7 @@ from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.privacy import NodePolicy, PoissonSampling, Release, delta_for, gaussian_epsilon
 from fedpriv.privacy.adaptive import bit_share, default_count_stddev, next_norm
 from fedpriv.privacy.bounds import BIT
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
@@ -259,10 +260,10 @@ def test_room_above_does_not_lift_the_norm(start: float) -> None:
     """However large it may grow, its lower end is that of the start: nothing but what was released moves it."""
     strategy = adaptive(clipping_norm=start, largest_clipping_norm=1e100)
     for excess, lower, upper in ((0.0, 1.0, 1.0), (1e-3, 0.999, 1.0), (1e9, 1e-22, 1.0), (-1e9, 1.0, 1e22)):
-        norm = next_norm(start, excess, 0.2, start, strategy.largest_norm)
+        norm = next_norm(start, excess, 0.2, start, strategy.plan.clipping.largest_norm)
         assert max(1e-100, start * min(lower, 1e-12 if excess > 1 else lower)) <= norm <= min(1e100, start * upper)
         assert Release(noise_multiplier=1.0, sampling_name="full", rate=1.0, clipping_norm=norm)
-    assert adaptive(clipping_norm=1e97).largest_norm == 1e100
+    assert adaptive(clipping_norm=1e97).plan.clipping.largest_norm == 1e100
 
 
 @pytest.mark.parametrize("quantile", [0.5, 0.9])
@@ -272,7 +273,7 @@ def test_updates_that_do_not_count_leave_the_norm_where_it_is(quantile: float) -
 
 def test_nobody_answering_leaves_only_noise(at_work: Any) -> None:
     strategy, _ = at_work()
-    strategy.session.noise_multiplier = 2.0
+    strategy.session.resolved = replace(strategy.session.resolved, noise={ALL: 2.0})
     drawn = []
     for seed in range(200):
         strategy.session.entropy = ReproducibleEntropy(seed)
@@ -340,7 +341,7 @@ def test_a_run_goes_on_with_the_norm_that_was_released(
 
     def note(self: Node, content: Any) -> Any:
         request = Request.from_content(content)
-        asked[request.round].add(request.clipping_norm)
+        asked[request.round].add(request.declared.clipping_norm)
         return original(self, content)
 
     reference = personal().run(reproduce=6)
@@ -416,7 +417,7 @@ def test_nodes_with_a_largest_norm_and_their_accounts() -> None:
     node = Node(NodeSpec(tasks, GlobalModel(), toy_problem(tasks), policy=policy))
     billboards = {ALL: {name: value.numpy() for name, value in node.spec.problem.initial().items()}}
     for number, norm in enumerate((0.3, 0.4, 0.5, 2.0, 0.6, 0.7), start=1):
-        request = Request(number, billboards, {ALL: np.arange(7)}, "sum", norm, 1.0, target_quantile=0.5)
+        request = Request(number, billboards, {ALL: np.arange(7)}, "sum", Declaration(norm, 1.0, target_quantile=0.5))
         answer = Reply.from_content(node.train(request.to_content()))
         refused = 7 if norm == 2.0 or number == 6 else 0
         assert answer.diagnostics["refused"] == refused

@@ -39,8 +39,7 @@ EACH = {"0": 1.0, "1": 2.0}
 def checked(count: int = 8, **settings: Any) -> Billboard:
     """A strategy, checked against a population as a run does."""
     strategy = Billboard(**settings)
-    strategy.check(count)
-    strategy.stream(count)
+    strategy.resolve(count)
     return strategy
 
 

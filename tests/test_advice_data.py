@@ -812,7 +812,7 @@ def test_shots_are_lowered_to_what_all_tasks_have() -> None:
 
 
 def limited(**settings: Any) -> None:
-    Billboard(**{**BOARD, **settings}, sampling_rate=0.25, min_separation=4).stream(8)
+    Billboard(**{**BOARD, **settings}, sampling_rate=0.25, min_separation=4).resolve(8)
 
 
 NUMBERS: list[tuple[Callable[..., Any], dict[str, Any], str, dict[str, str]]] = [

@@ -18,6 +18,7 @@ from fedpriv import ComponentFailure, Experiment, InputError, Target, Tasks
 from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import Key, Learner, LoopEngine, Problem, broadcast
 from fedpriv.experiment import ModelSettings
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
@@ -139,7 +140,7 @@ def test_a_strange_update_counts_as_zero_or_is_clipped(at_work: Any, name: str, 
 
 def test_noise_is_added_and_charged_even_if_nobody_answers(at_work: Any) -> None:
     strategy, _, _, ledger = at_work
-    strategy.session.noise_multiplier = 2.0
+    strategy.session.resolved = replace(strategy.session.resolved, noise={ALL: 2.0})
     start = strategy.session.boundary.billboards[ALL]
     published = aggregate(strategy, [])
     count = sum(value.size for value in published.values())
@@ -279,7 +280,7 @@ def test_what_moves_the_billboard_is_the_sum_over_the_expected_number(sampled: d
         start = {name: value.numpy() for name, value in initial.items()}
         found = alone.run(reproduce=seed).billboards
         for group, ids in sizes.items():
-            chosen = strategy.sampling_of(ids).draw(ids, ReproducibleEntropy(seed).coins(1, group))
+            chosen = strategy.plan.sampling_of(ids).draw(ids, ReproducibleEntropy(seed).coins(1, group))
             assert moved(start, found[group]) == pytest.approx(len(chosen) * C / (0.5 * ids), rel=1e-6)
             drawn.append(len(chosen) / (0.5 * ids))
     assert set(drawn) == {1.0} if "sampling" in sampled else len(set(drawn)) > 2
@@ -381,7 +382,7 @@ def test_problem_with_batch_norm_is_refused_before_work() -> None:
 def test_a_round_is_drawn_once_even_without_storage(at_work: Any) -> None:
     """A second draw for a charged round would publish a release that nobody paid for."""
     strategy, _, replies, ledger = at_work
-    strategy.session.noise_multiplier = 1.0
+    strategy.session.resolved = replace(strategy.session.resolved, noise={ALL: 1.0})
     start = strategy.session.boundary
     aggregate(strategy, replies)
     strategy.session.boundary, strategy.session.entropy = start, ReproducibleEntropy(1)
@@ -404,7 +405,7 @@ def test_a_node_counts_once(at_work: Any) -> None:
 def test_a_node_refuses_tasks_named_twice_or_not_its_own(at_work: Any, ids: list[int]) -> None:
     strategy, grid, _, _ = at_work
     billboards = strategy.session.boundary.billboards
-    request = Request(2, billboards, {ALL: np.array(ids)}, clipping_norm=C)
+    request = Request(2, billboards, {ALL: np.array(ids)}, declared=Declaration(C))
     for kind in ("train", "evaluate", "train.finish"):
         reply = grid.send_and_receive([Message(request.to_content(), 1, kind)])[0]
         assert reply.has_error()
@@ -419,7 +420,7 @@ def test_nothing_unclipped_leaves_a_node() -> None:
     start = {ALL: {name: value.numpy() for name, value in problem.initial().items()}}
 
     def answer(clipping_norm: float, reply: Any) -> dict[str, Any]:
-        request = Request(1, start, {ALL: np.arange(6)}, clipping_norm=clipping_norm, noise_multiplier=0.0, reply=reply)
+        request = Request(1, start, {ALL: np.arange(6)}, reply, Declaration(clipping_norm))
         return Reply.from_content(node.train(request.to_content())).updates[ALL]
 
     plain = answer(1e6, "rows")
@@ -508,7 +509,7 @@ def test_no_value_of_one_task_reaches_the_update_of_another(
     for population in (tasks, other):
         node = Node(NodeSpec(population, client, experiment(population, dtype=dtype).problem(), engine=engine))
         billboards = {ALL: {k: v.numpy() for k, v in node.spec.problem.initial().items()}}
-        request = Request(1, billboards, {ALL: np.arange(6)}, "rows", C)
+        request = Request(1, billboards, {ALL: np.arange(6)}, "rows", Declaration(C))
         answers = [Reply.from_content(node.train(request.to_content())).updates[ALL] for _ in range(2)]
         rows.append(answers)
     mine = np.arange(6) != position

@@ -20,6 +20,7 @@ from fedpriv.clients import GlobalModel
 from fedpriv.config import apply, parse_assignments
 from fedpriv.privacy import NodePolicy, gaussian_epsilon
 from fedpriv.privacy.bounds import BIT, Bounds, layers
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
@@ -195,7 +196,7 @@ def test_a_node_clips_by_the_declared_groups_and_refuses_groups_that_do_not_fit(
     tasks = toy_tasks(4)
     node = Node(NodeSpec(tasks, GlobalModel(learning_rate=9.0), toy_problem(tasks)))
     billboards = {ALL: {name: value.numpy() for name, value in node.spec.problem.initial().items()}}
-    request = Request(1, billboards, {ALL: np.arange(4)}, "rows", 99.0, clipping_norms=NORMS)
+    request = Request(1, billboards, {ALL: np.arange(4)}, "rows", Declaration(99.0, clipping_norms=NORMS))
     assert Request.from_content(request.to_content()).clipping_norms == NORMS
     rows = Reply.from_content(node.train(request.to_content())).updates[ALL]
     for group, bound in NORMS.items():

@@ -13,6 +13,7 @@ from helpers import toy_problem, toy_tasks, whole
 from fedpriv import Experiment, InputError
 from fedpriv.clients import FedProx, GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, broadcast, unnest
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.protocol import ALL as EVERYBODY
 from fedpriv.protocol import Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
@@ -54,7 +55,9 @@ def test_a_task_that_comes_later_starts_as_if_nobody_had_come_before(
     later = {name: value + 0.3 for name, value in initial.items()}
 
     def asked(node: Node, round: int, billboard: dict[str, Any], ids: list[int]) -> Reply:
-        request = Request(round, {EVERYBODY: billboard}, {EVERYBODY: np.array(ids)}, reply="rows", clipping_norm=1e9)
+        request = Request(
+            round, {EVERYBODY: billboard}, {EVERYBODY: np.array(ids)}, reply="rows", declared=Declaration(1e9)
+        )
         return Reply.from_content(node.train(request.to_content()))
 
     used, fresh = Node(spec), Node(spec)

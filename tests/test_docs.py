@@ -54,7 +54,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "report": ("ledger runs statistics", ""),
     "data": ("", "cohort"),
     "arrays": ("", ""),
-    "protocol": ("arrays", ""),
+    "protocol": ("arrays privacy", ""),
     "runs": ("privacy", ""),
     "clients": ("cohort lrs models privacy", ""),
     "strategies": ("lrs privacy protocol", ""),
@@ -66,7 +66,7 @@ ARROWS: dict[str, tuple[str, str]] = {
     "newcomers": ("cohort progress statistics", "experiment"),
     "personal": ("lrs progress", "clients cohort config experiment runs"),
     "effort": ("cohort", ""),
-    "forecast": ("privacy strategies", ""),
+    "forecast": ("privacy", ""),
     "experiment": (
         "cohort effort forecast ledger models newcomers privacy progress protocol runs runtime strategies summary",
         "clients report",

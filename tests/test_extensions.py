@@ -19,6 +19,7 @@ from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Ragged, State, broadcast
 from fedpriv.config import apply
 from fedpriv.privacy import Release, RenyiFilter, epsilon
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
@@ -105,7 +106,7 @@ def test_a_task_that_does_not_count_leaves_the_others_alone() -> None:
     tasks = toy_tasks(5)
     node = Node(NodeSpec(tasks, Frozen(), experiment(tasks).problem()))
     billboard = {name: value.numpy() for name, value in node.spec.problem.initial().items()}
-    request = Request(1, {ALL: billboard}, {ALL: np.arange(5)}, reply="rows", clipping_norm=1e6)
+    request = Request(1, {ALL: billboard}, {ALL: np.arange(5)}, reply="rows", declared=Declaration(1e6))
     rows = Reply.from_content(node.train(request.to_content())).updates[ALL]
     first = next(iter(rows))
     assert [bool(np.abs(row).max() > 0.5) for row in rows[first]] == [True, True, False, True, True]
@@ -141,7 +142,7 @@ def test_not_a_bit_of_an_update_depends_on_the_size_of_another_task(engine: str,
         tasks = shortened(whole, 2, size)
         node = Node(NodeSpec(tasks, client, experiment(tasks, dtype="float32").problem(), engine=engine))
         billboard = {name: value.numpy() for name, value in node.spec.problem.initial().items()}
-        request = Request(1, {ALL: billboard}, {ALL: np.arange(6)}, reply="rows", clipping_norm=1e6)
+        request = Request(1, {ALL: billboard}, {ALL: np.arange(6)}, reply="rows", declared=Declaration(1e6))
         answer = Reply.from_content(node.train(request.to_content())).updates[ALL]
         rows.append(np.concatenate([value.reshape(6, -1) for value in answer.values()], axis=1))
     others = [0, 1, 3, 4, 5]

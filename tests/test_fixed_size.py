@@ -460,9 +460,9 @@ def test_groups_have_cohorts_of_their_own() -> None:
     tasks = toy_tasks(9)
     bound = strategy(groups=(0, 0, 0, 0, 0, 0, 1, 1, 1), sampling_rate=0.4, noise_multiplier=None,
                      target=Target(epsilon=3.0, delta=1e-3)).for_updates(use_state=False)  # fmt: skip
-    assert [bound.sampling_of(size).participants(size) for size in (6, 3)] == [2.0, 1.0]
-    assert bound.sampling_of(6).rate == 1 / 3
-    ((planned, rounds),) = bound.planned(9, 3).items()
+    assert [bound.plan.sampling_of(size).participants(size) for size in (6, 3)] == [2.0, 1.0]
+    assert bound.plan.sampling_of(6).rate == 1 / 3
+    ((planned, rounds),) = bound.resolve(9).releases(3).items()
     assert (planned.rate, planned.sampling_name, rounds) == (1 / 3, "fixed-size", 3)
     assert 2.9 < epsilon({planned: 3}, 1e-3, REPLACE).value <= 3.0
     run = experiment(tasks, client=GlobalModel(), strategy=bound).run()
@@ -523,7 +523,7 @@ def test_wrong_combinations_of_a_run(tmp_path: Path) -> None:
 
 def test_poisson_stays_what_it_was() -> None:
     plain = Billboard(clipping_norm=C, rounds=3, noise_multiplier=4.0, sampling_rate=0.5)
-    assert plain.sampling_of(10) == PoissonSampling(0.5)
+    assert plain.plan.sampling_of(10) == PoissonSampling(0.5)
     run = experiment(toy_tasks(7), strategy=plain).run()
     assert run.guarantee is run.personal_guarantee
     assert run.guarantee.relation is ADD

@@ -45,7 +45,7 @@ def billboard(epsilon: float, **changes: Any) -> Billboard:
 
 
 def forecast(run: Experiment) -> Forecast | None:
-    return forecast_sharing(run.strategy, run.delta, run.problem().num_parameters, len(run.tasks))
+    return forecast_sharing(run.strategy.resolve(len(run.tasks)), run.problem().num_parameters)
 
 
 @pytest.mark.parametrize(("epsilon", "z"), [(0.4, 8.6), (0.8, 4.6), (2.0, 2.0), (4.0, 1.1)])

@@ -21,6 +21,7 @@ from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError, Ta
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Key, Learner, Params, State
 from fedpriv.privacy import Ledger, NodePolicy, Release, ReproducibleEntropy, Stream, epsilon
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.participation import Participations, cohort_size, round_robin, uniform_choice
 from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
@@ -122,7 +123,7 @@ def test_a_run_keeps_and_records_its_limits(tmp_path: Path, schedule: Any, group
                 rounds[task].append(boundary.round)
         assert boundary.participations["counts"].tolist() == [len(mine) for mine in rounds.values()]
         assert boundary.participations["last"].tolist() == [max(mine, default=0) for mine in rounds.values()]
-    limits = strategy.stream(12)
+    limits = strategy.resolve(12).stream
     assert limits is not None
     assert limits.separation == limits.bands == 3
     assert max(map(len, rounds.values())) <= limits.participations
@@ -191,7 +192,7 @@ def test_one_task_moves_the_whole_run_by_the_sensitivity(
 ) -> None:
     """From the billboards of two noiseless runs: || C (X - X') || is sqrt(k) clipping norms, twice when replaced."""
     strategy = banded(noise_multiplier=0.0, sampling_rate=0.29, min_separation=3, rounds=11, reply=reply)
-    limits = strategy.stream(7)
+    limits = strategy.resolve(7).stream
     assert limits is not None
     sums = []
     for number, sent in enumerate((1.0, direction)):
@@ -281,7 +282,7 @@ def test_after_every_crash_the_noise_is_still_one_stream(tmp_path: Path, monkeyp
     boards = [
         np.concatenate([value.ravel() for value in one.billboards[ALL].values()]) for one in history(tmp_path / "run")
     ]
-    limits = strategy.stream(12)
+    limits = strategy.resolve(12).stream
     assert limits is not None
     assert limits.bands == 4
     noise = np.diff(boards, axis=0) * 3 / (2.0 * C)  # three take part; the standard deviation of Z is 2 C
@@ -453,13 +454,13 @@ def test_runs_on_a_protected_population_share_its_budget(tmp_path: Path, monkeyp
 def test_a_node_counts_streams_and_keeps_the_separation_itself() -> None:
     tasks = toy_tasks(2)
     problem = toy_problem(tasks)
-    limits = (9, 2, 3, 3)
+    limits = Stream(horizon=9, participations=2, separation=3, bands=3)
     one = stream_release(noise_multiplier=4.0, horizon=9, participations=2, separation=3)
     cost = epsilon([one], 1e-5).value
 
-    def asked(node: Node, number: int, stream: tuple[int, ...] = limits) -> Reply:
+    def asked(node: Node, number: int, stream: Stream | None = limits) -> Reply:
         billboard = {name: value.numpy() for name, value in problem.initial().items()}
-        request = Request(number, {ALL: billboard}, {ALL: np.array([0])}, "sum", 1.0, 4.0, stream=stream)
+        request = Request(number, {ALL: billboard}, {ALL: np.array([0])}, "sum", Declaration(1.0, 4.0, stream=stream))
         return Reply.from_content(node.train(request.to_content()))
 
     policy = NodePolicy(max_epsilon=cost * 1.01, delta=1e-5)
@@ -471,7 +472,7 @@ def test_a_node_counts_streams_and_keeps_the_separation_itself() -> None:
             assert "at least 3 rounds apart, and round" in answer.note
         if number == 8:
             assert "max_epsilon" in answer.note, "a third participation is a second stream"
-    assert asked(node, 9, stream=()).diagnostics["refused"] == 1, "what was granted in streams counts beside the rest"
+    assert asked(node, 9, stream=None).diagnostics["refused"] == 1, "what was granted in streams counts beside the rest"
     restored = Node(NodeSpec(tasks, GlobalModel(), problem, policy=NodePolicy()))
     restored.store.restore(node.store.blocks())
     assert asked(restored, 6).diagnostics["refused"] == 1, "the separation survives a checkpoint"
@@ -520,7 +521,7 @@ def test_limits_that_a_population_cannot_keep_are_refused(tmp_path: Path) -> Non
 def test_what_is_charged_follows_from_the_settings() -> None:
     def limits(tasks: int, **values: Any) -> Stream | None:
         base = {"clipping_norm": 1.0, "noise_multiplier": 1.0}
-        return Billboard(**{**base, **values}).stream(tasks)
+        return Billboard(**{**base, **values}).resolve(tasks).stream
 
     assert limits(100, rounds=40, sampling_rate=0.5) is None
     assert limits(100, rounds=40, sampling_rate=0.5, noise="banded") == Stream(
@@ -546,9 +547,13 @@ def test_what_is_charged_follows_from_the_settings() -> None:
     assert limits(10, rounds=3, sampling_rate=0.1, noise="banded") == Stream(
         horizon=3, participations=1, separation=10, bands=3
     )
-    z = Billboard(
-        clipping_norm=1.0, rounds=200, sampling_rate=0.1, noise="banded", target=Target(epsilon=2.0, delta=1e-5)
-    ).resolve_noise(1000)
+    z = (
+        Billboard(
+            clipping_norm=1.0, rounds=200, sampling_rate=0.1, noise="banded", target=Target(epsilon=2.0, delta=1e-5)
+        )
+        .resolve(1000)
+        .noise_multiplier
+    )
     assert z == pytest.approx(8.92, abs=0.005)
 
 

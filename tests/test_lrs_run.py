@@ -456,7 +456,7 @@ def test_presets_fit_together(preset: str) -> None:
     strategy, _ = built.check()
     assert strategy.rounds == config["strategy"]["rounds"]
     private = preset.startswith("private")
-    assert (strategy.resolve_noise(150) > 0) == private
+    assert (strategy.resolve(150).noise_multiplier > 0) == private
     assert not private or strategy.clipping_norm == 1.0, "bounded statistics have norm 1"
     # The name says which algorithm it is: thresholding as published, or pursuit.
     assert isinstance(built.client, PublishedLowRankSparse) == (preset == "published")

@@ -22,6 +22,7 @@ from fedpriv import BudgetExceeded, ComponentFailure, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.config import build_experiment, read_toml
 from fedpriv.privacy import NodePolicy, Relation, Release, epsilon
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
@@ -170,11 +171,11 @@ def test_shards_engines_and_ray_agree() -> None:
 def test_the_target_covers_the_metrics() -> None:
     """Derived another way: the sampled rounds and the metrics composed by the library itself."""
     target = Target(epsilon=2.0, delta=1e-3)
-    alone = measured(target=target, metrics=(), metrics_every=0).resolve_noise(40)
+    alone = measured(target=target, metrics=(), metrics_every=0).resolve(40).noise_multiplier
     strategy = measured(target=target, metrics_epsilon=1.0)
-    noise, own = strategy.resolve_noise(40), strategy.metrics_noise(40)
+    noise, own = strategy.resolve(40).noise_multiplier, strategy.resolve(40).metrics_noise
     assert noise > 1.05 * alone
-    planned = strategy.planned(40, 6)
+    planned = strategy.resolve(40).releases(6)
     assert 0.995 * 2.0 <= epsilon(planned, 1e-3).value <= 2.0
     metrics = {release: count for release, count in planned.items() if release.measures}
     assert sum(metrics.values()) == 3
@@ -194,8 +195,8 @@ STREAM = {"noise": "banded", "min_separation": 3, "sampling_rate": 0.25}
 def test_without_sampling_target_and_metrics_add_up_exactly(relation: Relation, settings: dict[str, Any]) -> None:
     target = Target(epsilon=2.0, delta=1e-3, relation=relation)
     strategy = measured(target=target, metrics_epsilon=0.5, **settings)
-    assert epsilon(strategy.planned(40, 6), 1e-3, relation).value == pytest.approx(2.0, abs=1e-6)
-    assert epsilon(strategy.metric_releases(40), 1e-3, relation).value == pytest.approx(0.5, abs=1e-6)
+    assert epsilon(strategy.resolve(40).releases(6), 1e-3, relation).value == pytest.approx(2.0, abs=1e-6)
+    assert epsilon(strategy.resolve(40).measurements(), 1e-3, relation).value == pytest.approx(0.5, abs=1e-6)
 
 
 def test_the_guarantee_says_that_metrics_are_in_it() -> None:
@@ -215,7 +216,7 @@ def test_metrics_of_states_tell_who_was_drawn() -> None:
     fixed = {"sampling": "fixed-size", "rounds": 2, "sampling_rate": 0.5}
     for names, counted in ((("billboard.accuracy",), False), (("personal.accuracy",), True)):
         strategy = measured(metrics=names, **fixed).for_updates(use_state=False)
-        assert strategy.sampling_of(9).name == ("fixed-size-counted" if counted else "fixed-size")
+        assert strategy.plan.sampling_of(9).name == ("fixed-size-counted" if counted else "fixed-size")
         result = personal(client=GlobalModel(), strategy=strategy).run(reproduce=0)
         assert result.guarantee.relation is Relation.REPLACE_ONE
         assert result.summary["metrics"]["alone"]["relation"] == "replace-one"
@@ -328,7 +329,9 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     policy = NodePolicy(max_participations=2, max_clipping_norm=0.1, min_noise_multiplier=0.5)
     node = Node(NodeSpec(tasks, GlobalModel(), toy_problem(tasks), policy=policy))
     billboards = {ALL: {name: value.numpy() for name, value in node.spec.problem.initial().items()}}
-    asked = Request(1, billboards, {ALL: np.arange(5)}, noise_multiplier=9.0, metrics=("billboard.accuracy",))
+    asked = Request(
+        1, billboards, {ALL: np.arange(5)}, declared=Declaration(noise_multiplier=9.0, metrics=("billboard.accuracy",))
+    )
     assert Request.from_content(asked.to_content()).metrics == ("billboard.accuracy",)
     sums = []
     for noise in (9.0, 0.1, 9.0, 9.0):
@@ -340,7 +343,7 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     assert [refused for _, refused in sums] == [0, 5, 0, 5]
     assert sums[1][0] == sums[3][0] == 0
     assert {Release.from_json(kind).measures for kind in node.store.granted} == {"metrics"}
-    update = Request(2, billboards, {ALL: np.arange(5)}, clipping_norm=0.05, noise_multiplier=9.0)
+    update = Request(2, billboards, {ALL: np.arange(5)}, declared=Declaration(0.05, 9.0))
     assert Reply.from_content(node.train(update.to_content())).diagnostics["refused"] == 5, "counted together"
     other = Node(replace(node.spec, policy=NodePolicy(max_clipping_norm=0.1)))
     disguised = other.train(replace(asked, clipping_norm=99.0).to_content())
@@ -438,7 +441,7 @@ def test_tasks_without_classes_have_no_accuracy() -> None:
         experiment(values, strategy=measured())
     only = measured(metrics="billboard.loss", rounds=1, metrics_every=0)
     assert set(means(experiment(values, model="linear", strategy=only).run(reproduce=0))[1]) == {"billboard.loss"}
-    assert not Silent(rounds=1).metric_releases(4)
+    assert not Silent(rounds=1).resolve(4).measurements()
 
 
 def test_from_the_command_line_to_the_report(fedpriv: Any, tmp_path: Path) -> None:

@@ -19,7 +19,9 @@ from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.errors import InputError
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.policy import NodePolicy
+from fedpriv.privacy.stream import Stream
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.runtime.ray_grid import RayGrid, _LineBroken
@@ -55,8 +57,8 @@ def node(algorithm: ClientAlgorithm | None = None, **more: Any) -> Node:
 def asked(of: Node, *, round: int = 1, shift: float = 0.0, task: int = 0, at: str = "node") -> NDArray[np.float64]:
     """Return the row of a task, flat."""
     billboard = {name: value + shift for name, value in START.items()}
-    how: dict[str, Any] = {"reply": "rows", "clipping_norm": 1e6, "noise_multiplier": STD / 1e6, "noise_at": at}
-    request = Request(round, {ALL: billboard}, {ALL: np.array([task])}, **how)
+    said = Declaration(1e6, STD / 1e6, noise_at=at)
+    request = Request(round, {ALL: billboard}, {ALL: np.array([task])}, "rows", said)
     answer = Reply.from_content(of.train(request.to_content()))
     return np.concatenate([value.ravel() for value in answer.updates[ALL].values()])
 
@@ -134,10 +136,14 @@ def test_two_different_rows_for_one_question_share_no_noise() -> None:
 
 def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
     """A policy would judge the declared release, and the row would come with hardly any noise."""
-    tricks: list[dict[str, Any]] = [{"clipping_norms": {"": 1.0}}, {"target_quantile": 0.5}, {"stream": (1, 1, 1, 1)}]
+    tricks: list[dict[str, Any]] = [
+        {"clipping_norms": {"": 1.0}},
+        {"target_quantile": 0.5},
+        {"stream": Stream(horizon=1, participations=1, separation=1, bands=1)},
+    ]
     for more in tricks:
-        how: dict[str, Any] = {"clipping_norm": 1e-9, "noise_multiplier": 12.0, "noise_at": "node"} | more
-        request = Request(1, {ALL: START}, {ALL: np.array([0])}, "rows", **how)
+        said = Declaration(1e-9, 12.0, noise_at="node", **more)
+        request = Request(1, {ALL: START}, {ALL: np.array([0])}, "rows", said)
         with pytest.raises(InputError, match="one clipping norm for the whole update"):
             node(policy=NodePolicy(max_epsilon=1.0, relation="replace-one")).train(request.to_content())
 

@@ -16,6 +16,7 @@ from helpers import toy_problem, toy_tasks
 from test_ray_private import children
 
 from fedpriv.clients import GlobalModel
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.protocol import ALL, Request
 from fedpriv.runtime import ray_private
 from fedpriv.runtime.node import NodeSpec
@@ -56,7 +57,7 @@ def test_a_stranger_without_the_token_cannot_join_while_shards_work(tmp_path: Pa
     tasks = toy_tasks(4)
     problem = toy_problem(tasks)
     start = {ALL: {name: value.numpy() for name, value in problem.initial().items()}}
-    content = Request(1, start, {ALL: np.arange(4)}, clipping_norm=1.0).to_content
+    content = Request(1, start, {ALL: np.arange(4)}, declared=Declaration(1.0)).to_content
     with ShardPool() as pool, RayGrid([NodeSpec(tasks, GlobalModel(), problem)], pool=pool) as grid:
         assert len(tokens) == 1
         assert len(tokens[0]) == 64, "256 bits"

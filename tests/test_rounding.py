@@ -21,6 +21,7 @@ from fedpriv.clients import MAML, GlobalModel
 from fedpriv.cohort import Key, Learner
 from fedpriv.privacy import Release, ReproducibleEntropy, Stream, gaussian_sum, guarantee_for
 from fedpriv.privacy.correlated import correlated_sum
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.metrics import noisy_means
 from fedpriv.privacy.rounding import grid_step, to_grid
 from fedpriv.protocol import ALL, Reply, Request
@@ -106,8 +107,8 @@ def rows(reply: Any, round: int = 1) -> NDArray[np.float64]:
     problem = toy_problem(tasks)
     node = Node(NodeSpec(tasks, GlobalModel(), problem, noise_seed=5))
     start = {ALL: {name: value.numpy() for name, value in problem.initial().items()}}
-    how: dict[str, Any] = {"reply": reply, "clipping_norm": 0.3, "noise_multiplier": 0.9, "noise_at": "node"}
-    answer = Reply.from_content(node.train(Request(round, start, {ALL: np.arange(3)}, **how).to_content()))
+    said = Declaration(0.3, 0.9, noise_at="node")
+    answer = Reply.from_content(node.train(Request(round, start, {ALL: np.arange(3)}, reply, said).to_content()))
     return np.concatenate([value.reshape(3 if reply == "rows" else 1, -1) for value in answer.updates[ALL].values()], 1)
 
 

@@ -243,9 +243,8 @@ def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
     result["unusable"] = found.unusable
     if found.which_task is not None:
         result["which_task"] = found.which_task.to_json()
-    if getattr(experiment.strategy, "noise_at", "server") == "node":
-        noise = experiment.strategy.resolve_noise(len(experiment.tasks))
-        result["auc_bound"] = auc_bound(noise)
+    if experiment.strategy.plan.at_node:
+        result["auc_bound"] = auc_bound(experiment.strategy.resolve(len(experiment.tasks)).noise_multiplier)
     return result
 
 

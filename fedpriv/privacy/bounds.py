@@ -21,15 +21,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.clipping import check_clipping_norm, clip_rows, clipped_sum, update_norms
+from fedpriv.privacy.adaptive import bit_share, default_count_stddev, next_norm
+from fedpriv.privacy.clipping import LARGEST_NORM, check_clipping_norm, clip_rows, clipped_sum, update_norms
 
-__all__ = ["BIT", "WHOLE", "Bounds", "layers"]
+__all__ = ["BIT", "WHOLE", "Bounds", "Clipping", "layers"]
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -196,3 +197,130 @@ def layers(names: Sequence[str], clipping_norm: float) -> dict[str, float]:
     """
     found = dict.fromkeys(name.rpartition(".")[0] or name for name in names)
     return dict.fromkeys(found, clipping_norm / math.sqrt(len(found)))
+
+
+@dataclass(frozen=True)
+class Clipping:
+    """How updates are bounded over a run: one norm, one per group of arrays, or one that adapts to the updates.
+
+    Attributes
+    ----------
+    clipping_norm : float or None
+        Largest l2 norm of a task's update: the sensitivity of the sum when a task is added or removed. Give either this
+        or ``clipping_norms``.
+    clipping : {"flat", "per-layer", "adaptive"}
+        One norm for the whole update; an equal one for each layer, together ``clipping_norm``; or one norm that starts
+        at ``clipping_norm`` and follows a quantile of the updates' norms.
+    clipping_norms : dict or None
+        Norms of groups of arrays.
+    target_clipped_quantile, clip_norm_lr : float
+        Adaptive clipping: which share of the tasks shall stay within the norm, and by how much the norm's logarithm
+        moves in a round at most, noise aside.
+    clipped_count_stddev : float or None
+        Adaptive clipping: standard deviation of the noise on the count of tasks within the norm.
+    largest_clipping_norm : float or None
+        Adaptive clipping: where the norm stops to grow; a million times ``clipping_norm`` unless given.
+
+    Raises
+    ------
+    InputError
+        The values do not go together.
+    """
+
+    clipping_norm: float | None = None
+    clipping: Literal["flat", "per-layer", "adaptive"] = "flat"
+    clipping_norms: Mapping[str, float] | None = None
+    target_clipped_quantile: float = 0.5
+    clip_norm_lr: float = 0.2
+    clipped_count_stddev: float | None = None
+    largest_clipping_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.clipping_norm is None) == (self.clipping_norms is None):
+            raise InputError("give either 'clipping_norm' or 'clipping_norms' (one per group); exactly one of them.")
+        if self.clipping_norm is not None:
+            check_clipping_norm(self.clipping_norm)
+        if self.clipping_norms is not None:
+            if self.clipping != "flat":
+                raise InputError(
+                    f"'clipping_norms' declares the groups itself, got clipping={self.clipping!r} beside it; give "
+                    "'clipping_norm' instead, or leave out 'clipping'."
+                )
+            if not self.clipping_norms or WHOLE in self.clipping_norms:
+                raise InputError(
+                    '\'clipping_norms\' needs names of arrays or of layers, such as {"1" = 0.3, "3" = 0.2}.'
+                )
+            Bounds(self.clipping_norms)
+        if self.adaptive:
+            self._check_largest()
+            return
+        for name in ("target_clipped_quantile", "clip_norm_lr", "clipped_count_stddev", "largest_clipping_norm"):
+            if getattr(self, name) != getattr(type(self), name):
+                raise InputError(
+                    f"{name!r} belongs to clipping='adaptive', got clipping={self.clipping!r}; leave it out."
+                )
+
+    def _check_largest(self) -> None:
+        if self.largest_clipping_norm is None:
+            return
+        check_clipping_norm(self.largest_clipping_norm, "largest_clipping_norm")
+        if self.largest_clipping_norm < self.start:
+            raise InputError(
+                f"'largest_clipping_norm' must be at least clipping_norm={self.clipping_norm}, where the norm starts, "
+                f"got {self.largest_clipping_norm}."
+            )
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether the norm follows a quantile of the updates' norms."""
+        return self.clipping == "adaptive"
+
+    @property
+    def start(self) -> float:
+        """Bound of a whole update in the first round."""
+        return self.clipping_norm or Bounds(self.clipping_norms or {}).norm
+
+    @property
+    def largest_norm(self) -> float:
+        """Where an adaptive norm stops to grow, a public constant."""
+        return self.largest_clipping_norm or min(LARGEST_NORM, 1e6 * self.start)
+
+    def bounds(self, names: Sequence[str], norm: float | None = None) -> Bounds:
+        """Return what bounds the updates of a round.
+
+        Parameters
+        ----------
+        names : sequence of str
+            Names of the arrays.
+        norm : float or None
+            The norm that earlier rounds have adapted to; that of the first round unless given.
+        """
+        if self.adaptive:
+            return Bounds({WHOLE: self.start if norm is None else norm}, self.target_clipped_quantile)
+        if self.clipping == "per-layer":
+            return Bounds(layers(names, self.start))
+        return Bounds(self.clipping_norms or {WHOLE: self.start})
+
+    def bit_share(self, expected: float, groups: int, noise_multiplier: float) -> float:
+        """Return which share of the budget of a round the bits take; 0 without bits.
+
+        Parameters
+        ----------
+        expected : float
+            Participants of a round, in all groups together.
+        groups : int
+            Public groups that count separately.
+        noise_multiplier : float
+            Of the joint release.
+        """
+        if not self.adaptive:
+            return 0.0
+        reach = Bounds({WHOLE: 1.0}, self.target_clipped_quantile).reach
+        stddev = self.clipped_count_stddev
+        if stddev is None:
+            stddev = default_count_stddev(expected, groups, noise_multiplier, reach)
+        return bit_share(noise_multiplier, stddev, reach)
+
+    def next_norm(self, norm: float, excess: float) -> float:
+        """Return the norm of the next round from this round's and the released mean of the bits."""
+        return next_norm(norm, excess, self.clip_norm_lr, self.start, self.largest_norm)

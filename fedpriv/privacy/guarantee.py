@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from fedpriv.errors import InputError, NoGuarantee
-from fedpriv.privacy.accounting import Accountant, Releases, count_releases, epsilon
+from fedpriv.privacy.accounting import (
+    Accountant,
+    Releases,
+    count_releases,
+    counted_in_full,
+    epsilon,
+    relations_for,
+)
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.rounding import NOT_EXACT
@@ -17,7 +25,7 @@ from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
-__all__ = ["AGAINST", "REACHED", "Guarantee", "assumptions_for", "guarantee_for"]
+__all__ = ["AGAINST", "REACHED", "Guarantee", "assumptions_for", "guarantee_for", "guarantees_for"]
 
 AGAINST = {
     Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
@@ -253,6 +261,29 @@ def guarantee_for(
         reproduction=reproduction,
         warnings=tuple(warnings),
     )
+
+
+def guarantees_for(
+    counts: Counter[Release], *, delta: float, num_tasks: int, relation: Relation, reproduction: bool = False
+) -> tuple[Guarantee, Guarantee]:
+    """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size.
+
+    Parameters
+    ----------
+    counts : Counter of Release
+        All releases of a run.
+    delta, num_tasks, relation, reproduction
+        As :func:`guarantee_for`.
+    """
+    how: dict[str, Any] = {"delta": delta, "num_tasks": num_tasks, "reproduction": reproduction}
+    if counts and all(release.noise_at == "node" for release in counts):
+        rows = guarantee_for(counts, output=Output.ROWS, observer=Observer.SERVER, noise_at=NoiseAt.NODE, **how)
+        return rows, rows
+    personal = guarantee_for(counted_in_full(counts), relation=relation, **how)
+    if relations_for(counts)[0] is not Relation.REPLACE_ONE:
+        return personal, personal
+    billboards = guarantee_for(counts, output=Output.BILLBOARDS, observer=Observer.PUBLIC, relation=relation, **how)
+    return billboards, personal
 
 
 def _proven(relation: Relation, names: tuple[str, ...]) -> Relation:

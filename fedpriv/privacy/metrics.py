@@ -23,13 +23,68 @@ from numpy.typing import NDArray
 from fedpriv.errors import InputError
 from fedpriv.privacy.clipping import clipped_sum
 from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
+from fedpriv.privacy.terms import Relation
 
 if TYPE_CHECKING:
     from fedpriv.privacy.ledger import Entry
 
-__all__ = ["Measured", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
+__all__ = ["Measured", "Metrics", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Which means over all tasks a run publishes, when, and at what cost; none unless named.
+
+    Attributes
+    ----------
+    metrics : tuple of str
+        ``personal.accuracy``, ``personal.loss``, ``billboard.accuracy``, ``billboard.loss``.
+    metrics_every : int
+        Rounds between two releases; 0 releases them at the end only, after the final fit. The end always counts.
+    metrics_epsilon : float or None
+        What all releases of metrics cost together, at the delta of the run.
+    metrics_largest_loss : float
+        Losses above this count as this; a public bound.
+
+    Raises
+    ------
+    InputError
+        The values do not go together.
+    """
+
+    metrics: tuple[str, ...] = ()
+    metrics_every: int = 0
+    metrics_epsilon: float | None = None
+    metrics_largest_loss: float = 5.0
+
+    def __post_init__(self) -> None:
+        if len(set(self.metrics)) != len(self.metrics):
+            raise InputError(f"'metrics' names a measure twice: {', '.join(self.metrics)}; name each once.")
+        for name in ("metrics_every", "metrics_epsilon", "metrics_largest_loss"):
+            if not self.metrics and getattr(self, name) != getattr(type(self), name):
+                raise InputError(
+                    f"{name!r} needs 'metrics', such as ['personal.accuracy']; give them, or leave it out."
+                )
+
+    @property
+    def personal(self) -> bool:
+        """Whether some depend on what tasks learned in the rounds before."""
+        return any(name.startswith("personal.") for name in self.metrics)
+
+    def due(self, rounds: int) -> list[int]:
+        """Return the rounds after which they are released, ascending; the last one's come after the final fit."""
+        step = self.metrics_every or rounds
+        return [*range(step, rounds, step), rounds] if self.metrics else []
+
+    def noise(self, rounds: int, delta: float, relation: Relation) -> float:
+        """Return the noise multiplier with which all releases together cost ``metrics_epsilon``."""
+        if self.metrics_epsilon is None:
+            return 0.0
+        mu = gaussian_mu(self.metrics_epsilon, delta)
+        return relation.sensitivity * math.sqrt(len(self.due(rounds))) / mu * (1.0 + 1e-10)
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
-from fedpriv.privacy.accounting import counted_in_full, relations_for
-from fedpriv.privacy.guarantee import Guarantee, guarantee_for
+from fedpriv.privacy.accounting import counted_in_full
+from fedpriv.privacy.guarantee import Guarantee, guarantee_for, guarantees_for
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
+from fedpriv.privacy.terms import Relation
 
 __all__ = ["RunGuarantees", "guarantees_of_run"]
 
@@ -70,46 +71,17 @@ def guarantees_of_run(
         As :meth:`Ledger.histories` does, and for a delta that is not acceptable.
     """
     several = ledger.histories(population, run)
-    pairs = [_guarantees(one, delta, num_tasks, relation, reproduction=reproduction) for one in several]
+    how: dict[str, Any] = {
+        "delta": delta,
+        "num_tasks": num_tasks,
+        "relation": relation,
+        "reproduction": reproduction,
+    }
+    pairs = [guarantees_for(one, **how) for one in several]
     # The group that is worst off towards the public need not be the one whose personal models are.
     worst = max(range(len(pairs)), key=lambda number: pairs[number][0].epsilon)
     own = max(range(len(pairs)), key=lambda number: pairs[number][1].epsilon)
     counted = {group: counted_in_full(counts) for group, counts in sorted(ledger.group_counts(population, run).items())}
     costs = {frozenset((one.cost, one.measures, count) for one, count in counts.items()) for counts in counted.values()}
-    groups = {
-        group: guarantee_for(counts, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
-        for group, counts in counted.items()
-        if len(costs) > 1
-    }
+    groups = {group: guarantee_for(counts, **how) for group, counts in counted.items() if len(costs) > 1}
     return RunGuarantees(pairs[worst][0], pairs[own][1], groups, several[worst], several[own])
-
-
-def _guarantees(
-    counts: Counter[Release], delta: float, num_tasks: int, relation: Relation, *, reproduction: bool
-) -> tuple[Guarantee, Guarantee]:
-    """Return the headline, and the guarantee of the personal models, which differ for cohorts of fixed size."""
-    if counts and all(release.noise_at == "node" for release in counts):
-        rows = guarantee_for(
-            counts,
-            delta=delta,
-            num_tasks=num_tasks,
-            output=Output.ROWS,
-            observer=Observer.SERVER,
-            noise_at=NoiseAt.NODE,
-            reproduction=reproduction,
-        )
-        return rows, rows
-    counted = counted_in_full(counts)
-    personal = guarantee_for(counted, delta=delta, num_tasks=num_tasks, relation=relation, reproduction=reproduction)
-    if relations_for(counts)[0] is not Relation.REPLACE_ONE:
-        return personal, personal
-    billboards = guarantee_for(
-        counts,
-        delta=delta,
-        num_tasks=num_tasks,
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        relation=relation,
-        reproduction=reproduction,
-    )
-    return billboards, personal

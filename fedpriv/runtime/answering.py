@@ -53,9 +53,9 @@ class _Question:
     @cached_property
     def digest(self) -> str:
         """Name everything that an answer may depend on."""
-        asked = self.request
+        asked, said = self.request, self.request.declared
         parts = [Asked(asked, group).digest + ids.tobytes().hex() for group, ids in sorted(asked.tasks.items())]
-        return repr((self.kind, asked.epochs, asked.fixed_size, asked.metrics, asked.largest_loss, parts))
+        return repr((self.kind, asked.epochs, said.fixed_size, said.metrics, said.largest_loss, parts))
 
 
 class Memory:

@@ -37,14 +37,12 @@ from fedpriv.cohort import (
 )
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import unknown
-from fedpriv.privacy.bounds import WHOLE, Bounds
+from fedpriv.privacy.bounds import Bounds
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.metrics import contributions, metrics_release
+from fedpriv.privacy.metrics import contributions
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.rounding import to_grid
-from fedpriv.privacy.sampling import COUNTED
-from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.terms import NoiseAt
 from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
 from fedpriv.runtime.answering import Memory
@@ -182,11 +180,11 @@ class Node:
         if work.answer is not None:
             return work.answer
         key = Key(self.spec.seed, request.round, Purpose.TRAIN)
-        bounds, declared = _bounds(request), _declared(request)
+        bounds, asked = request.declared.bounds, request.declared.counted()
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             question = Asked(request, group)
-            std = request.noise_multiplier * bounds.norm if request.noise_at == "node" else None
+            std = asked.noise_multiplier * bounds.norm if request.declared.noise_at == "node" else None
             totals: _Totals = work.parts.setdefault(group, _Totals(request.reply, bounds, std=std))
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
@@ -196,7 +194,7 @@ class Node:
             for number, cohort in enumerate(self._chunks(ids, billboard)):
                 if (group, number) in work.done:
                     continue
-                allowed, reason = self._allowed(cohort, request, declared)
+                allowed, reason = self._allowed(cohort, request, asked)
                 own = self._own_noise(question, cohort, allowed)
                 outcome = self._run(
                     "train", stage, cohort, billboard, own, billboard if algorithm.sends_update else None
@@ -207,7 +205,7 @@ class Node:
                 self._keep(cohort, unnest("state", outcome.tree), counted)
                 # Nothing fails from here on: a cohort is through as a whole, or it is done again.
                 totals.add(cohort.ids, found)
-                self._grant(cohort, request, declared, allowed)
+                self._grant(cohort, request, asked, allowed)
                 self._count(cohort, outcome)
                 self.store.participations[cohort.positions[allowed]] += 1
                 work.problems.update(
@@ -278,23 +276,24 @@ class Node:
         A release covers this, so a policy counts it as one and does not need to allow diagnostics.
         """
         request = self._request(content)
-        for name in request.metrics:
+        names, largest_loss = request.declared.metrics, request.declared.largest_loss
+        for name in names:
             if name not in _SCORES:
                 raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
-        if not request.metrics:
+        if not names:
             raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
         work = self.memory.work("metrics", request)
         if work.answer is not None:
             return work.answer
         # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
-        asked = metrics_release(len(request.metrics), request.noise_multiplier)
-        total: NDArray[np.float64] = work.parts.setdefault(METRICS, np.zeros(len(request.metrics)))
+        asked = request.declared.counted()
+        total: NDArray[np.float64] = work.parts.setdefault(METRICS, np.zeros(len(names)))
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 scores = self._score(learner, public, part, state)
-                return {name: scores[name] for name in request.metrics}
+                return {name: scores[name] for name in names}
 
             question = Asked(request, group)
             for number, cohort in enumerate(self._chunks(ids, billboard)):
@@ -305,7 +304,7 @@ class Node:
                 outcome = self._run("measure", stage, cohort, billboard, own)
                 if outcome.tree:
                     scores = {name: value.double().numpy() for name, value in outcome.tree.items()}
-                    values = contributions(scores, request.metrics, request.largest_loss)
+                    values = contributions(scores, names, largest_loss)
                     total += values[allowed & outcome.counted].sum(axis=0)
                 self._grant(cohort, request, asked, allowed)
                 self._count(cohort, outcome)
@@ -351,8 +350,9 @@ class Node:
     def _request(self, content: RecordDict) -> Request:
         """Read a request and refuse one that names a task twice, or a task of somebody else."""
         request = Request.from_content(content)
-        more = request.clipping_norms or request.stream or request.target_quantile is not None
-        if request.noise_at == "node" and more:
+        said = request.declared
+        more = said.clipping_norms or said.stream is not None or said.target_quantile is not None
+        if said.noise_at == "node" and more:
             # The row's noise is made, and judged by the policy, for one norm over the whole update and one round.
             raise InputError(
                 "a request for rows with noise of their own declares groups, bits or a stream; noise on the node goes "
@@ -485,7 +485,12 @@ class Node:
         # Tasks with equal histories get equal answers.
         patterns, which = np.unique(history, axis=0, return_inverse=True)
         answers = [
-            decide(self.spec.policy, dict(zip(kinds, pattern.tolist(), strict=True)), asked, NoiseAt(request.noise_at))
+            decide(
+                self.spec.policy,
+                dict(zip(kinds, pattern.tolist(), strict=True)),
+                asked,
+                NoiseAt(request.declared.noise_at),
+            )
             for pattern in patterns
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
@@ -510,21 +515,6 @@ class Node:
         self.store.grants(asked.at_any_norm().to_json())[cohort.positions] += allowed
         if asked.stream is not None:
             self.store.last_grants(asked.to_json())[cohort.positions[allowed]] = request.round
-
-
-def _bounds(request: Request) -> Bounds:
-    """Return what bounds the updates that a request asks for."""
-    return Bounds(request.clipping_norms or {WHOLE: request.clipping_norm}, request.target_quantile)
-
-
-def _declared(request: Request) -> Release:
-    """Return what the server says that it will release; a node's own participation is never a matter of chance."""
-    values = {"noise_multiplier": request.noise_multiplier, "clipping_norm": _bounds(request).norm, "rate": 1.0}
-    if not request.stream:
-        at: Literal["node"] | None = "node" if request.noise_at == "node" else None
-        return Release(sampling_name=COUNTED if request.fixed_size else "full", noise_at=at, **values)
-    stream = Stream(**dict(zip(Stream.model_fields, request.stream, strict=True)))
-    return Release(mechanism="banded", sampling_name="limited", stream=stream, **values)
 
 
 def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> None:

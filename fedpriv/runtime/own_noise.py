@@ -38,10 +38,11 @@ class Asked:
     @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a task's answer may depend on, besides the task."""
-        asked = self.request
+        asked, said = self.request, self.request.declared
         found = hashlib.sha256()
-        mechanism = (asked.clipping_norm, sorted(asked.clipping_norms.items()), asked.target_quantile, asked.stream)
-        for part in (asked.round, self.group, asked.reply, asked.noise_at, asked.noise_multiplier, *mechanism):
+        limits = () if said.stream is None else tuple(said.stream.model_dump().values())
+        mechanism = (said.clipping_norm, sorted(said.clipping_norms.items()), said.target_quantile, limits)
+        for part in (asked.round, self.group, asked.reply, said.noise_at, said.noise_multiplier, *mechanism):
             found.update(f"{part!r}|".encode())
         for name, value in sorted(asked.billboards.get(self.group, {}).items()):
             found.update(f"{name}|{value.dtype}|{value.shape}|".encode())

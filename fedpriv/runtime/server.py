@@ -17,9 +17,12 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import Registry, Session, TaskStrategy
+from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.registry import Registry
+from fedpriv.strategies.session import Session
 
 __all__ = ["Served", "serve"]
 
@@ -79,6 +82,7 @@ def serve(
     journal: Journal | None,
     entropy: Entropy,
     boundary: Boundary | None = None,
+    resolved: ResolvedPlan | None = None,
     replay: Sequence[tuple[Boundary, Boundary]] = (),
     on_round: Hook | None = None,
     baseline: bool = True,
@@ -103,6 +107,8 @@ def serve(
         Where coins and noise come from.
     boundary : Boundary or None
         Where to resume.
+    resolved : ResolvedPlan or None
+        The strategy's plan for this population; asked for unless given.
     replay : sequence of (Boundary, Boundary)
         Rounds whose personal states have to be trained again, as (before, after) pairs: the recorded billboard and
         participants are used, nothing is drawn and nothing released.
@@ -125,7 +131,9 @@ def serve(
         As the strategy and the nodes raise them; what was published stays in the checkpoints.
     """
     how: dict[str, Any] = {"timeout": timeout, "attempts": attempts}
-    session = strategy.bind(grid, initial, journal=journal, entropy=entropy, boundary=boundary, **how)
+    session = strategy.bind(
+        grid, initial, journal=journal, entropy=entropy, boundary=boundary, resolved=resolved, **how
+    )
     session.on_unreachable = on_unreachable
     if population is not None:
         _same_population(session.registry, population)

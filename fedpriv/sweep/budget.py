@@ -83,7 +83,7 @@ class Spending:
         )
         left = experiment.strategy.rounds - self._charged(account, job.folder)
         if left > 0 and not job.finished:
-            account.planned.update(experiment.strategy.planned(len(experiment.tasks), left))
+            account.planned.update(experiment.strategy.resolve(len(experiment.tasks)).releases(left))
             account.runs += 1
 
     def check(self) -> None:

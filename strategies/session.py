@@ -1,0 +1,174 @@
+"""A strategy at work: what it knows between two messages, and how answers are taken in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Message
+from flwr.serverapp import Grid
+from numpy.typing import NDArray
+
+from fedpriv.errors import ComponentFailure
+from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.participation import Participations
+from fedpriv.privacy.plan import ResolvedPlan
+from fedpriv.protocol import Billboards, Reply
+from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange
+from fedpriv.strategies.registry import Registry
+
+__all__ = ["Session"]
+
+Ids = NDArray[np.int64]
+
+
+@dataclass
+class Session:
+    """A strategy at work: who takes part, where releases are charged, and what the last replies said.
+
+    Attributes
+    ----------
+    registry : Registry
+        Which node hosts which tasks.
+    groups : dict
+        Per public group, the ids of its tasks (sorted).
+    journal : Journal or None
+        How releases get out; None only for strategies that release nothing.
+    entropy : Entropy
+        Where coins and noise come from.
+    resolved : ResolvedPlan
+        What will be released, and with which noise.
+    boundary : Boundary
+        The last release boundary.
+    sampled : dict
+        Per group, who takes part in the round at work.
+    noise : dict
+        Per group, what the boundary of the round at work will keep for correlated noise.
+    bits : dict
+        Per group, the noisy count that decides over the next clipping norm (see :mod:`fedpriv.privacy.adaptive`).
+    measured : dict
+        Metrics that were released, by round.
+    scores : dict
+        Per-task results of the last evaluation (a diagnostic), by name; index = task id.
+    start : dict
+        The public start, per group.
+    timeout : float
+        Seconds to wait for the answers of an exchange.
+    attempts : int
+        How often a node with several tasks is asked, if it fails or is late, before the run stops.
+    on_unreachable : callable or None
+        Called with a round and how many of its tasks could not be reached, before anything of it is published.
+    problems : Counter
+        How many updates failed, were late, unreachable, not finite, refused or rejected so far (a diagnostic).
+    missing : dict
+        Tasks whose node gave nothing when it was asked last, by kind of message: scores, the final fit (a diagnostic).
+    note : str
+        The first of these in words.
+    trained : int
+        Tasks asked to train so far, counted once per round.
+    training_seconds : float
+        Time spent in rounds, without evaluation.
+    listening_seconds : float
+        Time that somebody who reads along spent in these rounds; it is not part of the training.
+    """
+
+    registry: Registry
+    groups: dict[str, Ids]
+    journal: Journal | None
+    entropy: Entropy
+    resolved: ResolvedPlan
+    boundary: Boundary
+    sampled: dict[str, Ids] = field(default_factory=dict)
+    noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
+    bits: dict[str, float] = field(default_factory=dict)
+    measured: dict[int, Measured] = field(default_factory=dict)
+    scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
+    start: Billboards = field(default_factory=dict)
+    timeout: float = 3600.0
+    attempts: int = 3
+    on_unreachable: Callable[[int, int], None] | None = None
+    problems: Counter[str] = field(default_factory=Counter)
+    missing: dict[str, int] = field(default_factory=dict)
+    note: str = ""
+    trained: int = 0
+    training_seconds: float = 0.0
+    listening_seconds: float = 0.0
+
+    def participations(self) -> Participations | None:
+        """Return how often each task was asked up to the last boundary, and when last; None without limits."""
+        if self.resolved.stream is None:
+            return None
+        if self.boundary.round == 0:
+            return Participations.none(self.registry.num_tasks)
+        return Participations.from_arrays(self.boundary.participations, self.registry.num_tasks)
+
+    def ask(self, grid: Grid, messages: Iterable[Message], stage: str, *, needed: bool = True) -> list[Message]:
+        """Send messages to nodes and return a reply for each; see :func:`fedpriv.strategies.exchange.exchange`."""
+        how: dict[str, Any] = {"timeout": self.timeout, "attempts": self.attempts}
+        return exchange(grid, messages, self.registry.hosted, stage=stage, needed=needed, **how)
+
+    def answers(
+        self, replies: Iterable[Message], tasks: Mapping[str, Ids], problems: Counter[str], number: int, stage: str
+    ) -> Iterator[tuple[int, Reply]]:
+        """Yield each node that was asked with its answer, once; what else came is counted in ``problems``.
+
+        Parameters
+        ----------
+        replies : iterable of Message
+            As they come from :meth:`ask`.
+        tasks : mapping from group to ndarray of int64
+            Who was asked.
+        problems : Counter
+            Gets ``rejected`` (replies), ``failed``, ``late`` and ``unreachable`` (tasks).
+        number : int
+            In which round.
+        stage : str
+            At what, for the error of a node that hosts several tasks.
+
+        Raises
+        ------
+        ComponentFailure
+            A node that hosts several tasks failed: one task's data may not decide over the others.
+        """
+        waiting = self.asked(tasks)
+        unreachable = 0
+        for reply in replies:
+            node = reply.metadata.src_node_id
+            if node not in waiting:
+                problems["rejected"] += 1  # not asked, or answered before: a node counts once
+                continue
+            count = waiting.pop(node)
+            if not reply.has_error():
+                yield node, Reply.from_content(reply.content)
+                continue
+            code, reason = reply.error.code, reply.error.reason
+            if code in UNREACHABLE:
+                unreachable += count
+            elif self.registry.hosted(node) > 1:
+                raise ComponentFailure(f"node {node} failed {stage}: {reason}")
+            else:
+                problems["late" if code == LATE else "failed"] += count
+            self.note = self.note or f"node {node}: {reason}"
+        if unreachable:
+            problems["unreachable"] += unreachable
+            if self.on_unreachable is not None:
+                self.on_unreachable(number, unreachable)
+
+    def asked(self, tasks: Mapping[str, Ids]) -> Counter[int]:
+        """Return how many of the tasks each node hosts."""
+        counts: Counter[int] = Counter()
+        for ids in tasks.values():
+            counts.update({node: len(mine) for node, mine in self.registry.split(ids)})
+        return counts
+
+    def take_note(self, answer: Reply) -> Counter[str]:
+        """Keep what a reply says about updates that do not count; return its counts."""
+        counts = Counter({name: count for name, count in answer.diagnostics.items() if isinstance(count, int)})
+        self.problems.update(counts)
+        self.note = self.note or answer.note
+        return counts
