@@ -203,7 +203,7 @@ largest_clipping_norm
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge metrics to; call bind(..., journal=...) first.")
         declared = session.resolved.measuring
-        release = declared.counted()
+        release = declared.measured()
         session.journal.check(Counter({release: 1}))
         stage = f"to measure after round {number}"
         replies = session.ask(grid, self.measuring(session.boundary), stage)

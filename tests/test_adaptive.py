@@ -425,4 +425,4 @@ def test_nodes_with_a_largest_norm_and_their_accounts() -> None:
     assert len(node.store.granted) == 1, "norms that differ cost the same and are counted together"
     assert personal(policy=policy, strategy=strategy).run(reproduce=0).summary["clipping"]["norm"] <= 1.0
     with pytest.raises(InputError, match="between 0 and 1"):
-        node.train(replace(request, target_quantile=3.0).to_content())
+        node.train(replace(request, declared=replace(request.declared, target_quantile=3.0)).to_content())

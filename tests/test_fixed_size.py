@@ -510,8 +510,8 @@ def test_a_budget_holds_against_the_other_tasks(tmp_path: Path) -> None:
 def test_wrong_combinations_of_a_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="set relation = 'replace-one', or sampling = 'poisson'"):
         strategy(noise_multiplier=None, target=Target(epsilon=1.0, relation=ADD))
-    assert strategy(noise_multiplier=None, target=Target(epsilon=1.0)).relation is REPLACE
-    assert strategy(sampling_rate=1.0).relation is ADD, "everybody takes part: nothing is drawn"
+    assert strategy(noise_multiplier=None, target=Target(epsilon=1.0)).plan.relation is REPLACE
+    assert strategy(sampling_rate=1.0).plan.relation is ADD, "everybody takes part: nothing is drawn"
     with pytest.raises(InputError, match="'poisson' or 'fixed-size'"):
         strategy(sampling="fixed")
     protected = {"population": "p", "ledger": tmp_path / "l.sqlite"}

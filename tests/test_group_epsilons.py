@@ -13,9 +13,9 @@ from torch import nn
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.errors import BudgetExceeded, InputError
-from fedpriv.privacy import Ledger, PoissonSampling, Target, calibrate_noise_multiplier, epsilon
+from fedpriv.privacy import Ledger, PoissonSampling, Target, calibrate_noise_multiplier, epsilon, plan
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.strategies import Billboard, billboard
+from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks
 
 ROUNDS = 5
@@ -44,13 +44,13 @@ def test_each_group_gets_its_own_noise_charge_and_guarantee(
 ) -> None:
     added = []
     for name in ("gaussian_sum", "correlated_sum"):
-        original = getattr(billboard, name)
+        original = getattr(plan, name)
 
         def spy(total: Any, norm: float, noise: float, *rest: Any, original: Any = original) -> Any:
             added.append((rest[-1], noise))
             return original(total, norm, noise, *rest)
 
-        monkeypatch.setattr(billboard, name, spy)
+        monkeypatch.setattr(plan, name, spy)
     result = experiment(**limits).run(tmp_path / "r")
     entries = Ledger(tmp_path / "r/ledger.sqlite").entries("toy")
     charged = {one.group: one.release.noise_multiplier for one in entries}

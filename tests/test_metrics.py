@@ -27,6 +27,8 @@ from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.metrics import Measured, contributions, metrics_norm, metrics_release, noisy_means
+from fedpriv.privacy.plan import ResolvedPlan
+from fedpriv.privacy.stream import Stream
 from fedpriv.protocol import ALL, METRICS, Reply, Request
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.node import Node, NodeSpec
@@ -315,7 +317,7 @@ def test_no_task_is_asked_for_what_the_budget_cannot_pay(tmp_path: Path, monkeyp
     enough = Ledger(tmp_path / "3.0.sqlite")
     counts = enough.counts("toy")
     assert sum(count for release, count in counts.items() if release.measures) == 1
-    monkeypatch.setattr(Billboard, "planned", lambda *_: {})
+    monkeypatch.setattr(ResolvedPlan, "releases", lambda *_: {})
     with pytest.raises(BudgetExceeded):
         run(1.0)
     assert not asked
@@ -332,10 +334,12 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     asked = Request(
         1, billboards, {ALL: np.arange(5)}, declared=Declaration(noise_multiplier=9.0, metrics=("billboard.accuracy",))
     )
-    assert Request.from_content(asked.to_content()).metrics == ("billboard.accuracy",)
+    assert Request.from_content(asked.to_content()).declared.metrics == ("billboard.accuracy",)
     sums = []
     for noise in (9.0, 0.1, 9.0, 9.0):
-        request = replace(asked, noise_multiplier=noise, clipping_norm=1e-9, stream=(9, 9, 1, 1))  # its own bound holds
+        stream = Stream(horizon=9, participations=9, separation=1, bands=1)
+        said = replace(asked.declared, noise_multiplier=noise, clipping_norm=1e-9, stream=stream)
+        request = replace(asked, declared=said)  # its own bound holds
         answer = Reply.from_content(node.measure(request.to_content()))
         assert set(answer.diagnostics) == {"refused"}, "what failed depends on data"
         sums.append((float(answer.updates[METRICS][METRICS][0]), answer.diagnostics["refused"]))
@@ -346,10 +350,11 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     update = Request(2, billboards, {ALL: np.arange(5)}, declared=Declaration(0.05, 9.0))
     assert Reply.from_content(node.train(update.to_content())).diagnostics["refused"] == 5, "counted together"
     other = Node(replace(node.spec, policy=NodePolicy(max_clipping_norm=0.1)))
-    disguised = other.train(replace(asked, clipping_norm=99.0).to_content())
+    disguised = other.train(replace(asked, declared=replace(asked.declared, clipping_norm=99.0)).to_content())
     assert "max_clipping_norm" in Reply.from_content(disguised).note, "an update stays one, whatever comes with it"
+    said = replace(asked.declared, metrics=("billboard.acuracy",))
     with pytest.raises(InputError, match=r"did you mean 'billboard\.accuracy'"):
-        node.measure(replace(asked, metrics=("billboard.acuracy",)).to_content())
+        node.measure(replace(asked, declared=said).to_content())
 
 
 @pytest.mark.parametrize("checkpoint_every", [3, 4])

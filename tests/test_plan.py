@@ -119,7 +119,8 @@ def test_both_sides_derive_their_release_from_one_declaration() -> None:
     assert Declaration.from_settings(said.to_settings()) == said
     assert said.sampled(FullParticipation()) == said.counted()
     metrics = Declaration(noise_multiplier=3.0, metrics=("personal.loss",), clipping_norm=99.0)
-    assert metrics.counted().clipping_norm == 0.5, "bounded by what it is, whatever is declared"
+    assert metrics.measured().clipping_norm == 0.5, "bounded by what it is, whatever is declared"
+    assert metrics.counted().clipping_norm == 99.0, "an update stays one"
 
 
 def test_nothing_is_planned_where_nothing_is_published() -> None:

@@ -67,18 +67,16 @@ class Declaration:
         return Bounds(self.clipping_norms or {WHOLE: self.clipping_norm}, self.target_quantile)
 
     def sampled(self, sampling: Sampling, noise_multiplier: float | None = None) -> Release:
-        """Return the release that the server charges for tasks that this sampling chose.
+        """Return the release that the server charges for the updates of tasks that this sampling chose.
 
         Parameters
         ----------
         sampling : Sampling
-            How the tasks were chosen; of no effect under limits of participation and for metrics, which ask everybody.
+            How the tasks were chosen; of no effect under limits of participation.
         noise_multiplier : float or None
             That of a public group whose noise is its own; the declared one unless given.
         """
         noise = self.noise_multiplier if noise_multiplier is None else noise_multiplier
-        if self.metrics:
-            return metrics_release(len(self.metrics), noise)
         norm = self.bounds.norm
         if self.stream is not None:
             return Release(
@@ -92,11 +90,16 @@ class Declaration:
         return _release(sampling, noise, norm, "node" if self.noise_at == "node" else None)
 
     def counted(self) -> Release:
-        """Return the release as a node counts it: its own participation is never a matter of chance."""
-        if self.fixed_size and self.stream is None and not self.metrics:
-            whole = fixed_size(1.0, 1, counted=True)
-            return self.sampled(whole)
-        return self.sampled(FullParticipation())
+        """Return the release of updates as a node counts it: its own participation is never a matter of chance.
+
+        An update stays one, whatever else is declared: who asks for it could otherwise pass it off as metrics.
+        """
+        fixed = self.fixed_size and self.stream is None
+        return self.sampled(fixed_size(1.0, 1, counted=True) if fixed else FullParticipation())
+
+    def measured(self) -> Release:
+        """Return the release of the metrics: all tasks are asked, and what bounds them is not declared but kept."""
+        return metrics_release(len(self.metrics), self.noise_multiplier)
 
     def to_settings(self) -> dict[str, Any]:
         """Return what travels in a request: numbers, texts, and lists of them."""

@@ -286,7 +286,7 @@ class Node:
         if work.answer is not None:
             return work.answer
         # What a task contributes is bounded here, whatever the request says: that is what its noise is compared with.
-        asked = request.declared.counted()
+        asked = request.declared.measured()
         total: NDArray[np.float64] = work.parts.setdefault(METRICS, np.zeros(len(names)))
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
