@@ -39,7 +39,7 @@ from fedpriv.ledger import check_finished
 from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
-from fedpriv.newcomers import score_newcomers
+from fedpriv.newcomers import Newcomers, score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.journal import Boundary, Journal
@@ -454,48 +454,32 @@ class Experiment(Settings):
         ComponentFailure
             A part of the system failed; the run can go on with ``resume``.
         """
-        if progress is None and progress_shown() is None:
-            with Progress(quiet=False) as shown:
-                result = self.run(
-                    out,
-                    reproduce=reproduce,
-                    resume=resume,
-                    progress=shown,
-                    about=about,
-                    config=config,
-                    on=on,
-                    pool=pool,
-                    measure=measure,
-                )
-            # The commands print these with their table; in Python nobody would see them unless asked for.
-            early = result.summary.get("sharing", {}).get("forecast")
-            for warning in result.summary.get("warnings", []):
-                if warning != early:  # which was said before the run
-                    _LOG.warning("warning: %s", warning)
-            return result
-        if reproduce is not None and reproduce != self.seed:
-            same = self.model_copy(update={"seed": reproduce})
-            return same.run(
-                out,
-                reproduce=reproduce,
-                resume=resume,
-                progress=progress,
-                about=about,
-                config=config,
-                on=on,
-                pool=pool,
-                measure=measure,
-            )
+        options = _Options(out, reproduce, resume, about or {}, config, on, pool, measure)
+        own = self if reproduce is None else self.model_copy(update={"seed": reproduce})
+        if progress is not None or progress_shown() is not None:
+            return own._execute(options, progress)
+        with Progress(quiet=False) as shown:
+            result = own._execute(options, shown)
+        # The commands print these with their table; in Python nobody would see them unless asked for.
+        early = result.summary.get("sharing", {}).get("forecast")
+        for warning in result.summary.get("warnings", []):
+            if warning != early:  # which was said before the run
+                _LOG.warning("warning: %s", warning)
+        return result
+
+    def _execute(self, options: _Options, progress: Rounds | None) -> RunResult:
+        """Do what :meth:`run` does; the seed is that of a reproduction already."""
+        out, reproduce, resume, on = options.out, options.reproduce, options.resume, options.on
         if out == "":
             raise InputError("out is empty; name a folder for the run ('.' is this one), or None to keep nothing.")
         if on is not None and resume:
             raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
-        stored = config or self.describe()
+        stored = options.config or self.describe()
         stored = {**stored, "run": {**stored["run"], "reproduce": reproduce}}
-        if resume and out is not None and (done := read_finished(Path(out), stored, about or {})) is not None:
+        if resume and out is not None and (done := read_finished(Path(out), stored, options.about)) is not None:
             check_finished(Path(out), done)
             return RunResult.from_summary(done, Path(out))
-        checked = self._checked(reproduced=reproduce is not None, pool=pool)
+        checked = self._checked(reproduced=reproduce is not None, pool=options.pool)
         run = self.model_copy(update={"grid": checked.choice.grid})
         if on is None and self.grid == "auto":
             _LOG.info("%s", checked.choice)
@@ -503,11 +487,11 @@ class Experiment(Settings):
         if forecast is not None and forecast.sentence is not None:
             _LOG.warning("warning: %s", forecast.sentence)
         with ExitStack() as stack:
-            folder = None
+            folder, about = None, options.about
             if out is not None:
                 folder = RunFolder(Path(out), stored, resume=resume)
                 stack.callback(folder.close)
-                about = folder.keep_about(about or {})
+                about = folder.keep_about(options.about)
             entropy: Entropy
             if reproduce is not None:
                 entropy = ReproducibleEntropy(reproduce)
@@ -516,11 +500,11 @@ class Experiment(Settings):
                 kept = folder.coins() if folder is not None and begun < checked.strategy.rounds else None
                 entropy = SystemEntropy(kept or RoundSecret.fresh())
             result = run._run(
-                stack, folder, checked, entropy, reproduce, progress, about or {}, on, pool, resuming=resume
+                stack, folder, checked, entropy, reproduce, progress, about, on, options.pool, resuming=resume
             )
             self._tell_whether_sharing_paid(result, forecast, folder)
-            if measure is not None:
-                result.summary["measures"] = measure(self, result)
+            if options.measure is not None:
+                result.summary["measures"] = options.measure(self, result)
                 result.summary["not_released"] = [*result.summary["not_released"], "measures"]
             if folder is not None:
                 folder.write_summary(result.summary)
@@ -530,6 +514,19 @@ class Experiment(Settings):
                     with phase("figures and report"):
                         write_report([folder.path])
             return result
+
+    def newcomers(self) -> Newcomers:
+        """Return the people held out, with all that their scores need."""
+        own = isinstance(self.model, nn.Module)  # which has as many outputs as it has
+        return Newcomers(
+            self.held_out,
+            self.tasks,
+            self.client,
+            self.engine,
+            self.seed,
+            references=self.references,
+            rebuild=None if own and self.tasks.kinds is not None else self.problem,
+        )
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:
         """Do all of a run that needs no private data: fit the strategy to the population, calibrate, a dry run.
@@ -676,11 +673,12 @@ class Experiment(Settings):
                 strategy=strategy,
                 resolved=resolved,
                 reproduce=reproduce,
-                run=self,
+                client=self.client,
+                said={"grid": self.grid, "engine": self.engine, "seed": self.seed},
             )
         if self.held_out is not None and len(served.boundary.billboards) == 1:
             (last,) = served.boundary.billboards.values()
-            result.summary["diagnostics"]["held_out"] = score_newcomers(self, problem, last, served.work)
+            result.summary["diagnostics"]["held_out"] = score_newcomers(self.newcomers(), problem, last, served.work)
         if folder is not None:
             folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
             for line in [*result.released_lines, *result.privacy_lines]:
@@ -749,6 +747,20 @@ class Experiment(Settings):
         ledger.keep_heads()
         run = folder.run_id if folder is not None else scratch.name
         return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
+
+
+@dataclass(frozen=True)
+class _Options:
+    """What :meth:`Experiment.run` was given, but for its progress bar."""
+
+    out: Path | str | None
+    reproduce: int | None
+    resume: bool
+    about: dict[str, Any]
+    config: dict[str, Any] | None
+    on: Grid | None
+    pool: ShardPool | None
+    measure: Callable[[Any, RunResult], dict[str, Any]] | None
 
 
 @dataclass(frozen=True)

@@ -5,13 +5,14 @@ Diagnostics of the experimenter. Held-out people send nothing, so the guarantee 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedpriv.cohort import (
     ClientAlgorithm,
@@ -30,10 +31,7 @@ from fedpriv.cohort import (
 from fedpriv.progress import phase
 from fedpriv.statistics import contrast, interval
 
-if TYPE_CHECKING:
-    from fedpriv.experiment import Experiment
-
-__all__ = ["pretrained", "score_newcomers", "score_start"]
+__all__ = ["Newcomers", "pretrained", "score_newcomers", "score_start"]
 
 _RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """References adapt at the client's own rate, and at the one of these multiples that is best on the held-out people
@@ -41,7 +39,38 @@ themselves: that favours them."""
 _BATCH, _RATE, _MOMENTUM, _EPOCHS = 32, 0.05, 0.9, 100
 
 
-def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDArray[Any]], work: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Newcomers:
+    """People held out, and the run that they are compared with.
+
+    Attributes
+    ----------
+    people : Tasks or None
+        Who took no part.
+    population : Tasks
+        Who did; the pre-trained reference learns from their pooled examples.
+    client : ClientAlgorithm
+        How somebody adapts.
+    engine : str
+        How the task axis is computed.
+    seed : int
+        Of the run.
+    references : bool
+        Whether people are also scored from other starts.
+    rebuild : callable or None
+        From a number of outputs (or None) to the model with so many; None for a model that cannot be rebuilt.
+    """
+
+    people: Tasks | None
+    population: Tasks
+    client: ClientAlgorithm
+    engine: str
+    seed: int
+    references: bool
+    rebuild: Callable[[int | None], Problem] | None
+
+
+def score_newcomers(run: Newcomers, problem: Problem, billboard: dict[str, NDArray[Any]], work: int) -> dict[str, Any]:
     """Score the last billboard on held-out people, beside two references with the same adaptation steps.
 
     ``scratch`` starts from the public initial model. ``pretrained`` is a plain network that was trained on the pooled
@@ -50,8 +79,8 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
 
     Parameters
     ----------
-    run : Experiment
-        Client, engine, and the people.
+    run : Newcomers
+        The people, and the run.
     problem : Problem
         Model and loss.
     billboard : dict
@@ -66,9 +95,9 @@ def score_newcomers(run: Experiment, problem: Problem, billboard: dict[str, NDAr
         half the width of its 95% interval over people; for references also by how much the billboard is better, person
         by person, and the same with the rate that is best for the reference (``best``).
     """
-    if run.held_out is None:
+    if run.people is None:
         return {}
-    people = only(run.held_out, usable(run.held_out, problem.dtype).scores)
+    people = only(run.people, usable(run.people, problem.dtype).scores)
     if not len(people):
         return {}
     learner = Learner(problem, engine_named(run.engine))
@@ -116,9 +145,9 @@ def _scores_or_nan(client: ClientAlgorithm, learner: Learner, start: Params, coh
         return torch.full((len(cohort),), torch.nan)
 
 
-def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:
+def pretrained(run: Newcomers, problem: Problem, work: int) -> Params | None:
     """Train a plain network on the pooled examples of the population; None for a model that cannot be rebuilt."""
-    tasks = only(run.tasks, usable(run.tasks, problem.dtype).trains)
+    tasks = only(run.population, usable(run.population, problem.dtype).trains)
     targets = tasks.train.targets
     outputs = tasks.num_classes
     if outputs is None:
@@ -128,9 +157,9 @@ def pretrained(run: Experiment, problem: Problem, work: int) -> Params | None:
         if tasks.kinds is not None:
             known, targets = np.unique(tasks.kinds[owner, targets], return_inverse=True)
             outputs = len(known)
-        if isinstance(run.model, nn.Module) and tasks.kinds is not None:
-            return None  # a model of one's own has as many outputs as it has
-        network, wider = run.problem(outputs), run.problem(outputs + 1).initial()
+        if run.rebuild is None:
+            return None
+        network, wider = run.rebuild(outputs), run.rebuild(outputs + 1).initial()
         head = {name for name, value in network.initial().items() if value.shape != wider[name].shape}
         if tasks.kinds is None:  # the classes mean the same to everybody, so the last layer is of use as it is
             head = set()

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort import Tasks
+from fedpriv.cohort import ClientAlgorithm, Tasks
 from fedpriv.names import kebab
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
@@ -25,9 +25,6 @@ from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import Observer, Output, Relation
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
-
-if TYPE_CHECKING:
-    from fedpriv.experiment import Experiment
 
 __all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
 
@@ -149,9 +146,13 @@ def summarize(
     strategy: TaskStrategy,
     resolved: ResolvedPlan,
     reproduce: int | None,
-    run: Experiment,
+    client: ClientAlgorithm,
+    said: Mapping[str, Any],
 ) -> RunResult:
-    """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds."""
+    """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds.
+
+    ``said`` is what the summary says of the run besides: grid, engine and seed.
+    """
     resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
     if strategy.publishes:
         journal.refuse_missing(served.boundary, served.measured)
@@ -170,7 +171,7 @@ def summarize(
         guarantee, personal = guarantee.with_unreachable(), personal.with_unreachable()
         groups = {group: one.with_unreachable() for group, one in groups.items()}
     diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
-    local, plain = run.client.local_guarantees(
+    local, plain = client.local_guarantees(
         tasks, rounds=strategy.rounds, delta=delta, reproduction=reproduce is not None
     )
     seconds = served.seconds
@@ -179,7 +180,7 @@ def summarize(
         "format": _FORMAT,
         **about,
         "finished": True,
-        "client": kebab(type(run.client).__name__),
+        "client": kebab(type(client).__name__),
         "strategy": kebab(type(strategy).__name__),
         "rounds": strategy.rounds,
         "num_tasks": len(tasks),
@@ -208,9 +209,7 @@ def summarize(
         "tasks_per_second": round(speed, 1),
         "fill_ratio": None if served.fill is None else round(served.fill, 4),
         "seconds": {name: round(value, 3) for name, value in seconds.items()},
-        "grid": run.grid,
-        "engine": run.engine,
-        "seed": run.seed,
+        **said,
         "reproduce": reproduce,
         "versions": {name: version(name) for name in ("fedpriv", "flwr", "ray", "torch", "dp-accounting")},
         "ledger": {

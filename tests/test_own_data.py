@@ -492,10 +492,10 @@ def test_people_held_out_and_the_pooled_reference_leave_out_who_cannot_be_used(t
     run = private(tasks, tmp_path, held_out=late, client=GlobalModel(final_epochs=1), model="linear")
     problem = run.problem()
     start = {name: value.numpy() for name, value in problem.initial().items()}
-    found = score_newcomers(run, problem, start, 100)
+    found = score_newcomers(run.newcomers(), problem, start, 100)
     assert found["people"] == 6
     assert np.isfinite(found["billboard"]["accuracy"])
-    network = pretrained(run, problem, 100)
+    network = pretrained(run.newcomers(), problem, 100)
     assert network is not None
     assert all(value.isfinite().all() for value in network.values())
 

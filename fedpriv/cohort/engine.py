@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,12 +15,10 @@ from torch.func import grad, vmap
 
 from fedpriv.cohort.cohort import Batch, Cohort, Marks
 from fedpriv.cohort.descent import Descent, per_task
+from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params, State, broadcast, concatenate, one, zeros_like
 from fedpriv.errors import ComponentFailure, InputError
-
-if TYPE_CHECKING:
-    from fedpriv.cohort.meta import InnerLoop
 
 __all__ = [
     "Engine",

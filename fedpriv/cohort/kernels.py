@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -15,14 +14,12 @@ from fedpriv.cohort.chain import Chain, Layer, forward, layers_of, views_of
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, VmapEngine, average, mean_losses, why_not_vmap
+from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.low_rank import low_rank_meta_gradient, shared
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.span import Examples, bytes_in_span, descend_in_span, span_widths
 from fedpriv.cohort.tiles import Tiles
 from fedpriv.cohort.trees import Params
-
-if TYPE_CHECKING:
-    from fedpriv.cohort.meta import InnerLoop
 
 __all__ = ["KernelEngine"]
 

@@ -10,18 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import mean_losses
+from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
-
-if TYPE_CHECKING:
-    from fedpriv.cohort.meta import InnerLoop
 
 __all__ = ["ChainLayer", "low_rank_meta_gradient", "shared"]
 

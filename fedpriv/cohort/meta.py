@@ -8,22 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import Engine
+from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.tasks import Tasks
 from fedpriv.cohort.trees import Params
 from fedpriv.errors import InputError
 
 __all__ = [
-    "InnerLoop",
     "MetaGradient",
-    "Order",
     "adapt",
     "meta_gradient",
     "refuse_once_differentiable",
@@ -31,27 +29,7 @@ __all__ = [
     "task_gradients",
 ]
 
-Order = Literal["second", "first"]
 StepGradient = Callable[[int, Params], Params]
-
-
-@dataclass(frozen=True)
-class InnerLoop:
-    """How a task adapts: full-batch gradient descent on its support set.
-
-    Attributes
-    ----------
-    learning_rate : float
-        Step size.
-    steps : int
-        Number of steps; 0 gives the plain gradient of the query loss.
-    order : {"second", "first"}
-        Whether the meta-gradient goes through the adaptation, or is taken at the adapted parameters alone.
-    """
-
-    learning_rate: float
-    steps: int = 1
-    order: Order = "second"
 
 
 @dataclass(frozen=True)

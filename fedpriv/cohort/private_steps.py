@@ -7,8 +7,9 @@ from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch, Cohort, Marks
 from fedpriv.cohort.descent import per_task
+from fedpriv.cohort.inner_loop import Order
 from fedpriv.cohort.learner import Learner
-from fedpriv.cohort.meta import Order, task_gradients
+from fedpriv.cohort.meta import task_gradients
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.trees import Params, zeros_like
 

@@ -254,7 +254,7 @@ class Ledger:
                 ).fetchone()
                 if before is None:
                     new[group] = release
-                elif before[0] != release.to_json() or (digest and before[1] and digest != before[1]):
+                elif release_from(before[0]) != release or (digest and before[1] and digest != before[1]):
                     raise InputError(
                         f"ledger: round {round} of run {run!r} (group {group!r}) of population "
                         f"{population!r} was charged for another release; a release is drawn once and read "

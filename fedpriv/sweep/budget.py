@@ -14,7 +14,6 @@ from fedpriv.privacy.ledger import Ledger
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.mechanisms import Release
-    from fedpriv.sweep.jobs import Job
 
 __all__ = ["Spending"]
 
@@ -50,7 +49,7 @@ class Spending:
         """Whether any run spends a common budget."""
         return bool(self._accounts)
 
-    def add(self, job: Job, experiment: Experiment) -> None:
+    def add(self, folder: Path, experiment: Experiment, *, finished: bool) -> None:
         """Count a run; benchmark data have a ledger per run and no common budget.
 
         Raises
@@ -81,8 +80,8 @@ class Spending:
             budget=experiment.budget,
             budget_filter=experiment.budget_filter,
         )
-        left = experiment.strategy.rounds - self._charged(account, job.folder)
-        if left > 0 and not job.finished:
+        left = experiment.strategy.rounds - self._charged(account, folder)
+        if left > 0 and not finished:
             account.planned.update(experiment.strategy.resolve(len(experiment.tasks)).releases(left))
             account.runs += 1
 

@@ -12,6 +12,7 @@ from fedpriv.errors import FedprivError, InputError
 from fedpriv.ledger import check_finished
 from fedpriv.names import dotted
 from fedpriv.runs.finished import read_summary
+from fedpriv.sweep.budget import Spending
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -132,7 +133,6 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
         A protected population cannot pay for all that is left to run.
     """
     from fedpriv.data import keep_data
-    from fedpriv.sweep.budget import Spending
 
     with keep_data():
         needs = [Need.of(job, build(job.config, data_dir)) for job in jobs if not job.finished]
@@ -147,7 +147,7 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
                 if job.values not in checked:  # what a seed changes was checked by building
                     experiment.check(reproduced=job.reproduce is not None)
                     checked.append(job.values)
-                spending.add(job, experiment)
+                spending.add(job.folder, experiment, finished=job.finished)
             spending.check()
 
 
