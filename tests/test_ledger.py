@@ -54,6 +54,20 @@ def test_charging_twice_counts_once(ledger: Ledger) -> None:
     assert not ledger.charged("people", "r", 3)
 
 
+def test_releases_are_compared_by_what_they_are(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A version that spelled them in another way charged the same release."""
+    register(ledger)
+    one = Release(noise_multiplier=2.0, sampling_name="poisson", rate=0.5, clipping_norm=1.0)
+    with monkeypatch.context() as spelled:
+        plain = Release.to_json
+        spelled.setattr(Release, "to_json", lambda self: plain(self).replace(": ", ":"))
+        assert ledger.charge("people", "run", 1, "all", one)
+    assert not ledger.charge("people", "run", 1, "all", one)
+    with pytest.raises(InputError, match="charged for another release"):
+        ledger.charge("people", "run", 1, "all", one.model_copy(update={"noise_multiplier": 2.5}))
+    assert ledger.counts("people") == {one: 1}
+
+
 def test_groups_compose_in_parallel_and_runs_in_sequence(ledger: Ledger) -> None:
     register(ledger, "free", budget=None)
     for number in range(3):
