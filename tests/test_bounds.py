@@ -197,14 +197,14 @@ def test_a_node_clips_by_the_declared_groups_and_refuses_groups_that_do_not_fit(
     node = Node(NodeSpec(tasks, GlobalModel(learning_rate=9.0), toy_problem(tasks)))
     billboards = {ALL: {name: value.numpy() for name, value in node.spec.problem.initial().items()}}
     request = Request(1, billboards, {ALL: np.arange(4)}, "rows", Declaration(99.0, clipping_norms=NORMS))
-    assert Request.from_content(request.to_content()).clipping_norms == NORMS
+    assert Request.from_content(request.to_content()).declared.clipping_norms == NORMS
     rows = Reply.from_content(node.train(request.to_content())).updates[ALL]
     for group, bound in NORMS.items():
         squares = sum(np.square(v).reshape(4, -1).sum(axis=1) for name, v in rows.items() if name.startswith(group))
         np.testing.assert_allclose(np.sqrt(squares), bound)
     for norms, words in (({"1": 0.3}, "'3.weight' is in none"), ({"1": -0.3, "3": 1.0}, "between 1e-100")):
         with pytest.raises(InputError, match=words):
-            node.train(replace(request, clipping_norms=norms).to_content())
+            node.train(replace(request, declared=replace(request.declared, clipping_norms=norms)).to_content())
 
 
 @pytest.mark.parametrize(

@@ -221,7 +221,7 @@ def test_a_result_that_is_not_finite_says_what_to_change(what: str) -> None:
             inputs = tasks.train.inputs.astype("float64")
             inputs[tasks.train.rows(2)] *= size
             tasks = replace(tasks, train=replace(tasks.train, inputs=inputs))
-        run = experiment(tasks, strategy=noisy(), client=GlobalModel(learning_rate=rate, epochs=3))
+        run = experiment(tasks, strategy=noisy(sampling_rate=1.0), client=GlobalModel(learning_rate=rate, epochs=3))
         return " ".join(run.run().summary["warnings"])
 
     assert "finite in stage 'train'; lower the client's learning rate, or scale the inputs of this task." in noted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
 import subprocess
 import sys
 from pathlib import Path
@@ -35,10 +36,14 @@ def test_ray_starts_whatever_the_name_of_the_temporary_folder(fedpriv: Any, tmp_
     long.mkdir()
     monkeypatch.setenv("TMPDIR", str(long))
     monkeypatch.setattr("tempfile.tempdir", str(long))
-    before = set(Path("/tmp").glob("fed-*"))
+    made: list[str] = []  # by this process: others have folders of the same kind
+    make = tempfile.mkdtemp
+    monkeypatch.setattr("tempfile.mkdtemp", lambda *a, **how: made.append(make(*a, **how)) or made[-1])
     code, _, err = fedpriv("run", "pmtl", *SMALL, "--set=run.grid=ray", "--out", "run")
     assert code == 0, err
-    assert set(Path("/tmp").glob("fed-*")) <= before
+    short = [one for one in made if Path(one).name.startswith("fed-")]
+    assert len(short) == 1
+    assert not Path(short[0]).exists()
     assert list(long.iterdir()) == []
 
 
@@ -158,12 +163,12 @@ def test_the_grid_follows_from_the_work_and_the_cores() -> None:
     long = short.model_copy(update={"strategy": noisy(rounds=3_000_000)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("fedpriv.experiment.usable_cores", lambda: 2)
-        assert short._checked(reproduced=False)[2].grid == "in-process"
-        assert long._checked(reproduced=False)[2].grid == "ray"
+        assert short._checked(reproduced=False).choice.grid == "in-process"
+        assert long._checked(reproduced=False).choice.grid == "ray"
         asked = long.model_copy(update={"grid": "in-process"})
-        assert asked._checked(reproduced=False)[2].grid == "in-process"
+        assert asked._checked(reproduced=False).choice.grid == "in-process"
         patch.setattr("fedpriv.experiment.usable_cores", lambda: 1)
-        assert long._checked(reproduced=False)[2].grid == "in-process"
+        assert long._checked(reproduced=False).choice.grid == "in-process"
 
 
 def test_the_estimate_counts_each_weight_where_it_is_used() -> None:
