@@ -549,6 +549,21 @@ class Experiment(Settings):
         checked = self._checked(reproduced=reproduced)
         return checked.strategy, checked.problem
 
+    def resolve(self) -> ResolvedPlan:
+        """Return the plan of this run for its tasks and their public groups: noise, releases, guarantees.
+
+        Raises
+        ------
+        InputError
+            The plan does not fit them, or no noise meets the target.
+        """
+        return self._grouped().resolve(len(self.tasks))
+
+    def _grouped(self) -> TaskStrategy:
+        """Return the strategy with the groups of the tasks, unless it has some of its own."""
+        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
+        return self.strategy.model_copy(update={"groups": groups})
+
     def _checked(self, *, reproduced: bool, pool: ShardPool | None = None) -> _Checked:
         """Do what :meth:`check` does, and choose the grid."""
         if reproduced and self.declared == "protected":
@@ -557,8 +572,7 @@ class Experiment(Settings):
                 "reproduce, or declare the data a benchmark if they are public."
             )
         check_delta(self.delta, len(self.tasks))
-        groups = self.strategy.groups if self.strategy.groups is not None else self.tasks.groups
-        strategy = self.strategy.model_copy(update={"groups": groups})
+        strategy = self._grouped()
         with phase("calibration of the noise"):
             resolved = strategy.resolve(len(self.tasks))
         problem = self.problem()
@@ -602,7 +616,9 @@ class Experiment(Settings):
             scratch = folder.path
         journal = self._journal(folder, scratch, resolved, resuming=resuming)
         stack.callback(journal.ledger.close)
-        resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
+        begun = journal.ledger.entries(journal.population, journal.run)
+        resolved = resolved.as_begun(begun)
+        resolved.refuse_others(begun)
         resume = _where_to_resume(folder, journal, publishes=self.strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})

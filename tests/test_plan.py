@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
@@ -15,12 +16,16 @@ from fedpriv.clients import MeanRegularized
 from fedpriv.privacy import Ledger, epsilon, plan
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.declaration import Declaration
+from fedpriv.privacy.histories import EVERYBODY
+from fedpriv.privacy.ledger import Entry
+from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import Metrics
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import Mechanism, PrivacyPlan
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, fixed_size
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.terms import Relation
+from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.strategies import Billboard, Silent, TaskStrategy
 
@@ -130,22 +135,23 @@ def test_nothing_is_planned_where_nothing_is_published() -> None:
     assert resolved.expected_answers == 12.0
 
 
+class Stopped(Exception):
+    """The run was stopped."""
+
+
+def stop(done: int, total: int) -> None:
+    if done == 3:
+        raise Stopped
+
+
 @pytest.mark.parametrize("name", ["poisson", "metrics", "limited"])
 def test_an_entry_outside_of_the_plan_is_an_error(name: str, tmp_path: Path) -> None:
     """A run that goes on must find the noise that its first rounds were charged with."""
-
-    class Stopped(Exception):
-        pass
-
-    def stop(done: int, total: int) -> None:
-        if done == 3:
-            raise Stopped
-
     changes = STRATEGIES[name]
     run = experiment(toy_tasks(12), strategy=strategy(**changes))
     with pytest.raises(Stopped):
         run.run(tmp_path / "run", reproduce=1, progress=stop)
-    entries = Ledger(tmp_path / "run/ledger.sqlite").entries("toy", run_id(tmp_path / "run"))
+    entries = entries_of(tmp_path / "run")
     run.strategy.resolve(12).refuse_others(entries)
     louder = strategy(**changes, target=None, noise_multiplier=run.strategy.resolve(12).noise_multiplier * (1 + 1e-9))
     for other in (louder, strategy(**{**changes, "rounds": 5})):
@@ -153,6 +159,50 @@ def test_an_entry_outside_of_the_plan_is_an_error(name: str, tmp_path: Path) -> 
             other.resolve(12).refuse_others(entries)
     assert BoundaryStore(tmp_path / "run/checkpoints").rounds()[-1] == 3
     assert run.run(tmp_path / "run", reproduce=1, resume=True).summary["finished"]
+
+
+@pytest.mark.parametrize("name", ["poisson", "banded", "metrics", "groups"])
+def test_a_run_goes_on_where_its_noise_is_rounded_otherwise(name: str, tmp_path: Path, monkeypatch: Any) -> None:
+    """Another processor or library finds another noise in the eighth digit: that of the first rounds stays."""
+    run = experiment(toy_tasks(12), strategy=strategy(**STRATEGIES[name]))
+    with pytest.raises(Stopped):
+        run.run(tmp_path / "run", reproduce=1, progress=stop)
+    whole = run.run(reproduce=1)
+    exact = {"calibrate": plan.calibrate_noise_multiplier, "metrics": Metrics.noise}
+    off = 1 + 9e-8
+    monkeypatch.setattr(plan, "calibrate_noise_multiplier", lambda *how: off * exact["calibrate"](*how))
+    monkeypatch.setattr(Metrics, "noise", lambda *how: off * exact["metrics"](*how))
+    assert run.resolve().noise_multiplier > run.resolve().as_begun(entries_of(tmp_path / "run")).noise_multiplier
+    result = run.run(tmp_path / "run", reproduce=1, resume=True)
+    by_group: dict[tuple[str, str | None], set[Release]] = {}
+    for entry in entries_of(tmp_path / "run"):
+        by_group.setdefault((entry.group, entry.release.measures), set()).add(entry.release)
+    assert {len(found) for found in by_group.values()} == {1}
+    assert result.guarantee == whole.guarantee
+    for group, arrays in whole.billboards.items():
+        for array, value in arrays.items():
+            np.testing.assert_array_equal(result.billboards[group][array], value)
+    off = 1 + 2e-6  # no rounding
+    with pytest.raises(InputError, match="that this run does not plan"):
+        run.resolve().refuse_others(entries_of(tmp_path / "run"))
+
+
+def test_a_round_that_is_not_planned_is_an_error() -> None:
+    """Also with the release of the others: nobody planned to publish then."""
+    resolved = strategy(**STRATEGIES["metrics"]).resolve(12)
+    update, measured = resolved.costliest(Bounds({WHOLE: 0.5})), next(iter(resolved.measurements()))
+
+    def entry(round: int, release: Release) -> Entry:
+        return Entry("toy", "run", round, ALL if release == update else EVERYBODY, release, "", "")
+
+    resolved.refuse_others([entry(1, update), entry(4, update), entry(2, measured), entry(4, measured)])
+    for outside in (entry(0, update), entry(5, update), entry(3, measured), entry(6, measured)):
+        with pytest.raises(InputError, match=f"round {outside.round} that this run does not plan"):
+            resolved.refuse_others([outside])
+
+
+def entries_of(folder: Path) -> list[Entry]:
+    return list(Ledger(folder / "ledger.sqlite").entries("toy", run_id(folder)))
 
 
 def run_id(folder: Path) -> str:

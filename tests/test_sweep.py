@@ -596,6 +596,16 @@ def test_the_same_people_cannot_pay_from_two_budgets(fedpriv: Any, tmp_path: Pat
     assert not list(tmp_path.iterdir())
 
 
+def test_groups_that_come_with_the_data_may_have_epsilons_of_their_own(fedpriv: Any, tmp_path: Path) -> None:
+    """What all runs together cost is asked with the groups of the tasks, as each run asks."""
+    words = ["--set=data.groups=2", "--set=strategy.epsilon={0=1.0, 1=2.0}", "--grid=client.learning_rate=0.1,0.2"]
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, *CLINIC, *words, "--seeds=1")
+    assert code == 3, err
+    assert "2 runs together are too much" in err
+    code, _, err = fedpriv("sweep", "pmtl", *TINY, *CLINIC, "--set=run.budget_epsilon=9.0", *words, "--seeds=1")
+    assert code == 0, err
+
+
 def test_a_cell_says_what_its_run_used(fedpriv: Any) -> None:
     both = ["--grid=strategy.epsilon=1", "--grid=strategy.noise_multiplier=1,2"]
     code, _, err = fedpriv("sweep", "pmtl", *TINY, *both, "--seeds", "1")

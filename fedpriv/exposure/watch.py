@@ -244,7 +244,7 @@ def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
     if found.which_task is not None:
         result["which_task"] = found.which_task.to_json()
     if experiment.strategy.plan.at_node:
-        result["auc_bound"] = auc_bound(experiment.strategy.resolve(len(experiment.tasks)).noise_multiplier)
+        result["auc_bound"] = auc_bound(experiment.resolve().noise_multiplier)
     return result
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -42,6 +42,9 @@ Arrays = dict[str, NDArray[Any]]
 
 _PREFIX = "group-"
 """What stands before a public group's label in its name."""
+
+_ROUNDING = 1e-6
+"""How much the noise for one target may differ, relative to it: other processors and libraries round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -447,27 +450,59 @@ class ResolvedPlan:
         """What all rounds will come to: the headline, and the guarantee of the personal models."""
         return guarantees_for(self.releases(), delta=self.delta, num_tasks=self.num_tasks, relation=self.relation)
 
+    def as_begun(self, entries: Iterable[Entry]) -> ResolvedPlan:
+        """Return the plan with the very noise that a run was begun with, if rounding alone tells it from this one.
+
+        Parameters
+        ----------
+        entries : iterable of Entry
+            What the ledger holds of the run, from the first charge to the last.
+        """
+        noise, metrics_noise = dict(self.noise), self.metrics_noise
+        for entry in entries:
+            charged = entry.release.noise_multiplier
+            if entry.release.measures is None and self._rounded(charged, self.noise.get(entry.group)):
+                noise[entry.group] = charged
+            elif entry.release.measures is not None and self._rounded(charged, self.metrics_noise, measures=True):
+                metrics_noise = charged
+        return replace(self, noise=noise, metrics_noise=metrics_noise)
+
     def refuse_others(self, entries: Iterable[Entry]) -> None:
         """Refuse a run of which the ledger holds a release that is not planned.
 
         Raises
         ------
         InputError
-            An entry has another mechanism, noise or sampling than the plan: it was begun with other settings, or by a
-            version that found another noise.
+            An entry has another mechanism, noise, sampling or round than the plan: it was begun with other settings, or
+            by a version that found another noise.
         """
-        measured = next(iter(self.measurements()), None)
+        measured, due = next(iter(self.measurements()), None), set(self.plan.metrics.due(self.plan.rounds))
         for entry in entries:
-            planned = measured
-            if entry.release.measures is None and entry.group in self.sizes and self.plan.clipping is not None:
+            planned = measured if entry.round in due else None
+            if entry.release.measures is None:
+                here = entry.group in self.sizes and 1 <= entry.round <= self.plan.rounds
                 # An adaptive norm differs from round to round; it costs nothing.
-                planned = self.release(entry.group, Bounds({WHOLE: entry.release.clipping_norm}))
-            if entry.release != planned:
+                bounds = Bounds({WHOLE: entry.release.clipping_norm})
+                planned = self.release(entry.group, bounds) if here and self.plan.clipping is not None else None
+            if planned is None or not self._same(entry.release, planned):
                 raise InputError(
                     f"the ledger holds a release of round {entry.round} that this run does not plan: "
                     f"{entry.release.to_json()}, and planned is {planned.to_json() if planned else 'none'}; go on with "
                     "the settings and the version that began the run, or start a new one."
                 )
+
+    def _same(self, release: Release, planned: Release) -> bool:
+        """Tell whether a release is the planned one, rounding of a noise that was calibrated aside."""
+        noise = planned.noise_multiplier
+        return release == planned or (
+            self._rounded(release.noise_multiplier, noise, measures=planned.measures is not None)
+            and release.model_copy(update={"noise_multiplier": noise}) == planned
+        )
+
+    def _rounded(self, charged: float, noise: float | None, *, measures: bool = False) -> bool:
+        """Tell whether two noises, each found for one target, are the same but for rounding; given ones are exact."""
+        calibrated = measures or (self.plan.mechanism is not None and self.plan.mechanism.target is not None)
+        return calibrated and noise is not None and math.isclose(charged, noise, rel_tol=_ROUNDING)
 
     # --- noise -------------------------------------------------------------------------------------------------
 

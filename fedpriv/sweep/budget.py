@@ -82,7 +82,7 @@ class Spending:
         )
         left = experiment.strategy.rounds - self._charged(account, folder)
         if left > 0 and not finished:
-            account.planned.update(experiment.strategy.resolve(len(experiment.tasks)).releases(left))
+            account.planned.update(experiment.resolve().releases(left))
             account.runs += 1
 
     def check(self) -> None:
