@@ -35,7 +35,7 @@ from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.effort import Choice, choose_grid, seconds_of_training
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.forecast import Forecast, compared, forecast_sharing
-from fedpriv.ledger import check_finished
+from fedpriv.ledger import check_finished, how_to_find
 from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
@@ -745,7 +745,8 @@ class Experiment(Settings):
         ledger = Ledger(scratch / "ledger.sqlite" if self.ledger is None else self.ledger)
         if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
             raise InputError(
-                f"the ledger {ledger.path} is gone, which holds what this run has released; restore it to go on."
+                f"the ledger {ledger.path} is gone, which holds what this run has released; "
+                f"{how_to_find(ledger.path, folder.path)} to go on."
             )
         if folder is not None:
             ledger.follow(folder.boundaries.head_path)

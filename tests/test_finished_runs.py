@@ -244,3 +244,26 @@ def test_other_runs_may_have_gone_on_and_a_report_says_what_it_could_not_ask(tmp
         mine.run(tmp_path / "a", resume=True)
     ledger.write_bytes(whole)  # as told
     assert mine.run(tmp_path / "a", resume=True).guarantee == first.guarantee
+
+
+def test_a_relative_path_is_seen_from_where_the_run_was_begun(tmp_path: Path, monkeypatch: Any) -> None:
+    """Neither a finished run nor a half-done one has lost its ledger there; the advice helps."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    tasks = replace(toy_tasks(8), declared="protected")
+    people = {"population": "people", "ledger": Path("people.sqlite"), "report": False}
+    mine = experiment(tasks, strategy=noisy(rounds=2), **people)
+
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        mine.run(tmp_path / "half", progress=stop)
+    mine.run(tmp_path / "whole")
+    for run in ("half", "whole"):
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        with pytest.raises(InputError, match="go to the folder in which the run was begun"):
+            mine.run(tmp_path / run, resume=True)
+        monkeypatch.chdir(tmp_path)
+        assert mine.run(tmp_path / run, resume=True).summary["finished"]

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from fedpriv.ledger.command import check_ledger, show_ledger
-from fedpriv.ledger.finished import check_finished, ledger_of
+from fedpriv.ledger.finished import check_finished, how_to_find, ledger_of
 
-__all__ = ["check_finished", "check_ledger", "ledger_of", "show_ledger"]
+__all__ = ["check_finished", "check_ledger", "how_to_find", "ledger_of", "show_ledger"]

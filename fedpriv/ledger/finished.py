@@ -15,7 +15,7 @@ from fedpriv.privacy.terms import Relation
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.finished import what_to_do
 
-__all__ = ["check_finished", "ledger_of"]
+__all__ = ["check_finished", "how_to_find", "ledger_of"]
 
 _ROUNDING = 1e-6
 """By how much, relative to it, an epsilon may be understated: another version of a library may round it otherwise."""
@@ -24,6 +24,13 @@ _ROUNDING = 1e-6
 def ledger_of(path: Path, summary: Mapping[str, Any]) -> Path:
     """Return where the ledger of a finished run is, or should be: in its folder, or where its summary says."""
     return _opened(path, summary)[1].path
+
+
+def how_to_find(ledger: Path, folder: Path) -> str:
+    """Return what helps where the ledger of a run is not: a relative path is seen from where the run was begun."""
+    if ledger.is_absolute() or ledger.resolve().parent == folder.resolve():
+        return "restore it"
+    return "go to the folder in which the run was begun, from which this path is seen, or restore it"
 
 
 def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
@@ -51,8 +58,8 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
         if folder.silent:
             return
         raise InputError(
-            f"the ledger {ledger.path} is gone, which holds what the run in {path} has released; restore it to read "
-            "the run's numbers."
+            f"the ledger {ledger.path} is gone, which holds what the run in {path} has released; "
+            f"{how_to_find(ledger.path, path)} to read the run's numbers."
         )
     ledger.follow(folder.head_path)
     entries, entered = ledger.entries(population, folder.run), ledger.entered(population)
