@@ -44,6 +44,12 @@ __all__ = ["RoundHook", "TaskStrategy"]
 Ids = NDArray[np.int64]
 RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
 
+_NEVER_ASKED = {
+    *("check", "expected", "metric_releases", "metrics_noise", "noise_of", "planned", "priced", "release"),
+    *("report_delta", "resolve_noise", "sampling_of", "_noisy"),
+}
+"""Methods that decided over noise or cost, and would now be passed over without a word."""
+
 
 class TaskStrategy(Settings, Strategy):
     """Base of strategies whose participants are tasks.
@@ -74,6 +80,17 @@ class TaskStrategy(Settings, Strategy):
     _session: Session | None = PrivateAttr(default=None)
     # The safe side: it costs amplification of fixed sizes, never privacy.
     _updates_use_state: bool = PrivateAttr(default=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a strategy that means to change noise or cost where nobody asks any more."""
+        super().__pydantic_init_subclass__(**kwargs)
+        found = sorted(_NEVER_ASKED & vars(cls).keys())
+        if found:
+            raise InputError(
+                f"{cls.__name__}.{found[0]} would never be asked: noise and cost of a strategy follow from its 'plan'; "
+                "override 'plan' or 'resolve' instead, or rename the method."
+            )
 
     # --- binding to a population -------------------------------------------------------------------------------
 

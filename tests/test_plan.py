@@ -201,6 +201,23 @@ def test_a_round_that_is_not_planned_is_an_error() -> None:
             resolved.refuse_others([outside])
 
 
+def test_what_would_never_be_asked_is_refused() -> None:
+    """A strategy that asks for more noise in the way of before would get less; in its plan it gets it."""
+    with pytest.raises(InputError, match=r"Louder\.resolve_noise would never be asked.*override 'plan'"):
+
+        class Louder(Billboard):
+            def resolve_noise(self, num_tasks: int) -> float:
+                return 9.0
+
+    class Planned(Billboard):
+        @property
+        def plan(self) -> PrivacyPlan:
+            return replace(super().plan, mechanism=Mechanism(noise_multiplier=9.0))
+
+    run = experiment(toy_tasks(6), strategy=Planned(clipping_norm=0.5, rounds=2, noise_multiplier=1.0))
+    assert {one["noise_multiplier"] for one in run.run().summary["releases"]} == {9.0}
+
+
 def entries_of(folder: Path) -> list[Entry]:
     return list(Ledger(folder / "ledger.sqlite").entries("toy", run_id(folder)))
 
