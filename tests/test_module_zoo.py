@@ -376,7 +376,7 @@ BAD: dict[str, tuple[str, Callable[[], nn.Module], str]] = {
 }
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore:Lazy modules")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:Lazy modules")
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("engine", ["auto", "vmap", "loop"])
 def test_a_module_that_cannot_be_right_is_refused_in_a_sentence(name: str, engine: str) -> None:
