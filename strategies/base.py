@@ -234,8 +234,9 @@ class TaskStrategy(Settings, Strategy):
 
     def choose(self, number: int, group: str, ids: Ids, coins: Coins) -> Ids:  # noqa: ARG002
         """Return who of a group takes part in a round."""
-        stream = self.session.resolved.stream
-        return self.plan.participation.choose(number, ids, coins, stream, self.session.participations())
+        resolved = self.session.resolved  # not self.plan, which is made anew each time
+        done = self.session.participations()
+        return resolved.plan.participation.choose(number, ids, coins, resolved.stream, done)
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""

@@ -90,15 +90,20 @@ def cases() -> Iterator[Case]:
     """Yield a name and the words after ``fedpriv run`` for every case; neighbours share their data."""
     presets = [(name, preset) for name, one in scenarios().items() for preset in one.presets]
     for name, preset in sorted(presets, key=lambda one: str(scenarios()[one[0]].preset(one[1])["data"])):
-        config = scenarios()[name].preset(preset)
-        short = {key: value for key, value in SHORT.items() if key.split(".")[1] in config.get(key.split(".")[0], {})}
-        yield f"{name} {preset}", [name, "--preset", preset, *settings(ALWAYS | short | MORE.get(name, {}))]
+        yield f"{name} {preset}", [name, "--preset", preset, *shortened(name, preset, ALWAYS)]
     for name, changes in MECHANISMS.items():
         wanted = ALWAYS | PEOPLE | changes
         yield f"mechanism {name}", ["pmtl", *settings(wanted)]
     wanted = ALWAYS | {"data.tasks": 25, "strategy.sampling": "fixed-size", "strategy.sampling_rate": 0.2}
     private = {"strategy.clipping_norm": 1.0, "strategy.noise_multiplier": 1.0}
     yield "mechanism fixed-size, amplified", ["lrs-synthetic", *settings(wanted | private)]
+
+
+def shortened(name: str, preset: str, always: Mapping[str, Any]) -> list[str]:
+    """Return the words that make a run of a preset short."""
+    config = scenarios()[name].preset(preset)
+    keys = {key: value for key, value in SHORT.items() if key.split(".")[1] in config.get(key.split(".")[0], {})}
+    return settings({**always, **keys, **MORE.get(name, {})})
 
 
 def settings(wanted: Mapping[str, Any]) -> list[str]:
@@ -168,7 +173,7 @@ def outcome(folder: Path) -> dict[str, Any]:
     config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
     return {
         "config": config,
-        "summary": shortened(summary),
+        "summary": abridged(summary),
         "ledger": rows,
         "billboards": shape,
         "rounds": numbers,
@@ -181,12 +186,12 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
 
 
-def shortened(value: Any) -> Any:
+def abridged(value: Any) -> Any:
     """Replace long lists by their length and digest."""
     if isinstance(value, dict):
-        return {key: shortened(item) for key, item in value.items()}
+        return {key: abridged(item) for key, item in value.items()}
     if isinstance(value, list):
-        return f"{len(value)} items, {digest(value)}" if len(value) > 20 else [shortened(item) for item in value]
+        return f"{len(value)} items, {digest(value)}" if len(value) > 20 else [abridged(item) for item in value]
     return value
 
 

@@ -9,27 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from record import shortened
 
 from fedpriv.commands import measure_lines
 from fedpriv.data import keep_data
 from fedpriv.scenarios import scenarios
 
 ALWAYS = {"strategy.rounds": 1, "run.grid": "in-process", "run.shards": 1, "run.report": False}
-SHORT = {
-    "strategy.evaluate_every": 0,
-    "client.epochs": 1,
-    "client.final_epochs": 1,
-    "client.final_steps": 1,
-    "client.warm_up": 0,
-    "model.hidden": 8,
-    "data.tasks": 25,
-    "data.held_out": 5,
-    "attack.games": 3,
-    "attack.validation": 2,
-}
-"""Set where the preset has the key."""
-ATTACK = {"attack.rounds": [1], "attack.iterations": 2, "attack.sets": ["query"], "attack.global_game": False}
-RATINGS = {"data.rank": 5, "data.min_examples": 30}
 NO_FILES = {"digits", "low-rank-sparse"}
 
 PRESETS = sorted(
@@ -49,16 +35,9 @@ def marked(name: str, preset: str) -> Any:
     return pytest.param(name, preset, marks=[] if data in NO_FILES else [pytest.mark.data])
 
 
-def shortened(name: str, preset: str) -> list[str]:
-    config = scenarios()[name].preset(preset)
-    keys = {key: value for key, value in SHORT.items() if key.split(".")[1] in config.get(key.split(".")[0], {})}
-    more = (ATTACK if "attack" in config else {}) | (RATINGS if name == "lrs-ratings" else {})
-    return [word for key, value in (ALWAYS | keys | more).items() for word in ("--set", f"{key}={json.dumps(value)}")]
-
-
 @pytest.mark.parametrize(("name", "preset"), [marked(*one) for one in PRESETS])
 def test_what_a_preset_prints(fedpriv: Any, tmp_path: Path, name: str, preset: str) -> None:
-    code, text, error = fedpriv("run", name, "--preset", preset, *shortened(name, preset), "--out", "run")
+    code, text, error = fedpriv("run", name, "--preset", preset, *shortened(name, preset, ALWAYS), "--out", "run")
     if "which is missing" in error:
         pytest.skip(error)
     assert code == 0, error
