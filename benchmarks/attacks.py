@@ -20,9 +20,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedpriv.attacks import Inversion, query_match, support_match
-from fedpriv.attacks.cores import side_by_side
-from fedpriv.attacks.matching import full_batch
+from fedpriv.adversary import Inversion, query_match, support_match
+from fedpriv.adversary.cores import side_by_side
+from fedpriv.adversary.matching import full_batch
 from fedpriv.cohort import Engine, InnerLoop, Problem, broadcast, meta_gradient
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.cohort.threads import one_torch_thread

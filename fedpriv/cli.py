@@ -372,7 +372,7 @@ def attack(
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    from fedpriv.exposure.command import attack_run
+    from fedpriv.adversary.command import attack_run
 
     attack_run(run, assignments=assignments or [], data_dir=data_dir, json_output=as_json)
 

@@ -112,7 +112,7 @@ def _run(
         return
     _print_result(result, folder, draw=experiment.report and experiment.grid != "flower")
     if leaked:
-        from fedpriv.exposure import as_text
+        from fedpriv.adversary import as_text
 
         sys.stdout.write(as_text(leaked) + "\n")
 
@@ -121,7 +121,7 @@ def _leaked(config: Config, folder: Path) -> dict[str, Any]:
     """Return what attacks inside the rounds came to, if there were any."""
     if not config.get("attack"):
         return {}
-    from fedpriv.exposure import results_of
+    from fedpriv.adversary import results_of
 
     return results_of(folder)
 

@@ -2,7 +2,7 @@
 
 The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
 keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``. An
-``[attack]`` section, if there is one, puts a malicious server beside the run (:class:`fedpriv.exposure.Watch`).
+``[attack]`` section, if there is one, puts a malicious server beside the run (:class:`fedpriv.adversary.Watch`).
 """
 
 from __future__ import annotations
@@ -248,7 +248,7 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
     )
     if not config.get("attack"):
         return experiment
-    from fedpriv.exposure import Watch, with_watch
+    from fedpriv.adversary import Watch, with_watch
 
     return with_watch(experiment, Watch(**config["attack"]))
 

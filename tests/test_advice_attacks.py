@@ -14,7 +14,7 @@ from advice import Case, cases
 from test_attacks import WAYS, network, sets
 from torch import nn
 
-from fedpriv.attacks import Games, Seen, query_match, seen_rows, which_task
+from fedpriv.adversary import Games, Seen, query_match, seen_rows, which_task
 from fedpriv.clients import MAML
 from fedpriv.cohort import Cohort, Key, Learner, LoopEngine, Problem, Ragged, Tasks
 from fedpriv.data import FewShot, few_shot, load

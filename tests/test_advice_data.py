@@ -19,11 +19,11 @@ from test_billboard import experiment
 from torch import nn
 
 from fedpriv import InputError, Target
+from fedpriv.adversary import Watch, with_watch
 from fedpriv.clients import MAML, GlobalModel, LocalOnly, LowRankSparse, LowRankSparseNet
 from fedpriv.cohort import Ragged, Tasks, check_shots
 from fedpriv.data import Dataset, FewShot, few_shot, load
 from fedpriv.experiment import Experiment, ModelSettings
-from fedpriv.exposure import Watch, with_watch
 from fedpriv.models.factored import Factored
 from fedpriv.privacy import NodePolicy
 from fedpriv.privacy.terms import Relation

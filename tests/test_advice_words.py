@@ -15,7 +15,7 @@ from torch import nn
 
 from fedpriv import InputError, Target
 from fedpriv.account.figure import check_file
-from fedpriv.attacks.outcome import judge
+from fedpriv.adversary.outcome import judge
 from fedpriv.cohort import Key
 from fedpriv.cohort.batches import Schedule
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml

@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedpriv.attacks import Played, judge
+from fedpriv.adversary import Played, judge, read_scores
+from fedpriv.adversary.recorded import record_scores
 from fedpriv.evidence import Evidence
-from fedpriv.exposure import read_scores
-from fedpriv.exposure.recorded import record_scores
 from fedpriv.scenarios.maml_attack import noise, tables
 from fedpriv.scenarios.maml_attack.cells import Cell, Level, below, judged, trend
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fedpriv import InputError
-from fedpriv.attacks import (
+from fedpriv.adversary import (
     Games,
     Inversion,
     auc_bound,
@@ -27,11 +27,11 @@ from fedpriv.attacks import (
     support_match,
     which_task,
 )
-from fedpriv.attacks.chain import Chain, Layer
-from fedpriv.attacks.games import similarity
-from fedpriv.attacks.inversion import total_variation, variation_slope
-from fedpriv.attacks.matching import full_batch
-from fedpriv.attacks.outcome import threshold
+from fedpriv.adversary.chain import Chain, Layer
+from fedpriv.adversary.games import similarity
+from fedpriv.adversary.inversion import total_variation, variation_slope
+from fedpriv.adversary.matching import full_batch
+from fedpriv.adversary.outcome import threshold
 from fedpriv.clients import MAML
 from fedpriv.cohort import (
     Cohort,
@@ -465,7 +465,7 @@ def test_judging_by_hand() -> None:
 
 def test_the_exact_interval_covers() -> None:
     """Clopper and Pearson cover at least 95%: of 400 draws below 0.9, at least 360 hold it (fails once in 1e5)."""
-    from fedpriv.attacks.outcome import exact_rate
+    from fedpriv.adversary.outcome import exact_rate
 
     rng = np.random.default_rng(1)
     held = sum(rate.low <= 0.9 <= rate.high for rate in (exact_rate(int(k), 50) for k in rng.binomial(50, 0.9, 400)))
@@ -557,7 +557,7 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
     games = Games(games=16, validation=8, iterations=5, together=2)
     played, steps = [], []
     for cores in (1, 8):
-        monkeypatch.setattr("fedpriv.attacks.cores.usable_cores", lambda cores=cores: cores)
+        monkeypatch.setattr("fedpriv.adversary.cores.usable_cores", lambda cores=cores: cores)
         told: list[tuple[int, int]] = []
         played.append(games.play(seen, "query", cohort, progress=lambda *step, told=told: told.append(step)))
         steps.append(told)
@@ -568,7 +568,7 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
 
 
 def test_controlled_others_share_the_class_and_are_in_no_episode() -> None:
-    from fedpriv.attacks.seen import others
+    from fedpriv.adversary.seen import others
 
     parts = rows_of_digits()
     seen, _ = seen_rows(*parts)

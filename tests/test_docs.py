@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_net",
+    "fedpriv.__main__", "fedpriv.exposure", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_net",
     "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
     "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
@@ -71,19 +71,19 @@ ARROWS: dict[str, tuple[str, str]] = {
         "cohort effort forecast ledger models newcomers privacy progress protocol runs runtime strategies summary",
         "clients report",
     ),
-    "attacks": ("cohort data", ""),
-    "exposure": ("attacks cohort config progress protocol report runs strategies", "experiment"),
-    "config": ("", "clients data experiment exposure models privacy strategies"),
+    "adversary": ("cohort config data progress protocol report runs strategies", "experiment"),
+    "exposure": ("adversary", ""),
+    "config": ("", "adversary clients data experiment models privacy strategies"),
     "sweep": ("config ledger privacy progress report runs statistics", "cohort data experiment runtime scenarios"),
     "evidence": ("config progress statistics sweep", "data"),
     "scenarios": (
-        "attacks cohort config data evidence experiment exposure lrs newcomers runs statistics summary",
+        "adversary cohort config data evidence experiment lrs newcomers runs statistics summary",
         "report",
     ),
     "account": ("privacy report runs", ""),
     "ledger": ("privacy runs", ""),
-    "commands": ("config progress", "experiment exposure ledger privacy report runs runtime scenarios summary"),
-    "cli": ("", "account commands data exposure ledger personal report scenarios sweep"),
+    "commands": ("config progress", "adversary experiment ledger privacy report runs runtime scenarios summary"),
+    "cli": ("", "account adversary commands data ledger personal report scenarios sweep"),
 }
 LIBRARIES = {
     "ray": {"runtime"},
@@ -98,8 +98,7 @@ LIBRARIES = {
         "experiment",
         "newcomers",
         "personal",
-        "attacks",
-        "exposure",
+        "adversary",
         "scenarios",
     },
 }

@@ -14,11 +14,20 @@ import torch
 from helpers import Unbending
 
 from fedpriv import Experiment, InputError
+from fedpriv.adversary import (
+    Watch,
+    as_text,
+    read_scores,
+    read_sighting,
+    record,
+    recorded_rounds,
+    results_of,
+    with_watch,
+)
+from fedpriv.adversary.command import attack_run
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import ComponentFailure
-from fedpriv.exposure import Watch, as_text, read_scores, read_sighting, record, recorded_rounds, results_of, with_watch
-from fedpriv.exposure.command import attack_run
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
 from fedpriv.strategies import Billboard, MaliciousMetaLearner, Silent
@@ -96,7 +105,7 @@ def test_an_attack_shows_how_far_it_is_and_uses_one_thread(tmp_path: Path, monke
         steps.append((what, done, total))
         threads.add(torch.get_num_threads())
 
-    monkeypatch.setattr("fedpriv.exposure.watch.show_part", show)
+    monkeypatch.setattr("fedpriv.adversary.watch.show_part", show)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -218,7 +227,7 @@ def test_pictures_that_cannot_be_made_do_not_stop_the_run(
     def fails(*_: Any) -> Any:
         raise ValueError("no such picture")
 
-    monkeypatch.setattr("fedpriv.exposure.watch.write_pictures", fails)
+    monkeypatch.setattr("fedpriv.adversary.watch.write_pictures", fails)
     with_watch(experiment(), Watch(**GAMES, rounds=(1,))).run(tmp_path / "run", reproduce=1)
     assert "no pictures of the attack in round 1: no such picture" in caplog.text
     assert results_of(tmp_path / "run")["query"]["accuracy"] >= 0

@@ -11,7 +11,7 @@ from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import InputError
-from fedpriv.exposure import Watch, results_of, with_watch
+from fedpriv.adversary import Watch, results_of, with_watch
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.scenarios import scenario
 
@@ -47,7 +47,7 @@ def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_
     for words, advice in {
         ("run", "pmtl", "--out", "first", "--resume"): "go on there, with resume=True",
         ("models", "first"): "fedpriv.personal.personal_models(experiment, billboard).save(path)",
-        ("attack", "first"): "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)",
+        ("attack", "first"): "fedpriv.adversary.with_watch(experiment, Watch()).run(out=...)",
     }.items():
         code, text, error = fedpriv(*words)
         assert (code, text) == (2, "")
@@ -65,6 +65,12 @@ def test_the_advice_on_attacks_works(tmp_path: Path) -> None:
     with_watch(watched, settings).run(out=tmp_path / "run")
     assert results_of(tmp_path / "run")["query"]["inversion"]["paper"]["games"] == 3
     assert "private/report.html" in (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_name_that_older_versions_advised_still_works() -> None:
+    with pytest.warns(DeprecationWarning, match=r"called fedpriv\.adversary now"):
+        from fedpriv.exposure import with_watch as old
+    assert old is with_watch
 
 
 def test_a_folder_that_is_taken_says_how_to_go_on_and_one_can(tmp_path: Path) -> None:

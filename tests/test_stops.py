@@ -38,7 +38,7 @@ def stopped_at(fedpriv: Any, place: str, *words: str, number: signal.Signals = s
         ("fedpriv.ledger.show_ledger", ["ledger", "show", "here"]),
         ("fedpriv.ledger.check_ledger", ["ledger", "check", "here"]),
         ("fedpriv.report.write_report", ["report", "here"]),
-        ("fedpriv.exposure.command.attack_run", ["attack", "here"]),
+        ("fedpriv.adversary.command.attack_run", ["attack", "here"]),
         ("fedpriv.personal.export_models", ["models", "here"]),
         ("fedpriv.data.check", ["data", "check"]),
         ("fedpriv.commands.completed", RUN),

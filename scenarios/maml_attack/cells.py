@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedpriv.attacks import RULES, Outcome, Rate, judge
-from fedpriv.exposure import Scores, read_scores
+from fedpriv.adversary import RULES, Outcome, Rate, Scores, judge, read_scores
 from fedpriv.statistics import Interval, holm
 
 __all__ = [

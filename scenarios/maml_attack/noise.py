@@ -6,10 +6,9 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fedpriv.attacks import auc_bound
+from fedpriv.adversary import auc_bound, results_of
 from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, ending, opening, page_root, read_protocol
-from fedpriv.exposure import results_of
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
 from fedpriv.scenarios.maml_attack.cells import Level

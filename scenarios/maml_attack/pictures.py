@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpriv.attacks import Outcome, Rate
+from fedpriv.adversary import Outcome, Rate
 from fedpriv.scenarios.maml_attack.cells import Cell, Level
 
 if TYPE_CHECKING:

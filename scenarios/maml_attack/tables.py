@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedpriv.attacks import Outcome
+from fedpriv.adversary import Outcome, read_scores
 from fedpriv.config import Config, read_toml
 from fedpriv.evidence import (
     Configs,
@@ -17,7 +17,6 @@ from fedpriv.evidence import (
     page_root,
     read_protocol,
 )
-from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Cell, judged, proportion, rate_text, read_cells, trend
 from fedpriv.scenarios.maml_attack.pictures import draw_cells, draw_epochs

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fedpriv.attacks import Outcome
+from fedpriv.adversary import Outcome, read_scores
 from fedpriv.config import Config, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, configurations, ending, opening, page_root, read_protocol
-from fedpriv.exposure import read_scores
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import judged, proportion, rate_text, trend
 from fedpriv.statistics import Interval

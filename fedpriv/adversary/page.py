@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fedpriv.attacks import SETS
-from fedpriv.exposure.recorded import private_folder
-from fedpriv.exposure.results import bound_words, game_table, remarks, results_of, task_rows
+from fedpriv.adversary.games import SETS
+from fedpriv.adversary.recorded import private_folder
+from fedpriv.adversary.results import bound_words, game_table, remarks, results_of, task_rows
 from fedpriv.report.tables import Table
 from fedpriv.report.template import fill, inlined, write_page
 

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from fedpriv.attacks.cores import side_by_side
-from fedpriv.attacks.first_layer import class_counts
-from fedpriv.attacks.inversion import Inversion
-from fedpriv.attacks.matching import query_match, refuse_unusable, support_match
-from fedpriv.attacks.outcome import Outcome, judge
-from fedpriv.attacks.score import standardised
-from fedpriv.attacks.seen import Seen, others
+from fedpriv.adversary.cores import side_by_side
+from fedpriv.adversary.first_layer import class_counts
+from fedpriv.adversary.inversion import Inversion
+from fedpriv.adversary.matching import query_match, refuse_unusable, support_match
+from fedpriv.adversary.outcome import Outcome, judge
+from fedpriv.adversary.score import standardised
+from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.cohort.threads import one_torch_thread

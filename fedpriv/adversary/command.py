@@ -7,11 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
-from fedpriv.errors import InputError
-from fedpriv.exposure.recorded import read_sighting, recorded_rounds
-from fedpriv.exposure.results import as_text, results_of
-from fedpriv.exposure.watch import (
+from fedpriv.adversary.recorded import read_sighting, recorded_rounds
+from fedpriv.adversary.results import as_text, results_of
+from fedpriv.adversary.watch import (
     Watch,
     attack_sighting,
     episode_seed,
@@ -21,6 +19,8 @@ from fedpriv.exposure.watch import (
     show,
     to_json,
 )
+from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
+from fedpriv.errors import InputError
 from fedpriv.progress import Progress
 from fedpriv.report import write_report
 from fedpriv.runs import made_in_python
@@ -51,7 +51,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         rows = "" if recorded else "holds no rows to attack and "
         raise InputError(
             f"{run} {rows}was made in Python, so its data are not at hand here; attack it there while it runs: "
-            "fedpriv.exposure.with_watch(experiment, Watch()).run(out=...)."
+            "fedpriv.adversary.with_watch(experiment, Watch()).run(out=...)."
         )
     config = apply(stored, changes)
     settings = Watch(**{**config.pop("attack", {}), "during": False})

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedpriv.attacks.matching import CosineOf
+from fedpriv.adversary.matching import CosineOf
 from fedpriv.settings import Settings
 
 __all__ = ["Inversion", "total_variation", "variation_slope"]
@@ -50,7 +50,7 @@ class Inversion(Settings):
         Parameters
         ----------
         cosine_of : callable
-            How well guessed inputs explain what was seen; see :mod:`fedpriv.attacks.matching`.
+            How well guessed inputs explain what was seen; see :mod:`fedpriv.adversary.matching`.
         start : Tensor, shape [G, n, ...]
             Where to begin: targets and noise.
         """

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from fedpriv.attacks.chain import Chain, Layer
+from fedpriv.adversary.chain import Chain, Layer
 from fedpriv.cohort import Problem
 
 __all__ = ["BOTH", "FIRST", "PLAIN", "SECOND", "Passes"]

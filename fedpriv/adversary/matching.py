@@ -7,8 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedpriv.attacks.first_layer import Entrance
-from fedpriv.attacks.quick_cosines import QuickCosines
+from fedpriv.adversary.first_layer import Entrance
+from fedpriv.adversary.quick_cosines import QuickCosines
 from fedpriv.cohort import Batch, Engine, InnerLoop, Marks, Params, Problem, broadcast, meta_gradient, task_gradients
 from fedpriv.cohort.descent import per_task
 from fedpriv.cohort.products import ProductEngine

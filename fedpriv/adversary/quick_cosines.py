@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedpriv.attacks.chain import Chain
-from fedpriv.attacks.jets import BOTH, FIRST, PLAIN, SECOND, Passes
+from fedpriv.adversary.chain import Chain
+from fedpriv.adversary.jets import BOTH, FIRST, PLAIN, SECOND, Passes
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem
 from fedpriv.cohort.descent import per_task
 from fedpriv.errors import InputError

@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.attacks.matching import query_match
-from fedpriv.attacks.outcome import Rate, exact_rate, threshold
-from fedpriv.attacks.seen import Seen, others
+from fedpriv.adversary.matching import query_match
+from fedpriv.adversary.outcome import Rate, exact_rate, threshold
+from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Cohort, Engine
 from fedpriv.cohort.products import ProductEngine
 from fedpriv.cohort.threads import one_torch_thread

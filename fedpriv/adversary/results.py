@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fedpriv.attacks import SETS
-from fedpriv.attacks.outcome import GAMES_FOR_LOW_RATE
+from fedpriv.adversary.games import SETS
+from fedpriv.adversary.outcome import GAMES_FOR_LOW_RATE
 from fedpriv.report.tables import filled
 
 __all__ = ["as_text", "bound_words", "game_table", "remarks", "results_of", "task_rows"]

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedpriv.attacks import RULES, Played, roc
+from fedpriv.adversary.games import RULES, Played
+from fedpriv.adversary.outcome import roc
 from fedpriv.errors import ComponentFailure
 from fedpriv.report.figures import COLOURS, INK, canvas, save_svg
 

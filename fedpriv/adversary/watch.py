@@ -13,13 +13,15 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from fedpriv.attacks import SETS, Games, Played, Seen, WhichTask, auc_bound, seen_rows, which_task
-from fedpriv.attacks.games import SetName
+from fedpriv.adversary.figures import write_pictures
+from fedpriv.adversary.games import SETS, Games, Played, SetName
+from fedpriv.adversary.outcome import auc_bound
+from fedpriv.adversary.page import write_attack_page
+from fedpriv.adversary.recorded import private_folder, record, record_scores
+from fedpriv.adversary.seen import Seen, seen_rows
+from fedpriv.adversary.which_task import WhichTask, which_task
 from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on, usable
 from fedpriv.errors import FedprivError, InputError
-from fedpriv.exposure.figures import write_pictures
-from fedpriv.exposure.page import write_attack_page
-from fedpriv.exposure.recorded import private_folder, record, record_scores
 from fedpriv.names import kebab
 from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config

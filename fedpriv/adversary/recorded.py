@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.attacks import Played
+from fedpriv.adversary.games import Played
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import private_directory
 from fedpriv.protocol import Billboards

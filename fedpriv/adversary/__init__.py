@@ -1,0 +1,57 @@
+"""What a server that reads rows of updates learns: gradient inversion, membership games, attacks on a run."""
+
+from fedpriv.adversary.first_layer import class_counts, first_layer_inputs
+from fedpriv.adversary.games import RULES, SETS, Games, Played
+from fedpriv.adversary.inversion import Inversion
+from fedpriv.adversary.matching import query_match, support_match
+from fedpriv.adversary.outcome import Outcome, Rate, auc_bound, judge, roc
+from fedpriv.adversary.recorded import Scores, read_scores, read_sighting, record, recorded_rounds
+from fedpriv.adversary.results import as_text, results_of
+from fedpriv.adversary.seen import Seen, seen_rows
+from fedpriv.adversary.watch import (
+    Attacked,
+    Watch,
+    attack_sighting,
+    episode_seed,
+    keep,
+    refuse_unattackable,
+    to_json,
+    with_watch,
+)
+from fedpriv.adversary.which_task import WhichTask, which_task
+
+__all__ = [
+    "RULES",
+    "SETS",
+    "Attacked",
+    "Games",
+    "Inversion",
+    "Outcome",
+    "Played",
+    "Rate",
+    "Scores",
+    "Seen",
+    "Watch",
+    "WhichTask",
+    "as_text",
+    "attack_sighting",
+    "auc_bound",
+    "class_counts",
+    "episode_seed",
+    "first_layer_inputs",
+    "judge",
+    "keep",
+    "query_match",
+    "read_scores",
+    "read_sighting",
+    "record",
+    "recorded_rounds",
+    "refuse_unattackable",
+    "results_of",
+    "roc",
+    "seen_rows",
+    "support_match",
+    "to_json",
+    "which_task",
+    "with_watch",
+]
