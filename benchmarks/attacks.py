@@ -24,8 +24,8 @@ from fedpriv.adversary import Inversion, query_match, support_match
 from fedpriv.adversary.cores import side_by_side
 from fedpriv.adversary.matching import full_batch
 from fedpriv.cohort import Engine, InnerLoop, Problem, broadcast, meta_gradient
-from fedpriv.cohort.products import ProductEngine
-from fedpriv.cohort.threads import one_torch_thread
+from fedpriv.cohort.fast.products import ProductEngine
+from fedpriv.cohort.fast.threads import one_torch_thread
 
 __all__ = ["NETWORKS", "measure"]
 

@@ -94,8 +94,8 @@ the difference is within the noise.
   seven rounds: the MLP above 827 and 458; in its first round, with nothing kept, 456 and 374; five passes over the 100
   examples 327 and 122; 20 examples, ten steps 1218 and 499; 65 to 128 examples, one pass 736 and 420; personal models
   with a pull (PMTL), ten steps 475 and 317. It is taken where it costs less with nothing kept
-  (`fedpriv/cohort/span.py`): not for 300 examples and one pass, nor for the softmax model above, where it would make up
-  for a slow first round only later.
+  (`fedpriv/cohort/fast/span.py`): not for 300 examples and one pass, nor for the softmax model above, where it would
+  make up for a slow first round only later.
 - Softmax over fewer than 17 classes by hand: a third of the time of `torch.softmax`, which was a tenth of a step.
 - Without gain: mini-batches in blocks of 2, 5 or 10 steps, weights moved once a block: 0.42 to 0.67 ms of products, not
   0.31 to 0.46.

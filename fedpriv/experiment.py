@@ -30,8 +30,8 @@ from fedpriv.cohort import (
     probe,
     strange_tasks,
 )
+from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.cohort.problem import Loss, own_copy
-from fedpriv.cohort.threads import one_blas_thread
 from fedpriv.effort import Choice, choose_grid, seconds_of_training
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.forecast import Forecast, compared, forecast_sharing

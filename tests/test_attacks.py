@@ -46,8 +46,8 @@ from fedpriv.cohort import (
     meta_gradient,
     task_gradients,
 )
-from fedpriv.cohort.products import ProductEngine, Window
-from fedpriv.cohort.threads import one_torch_thread
+from fedpriv.cohort.fast.products import ProductEngine, Window
+from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.data import FewShot, few_shot, load
 
 WAYS = 3

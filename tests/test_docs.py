@@ -16,9 +16,9 @@ ROOT = Path(__file__).parent.parent
 PAGES = ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "docs/architecture.md", "docs/flower-accountant.md")
 FOLDERS = ("fedpriv", "strategies", "clients", "scenarios")
 NO_ALL = {
-    "fedpriv.__main__", "fedpriv.exposure", "fedpriv.lrs", "fedpriv.runtime", "fedpriv.scenarios.lrs_net",
-    "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.lrs_synthetic", "fedpriv.scenarios.maml",
-    "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
+    "fedpriv.__main__", "fedpriv.cohort.fast", "fedpriv.exposure", "fedpriv.lrs", "fedpriv.runtime",
+    "fedpriv.scenarios.lrs_net", "fedpriv.scenarios.lrs_ratings", "fedpriv.scenarios.lrs_synthetic",
+    "fedpriv.scenarios.maml", "fedpriv.scenarios.maml_attack", "fedpriv.scenarios.pmtl",
 }  # fmt: skip
 """Modules that export nothing, or (scenarios) what their own docstring says."""
 

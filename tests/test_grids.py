@@ -17,7 +17,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
-from fedpriv.cohort.threads import one_blas_thread
+from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.protocol import ALL
 from fedpriv.runs import BoundaryStore
 from fedpriv.strategies import Billboard

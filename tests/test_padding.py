@@ -31,7 +31,7 @@ from fedpriv.cohort import (
     draw_episodes,
     meta_gradient,
 )
-from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.lrs.packing import unpack
 from fedpriv.models.low_rank import LowRank
 from fedpriv.strategies import Billboard

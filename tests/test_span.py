@@ -13,10 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from fedpriv.cohort import Cohort, KernelEngine, Key, Learner, LoopEngine, Params, Problem, Ragged, Tasks, span
+from fedpriv.cohort import Cohort, KernelEngine, Key, Learner, LoopEngine, Params, Problem, Ragged, Tasks
+from fedpriv.cohort.fast import span
+from fedpriv.cohort.fast.span import Examples, span_widths
+from fedpriv.cohort.fast.tiles import Tiles
 from fedpriv.cohort.problem import Loss
-from fedpriv.cohort.span import Examples, span_widths
-from fedpriv.cohort.tiles import Tiles
 
 SHAPE = (2, 3)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from fedpriv.cohort import Params, Problem
-from fedpriv.cohort.products import Convolution, Dense, Pointwise, Window, chain_steps
+from fedpriv.cohort.fast.products import Convolution, Dense, Pointwise, Window, chain_steps
 
 __all__ = ["FOLLOWING", "Chain", "Layer"]
 

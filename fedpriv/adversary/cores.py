@@ -34,7 +34,7 @@ def side_by_side(
     ----------
     work : callable
         From engine, problem and unit to the result; called inside
-        :func:`~fedpriv.cohort.threads.one_torch_thread`.
+        :func:`~fedpriv.cohort.fast.threads.one_torch_thread`.
     units : sequence
         What is to be done.
     engine, problem

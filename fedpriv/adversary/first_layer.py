@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem, broadcast
-from fedpriv.cohort.chain import POINTWISE, untouched
+from fedpriv.cohort.fast.chain import POINTWISE, untouched
 
 __all__ = ["Entrance", "class_counts", "first_layer_inputs"]
 

@@ -24,8 +24,8 @@ from fedpriv.adversary.outcome import Outcome, judge
 from fedpriv.adversary.score import standardised
 from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
-from fedpriv.cohort.products import ProductEngine
-from fedpriv.cohort.threads import one_torch_thread
+from fedpriv.cohort.fast.products import ProductEngine
+from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 

@@ -11,7 +11,7 @@ from fedpriv.adversary.first_layer import Entrance
 from fedpriv.adversary.quick_cosines import QuickCosines
 from fedpriv.cohort import Batch, Engine, InnerLoop, Marks, Params, Problem, broadcast, meta_gradient, task_gradients
 from fedpriv.cohort.descent import per_task
-from fedpriv.cohort.products import ProductEngine
+from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
 

@@ -14,8 +14,8 @@ from fedpriv.adversary.matching import query_match
 from fedpriv.adversary.outcome import Rate, exact_rate, threshold
 from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Cohort, Engine
-from fedpriv.cohort.products import ProductEngine
-from fedpriv.cohort.threads import one_torch_thread
+from fedpriv.cohort.fast.products import ProductEngine
+from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 

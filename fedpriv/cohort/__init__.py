@@ -7,8 +7,8 @@ from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
 from fedpriv.cohort.episodes import Episodes, check_shots, draw_episodes, split_examples
+from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.inner_loop import InnerLoop, Order
-from fedpriv.cohort.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner, Noise, Scores
 from fedpriv.cohort.meta import (
     MetaGradient,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from fedpriv.cohort.engine import Engine, LoopEngine, VmapEngine
-from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
 

@@ -15,7 +15,7 @@ from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine
-from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part

@@ -15,7 +15,7 @@ from torch import Tensor
 from fedpriv.cohort.algorithm import ClientAlgorithm
 from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.engine import Engine, LoopEngine
-from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters

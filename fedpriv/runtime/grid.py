@@ -11,7 +11,7 @@ from typing import Self
 from flwr.app import Context, Error, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from fedpriv.cohort.threads import one_torch_thread
+from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.flower_private import (

@@ -35,7 +35,7 @@ class _Shard:
         import torch
 
         import fedpriv.runtime.grid  # noqa: F401 (the slow imports, while nobody waits yet)
-        from fedpriv.cohort.threads import one_thread_for_good
+        from fedpriv.cohort.fast.threads import one_thread_for_good
 
         one_thread_for_good()
         torch.set_flush_denormal(True)

@@ -101,7 +101,7 @@ def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, m
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()
 
     import fedpriv.experiment  # noqa: F401 (the slow imports, while nobody waits yet)
-    from fedpriv.cohort.threads import one_thread_for_good
+    from fedpriv.cohort.fast.threads import one_thread_for_good
     from fedpriv.data import keep_data
 
     # A run limits its rounds itself; what stands before and after them would take all cores in every process.

@@ -10,15 +10,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from fedpriv.cohort.chain import Chain, Layer, forward, layers_of, views_of
 from fedpriv.cohort.cohort import Batch, Cohort
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, VmapEngine, average, mean_losses, why_not_vmap
+from fedpriv.cohort.fast.chain import Chain, Layer, forward, layers_of, views_of
+from fedpriv.cohort.fast.low_rank import low_rank_meta_gradient, shared
+from fedpriv.cohort.fast.span import Examples, bytes_in_span, descend_in_span, span_widths
+from fedpriv.cohort.fast.tiles import Tiles
 from fedpriv.cohort.inner_loop import InnerLoop
-from fedpriv.cohort.low_rank import low_rank_meta_gradient, shared
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.span import Examples, bytes_in_span, descend_in_span, span_widths
-from fedpriv.cohort.tiles import Tiles
 from fedpriv.cohort.trees import Params
 
 __all__ = ["KernelEngine"]

@@ -25,9 +25,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.cohort.chain import Chain, Layer
 from fedpriv.cohort.cohort import Batch, Cohort, padded_width
 from fedpriv.cohort.descent import Descent, per_task
+from fedpriv.cohort.fast.chain import Chain, Layer
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.tasks import Ragged
 from fedpriv.cohort.trees import Params

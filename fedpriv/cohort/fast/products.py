@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from fedpriv.cohort.chain import POINTWISE, untouched
 from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import mean_losses
-from fedpriv.cohort.kernels import KernelEngine
+from fedpriv.cohort.fast.chain import POINTWISE, untouched
+from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
 
