@@ -116,10 +116,10 @@ def test_a_run_that_goes_on_still_says_what_could_not_be_reached(tmp_path: Path,
     def away(node: int, kind: str, round: str, _: int) -> int | None:
         return {(2, "2"): 5, (1, "4"): 2}.get((node, round))
 
-    monkeypatch.setattr("fedpriv.experiment.InProcessGrid", lambda specs: Weather(specs, away))
+    monkeypatch.setattr("fedpriv.experiment.execution.InProcessGrid", lambda specs: Weather(specs, away))
     with pytest.raises(ComponentFailure, match="node 1"):
         run.run(tmp_path / "run", reproduce=7)
-    monkeypatch.setattr("fedpriv.experiment.InProcessGrid", InProcessGrid)
+    monkeypatch.setattr("fedpriv.experiment.execution.InProcessGrid", InProcessGrid)
     found = run.run(tmp_path / "run", reproduce=7, resume=True)
     assert found.summary["unreachable"]["tasks"] == 3
     assert REACHED in str(found.guarantee)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fedpriv.experiment import _where_to_resume
+from fedpriv.runs.resume import where_to_resume
 from fedpriv.ledger.folders import Folder
 from fedpriv.privacy import Ledger, Release
 from fedpriv.privacy.journal import Boundary, Journal
@@ -33,7 +33,7 @@ def work():
     """Go on where the last process was killed, and publish round after round, as a run does."""
     folder = RunFolder(place / "run", {"strategy": {"name": "billboard"}}, resume=(place / "run/config.toml").exists())
     journal = Journal(Ledger(place / "ledger.sqlite"), "people", folder.run_id, folder.boundaries)
-    found = _where_to_resume(folder, journal, publishes=True).boundary
+    found = where_to_resume(folder, journal, publishes=True).boundary
     os.write(ready, b".")
     rng = np.random.default_rng()
     if found is None:

@@ -80,7 +80,7 @@ def test_no_files_of_control_groups_no_quota(tmp_path: Path) -> None:
 
 def test_shards_sweeps_and_games_take_what_the_process_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody asks for the cores of the machine, as ``os.cpu_count`` tells them."""
-    monkeypatch.setattr("fedpriv.experiment.usable_cores", lambda: 3)
+    monkeypatch.setattr("fedpriv.experiment.specification.usable_cores", lambda: 3)
     assert experiment(toy_tasks(), shards=None, grid="ray").num_shards == 3
     root = Path(__file__).parent.parent
     asking = [

@@ -22,6 +22,7 @@ from fedpriv import ComponentFailure, InputError
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Problem
 from fedpriv.effort import choose_grid, seconds_of_training
+from fedpriv.experiment.preparation import prepare
 from fedpriv.privacy import FullParticipation, Ledger, Release, Target
 from fedpriv.privacy.journal import Boundary
 from fedpriv.runs import RunFolder
@@ -147,7 +148,7 @@ def test_a_run_says_that_it_started_before_it_asks_the_first_task(tmp_path: Path
         raise KeyboardInterrupt
 
     monkeypatch.setattr(RunFolder, "started", watch)
-    monkeypatch.setattr("fedpriv.experiment.serve", stop)
+    monkeypatch.setattr("fedpriv.experiment.execution.serve", stop)
     with pytest.raises(KeyboardInterrupt):
         experiment(toy_tasks()).run(tmp_path / "run")
 
@@ -162,13 +163,13 @@ def test_the_grid_follows_from_the_work_and_the_cores() -> None:
     short = experiment(tasks, grid="auto", shards=None, strategy=noisy(rounds=3))
     long = short.model_copy(update={"strategy": noisy(rounds=3_000_000)})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedpriv.experiment.usable_cores", lambda: 2)
-        assert short._checked(reproduced=False).choice.grid == "in-process"
-        assert long._checked(reproduced=False).choice.grid == "ray"
+        patch.setattr("fedpriv.experiment.preparation.usable_cores", lambda: 2)
+        assert prepare(short, reproduced=False).choice.grid == "in-process"
+        assert prepare(long, reproduced=False).choice.grid == "ray"
         asked = long.model_copy(update={"grid": "in-process"})
-        assert asked._checked(reproduced=False).choice.grid == "in-process"
-        patch.setattr("fedpriv.experiment.usable_cores", lambda: 1)
-        assert long._checked(reproduced=False).choice.grid == "in-process"
+        assert prepare(asked, reproduced=False).choice.grid == "in-process"
+        patch.setattr("fedpriv.experiment.preparation.usable_cores", lambda: 1)
+        assert prepare(long, reproduced=False).choice.grid == "in-process"
 
 
 def test_the_estimate_counts_each_weight_where_it_is_used() -> None:
@@ -191,9 +192,9 @@ def test_the_work_of_a_run_is_what_its_clients_count() -> None:
     few, many = (experiment(toy_tasks(), client=GlobalModel(epochs=epochs)) for epochs in (1, 8))
     seen: list[float] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fedpriv.experiment.seconds_of_training", lambda *words: seen.append(words[2]) or 0.0)
+        patch.setattr("fedpriv.experiment.preparation.seconds_of_training", lambda *words: seen.append(words[2]) or 0.0)
         for run in (few, many):
-            run.model_copy(update={"grid": "auto"})._checked(reproduced=False)
+            prepare(run.model_copy(update={"grid": "auto"}), reproduced=False)
     examples = len(few.tasks.train.inputs)
     assert seen == [examples, 8 * examples]
 

@@ -42,8 +42,8 @@ def stopped_at(fedpriv: Any, place: str, *words: str, number: signal.Signals = s
         ("fedpriv.personal.export_models", ["models", "here"]),
         ("fedpriv.data.check", ["data", "check"]),
         ("fedpriv.commands.completed", RUN),
-        ("fedpriv.experiment.RunFolder.__init__", RUN),
-        ("fedpriv.experiment.RunFolder.started", [*RUN, "--out=here"]),
+        ("fedpriv.experiment.execution.RunFolder.__init__", RUN),
+        ("fedpriv.experiment.execution.RunFolder.started", [*RUN, "--out=here"]),
         ("fedpriv.sweep.command.check_jobs", SWEEP),
     ],
 )
@@ -56,7 +56,7 @@ def test_what_cannot_go_on_only_says_that_it_stopped(fedpriv: Any, place: str, w
 
 @pytest.mark.parametrize("out", [[], ["--out=here"]])
 @pytest.mark.parametrize(
-    ("place", "words"), [("fedpriv.experiment.serve", RUN), ("fedpriv.sweep.command.Crew.run", SWEEP)]
+    ("place", "words"), [("fedpriv.experiment.execution.serve", RUN), ("fedpriv.sweep.command.Crew.run", SWEEP)]
 )
 def test_what_can_go_on_does_by_the_words_it_says(
     fedpriv: Any, tmp_path: Path, place: str, words: list[str], out: list[str]
@@ -73,7 +73,9 @@ def test_what_can_go_on_does_by_the_words_it_says(
 
 
 def test_a_folder_that_holds_another_run_is_not_gone_on_with(fedpriv: Any) -> None:
-    assert stopped_at(fedpriv, "fedpriv.experiment.serve", *RUN, "--out=here")[1].endswith("go on with --resume.")
+    assert stopped_at(fedpriv, "fedpriv.experiment.execution.serve", *RUN, "--out=here")[1].endswith(
+        "go on with --resume."
+    )
     other = [*RUN, "--set=client.strength=3.0", "--out=here"]
     assert stopped_at(fedpriv, "fedpriv.commands.completed", *other) == (130, "fedpriv: stopped.")
 

@@ -1,0 +1,341 @@
+"""How an experiment is carried out: folder and ledger, nodes, rounds, and what it came to."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from fedpriv.cohort import engine_named, notes_on
+from fedpriv.cohort.threads import one_blas_thread
+from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.experiment.preparation import Prepared, prepare
+from fedpriv.forecast import Forecast, compared, forecast_sharing
+from fedpriv.ledger import check_finished, how_to_find
+from fedpriv.newcomers import score_newcomers
+from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.plan import ResolvedPlan
+from fedpriv.progress import Progress, phase
+from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.folder import RunFolder, read_finished
+from fedpriv.runs.resume import Resume, where_to_resume
+from fedpriv.runtime.grid import InProcessGrid, LocalGrid
+from fedpriv.runtime.node import NodeSpec
+from fedpriv.runtime.pool import ShardPool
+from fedpriv.runtime.server import Served, serve
+from fedpriv.summary import RunResult, summarize
+
+if TYPE_CHECKING:
+    from fedpriv.experiment.specification import Experiment
+
+__all__ = ["Options", "Rounds", "execute"]
+
+Rounds = Callable[[int, int], None]
+_LOG = logging.getLogger("fedpriv")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What :meth:`fedpriv.Experiment.run` was given."""
+
+    out: Path | str | None
+    reproduce: int | None
+    resume: bool
+    progress: Rounds | None
+    about: dict[str, Any]
+    config: dict[str, Any] | None
+    on: Grid | None
+    pool: ShardPool | None
+    measure: Callable[[Any, RunResult], dict[str, Any]] | None
+
+
+def execute(experiment: Experiment, options: Options) -> RunResult:
+    """Do what :meth:`fedpriv.Experiment.run` does; the seed is that of a reproduction already."""
+    if options.out == "":
+        raise InputError("out is empty; name a folder for the run ('.' is this one), or None to keep nothing.")
+    if options.on is not None and options.resume:
+        raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
+    stored = options.config or experiment.describe()
+    stored = {**stored, "run": {**stored["run"], "reproduce": options.reproduce}}
+    out = None if options.out is None else Path(options.out)
+    if options.resume and out is not None and (done := read_finished(out, stored, options.about)) is not None:
+        check_finished(out, done)
+        return RunResult.from_summary(done, out)
+    prepared = prepare(experiment, reproduced=options.reproduce is not None, started=options.pool is not None)
+    if options.on is None and experiment.grid == "auto":
+        _LOG.info("%s", prepared.choice)
+    forecast = forecast_sharing(prepared.resolved, prepared.problem.num_parameters)
+    if forecast is not None and forecast.sentence is not None:
+        _LOG.warning("warning: %s", forecast.sentence)
+    with ExitStack() as stack:
+        folder = None
+        if out is not None:
+            folder = RunFolder(out, stored, resume=options.resume)
+            stack.callback(folder.close)
+        run = _Run(experiment.model_copy(update={"grid": prepared.choice.grid}), options, prepared, folder, stack)
+        result = run.carry_out()
+        _tell_whether_sharing_paid(experiment, result, forecast, folder)
+        if options.measure is not None:
+            result.summary["measures"] = options.measure(experiment, result)
+            result.summary["not_released"] = [*result.summary["not_released"], "measures"]
+        if folder is not None:
+            folder.write_summary(result.summary)
+            if experiment.report:
+                from fedpriv.report import write_report
+
+                with phase("figures and report"):
+                    write_report([folder.path])
+        return result
+
+
+@dataclass
+class _Run:
+    """A run at work."""
+
+    experiment: Experiment
+    options: Options
+    prepared: Prepared
+    folder: RunFolder | None
+    stack: ExitStack
+    """Closes what the run has opened."""
+    saving_seconds: float = field(default=0.0, init=False)
+
+    def carry_out(self) -> RunResult:
+        """Ask the nodes, publish, score; return what it came to."""
+        experiment, folder = self.experiment, self.folder
+        about = self.options.about if folder is None else folder.keep_about(self.options.about)
+        entropy = self._entropy()
+        began = time.perf_counter()
+        strategy, resolved, problem = self.prepared.strategy, self.prepared.resolved, self.prepared.problem
+        if folder is None:
+            scratch = Path(self.stack.enter_context(tempfile.TemporaryDirectory(prefix="fedpriv-")))
+        else:
+            scratch = folder.path
+        journal = self._journal(scratch)
+        self.stack.callback(journal.ledger.close)
+        begun = journal.ledger.entries(journal.population, journal.run)
+        resolved = resolved.as_begun(begun)
+        resolved.refuse_others(begun)
+        resume = where_to_resume(folder, journal, publishes=strategy.publishes)
+        names = {name: value.numpy() for name, value in problem.initial().items()}
+        initial = record_from_billboards({ALL: names})
+        boundary = resume.boundary or strategy.first_boundary(initial, len(experiment.tasks))
+        if folder is not None and resume.boundary is None:
+            folder.boundaries.stage(boundary)
+            folder.boundaries.promote(0)
+        _check_budget(journal, resolved, boundary)
+
+        self.stack.enter_context(one_blas_thread())
+        with phase("start of the nodes"):
+            grid = self._grid(resume)
+        if folder is not None:
+            folder.started()
+        if isinstance(self.options.progress, Progress):
+            self.options.progress(boundary.round, strategy.rounds)  # the first round may take long
+        ready = time.perf_counter()
+        served = serve(
+            strategy,
+            grid,
+            initial,
+            journal=journal,
+            entropy=entropy,
+            boundary=boundary,
+            resolved=resolved,
+            replay=resume.replay,
+            on_round=self._after(grid, scratch),
+            baseline=experiment.baseline,
+            population=experiment.tasks,
+            timeout=experiment.timeout,
+            attempts=experiment.attempts,
+            on_unreachable=None if folder is None else folder.log_unreachable,
+        )
+        served.warnings[:0] = notes_on(problem, engine_named(experiment.engine), experiment.tasks)
+        if folder is not None:  # with those of before a crash
+            served.unreachable = folder.unreachable()
+        served.seconds.update(start_up=ready - began, checkpoints=self.saving_seconds)
+        served.seconds["total"] = time.perf_counter() - began
+        with phase("accounting"):
+            result = summarize(
+                about=about,
+                served=served,
+                journal=journal,
+                tasks=experiment.tasks,
+                strategy=strategy,
+                resolved=resolved,
+                reproduce=self.options.reproduce,
+                client=experiment.client,
+                said={"grid": experiment.grid, "engine": experiment.engine, "seed": experiment.seed},
+            )
+        if experiment.held_out is not None and len(served.boundary.billboards) == 1:
+            (last,) = served.boundary.billboards.values()
+            scores = score_newcomers(experiment.newcomers(), problem, last, served.work)
+            result.summary["diagnostics"]["held_out"] = scores
+        if folder is not None:
+            folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
+            for line in [*result.released_lines, *result.privacy_lines]:
+                folder.log(line)
+            result.folder = folder.path
+        return result
+
+    def _entropy(self) -> Entropy:
+        if self.options.reproduce is not None:
+            return ReproducibleEntropy(self.options.reproduce)
+        begun = max(self.folder.boundaries.rounds(), default=0) if self.folder is not None else 0
+        unfinished = self.folder is not None and begun < self.prepared.strategy.rounds
+        kept = self.folder.coins() if self.folder is not None and unfinished else None
+        return SystemEntropy(kept or RoundSecret.fresh())
+
+    def _after(self, grid: Grid, scratch: Path) -> Callable[[int, Any, dict[str, Any]], None]:
+        """Return what is done after each round: its scores are kept, and now and then the nodes' states."""
+        folder, rounds, every = self.folder, self.prepared.strategy.rounds, self.experiment.checkpoint_every
+        own = grid if isinstance(grid, LocalGrid) else None
+        snapshots = folder.boundaries if folder is not None else None
+        if own and own.replays and snapshots is None:  # else the rounds to replay would pile up in memory
+            snapshots = BoundaryStore(scratch)
+
+        def after(number: int, _: Any, scores: dict[str, Any]) -> None:
+            if self.options.progress:
+                self.options.progress(number, rounds)
+            if folder is not None and scores:
+                folder.log(_evaluation_line(number, scores))
+            saved = time.perf_counter()
+            sealed = own and snapshots and number % every == 0 and number < rounds
+            if own and snapshots and sealed:
+                own.snapshot(snapshots.directory, number)
+                snapshots.seal(number)
+            if folder is not None:
+                folder.forget_coins(number, durably=bool(sealed))
+            self.saving_seconds += time.perf_counter() - saved
+
+        return after
+
+    def _grid(self, resume: Resume) -> Grid:
+        """Return the nodes, with the personal states of the last snapshot."""
+        if self.options.on is not None:
+            own = self.options.on if isinstance(self.options.on, LocalGrid) else None
+        else:
+            problem, shards = self.prepared.problem, self.experiment.num_shards
+            own = self.stack.enter_context(self._started(self.experiment.specs(problem, shards, self._noise_seed())))
+        if own is not None and self.folder is not None and resume.snapshot is not None:
+            own.restore(self.folder.boundaries.directory, resume.snapshot)
+        grid: Grid | None = own or self.options.on
+        assert grid is not None
+        return grid
+
+    def _started(self, specs: list[NodeSpec]) -> LocalGrid:
+        if self.experiment.grid == "in-process":
+            return InProcessGrid(specs)
+        if self.experiment.grid == "flower":
+            raise InputError("Flower's own engine is started by `fedpriv run --set run.grid=flower`; here use 'ray'.")
+        from fedpriv.runtime.ray_grid import RayGrid
+
+        return RayGrid(specs, self.experiment.address, self.options.pool)
+
+    def _noise_seed(self) -> int:
+        """Return what the nodes' own noise comes from: one secret for all nodes, drawn once per run.
+
+        A shard that is rebuilt answers again what was asked before. With a secret of its own it would send a second
+        copy of each row, with fresh noise, for one charge.
+        """
+        if self.options.reproduce is not None:
+            return self.options.reproduce
+        folder, drawn = self.folder, self.experiment.client.draws_noise or self.prepared.resolved.plan.at_node
+        return int.from_bytes(folder.node_secret() if folder is not None and drawn else secrets.token_bytes(32), "big")
+
+    def _journal(self, scratch: Path) -> Journal:
+        """Open the ledger and register the population."""
+        experiment, folder = self.experiment, self.folder
+        ledger = Ledger(scratch / "ledger.sqlite" if experiment.ledger is None else experiment.ledger)
+        resuming = self.options.resume and folder is not None
+        if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
+            raise InputError(
+                f"the ledger {ledger.path} is gone, which holds what this run has released; "
+                f"{how_to_find(ledger.path, folder.path)} to go on."
+            )
+        if folder is not None:
+            ledger.follow(folder.boundaries.head_path)
+        population = experiment.population or experiment.tasks.dataset
+        ledger.register(
+            population,
+            fingerprint=experiment.tasks.fingerprint,
+            num_tasks=len(experiment.tasks),
+            declared=experiment.declared,
+            budget=experiment.budget,
+            budget_filter=experiment.budget_filter,
+            planned=self.prepared.resolved.releases(),
+        )
+        ledger.refuse_read_only()
+        ledger.keep_heads()
+        run = folder.run_id if folder is not None else scratch.name
+        return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
+
+
+def _check_budget(journal: Journal, resolved: ResolvedPlan, boundary: Boundary) -> None:
+    """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
+    left = resolved.plan.rounds - boundary.round
+    if resolved.plan.at_node and journal.ledger.charged(journal.population, journal.run, boundary.round + 1):
+        left -= 1  # its rows were asked for, and paid, before a crash
+    planned = resolved.releases(left)
+    if left <= 0 or not planned:
+        return
+    try:
+        journal.check(planned)
+    except BudgetExceeded as error:
+        enough = journal.enough_noise(*resolved.priced(left), resolved.measurements(left))
+        advice = f" A noise multiplier of {enough:.5g} would fit." if enough is not None else ""
+        raise BudgetExceeded(f"{error}{advice}") from None
+
+
+def _tell_whether_sharing_paid(
+    experiment: Experiment, result: RunResult, forecast: Forecast | None, folder: RunFolder | None
+) -> None:
+    """Add to the summary what was forecast, and what was measured; of protected data to ``private/`` alone."""
+    found: dict[str, Any] = {} if forecast is None else forecast.to_json()
+    measure = "loss" if experiment.tasks.num_classes is None else "accuracy"
+    means = getattr(result.diagnostics, measure)
+    measured = compared(means.personal, means.local_only, measure) if experiment.client.sends_update else None
+    if experiment.declared == "protected":
+        if folder is not None and experiment.baseline:
+            said = measured or "personal models are no worse than training alone in this run (diagnostic)."
+            folder.write_private("sharing.txt", f"{said}\n")
+            found["measured_in"] = "private/sharing.txt"
+    else:
+        found["measured"] = measured
+    result.summary["sharing"] = found
+    result.summary["warnings"] += [one for one in (found.get("forecast"), found.get("measured")) if one]
+
+
+def _means(served: Served) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, values in served.scores.items():
+        finite = values[np.isfinite(values)]
+        if len(finite):
+            found[f"diagnostic.{name}"] = float(finite.mean())
+    return found
+
+
+def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
+    """Return the line of ``metrics.jsonl`` for mean scores named ``diagnostic.<model>.<measure>``."""
+    line: dict[str, Any] = {
+        "round": number,
+        "kind": "evaluation",
+        "released": False,
+        "loss": {},
+        "accuracy": {},
+    }
+    for name, value in scores.items():
+        _, model, measure = name.split(".")
+        line[measure][model] = value
+    return line

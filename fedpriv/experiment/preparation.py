@@ -1,0 +1,95 @@
+"""What a run starts with: all that needs no private data, done before anything is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedpriv.cohort import Problem, engine_named, probe
+from fedpriv.effort import Choice, choose_grid, seconds_of_training
+from fedpriv.errors import InputError
+from fedpriv.machine import usable_cores
+from fedpriv.privacy.plan import ResolvedPlan
+from fedpriv.privacy.target import check_delta
+from fedpriv.progress import phase
+from fedpriv.strategies.base import TaskStrategy
+
+if TYPE_CHECKING:
+    from fedpriv.experiment.specification import Experiment
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a run starts with.
+
+    Attributes
+    ----------
+    strategy : TaskStrategy
+        With the population's public groups.
+    resolved : ResolvedPlan
+        Noise, releases, guarantees.
+    problem : Problem
+        Model and loss, which worked on made-up examples.
+    choice : Choice
+        Which grid, and why.
+    """
+
+    strategy: TaskStrategy
+    resolved: ResolvedPlan
+    problem: Problem
+    choice: Choice
+
+
+def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> Prepared:
+    """Fit the strategy to the population, calibrate, do a dry run on made-up tasks, and choose the grid.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        What shall run.
+    reproduced : bool
+        Whether noise and coins shall come from a number.
+    started : bool
+        Whether Ray runs already.
+
+    Raises
+    ------
+    InputError
+        Something does not fit.
+    """
+    if reproduced and experiment.declared == "protected":
+        raise InputError(
+            "noise that comes from a number protects nobody, and these data are declared protected; leave out "
+            "reproduce, or declare the data a benchmark if they are public."
+        )
+    check_delta(experiment.delta, len(experiment.tasks))
+    strategy = experiment.grouped()
+    with phase("calibration of the noise"):
+        resolved = strategy.resolve(len(experiment.tasks))
+    problem = experiment.problem()
+    strategy.check_arrays(list(problem.initial()))
+    experiment.client.check(problem, experiment.tasks)
+    work = probe(experiment.client, problem, engine_named(experiment.engine), experiment.tasks)
+    started = started or experiment.address is not None
+    return Prepared(strategy, resolved, problem, _choose_grid(experiment, problem, *work, started=started))
+
+
+def _choose_grid(
+    experiment: Experiment, problem: Problem, training: float, finishing: float, *, started: bool
+) -> Choice:
+    """Choose by so many gradient evaluations for each example, in a participation and in the final fit."""
+    if experiment.grid != "auto":
+        return Choice(experiment.grid, "run.grid says so")
+    if started:
+        return Choice("ray", "it runs already")
+    participations = experiment.strategy.rounds * experiment.strategy.sampling_rate
+    inputs = experiment.tasks.train.inputs
+    evaluations = len(inputs) * (participations * training + finishing)
+    dtype = problem.dtype if inputs.dtype.kind == "f" else torch.int64
+    like = torch.zeros(1, *experiment.tasks.input_shape, dtype=dtype)
+    total = evaluations * (2 if experiment.baseline else 1)
+    return choose_grid(seconds_of_training(problem, like, total, experiment.engine), usable_cores())

@@ -1,0 +1,57 @@
+"""Where a run goes on: the last published boundary, the last snapshot, and the rounds between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedpriv.errors import InputError
+from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.runs.folder import RunFolder
+
+__all__ = ["Resume", "where_to_resume"]
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on."""
+
+    boundary: Boundary | None = None
+    snapshot: int | None = None
+    replay: tuple[tuple[Boundary, Boundary], ...] = ()
+
+
+def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> Resume:
+    """Find the last published boundary, the last snapshot, and the rounds between them."""
+    if folder is None:
+        return Resume()
+    store = folder.boundaries
+    pending = store.pending()
+    if pending is not None:
+        if journal.charged(pending):
+            store.promote(pending.round)  # charged but not published: read back, never drawn again
+        else:
+            store.discard_pending()
+    measured = store.pending_measured()
+    if measured is not None:
+        if journal.charged(measured):
+            store.promote_measured(measured.round)
+        else:
+            store.discard_pending_measured()
+    rounds, snapshots = store.rounds(), store.snapshots()
+    if publishes and rounds:
+        journal.refuse_missing(store.load(rounds[-1]), store.measured())
+    if not rounds:
+        folder.rewind_metrics(0)
+        return Resume()
+    last = rounds[-1]
+    folder.rewind_metrics(last)
+    snapshot = max((number for number in snapshots if number <= last), default=None)
+    first = snapshot or 0
+    boundaries = {number: store.load(number) for number in rounds if number >= first}
+    missing = [number for number in range(first, last + 1) if number not in boundaries]
+    if missing:
+        raise InputError(
+            f"{folder.path} lost the checkpoint of round {missing[0]}; restore it from a copy, or start a new run."
+        )
+    replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
+    return Resume(boundaries[last], snapshot, replay)
