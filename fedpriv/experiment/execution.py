@@ -16,7 +16,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from fedpriv.cohort import engine_named, notes_on
-from fedpriv.cohort.threads import one_blas_thread
+from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.experiment.preparation import Prepared, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
