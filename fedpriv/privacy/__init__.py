@@ -5,7 +5,7 @@ This package knows no Flower and no model; it works on numpy arrays and plain va
 
 from __future__ import annotations
 
-from fedpriv.privacy.accounting import Accountant, Epsilon, delta_for, epsilon
+from fedpriv.privacy.accounting import Accountant, Epsilon, delta_for, epsilon, renyi
 from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
@@ -18,7 +18,6 @@ from fedpriv.privacy.guarantee import Guarantee, guarantee_for
 from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.policy import Decision, NodePolicy, decide
-from fedpriv.privacy.renyi import renyi
 from fedpriv.privacy.sampling import (
     FixedSizeSampling,
     FullParticipation,

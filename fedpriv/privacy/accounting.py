@@ -23,10 +23,11 @@ from typing import Literal, get_args
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.names import unknown
+from fedpriv.privacy.cost import Cost, check_relation, refuse, renyi_many
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon
-from fedpriv.privacy.mechanisms import Cost, Release
-from fedpriv.privacy.pld import Event, pld_deltas, pld_epsilon
-from fedpriv.privacy.terms import Relation, refuse_add_remove
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.pld import Event, is_plain, pld_deltas, pld_epsilon
+from fedpriv.privacy.terms import Relation
 
 __all__ = [
     "Accountant",
@@ -38,6 +39,7 @@ __all__ = [
     "deltas_for",
     "epsilon",
     "relations_for",
+    "renyi",
     "shared_relations",
 ]
 
@@ -106,7 +108,8 @@ def epsilon(
     if accountant not in get_args(Accountant):
         raise InputError("accounting: " + unknown("accountant", str(accountant), get_args(Accountant)))
     events = _events(releases)
-    return _epsilon(events, float(delta), Relation(relation).formulas, _resolve(accountant, events))
+    formulas = Relation(relation).formulas
+    return _epsilon(events, float(delta), formulas, _resolve(accountant, events, formulas))
 
 
 def delta_for(releases: Releases, epsilon: float, relation: Relation = Relation.ADD_REMOVE) -> float:
@@ -130,11 +133,11 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
     events = _events(releases)
     relation = Relation(relation).formulas
     _check_relation(events, relation)
-    if any(cost.noise_multiplier == 0.0 for cost, _ in events):
+    if _without_noise(events, relation):
         return [1.0] * len(epsilons)
     mu = _mu(events, relation)
-    plain = [gaussian_delta(mu, one) for one in epsilons]
-    if _resolve("auto", events) == "gaussian":
+    plain = [1.0 if mu is None else gaussian_delta(mu, one) for one in epsilons]
+    if _resolve("auto", events, relation) == "gaussian":
         return plain
     finite = [one for one in epsilons if math.isfinite(one)]
     found = dict(zip(finite, pld_deltas(events, finite, relation), strict=True))
@@ -158,15 +161,50 @@ def relations_for(releases: Releases) -> tuple[Relation, ...]:
 def shared_relations(several: Iterable[Releases]) -> list[Relation]:
     """Return the relations under which all of several histories have formulas; the first is the usual one."""
     made = {release for one in several for release in count_releases(one)}
-    if any(release.cost.fixed for release in made):
-        return [Relation.REPLACE_ONE]
+    known = [release.cost.relations for release in made]
+    shared = [one for one in (Relation.ADD_REMOVE, Relation.REPLACE_ONE) if all(one in each for each in known)]
+    if not shared:
+        names = " and ".join(sorted({repr(release.mechanism) for release in made}))
+        raise NoGuarantee(
+            f"accounting: releases of the mechanisms {names} have no relation in common under which all have formulas; "
+            "charge them to different populations."
+        )
     limited = any(release.sampling_name == "limited" for release in made)
-    return [Relation.ZERO_OUT if limited else Relation.ADD_REMOVE, Relation.REPLACE_ONE]
+    return [Relation.ZERO_OUT if limited and one is Relation.ADD_REMOVE else one for one in shared]
+
+
+def renyi(release: Release, order: float, relation: Relation = Relation.ADD_REMOVE) -> float:
+    """Return the Renyi divergence of one release, or the bound that its mechanism gives.
+
+    Parameters
+    ----------
+    release : Release
+        Its clipping norm does not matter.
+    order : float
+        Greater than 1 and finite.
+    relation : Relation
+        Under replace-one the sensitivity is twice the clipping norm.
+
+    Returns
+    -------
+    float
+        At least 0; infinite without noise. Never above the value without amplification.
+
+    Raises
+    ------
+    InputError
+        If the order is not greater than 1 and finite.
+    NoGuarantee
+        If the release has no formula under this relation.
+    """
+    if not 1.0 < order < math.inf:
+        raise InputError(f"privacy: the Renyi 'order' must be greater than 1 and finite, got {order!r}.")
+    return renyi_many(release.cost, (float(order),), relation)[0]
 
 
 def _check_relation(events: Iterable[Event], relation: Relation) -> None:
-    if any(cost.fixed for cost, _ in events):
-        refuse_add_remove(relation)
+    for cost, _ in events:
+        check_relation(cost, relation)
 
 
 def _events(releases: Releases) -> tuple[Event, ...]:
@@ -174,13 +212,17 @@ def _events(releases: Releases) -> tuple[Event, ...]:
     merged: Counter[Cost] = Counter()
     for release, count in count_releases(releases).items():
         merged[release.cost] += count
-    return tuple(sorted(merged.items()))
+    return tuple(sorted(merged.items(), key=lambda event: (event[0].mechanism, *event)))
 
 
-def _resolve(accountant: Accountant, events: tuple[Event, ...]) -> str:
+def _resolve(accountant: Accountant, events: tuple[Event, ...], relation: Relation) -> str:
     if accountant != "auto":
         return accountant
-    return "pld" if any(cost.rate < 1.0 for cost, _ in events) else "gaussian"
+    return "gaussian" if all(is_plain(cost, relation) for cost, _ in events) else "pld"
+
+
+def _without_noise(events: Iterable[Event], relation: Relation) -> bool:
+    return any(cost.gaussian_noise(relation) == 0.0 for cost, _ in events)
 
 
 def _ever_drawn(events: Iterable[Event]) -> float:
@@ -200,12 +242,15 @@ def _rounded_up(value: float) -> float:
     return float(math.ceil(value / digit) * digit)
 
 
-def _mu(events: Iterable[Event], relation: Relation) -> float:
-    """Return sensitivity / noise of the composed mechanism, as if every task always took part."""
-    sensitivity = relation.sensitivity
-    # hypot does not overflow or underflow where the squares would.
-    noise = [(cost.noise_multiplier, count) for cost, count in events]
-    return sensitivity * math.hypot(*(math.sqrt(count) / z if z > 0.0 else math.inf for z, count in noise))
+def _mu(events: Iterable[Event], relation: Relation) -> float | None:
+    """Return sensitivity / noise of the composed mechanism, as if every task always took part; None if not Gaussian."""
+    found = []
+    for cost, count in events:
+        noise = cost.gaussian_noise(relation)
+        if noise is None:
+            return None
+        found.append(math.sqrt(count) / noise if noise > 0.0 else math.inf)
+    return math.hypot(*found)  # which does not overflow or underflow where the squares would
 
 
 @functools.lru_cache(maxsize=1024)
@@ -217,15 +262,19 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
         raise NoGuarantee(
             f"accounting: 'opacus-rdp' knows add/remove only, got {relation.value}; use 'pld', 'rdp' or 'gaussian'."
         )
-    if any(cost.noise_multiplier == 0.0 for cost, _ in events):
+    if _without_noise(events, relation):
         return Epsilon(math.inf, accountant)
-    plain = Epsilon(gaussian_epsilon(_mu(events, relation), delta), "gaussian")
-    if accountant == "gaussian" or plain.value == 0.0 or math.isinf(plain.value):
+    mu = _mu(events, relation)
+    if mu is None and accountant in ("gaussian", "opacus-rdp"):
+        other = next(cost for cost, _ in events if cost.gaussian_noise(relation) is None)
+        refuse(other, f"formula of the accountant {accountant!r}, which knows Gaussian noise only", "use 'auto'")
+    plain = Epsilon(math.inf if mu is None else gaussian_epsilon(mu, delta), "gaussian")
+    if accountant == "gaussian" or plain.value == 0.0 or (mu is not None and math.isinf(plain.value)):
         return Epsilon(plain.value, accountant)
     if accountant == "rdp":
         return Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
     if accountant == "opacus-rdp":
-        return Epsilon(_opacus_epsilon(events, delta), "opacus-rdp")
+        return Epsilon(_opacus_epsilon(events, delta, relation), "opacus-rdp")
     if _ever_drawn(events) <= delta:
         return Epsilon(0.0, "pld")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
@@ -240,8 +289,6 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) ->
     from dp_accounting.rdp import RdpAccountant
     from dp_accounting.rdp.rdp_privacy_accountant import compute_epsilon
 
-    from fedpriv.privacy.renyi import renyi_many
-
     orders = tuple(float(order) for order in RdpAccountant().orders)
     totals = [0.0] * len(orders)
     for cost, count in events:
@@ -253,7 +300,7 @@ def _rdp_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) ->
     return float(compute_epsilon(*zip(*finite, strict=True), delta)[0])
 
 
-def _opacus_epsilon(events: tuple[Event, ...], delta: float) -> float:
+def _opacus_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
     import warnings
 
     import numpy as np
@@ -264,5 +311,5 @@ def _opacus_epsilon(events: tuple[Event, ...], delta: float) -> float:
         from opacus.accountants import RDPAccountant
 
         accountant = RDPAccountant()
-        accountant.history = [(cost.noise_multiplier, cost.rate, count) for cost, count in events]
+        accountant.history = [(cost.gaussian_noise(relation), cost.rate, count) for cost, count in events]
         return float(accountant.get_epsilon(delta=delta))

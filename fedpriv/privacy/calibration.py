@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping
 
 from fedpriv.errors import InputError
 from fedpriv.privacy.accounting import epsilon
+from fedpriv.privacy.cost import check_relation
 from fedpriv.privacy.filters import BudgetFilter
 from fedpriv.privacy.gaussian import gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import Sampling
 from fedpriv.privacy.target import Target
-from fedpriv.privacy.terms import Relation, refuse_add_remove
+from fedpriv.privacy.terms import Relation
 
 __all__ = [
     "SMALLEST_EPSILON",
@@ -131,16 +132,15 @@ def calibrate_to_filter(budget: BudgetFilter, sampling: Sampling, rounds: int) -
 @functools.lru_cache(maxsize=256)
 def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling, rounds: int, beside: Beside) -> float:
     one = Release.of(sampling, 1.0).cost
-    if one.fixed:
-        refuse_add_remove(relation)
+    check_relation(one, relation)
     sensitivity = relation.sensitivity
     # Without amplification all releases are one Gaussian mechanism; with it, less noise is enough.
     mu, other = gaussian_mu(goal, delta), 0.0
     for release, count in beside:
-        cost = release.cost
-        if cost.rate < 1.0 or cost.noise_multiplier == 0.0:
-            raise InputError("calibration: what comes beside must have noise, and full participation.")
-        other = math.hypot(other, sensitivity * math.sqrt(count) / cost.noise_multiplier)
+        noise = release.cost.gaussian_noise(relation)
+        if release.cost.rate < 1.0 or not noise:
+            raise InputError("calibration: what comes beside must have Gaussian noise, and full participation.")
+        other = math.hypot(other, math.sqrt(count) / noise)
     if other >= mu:
         alone = epsilon(dict(beside), delta, relation).value
         raise InputError(

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.privacy.accounting import renyi
+from fedpriv.privacy.cost import check_relation, refuse
 from fedpriv.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.renyi import renyi
-from fedpriv.privacy.terms import Relation, refuse_add_remove
+from fedpriv.privacy.terms import Relation
 
 __all__ = ["BudgetFilter", "FilterName", "GdpFilter", "RenyiFilter", "allowance_at", "filter_for"]
 
@@ -144,16 +145,22 @@ class GdpFilter:
         """
         total = 0.0
         for release, count in releases.items():
-            noise_multiplier, rate, fixed = release.cost
-            if fixed:
-                refuse_add_remove(self.relation)
-            if rate < 1.0:
+            cost = release.cost
+            check_relation(cost, self.relation)
+            noise = cost.gaussian_noise(self.relation)
+            if noise is None:
+                refuse(
+                    cost,
+                    "mu, which is all that a GDP filter pays for",
+                    "register the population with the filter 'renyi' (run.budget_filter)",
+                )
+            if cost.rate < 1.0:
                 raise NoGuarantee(
                     f"filter: a GDP filter pays for plain Gaussian releases only, got {release.sampling_name} sampling "
-                    f"with rate {rate:g}, which is amplified; register the population with the filter 'renyi' "
+                    f"with rate {cost.rate:g}, which is amplified; register the population with the filter 'renyi' "
                     "(run.budget_filter), or let all tasks take part."
                 )
-            mu = self.relation.sensitivity / noise_multiplier if noise_multiplier > 0.0 else math.inf
+            mu = 1.0 / noise if noise > 0.0 else math.inf
             total += count * mu * mu
         return total
 

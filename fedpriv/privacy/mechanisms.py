@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,33 +13,17 @@ from pydantic import Field, model_validator
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
+from fedpriv.privacy.cost import Cost
 from fedpriv.privacy.entropy import Entropy
+from fedpriv.privacy.gaussian_cost import GaussianCost
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.settings import Settings
 
-__all__ = ["Cost", "Release", "gaussian_sum"]
+__all__ = ["Release", "gaussian_sum"]
 
 _VERSION = 1
-
-
-class Cost(NamedTuple):
-    """What accounting needs to know of a release.
-
-    Attributes
-    ----------
-    noise_multiplier : float
-        Standard deviation of the noise in clipping norms.
-    rate : float
-        Rate of the sampling that amplifies; 1 if nothing does.
-    fixed : bool
-        True for cohorts of fixed size and for rows with noise of their own, which have formulas under replace-one only.
-    """
-
-    noise_multiplier: float
-    rate: float
-    fixed: bool = False
 
 
 class Release(Settings):
@@ -142,7 +126,7 @@ class Release(Settings):
             The release is not Gaussian noise on the sum of a sample that has a formula.
         """
         if self.stream is not None and (self.mechanism, self.sampling_name) == ("banded", "limited"):
-            return Cost(self.noise_multiplier / self.stream.sensitivity, 1.0)
+            return GaussianCost(self.noise_multiplier / self.stream.sensitivity, 1.0)
         known = ("poisson", "full", FIXED_SIZE, COUNTED)
         if self.mechanism != "gaussian" or self.sampling_name not in known:
             raise NoGuarantee(
@@ -150,9 +134,9 @@ class Release(Settings):
                 f"sampling; use Gaussian noise with one of the samplings {', '.join(known)}."
             )
         if self.noise_at == "node":  # the server knows who took part: every participation counts, and a row is replaced
-            return Cost(self.noise_multiplier, 1.0, fixed=True)
+            return GaussianCost(self.noise_multiplier, 1.0, fixed=True)
         fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
-        return Cost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
+        return GaussianCost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
 
     def at_any_norm(self) -> Release:
         """Return this release with the clipping norm 1, which costs the same; to a stream its norm belongs."""

@@ -17,13 +17,11 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.privacy.contour import Composition
+from fedpriv.privacy.cost import Cost, refuse
 from fedpriv.privacy.distribution import Distribution
-from fedpriv.privacy.mechanisms import Cost
-from fedpriv.privacy.poisson import poisson_losses
 from fedpriv.privacy.terms import Relation
-from fedpriv.privacy.without_replacement import wor_losses
 
-__all__ = ["Event", "pld_deltas", "pld_epsilon"]
+__all__ = ["Event", "is_plain", "pld_deltas", "pld_epsilon"]
 
 Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
@@ -39,6 +37,11 @@ _LEVELS = range(_CUT + 2, _CUT + 70, 12)
 
 _SMALLEST = 1000
 """Cuts are at least 2 to minus this."""
+
+
+def is_plain(cost: Cost, relation: Relation) -> bool:
+    """Tell whether a release is Gaussian noise that nothing amplifies, which composes in closed form."""
+    return cost.rate == 1.0 and cost.gaussian_noise(relation) is not None
 
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
@@ -82,13 +85,14 @@ def _composed(events: tuple[Event, ...], relation: Relation, level: int) -> list
     All together cut off at most 2 to minus ``level``.
     """
     square, parts = 0.0, []
-    total = sum(count for cost, count in events if cost.rate < 1.0)
+    total = sum(count for cost, count in events if not is_plain(cost, relation))
     cut = 2.0 ** -min(_SMALLEST, level + math.ceil(math.log2(max(1, total))))
     for cost, count in events:
-        mu = relation.sensitivity / cost.noise_multiplier
+        noise = cost.gaussian_noise(relation)
+        mu = 0.0 if noise is None else 1.0 / noise
         if not mu <= _LARGEST_MU:
             return []
-        if cost.rate == 1.0:
+        if is_plain(cost, relation):
             square += count * mu * mu
         else:
             parts.append((_single(cost, relation, cut), count))
@@ -101,8 +105,9 @@ def _composed(events: tuple[Event, ...], relation: Relation, level: int) -> list
 
 
 @functools.lru_cache(maxsize=64)
-def _single(cost: Cost, relation: Relation, cut: float) -> list[Distribution]:
+def _single(cost: Cost, relation: Relation, cut: float) -> Sequence[Distribution]:
     """Return the privacy loss of one release per direction; what was integrated stays with it."""
-    if cost.fixed:
-        return [wor_losses(cost.noise_multiplier, cost.rate, cut)]
-    return poisson_losses(cost.noise_multiplier, cost.rate, relation, cut)
+    found = cost.losses(relation, cut)
+    if found is None:
+        refuse(cost, "distribution of its privacy loss", "use the accountant 'rdp', or 'auto'")
+    return found

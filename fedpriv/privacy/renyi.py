@@ -1,4 +1,4 @@
-"""Renyi differential privacy of a release at one order.
+"""Renyi divergences of Gaussian noise on a clipped sum.
 
 Cohorts of fixed size are in :mod:`fedpriv.privacy.without_replacement`.
 
@@ -12,53 +12,38 @@ than any power of the step for such functions.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 
-from fedpriv.errors import InputError
-from fedpriv.privacy.mechanisms import Cost, Release
-from fedpriv.privacy.terms import Relation, refuse_add_remove
+from fedpriv.privacy.terms import Relation
 from fedpriv.privacy.without_replacement import wor_renyi
 
-__all__ = ["renyi", "renyi_many"]
+__all__ = ["gaussian_renyi"]
 
 
-def renyi(release: Release, order: float, relation: Relation = Relation.ADD_REMOVE) -> float:
-    """Return the Renyi divergence of one release.
+def gaussian_renyi(
+    noise_multiplier: float, rate: float, orders: tuple[float, ...], relation: Relation, *, fixed: bool
+) -> tuple[float, ...]:
+    """Return the Renyi divergence of one release at several orders.
 
     Parameters
     ----------
-    release : Release
-        Its clipping norm does not matter.
-    order : float
-        Greater than 1 and finite.
+    noise_multiplier : float
+        Standard deviation of the noise in clipping norms.
+    rate : float
+        Probability in (0, 1] that a task takes part.
+    orders : tuple of float
+        Each greater than 1 and finite.
     relation : Relation
         Under replace-one the sensitivity is twice the clipping norm.
+    fixed : bool
+        Whether cohorts have a fixed size; then the relation is replace-one.
 
     Returns
     -------
-    float
+    tuple of float
         At least 0; infinite without noise. Never above the value without amplification.
-
-    Raises
-    ------
-    InputError
-        If the order is not greater than 1 and finite.
-    NoGuarantee
-        If the release has no formula under this relation.
     """
-    if not 1.0 < order < math.inf:
-        raise InputError(f"privacy: the Renyi 'order' must be greater than 1 and finite, got {order!r}.")
-    return renyi_many(release.cost, (float(order),), relation)[0]
-
-
-@functools.lru_cache(maxsize=1024)
-def renyi_many(cost: Cost, orders: tuple[float, ...], relation: Relation) -> tuple[float, ...]:
-    """Return the Renyi divergences of one release at several orders, each as :func:`renyi`."""
-    noise_multiplier, rate, fixed = cost
-    if fixed:
-        refuse_add_remove(relation)
     sensitivity = relation.sensitivity
     mu = sensitivity / noise_multiplier if noise_multiplier > 0.0 else math.inf
     plain = tuple(order * mu * mu / 2.0 for order in orders)

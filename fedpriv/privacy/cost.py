@@ -1,0 +1,104 @@
+"""What a release costs: all that accounting asks of a mechanism.
+
+Whatever a cost cannot give is None, and refused by the mechanism's name where it is asked for: without a bound of its
+Renyi divergence no Renyi filter pays for it, without privacy losses accountants fall back to Renyi, and noise that is
+not Gaussian has no exact Gaussian curve.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NoReturn, Protocol
+
+from fedpriv.errors import NoGuarantee
+from fedpriv.privacy.distribution import Distribution
+from fedpriv.privacy.terms import Relation, refuse_add_remove
+
+__all__ = ["GAUSSIAN", "Cost", "check_relation", "refuse", "renyi_many"]
+
+GAUSSIAN = "gaussian"
+"""Name of Gaussian noise on a clipped sum."""
+
+
+class Cost(Protocol):
+    """What accounting needs to know of a release; hashable, and equal for releases that cost the same.
+
+    Composition needs a pair of distributions that dominates the mechanism, so that equal and different releases
+    compose (Zhu, Dong and Wang, AISTATS 2022, Theorem 10): its privacy losses. A filter needs Renyi divergences.
+    """
+
+    @property
+    def mechanism(self) -> str:
+        """Its name, for sentences."""
+
+    @property
+    def rate(self) -> float:
+        """Probability in (0, 1] that a task takes part, if secret sampling amplifies; 1 if nothing does."""
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Relations under which there are formulas; where add/remove has them, they hold for zero-out, too."""
+
+    def gaussian_noise(self, relation: Relation) -> float | None:
+        """Return the standard deviation of Gaussian noise, divided by how far one task moves what it hides.
+
+        As if every task took part; 0 is no noise, and None noise of another kind. Sampling cannot hurt, so the curve of
+        this noise is an upper bound where a sample is drawn, and exact where :attr:`rate` is 1.
+        """
+
+    def losses(self, relation: Relation, cut: float) -> Sequence[Distribution] | None:
+        """Return the privacy losses of a dominating pair: of removing and of adding, or one where both are the same.
+
+        Outputs with a probability of ``cut`` at most may be left out of each; they count as an infinite loss.
+        """
+
+    def renyi(self, orders: tuple[float, ...], relation: Relation) -> tuple[float, ...] | None:
+        """Return an upper bound of the Renyi divergence at each of some orders above 1, in both directions."""
+
+
+def check_relation(cost: Cost, relation: Relation) -> None:
+    """Refuse a relation under which a cost has no formula.
+
+    Raises
+    ------
+    NoGuarantee
+        The mechanism has no formula under the relation.
+    """
+    if relation.formulas in cost.relations:
+        return
+    if cost.mechanism == GAUSSIAN:
+        refuse_add_remove(relation)
+    known = " or ".join(one.value for one in cost.relations) or "none"
+    refuse(cost, f"formula under the relation {relation.value}", f"use one that it has, {known}")
+
+
+def refuse(cost: Cost, lacks: str, instead: str) -> NoReturn:
+    """Refuse what a mechanism cannot give.
+
+    Raises
+    ------
+    NoGuarantee
+        Always.
+    """
+    raise NoGuarantee(f"accounting: the mechanism {cost.mechanism!r} has no {lacks}; {instead}.")
+
+
+@functools.lru_cache(maxsize=1024)
+def renyi_many(cost: Cost, orders: tuple[float, ...], relation: Relation) -> tuple[float, ...]:
+    """Return bounds of the Renyi divergence of one release at several orders.
+
+    Raises
+    ------
+    NoGuarantee
+        The mechanism has no formula under the relation, or no bound of its Renyi divergence.
+    """
+    check_relation(cost, relation)
+    found = cost.renyi(orders, relation)
+    if found is None:
+        refuse(
+            cost,
+            "bound of its Renyi divergence",
+            "no Renyi filter can pay for it, and no Renyi accountant: charge it to a population without a budget",
+        )
+    return found
