@@ -17,8 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
-from fedpriv.account import Account, Answer, solve
-from fedpriv.account.words import as_json, as_text
+from fedpriv.cli.account_words import as_json, as_text
 from fedpriv.errors import InputError
 from fedpriv.privacy import (
     Observer,
@@ -31,8 +30,10 @@ from fedpriv.privacy import (
     epsilon,
     gaussian_delta,
 )
+from fedpriv.privacy.account import Account
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise
 from fedpriv.privacy.sampling import FixedSizeSampling, FullParticipation, PoissonSampling
+from fedpriv.privacy.solve import Answer, solve
 
 ADD, REPLACE = Relation.ADD_REMOVE, Relation.REPLACE_ONE
 DELTA = 1e-5
@@ -88,7 +89,7 @@ def test_the_words_and_the_figure(fedpriv: Any, tmp_path: Path) -> None:
 
 
 def test_figures_show_what_was_asked() -> None:
-    from fedpriv.account.figure import draw
+    from fedpriv.cli.account_figure import draw
 
     answer = account(noise_multiplier=5.0, rounds=30, sampling_rate=0.2, epsilon=None)
     (axes,) = draw(answer).axes

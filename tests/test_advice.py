@@ -10,16 +10,17 @@ from helpers import toy_tasks
 from test_billboard import experiment
 
 from fedpriv import Experiment, InputError, Target
-from fedpriv.account import Account, solve
 from fedpriv.clients import (
     MAML,
     LowRankSparse,
     LowRankSparseNet,
     PublishedLowRankSparse,
 )
+from fedpriv.privacy.account import Account
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.sampling import PoissonSampling
+from fedpriv.privacy.solve import solve
 from fedpriv.privacy.target import check_delta, default_delta
 from fedpriv.privacy.terms import Relation
 from fedpriv.strategies import Billboard

@@ -14,8 +14,8 @@ from advice import GONE, Case, cases
 from torch import nn
 
 from fedpriv import InputError, Target
-from fedpriv.account.figure import check_file
 from fedpriv.adversary.outcome import judge
+from fedpriv.cli.account_figure import check_file
 from fedpriv.cohort import Key
 from fedpriv.cohort.batches import Schedule
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml

@@ -21,10 +21,10 @@ from fedpriv import Experiment
 from fedpriv.clients import LocalOnly
 from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.ledger import check_finished
 from fedpriv.privacy import Ledger
 from fedpriv.report import read_run, write_report
 from fedpriv.runs.finished import read_summary
+from fedpriv.runs.ledger_check import check_finished
 from fedpriv.scenarios import scenario
 from fedpriv.strategies import Silent
 from fedpriv.sweep.jobs import Job, run_job

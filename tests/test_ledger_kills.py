@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from fedpriv.runs.resume import where_to_resume
-from fedpriv.ledger.folders import Folder
+from fedpriv.runs.published import Folder
 from fedpriv.privacy import Ledger, Release
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.runs import RunFolder

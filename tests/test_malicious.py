@@ -24,7 +24,7 @@ from fedpriv.adversary import (
     results_of,
     with_watch,
 )
-from fedpriv.adversary.command import attack_run
+from fedpriv.cli.attack import attack as attack_run
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import ComponentFailure
@@ -165,7 +165,7 @@ def test_what_was_only_recorded_is_said_to_be(tmp_path: Path) -> None:
 def test_a_recorded_run_stays_what_it_was(tmp_path: Path) -> None:
     with_watch(experiment(), Watch(rounds=(1,), during=False)).run(tmp_path / "run")
     with pytest.raises(InputError, match=r"only keys of \[attack\] may be set, got 'data\.name'; start a new run"):
-        attack_run(tmp_path / "run", assignments=["data.name=mnist"], data_dir=None, json_output=True)
+        attack_run(tmp_path / "run", assignments=["data.name=mnist"], as_json=True)
     seen = tmp_path / "run/private/seen-000001.npz"
     seen.write_bytes(seen.read_bytes()[:500])
     with pytest.raises(ComponentFailure, match="damaged, so the rows of round 1 are lost; delete it, and run again"):
@@ -390,4 +390,4 @@ def test_a_run_without_a_folder_keeps_nothing() -> None:
 
 def test_attack_needs_rows(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="is not a run folder"):
-        attack_run(tmp_path, assignments=[], data_dir=None, json_output=False)
+        attack_run(tmp_path)

@@ -22,7 +22,6 @@ from fedpriv.cohort.private_steps import clipped_gradients
 from fedpriv.config import build_experiment
 from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import BudgetExceeded
-from fedpriv.ledger.folders import Folder
 from fedpriv.privacy import epsilon
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.gaussian import gaussian_epsilon
@@ -31,6 +30,7 @@ from fedpriv.privacy.local import pixel_guarantee, support_guarantee
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.terms import Observer, Output, Relation
+from fedpriv.runs.published import Folder
 from fedpriv.runtime.guard import Guard
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml import PRESETS

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from record import shortened
 
-from fedpriv.commands import measure_lines
+from fedpriv.cli.run import measure_lines
 from fedpriv.data import keep_data
 from fedpriv.scenarios import scenarios
 

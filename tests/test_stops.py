@@ -34,17 +34,17 @@ def stopped_at(fedpriv: Any, place: str, *words: str, number: signal.Signals = s
 @pytest.mark.parametrize(
     ("place", "words"),
     [
-        ("fedpriv.account.command.account", ["account", "--noise-multiplier=1", "--rounds=3", "--population=100"]),
-        ("fedpriv.ledger.show_ledger", ["ledger", "show", "here"]),
-        ("fedpriv.ledger.check_ledger", ["ledger", "check", "here"]),
+        ("fedpriv.privacy.account.Account", ["account", "--noise-multiplier=1", "--rounds=3", "--population=100"]),
+        ("fedpriv.cli.ledger._open", ["ledger", "show", "here"]),
+        ("fedpriv.cli.ledger._open", ["ledger", "check", "here"]),
         ("fedpriv.report.write_report", ["report", "here"]),
-        ("fedpriv.adversary.command.attack_run", ["attack", "here"]),
-        ("fedpriv.personal.export_models", ["models", "here"]),
+        ("fedpriv.cli.attack.parse_assignments", ["attack", "here"]),
+        ("fedpriv.runs.folder.read_config", ["models", "here"]),
         ("fedpriv.data.check", ["data", "check"]),
-        ("fedpriv.commands.completed", RUN),
+        ("fedpriv.cli.run.completed", RUN),
         ("fedpriv.experiment.execution.RunFolder.__init__", RUN),
         ("fedpriv.experiment.execution.RunFolder.started", [*RUN, "--out=here"]),
-        ("fedpriv.sweep.command.check_jobs", SWEEP),
+        ("fedpriv.sweep.jobs.check_jobs", SWEEP),
     ],
 )
 def test_what_cannot_go_on_only_says_that_it_stopped(fedpriv: Any, place: str, words: list[str]) -> None:
@@ -56,7 +56,7 @@ def test_what_cannot_go_on_only_says_that_it_stopped(fedpriv: Any, place: str, w
 
 @pytest.mark.parametrize("out", [[], ["--out=here"]])
 @pytest.mark.parametrize(
-    ("place", "words"), [("fedpriv.experiment.execution.serve", RUN), ("fedpriv.sweep.command.Crew.run", SWEEP)]
+    ("place", "words"), [("fedpriv.experiment.execution.serve", RUN), ("fedpriv.sweep.crew.Crew.run", SWEEP)]
 )
 def test_what_can_go_on_does_by_the_words_it_says(
     fedpriv: Any, tmp_path: Path, place: str, words: list[str], out: list[str]
@@ -77,7 +77,7 @@ def test_a_folder_that_holds_another_run_is_not_gone_on_with(fedpriv: Any) -> No
         "go on with --resume."
     )
     other = [*RUN, "--set=client.strength=3.0", "--out=here"]
-    assert stopped_at(fedpriv, "fedpriv.commands.completed", *other) == (130, "fedpriv: stopped.")
+    assert stopped_at(fedpriv, "fedpriv.cli.run.completed", *other) == (130, "fedpriv: stopped.")
 
 
 def test_who_calls_the_command_from_python_has_signals_and_logger_as_before(fedpriv: Any, monkeypatch: Any) -> None:

@@ -25,6 +25,7 @@ from rich.console import Console
 from threadpoolctl import threadpool_info
 
 from fedpriv import InputError
+from fedpriv.cli.sweep import table_of
 from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure
 from fedpriv.progress import Progress
@@ -33,7 +34,6 @@ from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
 from fedpriv.statistics import Interval, interval
 from fedpriv.sweep import Crew, Job, Plan, check_jobs
-from fedpriv.sweep.command import table_of
 from fedpriv.sweep.figure import draw
 from fedpriv.sweep.results import CellResult, Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds

@@ -20,7 +20,6 @@ from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, InputError
 from fedpriv.experiment.preparation import Prepared, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
-from fedpriv.ledger import check_finished, how_to_find
 from fedpriv.newcomers import score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
@@ -30,6 +29,7 @@ from fedpriv.progress import Progress, phase
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runs.folder import RunFolder, read_finished
+from fedpriv.runs.ledger_check import check_finished, how_to_find
 from fedpriv.runs.resume import Resume, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fedpriv.errors import InputError
-from fedpriv.ledger import check_finished, ledger_of
 from fedpriv.report.schema import MetricLine, Summary
 from fedpriv.runs.finished import check_summary
+from fedpriv.runs.ledger_check import check_finished, ledger_of
 from fedpriv.settings import sentences
 
 __all__ = ["Run", "read_run"]

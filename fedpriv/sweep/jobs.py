@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
-from fedpriv.ledger import check_finished
 from fedpriv.names import dotted
 from fedpriv.runs.finished import read_summary
+from fedpriv.runs.ledger_check import check_finished
 from fedpriv.sweep.budget import Spending
 
 if TYPE_CHECKING:

@@ -176,6 +176,15 @@ class Results:
         table.writerows(["" if row.get(name) is None else row[name] for name in heading] for row in flat)
         write_bytes(out / "sweep.csv", text.getvalue().encode(), public=True)
 
+    def write_page(self, out: Path) -> None:
+        """Write ``sweep.md``: table, figure, and what the numbers are."""
+        heading, *lines = self.table()
+        rows = [heading, ["---"] * len(heading), *lines]
+        table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+        title = f"# Sweep of {self.plan.scenario} ({self.plan.preset})"
+        text = f"{title}\n\n{self.caption}\n\n{table}\n\n![{self.measure}](figures/sweep.svg)\n"
+        write_bytes(out / "sweep.md", text.encode(), public=True)
+
     def table(self) -> list[list[str]]:
         """Return the table of cells as text, its heading first."""
         heading = [*self.plan.grid, "spent epsilon", *self.columns.values(), "tasks/s"]

@@ -1,45 +1,46 @@
-"""What ``fedpriv attack`` does."""
+"""``fedpriv attack``: attack the rounds of which a run folder holds rows, write results and pictures beside them."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
 
-from fedpriv.adversary.recorded import read_sighting, recorded_rounds
-from fedpriv.adversary.results import as_text, results_of
-from fedpriv.adversary.watch import (
-    Watch,
-    attack_sighting,
-    episode_seed,
-    keep,
-    refuse_protected,
-    refuse_unattackable,
-    show,
-    to_json,
-)
+import typer
+
+from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
 from fedpriv.progress import Progress
-from fedpriv.report import write_report
-from fedpriv.runs import made_in_python
 
-__all__ = ["attack_run"]
+__all__ = ["attack"]
 
 
-def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, json_output: bool) -> None:
-    """Attack the rounds of which a run folder holds rows, write results and pictures beside them, print.
+def attack(
+    run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run folder whose rows were recorded.")],
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. attack.games=50.")] = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Tell what a malicious server learns from a recorded run's rows: membership, reconstructions, pictures."""
+    from fedpriv.adversary.recorded import read_sighting, recorded_rounds
+    from fedpriv.adversary.results import as_text, results_of
+    from fedpriv.adversary.watch import (
+        Watch,
+        attack_sighting,
+        episode_seed,
+        keep,
+        refuse_protected,
+        refuse_unattackable,
+        show,
+        to_json,
+    )
+    from fedpriv.report import write_report
+    from fedpriv.runs import made_in_python
 
-    Raises
-    ------
-    InputError
-        The run recorded nothing, or what it records cannot be attacked.
-    """
+    changes = parse_assignments(assignments or [])
     if not (run / "config.toml").exists():
         raise InputError(f"{run} is not a run folder: it holds no config.toml; give the --out of a run.")
     stored = read_toml(run / "config.toml")
-    changes = parse_assignments(assignments)
     for key in changes:
         if not key.startswith("attack."):
             raise InputError(
@@ -68,7 +69,7 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
         known = ", ".join(map(str, recorded))
         raise InputError(f"attack.rounds names none of the recorded rounds ({known}); choose among these.")
     written: list[Path] = []
-    with Progress(quiet=json_output) as progress:
+    with Progress(quiet=as_json) as progress:
         progress.begin("attack")
         for done, number in enumerate(chosen):
             progress(done, len(chosen))
@@ -79,9 +80,9 @@ def attack_run(run: Path, *, assignments: Sequence[str], data_dir: Path | None, 
             written += pictures
         progress(len(chosen), len(chosen))
     results = results_of(run)
-    if json_output:
-        sys.stdout.write(json.dumps({**results, "pictures": [str(path) for path in written]}, indent=2) + "\n")
+    if as_json:
+        say_json({**results, "pictures": [str(picture) for picture in written]})
     else:
-        sys.stdout.write(as_text(results) + "\n" + "".join(f"wrote {path}\n" for path in [*written, page]))
+        say("\n".join([as_text(results), *(f"wrote {file}" for file in [*written, page])]))
     if (run / "report.html").exists() and (run / "summary.json").exists():
         write_report([run])  # it says where the page on attacks is

@@ -1,4 +1,4 @@
-"""What the commands do; :mod:`fedpriv.cli` only reads the words."""
+"""``fedpriv run``: resolve the configuration, run the experiment, print and draw what came out."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+import typer
+
+from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path, say, say_json
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.machine import usable_cores
@@ -21,33 +24,35 @@ if TYPE_CHECKING:
     from fedpriv.scenarios import Scenario
     from fedpriv.summary import RunResult
 
-__all__ = ["measure_lines", "run_scenario"]
+__all__ = ["measure_lines", "run"]
 
 
-def run_scenario(
-    name: str,
-    *,
-    preset: str | None,
-    assignments: list[str],
-    data_dir: Path | None,
-    out: Path | None,
-    seed: int | None,
-    reproduce: int | None,
-    resume: bool,
-    as_json: bool,
+def run(
+    scenario: ScenarioName,
+    preset: PresetName = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Run folder; runs/SCENARIO-PRESET[-N] unless given."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes what may be public; noise and coins stay random.")] = None,
+    reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too: no guarantee.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Resolve the configuration, run the experiment, print and draw what came out."""
+    """Run a scenario: train, score, account, write the run folder."""
     from fedpriv.runs import begun, free_folder
-    from fedpriv.scenarios import scenario
+    from fedpriv.scenarios import scenario as find
 
     if seed is not None and reproduce is not None:
         raise InputError("give either --seed or --reproduce: the second fixes everything that the first does.")
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the run to go on with.")
-    chosen = scenario(name)
+    chosen = find(scenario)
     stored = _stored(out) if resume and out is not None else None
     config = chosen.preset(preset) if stored is None else stored
-    config = apply(config, parse_assignments(assignments))
+    config = apply(config, parse_assignments(assignments or []))
     number = reproduce if reproduce is not None else seed
     if number is not None:
         if number < 0:
@@ -56,8 +61,8 @@ def run_scenario(
     if reproduce is not None:
         config["run"]["reproduce"] = reproduce
     label = preset or next(iter(chosen.presets))
-    folder = out or free_folder(Path("runs"), f"{name}-{label}")
-    about = {"scenario": name} if resume and preset is None else {"scenario": name, "preset": label}
+    folder = out or free_folder(Path("runs"), f"{scenario}-{label}")
+    about = {"scenario": scenario} if resume and preset is None else {"scenario": scenario, "preset": label}
     # Else the folder holds another run, which is refused below, or nodes that keep their states to themselves.
     mine = (resume or not begun(folder)) and config["run"].get("grid") != "flower"
     try:
@@ -82,7 +87,7 @@ def _run(
     from fedpriv.runs import read_finished
 
     if resume and (summary := read_finished(folder, config, about)) is not None:
-        from fedpriv.ledger import check_finished
+        from fedpriv.runs.ledger_check import check_finished
 
         check_finished(folder, summary)
         _say_finished(summary, folder, as_json=as_json)
@@ -108,13 +113,13 @@ def _run(
             )
     leaked = _leaked(config, folder)
     if as_json:
-        sys.stdout.write(json.dumps({**_headline(result.summary, folder), **leaked}, indent=2) + "\n")
+        say_json({**_headline(result.summary, folder), **leaked})
         return
     _print_result(result, folder, draw=experiment.report and experiment.grid != "flower")
     if leaked:
         from fedpriv.adversary import as_text
 
-        sys.stdout.write(as_text(leaked) + "\n")
+        say(as_text(leaked))
 
 
 def _leaked(config: Config, folder: Path) -> dict[str, Any]:
@@ -149,10 +154,10 @@ def _under_flower(
     if folder.exists() and any(folder.iterdir()):
         raise InputError(f"{folder} is not empty; choose another --out.")
     with tempfile.TemporaryDirectory(prefix="fedpriv-config-") as scratch:
-        path = Path(scratch) / "config.toml"
-        path.write_bytes(tomli_w.dumps(config).encode())
+        file = Path(scratch) / "config.toml"
+        file.write_bytes(tomli_w.dumps(config).encode())
         nodes = experiment.shards or usable_cores()
-        run_under_flower(path, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
+        run_under_flower(file, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
     return RunResult.from_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
 
 
@@ -172,7 +177,7 @@ def _stored(folder: Path) -> Config:
 def _say_finished(summary: dict[str, Any], folder: Path, *, as_json: bool) -> None:
     """Say that there is nothing to go on with."""
     if as_json:  # what the run itself printed, for the same program
-        sys.stdout.write(json.dumps(_headline(summary, folder), indent=2) + "\n")
+        say_json(_headline(summary, folder))
     said = f"{folder}: the run is finished; nothing was trained or charged. {_where_report(folder)}.\n"
     (sys.stderr if as_json else sys.stdout).write(said)
 

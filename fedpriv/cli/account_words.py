@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fedpriv.account.solve import Answer
 from fedpriv.privacy.attacker import Attacker
 from fedpriv.privacy.guarantee import AGAINST, assumptions_for
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
+from fedpriv.privacy.solve import Answer
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs import plain
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpriv.account.solve import Answer
-from fedpriv.account.words import sampling_words
+from fedpriv.cli.account_words import sampling_words
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.privacy.solve import Answer
 from fedpriv.privacy.terms import Relation
 from fedpriv.report.figures import COLOURS, INK, canvas, save_svg, whole_numbers
 from fedpriv.report.words import delta_text, epsilon_text, number

@@ -1,60 +1,72 @@
-"""What ``fedpriv sweep`` does: plan, check, run what is missing, show what came out."""
+"""``fedpriv sweep``: plan, check, run what is missing, show what came out."""
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path, say_json
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError, Interrupted
-from fedpriv.files import writing
 from fedpriv.progress import Progress, phase
-from fedpriv.runs import free_folder, plain
-from fedpriv.runs.atomic import write_bytes
-from fedpriv.sweep.crew import Crew
-from fedpriv.sweep.figure import write_figure
-from fedpriv.sweep.jobs import check_jobs
-from fedpriv.sweep.plan import Plan, holds_sweep, read_plan
-from fedpriv.sweep.results import Results, collect
-from fedpriv.sweep.words import parse_grid, parse_seeds
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["run_sweep", "table_of"]
+    from fedpriv.sweep.results import Results
+
+__all__ = ["sweep", "table_of"]
 
 _WIDEST = 44
 """Columns that the varied keys together may claim of 80; longer values are folded into several lines."""
 
 
-def run_sweep(
-    name: str,
-    *,
-    preset: str | None,
-    assignments: list[str],
-    grid: list[str],
-    seeds: str | None,
-    data_dir: Path | None,
-    out: Path | None,
-    reproduce: bool,
-    resume: bool,
-    as_json: bool,
-    show: str | None = None,
-    at_once: int | None = None,
+def sweep(
+    scenario: ScenarioName,
+    preset: PresetName = None,
+    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, for all runs.")] = None,
+    grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(parser=path, metavar="PATH", help="Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given."),
+    ] = None,
+    reproduce: Annotated[
+        bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too: no guarantee.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the sweep in --out; finished runs stay.")
+    ] = False,
+    show: Annotated[
+        str | None, typer.Option(help="The scenario's measures in table and figure: rmse.amht,rmse.ridge.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(help="Runs at a time, each in one process; as many as cores if runs are small.")
+    ] = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Run every cell with every seed, then write and print one table and one figure."""
+    """Run a grid of settings with several seeds: one table and one figure. Every run is checked before any starts."""
     from fedpriv.data import keep_data
-    from fedpriv.scenarios import scenario
+    from fedpriv.files import writing
+    from fedpriv.runs import free_folder, plain
+    from fedpriv.scenarios import scenario as find
+    from fedpriv.sweep.crew import Crew
+    from fedpriv.sweep.figure import write_figure
+    from fedpriv.sweep.jobs import check_jobs
+    from fedpriv.sweep.plan import Plan, holds_sweep, read_plan
+    from fedpriv.sweep.results import collect
+    from fedpriv.sweep.words import parse_grid, parse_seeds
 
     began = time.perf_counter()
     if resume and out is None:
         raise InputError("--resume needs --out: the folder of the sweep to go on with.")
-    chosen = scenario(name)
+    chosen = find(scenario)
     if show and chosen.measure is None:
-        raise InputError(f"{name!r} measures nothing of its own, so {show!r} cannot be shown; leave out --show.")
+        raise InputError(f"{scenario!r} measures nothing of its own, so {show!r} cannot be shown; leave out --show.")
     stored = read_plan(out) if resume and out is not None else None
     if seeds is not None:
         numbers = parse_seeds(seeds)
@@ -65,34 +77,36 @@ def run_sweep(
     if stored is not None and not assignments and preset is None:
         config = stored.config
     else:
-        config = apply(chosen.preset(preset or (stored.preset if stored else None)), parse_assignments(assignments))
+        config = apply(
+            chosen.preset(preset or (stored.preset if stored else None)), parse_assignments(assignments or [])
+        )
     plan = Plan(
-        scenario=name,
+        scenario=scenario,
         preset=preset or (stored.preset if stored else next(iter(chosen.presets))),
         config=config,
-        grid=parse_grid(grid) if grid or stored is None else stored.grid,
+        grid=parse_grid(grid or []) if grid or stored is None else stored.grid,
         seeds=numbers,
         reproduce=reproduce or (stored is not None and stored.reproduce),
     )
-    folder = out or free_folder(Path("runs/sweeps"), f"{name}-{plan.preset}")
+    folder = out or free_folder(Path("runs/sweeps"), f"{scenario}-{plan.preset}")
     if stored is not None:
         plan.must_match(stored, folder)
     elif holds_sweep(folder):
         raise InputError(f"{folder} is not empty, it holds a sweep; choose another --out, or go on with --resume.")
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"{folder} is not empty or not a folder, and holds no sweep; choose another --out.")
-    jobs = plan.jobs(folder)
+    planned = plan.jobs(folder)
     try:
         with (
             keep_data(),
-            Progress(quiet=as_json, runs=len(jobs)) as progress,
-            Crew(chosen.build, data_dir, chosen.measure, at_once) as crew,
+            Progress(quiet=as_json, runs=len(planned)) as progress,
+            Crew(chosen.build, data_dir, chosen.measure, jobs) as crew,
         ):
             with phase("checks of all runs"):
-                check_jobs(jobs, chosen.build, data_dir, crew.prepare)
+                check_jobs(planned, chosen.build, data_dir, crew.prepare)
             if stored is None:
                 plan.store(folder)
-            done = list(crew.run(jobs, progress))
+            done = list(crew.run(planned, progress))
     except KeyboardInterrupt:
         if not holds_sweep(folder):  # a folder that holds another sweep was refused above
             raise
@@ -102,21 +116,11 @@ def run_sweep(
     results = results.showing(show.split(",") if show else ())
     with writing(folder / "figures"):
         write_figure(results, folder)
-    _write_page(results, folder)
+    results.write_page(folder)
     if as_json:
-        sys.stdout.write(json.dumps(plain({**results.to_json(), "sweep": str(folder)}), indent=2) + "\n")
+        say_json(plain({**results.to_json(), "sweep": str(folder)}))
     else:
         _print(results, folder)
-
-
-def _write_page(results: Results, folder: Path) -> None:
-    """Write ``sweep.md``: table, figure, and what the numbers are."""
-    heading, *lines = results.table()
-    rows = [heading, ["---"] * len(heading), *lines]
-    table = "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
-    title = f"# Sweep of {results.plan.scenario} ({results.plan.preset})"
-    text = f"{title}\n\n{results.caption}\n\n{table}\n\n![{results.measure}](figures/sweep.svg)\n"
-    write_bytes(folder / "sweep.md", text.encode(), public=True)
 
 
 def table_of(results: Results) -> Table:

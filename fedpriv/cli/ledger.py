@@ -1,54 +1,47 @@
-"""What ``fedpriv ledger show`` and ``fedpriv ledger check`` do. Asking changes nothing."""
+"""``fedpriv ledger``: what a population has spent, and whether its ledger is whole. Asking changes nothing."""
 
 from __future__ import annotations
 
-import json
-import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
+import typer
 
+from fedpriv.cli.options import JsonFlag, path, say, say_json
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
-from fedpriv.ledger.folders import Folder
-from fedpriv.ledger.words import as_text
-from fedpriv.privacy.accounting import relations_for
-from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
-from fedpriv.privacy.ledger import Entry, Ledger
-from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.terms import Relation
-from fedpriv.runs import plain
 
-__all__ = ["check_ledger", "show_ledger"]
+if TYPE_CHECKING:
+    from fedpriv.privacy.ledger import Entry, Ledger
+    from fedpriv.privacy.mechanisms import Release
+    from fedpriv.runs.published import Folder
+
+__all__ = ["ledger_check", "ledger_show"]
+
+PopulationName = Annotated[str, typer.Argument(help="A run folder, or the name of a population.")]
+LedgerFile = Annotated[
+    Path | None, typer.Option(parser=path, metavar="PATH", help="The ledger file, for a population by name.")
+]
+MoreRuns = Annotated[
+    list[Path] | None,
+    typer.Option("--run", parser=path, metavar="PATH", help="Folders of further runs on the population, as evidence."),
+]
 
 
-def show_ledger(
-    population: str,
-    ledger: Path | None,
-    runs: list[Path],
-    task: int | None,
-    *,
-    delta: float | None = None,
-    as_json: bool,
+def ledger_show(
+    population: PopulationName,
+    ledger: LedgerFile = None,
+    runs: MoreRuns = None,
+    task: Annotated[int | None, typer.Option(help="Id of a task to show; --json holds all of them.")] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="At which epsilons are stated; the run's, or the population's, unless given.")
+    ] = None,
+    as_json: JsonFlag = False,
 ) -> None:
-    """Print what a population and its tasks have spent.
+    """Show what a population has spent, what is left, and what single tasks have spent."""
+    from fedpriv.cli.ledger_words import as_text
+    from fedpriv.runs import plain
 
-    Parameters
-    ----------
-    population : str
-        Its name, or the folder of a run on it.
-    ledger : Path or None
-        The ledger file; needed for a name.
-    runs : list of Path
-        Folders of further runs.
-    task : int or None
-        Id of a task to name.
-    delta : float or None
-        At which epsilons are stated; that of the run whose folder was given, or else of the population, if None.
-    as_json : bool
-        Whether to print JSON.
-    """
-    opened, name, folders = _open(population, ledger, runs)
+    opened, name, folders = _open(population, ledger, runs or [])
     for folder in folders:
         opened.follow(folder.head_path)
     delta_of = "as asked"
@@ -62,20 +55,17 @@ def show_ledger(
     found["ledger"] = str(opened.path)
     found["individual"] = _individual(found, opened.entries(name), folders, task)
     found = plain(found)
-    sys.stdout.write((json.dumps(found, indent=2, allow_nan=False) if as_json else as_text(found)) + "\n")
+    if as_json:
+        say_json(found)
+    else:
+        say(as_text(found))
 
 
-def check_ledger(population: str, ledger: Path | None, runs: list[Path], *, as_json: bool) -> None:
-    """Check that a ledger is whole, that it holds all that runs have published, and that it is within its budget.
-
-    Raises
-    ------
-    ComponentFailure
-        Something is wrong; the message says what.
-    BudgetExceeded
-        More was spent than the budget.
-    """
-    opened, name, folders = _open(population, ledger, runs)
+def ledger_check(
+    population: PopulationName, ledger: LedgerFile = None, runs: MoreRuns = None, as_json: JsonFlag = False
+) -> None:
+    """Check that the ledger is whole, holds all that runs have published, and is within its budget."""
+    opened, name, folders = _open(population, ledger, runs or [])
     wrong, notes = opened.verify(name)
     within = None
     if not wrong:
@@ -98,13 +88,14 @@ def check_ledger(population: str, ledger: Path | None, runs: list[Path], *, as_j
         "notes": notes,
     }
     if as_json:
-        sys.stdout.write(json.dumps(answer, indent=2) + "\n")
+        say_json(answer)
     else:
         lines = [] if wrong else [f"{name}: the ledger is whole{' and within its budget' if within else ''}."]
         lines += [f"note: {note}." for note in notes]
         if not folders and not wrong:
             lines.append("No run folder was compared with it; give --run FOLDER.")
-        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        for line in lines:
+            say(line)
     if wrong:
         more = f" ({len(wrong) - 1} more, see --json)" if len(wrong) > 1 else ""
         raise ComponentFailure(f"ledger {opened.path}: {wrong[0]}{more}; restore it from a copy before any run.")
@@ -114,6 +105,9 @@ def check_ledger(population: str, ledger: Path | None, runs: list[Path], *, as_j
 
 def _open(population: str, ledger: Path | None, runs: list[Path]) -> tuple[Ledger, str, list[Folder]]:
     """Find the ledger, the population in it, and the run folders that were given."""
+    from fedpriv.privacy.ledger import Ledger
+    from fedpriv.runs.published import Folder
+
     folders = [Folder.open(path) for path in runs]
     if ledger is not None:
         return Ledger(ledger), population, folders
@@ -135,6 +129,12 @@ def _individual(
     found: dict[str, Any], entries: list[Entry], folders: list[Folder], task: int | None
 ) -> dict[str, Any] | None:
     """Return what single tasks have spent: all runs of a protected population, or the one run of a benchmark."""
+    import numpy as np
+
+    from fedpriv.privacy.accounting import relations_for
+    from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
+    from fedpriv.privacy.terms import Relation
+
     by_run: dict[str, dict[int, dict[str, Release]]] = {}
     for one in entries:
         by_run.setdefault(one.run, {}).setdefault(one.round, {})[one.group] = one.release

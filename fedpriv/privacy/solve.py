@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from fedpriv.account.account import Account, Unknown
 from fedpriv.errors import InputError
+from fedpriv.privacy.account import Account, Unknown
 from fedpriv.privacy.accounting import Epsilon, counted_in_full, epsilon
 from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise, without_noise

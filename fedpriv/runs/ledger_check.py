@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.ledger.folders import Folder
 from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.run_guarantees import RunGuarantees, guarantees_of_run
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.finished import what_to_do
+from fedpriv.runs.published import Folder
 
 __all__ = ["check_finished", "how_to_find", "ledger_of"]
 

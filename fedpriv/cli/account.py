@@ -1,0 +1,104 @@
+"""``fedpriv account``: how much privacy, for how much noise, over how many rounds, with how many tasks."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpriv.cli.options import JsonFlag, path, say, say_json
+
+__all__ = ["account"]
+
+
+class SamplingKind(StrEnum):
+    """How tasks may be chosen."""
+
+    POISSON = "poisson"
+    FIXED_SIZE = "fixed-size"
+    COUNTED = "fixed-size-counted"
+    FULL = "full"
+
+
+class RelationKind(StrEnum):
+    """Neighbouring relations, as words of the command line."""
+
+    ADD_REMOVE = "add-remove"
+    REPLACE_ONE = "replace-one"
+
+
+class ObserverKind(StrEnum):
+    """Who looks."""
+
+    PUBLIC = "public"
+    COALITION = "coalition"
+    SERVER = "server"
+    EXPERIMENTER = "experimenter"
+
+
+class NoisePlace(StrEnum):
+    """Where noise is added."""
+
+    SERVER = "server"
+    NODE = "node"
+
+
+def account(
+    epsilon: Annotated[float | None, typer.Option(help="What all rounds together may cost.")] = None,
+    noise_multiplier: Annotated[float | None, typer.Option(help="Noise, in clipping norms.")] = None,
+    rounds: Annotated[int | None, typer.Option(help="Number of releases.")] = None,
+    sampling_rate: Annotated[float | None, typer.Option(help="How likely a task takes part in a round.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Participants of a round, instead of a rate.")] = None,
+    population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
+    delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
+    sampling: Annotated[
+        SamplingKind, typer.Option(help="How tasks are chosen; 'counted': every round counts in full.")
+    ] = SamplingKind.POISSON,
+    relation: Annotated[
+        RelationKind | None, typer.Option(help="Under which epsilon holds; add-remove where it can.")
+    ] = None,
+    observer: Annotated[
+        ObserverKind, typer.Option(help="Who looks: at billboards, at personal models, at rows of updates.")
+    ] = ObserverKind.PUBLIC,
+    noise_at: Annotated[NoisePlace, typer.Option(help="Where the noise is added.")] = NoisePlace.SERVER,
+    tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
+    figure: Annotated[
+        Path | None, typer.Option(parser=path, metavar="PATH", help="Draw epsilon over the rounds (.svg or .png).")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Solve for epsilon, the noise multiplier, rounds, the sampling rate or the number of tasks: leave one out."""
+    from fedpriv.cli.account_figure import check_file, write_figure
+    from fedpriv.cli.account_words import as_json as to_json
+    from fedpriv.cli.account_words import as_text
+    from fedpriv.privacy.account import Account
+    from fedpriv.privacy.solve import solve
+    from fedpriv.privacy.terms import NoiseAt, Observer, Relation
+
+    question = Account(
+        epsilon=epsilon,
+        noise_multiplier=noise_multiplier,
+        rounds=rounds,
+        sampling_rate=sampling_rate,
+        cohort=cohort,
+        population=population,
+        delta=delta,
+        sampling=sampling.value,
+        relation=None if relation is None else Relation[relation.name],
+        observer=Observer[observer.name],
+        noise_at=NoiseAt[noise_at.name],
+        tasks_per_person=tasks_per_person,
+    )
+    if figure is not None:
+        check_file(figure)
+    answer = solve(question)
+    if as_json:
+        say_json({**to_json(answer), **({} if figure is None else {"figure": str(figure)})})
+    else:
+        say(as_text(answer))
+    if figure is not None:
+        write_figure(answer, figure)
+        if not as_json:
+            say(f"wrote {figure}")

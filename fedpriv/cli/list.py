@@ -1,0 +1,40 @@
+"""``fedpriv list``: scenarios, presets, data sets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from fedpriv.cli.data import data_list
+from fedpriv.cli.options import JsonFlag, show_table
+
+__all__ = ["list_"]
+
+
+class Kind(StrEnum):
+    """What can be listed."""
+
+    SCENARIOS = "scenarios"
+    PRESETS = "presets"
+    DATASETS = "datasets"
+
+
+def list_(
+    what: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.SCENARIOS, as_json: JsonFlag = False
+) -> None:
+    """Show the scenarios, their presets, or the data sets."""
+    if what is Kind.DATASETS:
+        data_list(as_json)
+        return
+    from fedpriv.scenarios import scenarios
+
+    found = scenarios().values()
+    if what is Kind.SCENARIOS:
+        rows = [{"scenario": one.name, "description": one.description, "presets": list(one.presets)} for one in found]
+    else:
+        rows = [
+            {"scenario": one.name, "preset": name, "about": one.about(name)} for one in found for name in one.presets
+        ]
+    show_table(rows, as_json)

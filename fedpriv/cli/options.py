@@ -1,0 +1,59 @@
+"""Words that several commands share, and how they print."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+__all__ = ["DataDir", "JsonFlag", "PresetName", "ScenarioName", "path", "say", "say_json", "show_table"]
+
+
+def path(text: str | Path) -> Path:
+    """Return a path that was named: an empty one, as of a shell's variable that is not set, would be this folder."""
+    if not str(text):
+        raise typer.BadParameter("it is empty; name a path ('.' is this folder).")
+    return Path(text)
+
+
+ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
+PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        parser=path,
+        metavar="PATH",
+        help="Folder of the data sets.",
+        envvar="FEDPRIV_DATA",
+        show_default=False,
+    ),
+]
+
+
+def say(text: str) -> None:
+    """Print a text."""
+    sys.stdout.write(f"{text}\n")
+
+
+def say_json(found: Any) -> None:
+    """Print what a program reads."""
+    say(json.dumps(found, indent=2, default=str))
+
+
+def show_table(rows: list[dict[str, Any]], as_json: bool) -> None:
+    """Print rows with the same keys as a table, or as JSON."""
+    if as_json:
+        say_json(rows)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*(rows[0] if rows else ["nothing"]))
+    for row in rows:
+        table.add_row(*(", ".join(map(str, v)) if isinstance(v, list | tuple) else str(v) for v in row.values()))
+    Console().print(table)

@@ -1,0 +1,27 @@
+"""``fedpriv report``: one page for one run or several."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedpriv.cli.options import JsonFlag, path, say
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(parser=path, metavar="RUNS...", help="Run folders.")],
+    out: Annotated[
+        Path | None, typer.Option(parser=path, metavar="PATH", help="The page; RUN/report.html for one run.")
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write one self-contained HTML page for one run or several."""
+    from fedpriv.report import write_report
+
+    page = write_report(runs, out)
+    say(json.dumps({"report": str(page)}) if as_json else f"wrote {page}")
