@@ -86,7 +86,7 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
     """Return the configuration with dotted keys replaced.
 
     A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows; a new
-    ``data.partition``, too.
+    ``data.partition`` or ``strategy.server_update``, too.
 
     Raises
     ------
@@ -102,6 +102,9 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "data.partition":
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
+        if key == "strategy.server_update":
+            dropped = _update_settings(None) - _update_settings(value)
+            result["strategy"] = {old: kept for old, kept in result["strategy"].items() if old not in dropped}
         if (
             name == "name"
             and value != result.get(section, {}).get("name")
@@ -147,7 +150,14 @@ def _known_settings(section: str, name: str) -> set[str]:
         return set(MODELS[name].model_fields) if name in MODELS else set()  # type: ignore[attr-defined]
     module = fedpriv.clients if section == "client" else fedpriv.strategies
     fields = set(_class_named(module, section, name).model_fields)
-    return fields | (set(_TARGET) if "target" in fields else set())
+    beside = _update_settings(None) if "server_update" in fields else set()
+    return fields | beside | (set(_TARGET) if "target" in fields else set())
+
+
+def _update_settings(name: Any) -> set[str]:
+    from fedpriv.strategies.server_updates.choice import known_settings
+
+    return known_settings(name)
 
 
 def _data_options(name: Any, partition: Any) -> set[str]:

@@ -2,17 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fedpriv.errors import InputError
 from fedpriv.lrs.packing import unpack
 from fedpriv.lrs.subspace import leading, orthonormal, solve_factors, tangent
-from fedpriv.protocol import Arrays
 from fedpriv.strategies.billboard import Billboard
+from fedpriv.strategies.server_updates import SGD, NoisySum, ServerUpdate
+from fedpriv.strategies.server_updates.update import State
 
-__all__ = ["AlternatingMinimization"]
+__all__ = ["AlternatingMinimization", "AlternatingStep"]
+
+
+class AlternatingStep(ServerUpdate):
+    """Move orthonormal factors U by what was released about them, a sum of the forms that the strategy names.
+
+    Attributes
+    ----------
+    first_step, last_step, cutoff, orthonormal
+        As in :class:`AlternatingMinimization`.
+    """
+
+    first_step: float = Field(default=1.0, gt=0)
+    last_step: float = Field(default=1.0, gt=0)
+    cutoff: float = Field(default=1e-6, ge=0, lt=1)
+    orthonormal: bool = True
+
+    def initial_state(self, billboard: Mapping[str, NDArray[Any]]) -> State:
+        """Keep nothing; refuse a model without factors, before anybody works."""
+        if "factors" not in billboard:
+            raise InputError(
+                f"'alternating-minimization' needs the model 'low-rank', whose billboard holds 'factors', got "
+                f"{sorted(billboard)}; set model.name='low-rank', or strategy.name='billboard'."
+            )
+        return {}
+
+    def step(self, released: NoisySum, state: State) -> tuple[dict[str, NDArray[Any]], State]:
+        """Make the step that the billboard's arrays ask for; there is no state."""
+        before = released.billboard
+        after, _ = SGD().step(released, state)
+        factors = before["factors"]
+        step = self._share(released) * (after["factors"] - factors)
+        if "moments" in before and released.round == 1:
+            moved = leading(unpack(after["moments"]), factors.shape[1])
+        elif "matrix" in before:
+            moved = solve_factors(unpack(after["matrix"]), after["vector"], self.cutoff)
+        elif "curvature" in before:
+            # The server's learning rate is in both H and G, and cancels.
+            moved = factors + self._across(factors, solve_factors(unpack(after["curvature"]), step, self.cutoff))
+        else:
+            moved = factors + self._across(factors, step)
+        if self.orthonormal:
+            moved = orthonormal(moved, factors)
+        elif not np.isfinite(moved).all():  # a step too large to be one: as with orthonormal factors, they stay
+            moved = factors
+        # Statistics were for this step; their places on the billboard stay zero.
+        return {name: np.zeros_like(value) for name, value in before.items()} | {"factors": moved}, state
+
+    def _share(self, released: NoisySum) -> float:
+        """Return what the step of a round is multiplied by."""
+        done = (released.round - 1) / max(released.rounds - 1, 1)
+        return float(self.first_step ** (1 - done) * self.last_step**done)
+
+    def _across(self, factors: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Leave out the part of a step that only mixes orthonormal columns."""
+        return tangent(factors, step) if self.orthonormal else step
 
 
 class AlternatingMinimization(Billboard):
@@ -49,42 +108,16 @@ class AlternatingMinimization(Billboard):
     cutoff: float = Field(default=1e-6, ge=0, lt=1)
     orthonormal: bool = True
 
-    def step_share(self, number: int) -> float:
-        """Return what the step of a round is multiplied by."""
-        done = (number - 1) / max(self.rounds - 1, 1)
-        return float(self.first_step ** (1 - done) * self.last_step**done)
+    @model_validator(mode="after")
+    def _has_its_step(self) -> AlternatingMinimization:
+        if self.server_update != SGD():
+            raise InputError(
+                "'alternating-minimization' has a step of its own, beside which 'server_update' would be without "
+                "effect; leave it out, or use strategy.name='billboard'."
+            )
+        return self
 
-    def check_boundary(self) -> None:
-        """Refuse a model without factors, before anybody works."""
-        super().check_boundary()
-        for billboard in self.session.boundary.billboards.values():
-            if "factors" not in billboard:
-                raise InputError(
-                    f"'alternating-minimization' needs the model 'low-rank', whose billboard holds 'factors', got "
-                    f"{sorted(billboard)}; set model.name='low-rank', or strategy.name='billboard'."
-                )
-
-    def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
-        before = self.session.boundary.billboards[group]
-        after = super()._publish(number, group, total)
-        factors = before["factors"]
-        step = self.step_share(number) * (after["factors"] - factors)
-        if "moments" in before and number == 1:
-            moved = leading(unpack(after["moments"]), factors.shape[1])
-        elif "matrix" in before:
-            moved = solve_factors(unpack(after["matrix"]), after["vector"], self.cutoff)
-        elif "curvature" in before:
-            # The server's learning rate is in both H and G, and cancels.
-            moved = factors + self._across(factors, solve_factors(unpack(after["curvature"]), step, self.cutoff))
-        else:
-            moved = factors + self._across(factors, step)
-        if self.orthonormal:
-            moved = orthonormal(moved, factors)
-        elif not np.isfinite(moved).all():  # a step too large to be one: as with orthonormal factors, they stay
-            moved = factors
-        # Statistics were for this step; their places on the billboard stay zero.
-        return {name: np.zeros_like(value) for name, value in before.items()} | {"factors": moved}
-
-    def _across(self, factors: NDArray[np.float64], step: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Leave out the part of a step that only mixes orthonormal columns."""
-        return tangent(factors, step) if self.orthonormal else step
+    @property
+    def server_step(self) -> ServerUpdate:
+        """The step of these settings."""
+        return AlternatingStep(**{name: getattr(self, name) for name in AlternatingStep.model_fields})

@@ -39,7 +39,7 @@ from fedpriv.strategies.exchange import lifetime
 from fedpriv.strategies.registry import Registry
 from fedpriv.strategies.session import Session
 
-__all__ = ["RoundHook", "TaskStrategy"]
+__all__ = ["RoundHook", "TaskStrategy", "refuse_unasked"]
 
 Ids = NDArray[np.int64]
 RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
@@ -49,6 +49,18 @@ _NEVER_ASKED = {
     *("report_delta", "resolve_noise", "sampling_of", "_noisy"),
 }
 """Methods that decided over noise or cost, and would now be passed over without a word."""
+
+
+def refuse_unasked(cls: type, names: set[str], instead: str) -> None:
+    """Refuse a class with a method of its own under a name that is not asked any more.
+
+    Raises
+    ------
+    InputError
+        Says what to do instead.
+    """
+    for name in sorted(names & vars(cls).keys()):
+        raise InputError(f"{cls.__name__}.{name} would never be asked: {instead} instead, or rename the method.")
 
 
 class TaskStrategy(Settings, Strategy):
@@ -85,12 +97,9 @@ class TaskStrategy(Settings, Strategy):
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
         """Refuse a strategy that means to change noise or cost where nobody asks any more."""
         super().__pydantic_init_subclass__(**kwargs)
-        found = sorted(_NEVER_ASKED & vars(cls).keys())
-        if found:
-            raise InputError(
-                f"{cls.__name__}.{found[0]} would never be asked: noise and cost of a strategy follow from its 'plan'; "
-                "override 'plan' or 'resolve' instead, or rename the method."
-            )
+        refuse_unasked(
+            cls, _NEVER_ASKED, "noise and cost of a strategy follow from its 'plan'; override 'plan' or 'resolve'"
+        )
 
     # --- binding to a population -------------------------------------------------------------------------------
 

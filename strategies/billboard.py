@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -12,7 +12,14 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    InstanceOf,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.bounds import BIT, Bounds, Clipping
@@ -23,9 +30,14 @@ from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import Mechanism, PrivacyPlan
 from fedpriv.privacy.target import Target
 from fedpriv.protocol import METRICS, Arrays, Billboards, Reply, record_from_billboards
-from fedpriv.strategies.base import TaskStrategy
+from fedpriv.strategies.base import TaskStrategy, refuse_unasked
+from fedpriv.strategies.server_updates import SGD, NoisySum, ServerUpdate
+from fedpriv.strategies.server_updates.choice import flat, with_update
 
 __all__ = ["Billboard"]
+
+_STEPS = {"_publish", "step_share"}
+"""Methods that decided what became of a noisy sum, and would now be passed over without a word."""
 
 Metric = Literal["personal.accuracy", "personal.loss", "billboard.accuracy", "billboard.loss"]
 
@@ -41,7 +53,7 @@ class Billboard(TaskStrategy):
     clipped updates are summed; Gaussian noise of standard deviation ``noise_multiplier * clipping_norm`` is added to
     the sum; the release is charged; the billboard moves by ``server_learning_rate`` times the noisy sum divided by
     the *expected* number of participants, a public constant (PMTL, Algorithm 1, line 8, with the fixes that the
-    analysis needs: uniform weights, public denominator, Poisson coins).
+    analysis needs: uniform weights, public denominator, Poisson coins). Other steps are a ``server_update``.
 
     Attributes
     ----------
@@ -58,6 +70,10 @@ class Billboard(TaskStrategy):
         Where epsilon is reported when the noise is given; 1/(100 m) unless given. A target brings its own.
     server_learning_rate : float
         Step of the billboard along the noisy mean.
+    server_update : ServerUpdate or str
+        How the noisy mean moves the billboard, free of charge: an object, such as ``Adam(tau=0.01)``, or the name of
+        one of :mod:`fedpriv.strategies.server_updates` ("sgd", "momentum", "adam") with its settings beside it, as in
+        ``server_update="adam", server_tau=0.01``. Plain SGD unless given.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
     noise_at : {"server", "node"}
@@ -84,6 +100,12 @@ largest_clipping_norm
 
     publishes: ClassVar[bool] = True
 
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        """Refuse a strategy that means to move the billboard where nobody asks any more."""
+        super().__pydantic_init_subclass__(**kwargs)
+        refuse_unasked(cls, _STEPS, "a noisy sum moves the billboard by a ServerUpdate; give one as 'server_update'")
+
     noise: Literal["independent", "banded"] = "independent"
     min_separation: int | None = Field(default=None, ge=1)
     max_participations: int | None = Field(default=None, ge=1)
@@ -104,8 +126,20 @@ largest_clipping_norm
     noise_multiplier: float | None = Field(default=None, ge=0)
     delta: float | None = Field(default=None, gt=0, lt=1)
     server_learning_rate: float = Field(default=1.0, gt=0)
+    server_update: InstanceOf[ServerUpdate] = SGD()
     reply: Literal["sum", "rows"] = "sum"
     noise_at: Literal["server", "node"] = "server"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_update(cls, values: Any) -> Any:
+        return with_update(values, cls.model_fields) if isinstance(values, Mapping) else values
+
+    @model_serializer(mode="wrap")
+    def _with_flat_update(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = whole(self)
+        del found["server_update"]
+        return {**found, **flat(self.server_update)}
 
     @model_validator(mode="after")
     def _parts_go_together(self) -> Billboard:
@@ -123,6 +157,11 @@ largest_clipping_norm
             self._part(Metrics),
             self._updates_use_state,
         )
+
+    @property
+    def server_step(self) -> ServerUpdate:
+        """What moves the billboard: ``server_update``, unless a strategy has a step of its own."""
+        return self.server_update
 
     def _part(self, kind: type[Any], **more: Any) -> Any:
         """Return a part of the plan, whose values are settings of the same names."""
@@ -156,6 +195,11 @@ largest_clipping_norm
                 f"the clipping norm after round {boundary.round} is not in the checkpoint; restore the checkpoint or "
                 "start a new run."
             )
+        if (name := _changed(self._first_state(boundary.billboards), boundary.state)) is not None:
+            raise InputError(
+                f"the state of the server's step after round {boundary.round} is not whole in the checkpoint "
+                f"({name!r}); restore the checkpoint or start a new run."
+            )
         if stream is None or boundary.round in (0, self.rounds):
             return
         session.participations()  # which refuses what does not belong to this population
@@ -166,9 +210,17 @@ largest_clipping_norm
             )
 
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
-        """Return the public start; with adaptive clipping, the norm belongs to it."""
+        """Return the public start; the state of the server's step belongs to it, and the norm of adaptive clipping."""
         first = super().first_boundary(initial_arrays, num_tasks)
-        return replace(first, clipping_norm=self.clipping_norm) if self._clipping.adaptive else first
+        norm = self.clipping_norm if self._clipping.adaptive else None
+        return replace(first, clipping_norm=norm, state=self._first_state(first.billboards))
+
+    def _first_state(self, billboards: Billboards) -> dict[str, dict[str, NDArray[np.float64]]]:
+        """Return the state before round 1, by group; groups without any are left out."""
+        found = {
+            group: _owned(self.server_step.initial_state(_frozen(one)), np.float64) for group, one in billboards.items()
+        }
+        return {group: state for group, state in found.items() if state}
 
     def next_clipping_norm(self) -> float | None:
         """Return the norm of the next round from what this round released; None if it stays."""
@@ -274,10 +326,10 @@ largest_clipping_norm
                 for name, value in self._contribution(answer, group, node, total, problems).items():
                     total[name] += value
         session.problems.update(problems)
-        published = {group: self._publish(server_round, group, total) for group, total in totals.items()}
-        self._check_published(published)
+        released = {group: self._released(server_round, group, total) for group, total in totals.items()}
         norm = self.next_clipping_norm()
-        boundary = Boundary(server_round, published, session.sampled, participations, session.noise, norm)
+        published, state = self._moved(released)
+        boundary = Boundary(server_round, published, session.sampled, participations, session.noise, norm, state)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
         session.journal.publish(boundary, {group: session.resolved.release(group, bounds) for group in published})
@@ -285,30 +337,8 @@ largest_clipping_norm
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
 
-    def _check_published(self, published: Billboards) -> None:
-        """Refuse, before anything is charged, a billboard that nodes could not read."""
-
-        def shapes(billboards: Billboards) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-            return {
-                f"{group}/{name}": (value.shape, value.dtype)
-                for group, arrays in billboards.items()
-                for name, value in arrays.items()
-            }
-
-        wanted, found = shapes(self.session.boundary.billboards), shapes(published)
-        if wanted == found:
-            return
-        name = min(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        before, now = (
-            None if name not in those else (those[name][0], str(those[name][1])) for those in (wanted, found)
-        )
-        raise ComponentFailure(
-            f"{type(self).__name__} must publish {name!r} as {before}, as in the round before, got {now}; nothing was "
-            "charged."
-        )
-
-    def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
-        """Return the next billboard of a group from its clipped sum; the noise that later rounds need is kept."""
+    def _released(self, number: int, group: str, total: Arrays) -> NoisySum:
+        """Add the noise to a group's clipped sum; what later rounds need of it is kept."""
         session, bounds = self.session, self.bounds(self.session.boundary)
         past = session.boundary.noise.get(group)
         noisy, kept = session.resolved.noisy(total, bounds, number, group, session.entropy, past)
@@ -316,9 +346,32 @@ largest_clipping_norm
             session.noise[group] = kept
         if BIT in noisy:
             session.bits[group] = float(noisy.pop(BIT)[0])
-        step = self.server_learning_rate / session.resolved.expected(group)
-        before = session.boundary.billboards[group]
-        return {name: (before[name] + step * value).astype(before[name].dtype) for name, value in noisy.items()}
+        before, expected = session.boundary.billboards[group], session.resolved.expected(group)
+        return NoisySum(number, self.rounds, _frozen(before), _frozen(noisy), expected, self.server_learning_rate)
+
+    def _moved(self, released: Mapping[str, NoisySum]) -> tuple[Billboards, Billboards]:
+        """Return the next billboards and what the server's step keeps; it gets what was released, and nothing else.
+
+        Raises
+        ------
+        ComponentFailure
+            The step made something that nodes, or the next round, could not read; nothing was charged.
+        """
+        last, step = self.session.boundary, self.server_step
+        published: Billboards = {}
+        state: Billboards = {}
+        for group, noisy in released.items():
+            moved, kept = step.step(noisy, _frozen(last.state.get(group, {})))
+            published[group] = _owned(moved)
+            if kept:
+                state[group] = _owned(kept, np.float64)
+        for what, before, after in (("publish", last.billboards, published), ("keep", last.state, state)):
+            if (name := _changed(before, after)) is not None:
+                raise ComponentFailure(
+                    f"{type(step).__name__} must {what} {name!r} as {_shape(before, name)}, as in the round before, "
+                    f"got {_shape(after, name)}; nothing was charged."
+                )
+        return published, state
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
@@ -352,6 +405,30 @@ largest_clipping_norm
             return rows
         size = sum(value.size for value in like.values())
         return rows + self.session.resolved.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
+
+
+def _frozen(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
+    """Return views that cannot be written to."""
+    found = {name: value.view() for name, value in arrays.items()}
+    for value in found.values():
+        value.setflags(write=False)
+    return found
+
+
+def _owned(arrays: Mapping[str, NDArray[Any]], dtype: Any = None) -> Arrays:
+    return {name: np.array(value, dtype=dtype) for name, value in arrays.items()}
+
+
+def _shape(arrays: Billboards, name: str) -> tuple[tuple[int, ...], str] | None:
+    group, _, own = name.partition("/")
+    value = arrays.get(group, {}).get(own)
+    return None if value is None else (value.shape, str(value.dtype))
+
+
+def _changed(before: Billboards, after: Billboards) -> str | None:
+    """Return the first array, as ``group/name``, that is not in both with one shape and type."""
+    names = {f"{group}/{name}" for arrays in (before, after) for group, one in arrays.items() for name in one}
+    return min((name for name in names if _shape(before, name) != _shape(after, name)), default=None)
 
 
 def _numeric(value: NDArray[Any]) -> bool:

@@ -277,7 +277,7 @@ def test_nobody_answering_leaves_only_noise(at_work: Any) -> None:
     drawn = []
     for seed in range(200):
         strategy.session.entropy = ReproducibleEntropy(seed)
-        strategy._publish(1, ALL, strategy.bounds(strategy.session.boundary).like(strategy.session.start[ALL]))
+        strategy._released(1, ALL, strategy.bounds(strategy.session.boundary).like(strategy.session.start[ALL]))
         drawn.append(strategy.session.bits[ALL])
     std = default_count_stddev(6, 1, 2.0, 0.8)
     # Mean and chi-square of 200 normals: outside of 5.5 deviations with a probability below 1e-7 together.

@@ -185,7 +185,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 
 EXAMPLES = {
-    "clients/interpolated.py", "strategies/decayed.py", "fedpriv/privacy/votes.py",
+    "clients/interpolated.py", "strategies/server_updates/nesterov.py", "fedpriv/privacy/votes.py",
     "scenarios/hello/__init__.py", "scenarios/hello/tiny.toml",
 }  # fmt: skip
 """Files that CONTRIBUTING.md tells the reader to make."""
@@ -330,7 +330,7 @@ def test_settings_on_shown_command_lines_exist(page: str) -> None:
     for package_of in (fedpriv.clients, fedpriv.strategies):
         for public in package_of.__all__:
             known |= set(getattr(package_of, public).model_fields)
-    known |= {"epsilon", "delta", "share", "half_life", "hidden", "tasks"}
+    known |= {"epsilon", "delta", "share", "server_update", "server_momentum", "hidden", "tasks"}
     for section, key in re.findall(r"--set (\w+)\.(\w+)=", read(page)):
         assert section in SECTIONS
         assert key in known, f"{page}: {section}.{key}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,9 +13,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import toy_tasks
-from test_billboard import experiment
+from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, scenarios
+from fedpriv.cli import main
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Ragged, State, broadcast
 from fedpriv.config import apply
@@ -23,9 +25,12 @@ from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.protocol import ALL, Arrays, Reply, Request
+from fedpriv.protocol import ALL, Reply, Request
+from fedpriv.runs import read_config
+from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.node import Node, NodeSpec
-from fedpriv.strategies import Billboard
+from fedpriv.strategies import server_updates
+from fedpriv.strategies.server_updates import SGD, NoisySum
 
 
 class Wider(Release):
@@ -167,25 +172,25 @@ def test_no_reference_is_shown_where_no_work_was_counted() -> None:
     assert counted.diagnostics.accuracy.local_only is not None
 
 
-class Sloppy(Billboard):
-    """Publishes something that nodes cannot read."""
+class Sloppy(SGD):
+    """Moves the billboard to something that nodes cannot read."""
 
     how: str = "dtype"
 
-    def _publish(self, number: int, group: str, total: Arrays) -> Arrays:
-        arrays = super()._publish(number, group, total)
+    def step(self, released: NoisySum, state: Any) -> Any:
+        arrays, state = super().step(released, state)
         name = next(iter(arrays))
         if self.how == "missing":
-            return {key: value for key, value in arrays.items() if key != name}
+            return {key: value for key, value in arrays.items() if key != name}, state
         changed = arrays[name].astype(np.float16) if self.how == "dtype" else arrays[name][..., :1]
-        return {**arrays, name: changed}
+        return {**arrays, name: changed}, state
 
 
 @pytest.mark.parametrize("how", ["missing", "dtype", "shape"])
 def test_a_billboard_that_nodes_cannot_read_is_not_charged(tmp_path: Path, how: str) -> None:
     with pytest.raises(ComponentFailure, match="nothing was charged"):
         experiment(
-            toy_tasks(5), strategy=Sloppy(clipping_norm=1.0, noise_multiplier=1.0, rounds=2, how=how)
+            toy_tasks(5), strategy=noisy(rounds=2, server_update=Sloppy(how=how))
         ).run(tmp_path / "run")  # fmt: skip
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
     assert ledger.entries(ledger.populations()[0]) == []
@@ -203,6 +208,41 @@ def test_the_mechanism_of_the_contributing_page_runs(tmp_path: Path) -> None:
     noisy_votes = module.noisy_votes(np.eye(10, 3), 2.0, ReproducibleEntropy(1), journal, 1)
     assert noisy_votes.shape == (3,)
     assert len(ledger.entries("people")) == 1
+
+
+def test_the_server_step_of_the_contributing_page_runs_as_the_page_says(tmp_path: Path, monkeypatch: Any) -> None:
+    """File, line in ``__init__`` and command are the page's own; the steps are those of PyTorch's optimiser."""
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    section = page.split("### A server step\n")[1].split("\n### ")[0]
+    code, line = (block.split("```")[0] for block in section.split("```python\n")[1:])
+    assert code.count("\n") < 60
+    named = re.search(r"`strategies/server_updates/(\w+)\.py`:\n\n```python", section)
+    assert named is not None
+    name = f"fedpriv.strategies.server_updates.{named[1]}"
+    module = ModuleType(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    exec(code, module.__dict__)
+    for taken in ("Nesterov", "__all__"):  # so that they are put back
+        monkeypatch.setattr(server_updates, taken, getattr(server_updates, taken, None), raising=False)
+    exec(line, server_updates.__dict__)
+    words = next(part for part in section.split("`") if part.startswith("fedpriv run")).split()[1:]
+    short = ["--set", "strategy.rounds=3", "--set", "data.tasks=20", "--set", "run.grid=in-process"]
+    monkeypatch.setattr(sys, "argv", ["fedpriv", *words, *short, "--reproduce", "1", "--out", str(tmp_path / "run")])
+    main()
+    said = read_config(tmp_path / "run")["strategy"]
+    assert (said["server_update"], said["server_momentum"]) == ("nesterov", 0.5)
+    assert BoundaryStore(tmp_path / "run/checkpoints").load(3).state[ALL]
+
+    weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.SGD([weights], lr=0.3, momentum=0.5, nesterov=True)
+    update = module.Nesterov(momentum=0.5)
+    billboard = {"w": np.zeros(2)}
+    state = update.initial_state(billboard)
+    for number, mean in enumerate(np.random.default_rng(0).normal(size=(4, 2)), start=1):
+        weights.grad = torch.from_numpy(-mean)
+        optimiser.step()
+        billboard, state = update.step(server_updates.NoisySum(number, 4, billboard, {"w": mean * 5}, 5.0, 0.3), state)
+    np.testing.assert_allclose(billboard["w"], weights.detach().numpy(), rtol=1e-12)
 
 
 def package(**attributes: Any) -> ModuleType:

@@ -233,13 +233,13 @@ def test_one_task_moves_what_is_published_by_no_more_than_the_clipping_norm(
     """Brute force over neighbours: a task gets data as bad as they can be, or says nothing."""
     norm = 0.7
     totals: list[np.ndarray] = []
-    publish = AlternatingMinimization._publish
+    publish = AlternatingMinimization._released
 
     def recorded(self: Any, number: int, group: str, total: Any) -> Any:
         totals.append(np.concatenate([np.ravel(value) for value in total.values()]))
         return publish(self, number, group, total)
 
-    monkeypatch.setattr(AlternatingMinimization, "_publish", recorded)
+    monkeypatch.setattr(AlternatingMinimization, "_released", recorded)
     tasks = LowRankSparseDesign(**{**DESIGN.model_dump(), "tasks": 5, "noise": 0.3}).make()
 
     def total(change: str) -> np.ndarray:

@@ -429,7 +429,7 @@ def test_rows_are_charged_before_they_are_asked_for(tmp_path: Path, monkeypatch:
     """A server that dies after the rows came has seen them: the ledger knows, and the same rows come again."""
     run = experiment(strategy={"noise_at": "node", "noise_multiplier": 1.0, "rounds": 2})
     seen: list[Any] = []
-    whole = Billboard._publish
+    whole = Billboard._released
 
     def dies(self: Billboard, number: int, group: str, total: Any) -> Any:
         seen.append({name: np.array(value) for name, value in total.items()})
@@ -437,7 +437,7 @@ def test_rows_are_charged_before_they_are_asked_for(tmp_path: Path, monkeypatch:
             raise RuntimeError("the server died")
         return whole(self, number, group, total)
 
-    monkeypatch.setattr(Billboard, "_publish", dies)
+    monkeypatch.setattr(Billboard, "_released", dies)
     with pytest.raises(RuntimeError, match="died"):
         run.run(tmp_path / "run")
     ledger = Ledger(tmp_path / "run" / "ledger.sqlite")
@@ -481,17 +481,17 @@ def test_a_reserved_round_is_paid_once(tmp_path: Path, monkeypatch: pytest.Monke
         budget=Target(epsilon=cost * (1 + 1e-9), delta=1e-5, relation="replace-one"),
         budget_filter="gdp",
     )
-    whole = Billboard._publish
+    whole = Billboard._released
 
     def dies(self: Billboard, number: int, group: str, total: Any) -> Any:
         if number == 2:
             raise RuntimeError("the server died")
         return whole(self, number, group, total)
 
-    monkeypatch.setattr(Billboard, "_publish", dies)
+    monkeypatch.setattr(Billboard, "_released", dies)
     with pytest.raises(RuntimeError, match="died"):
         run.run(tmp_path / "run")
-    monkeypatch.setattr(Billboard, "_publish", whole)
+    monkeypatch.setattr(Billboard, "_released", whole)
     assert run.run(tmp_path / "run", resume=True).guarantee.rounds == 3
     ledger = Ledger(tmp_path / "l.sqlite")
     assert ledger.verify("p") == ([], [])

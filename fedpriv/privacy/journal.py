@@ -46,6 +46,11 @@ class Boundary:
         again.
     clipping_norm : float or None
         The norm that the next round clips to, where it adapts to what was released.
+    state : dict
+        Per group, what the server's step keeps of the rounds before, float64 arrays by name; empty without any. Public
+        as the billboards are: a function of released values, so it may be known and stands in the digest, and none of
+        it is ever deleted. It is part of this one value since a step repeated, or made from an older state, would lead
+        to another billboard than the one that was charged.
     """
 
     round: int
@@ -54,6 +59,7 @@ class Boundary:
     participations: dict[str, NDArray[np.int32]] = field(default_factory=dict)
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     clipping_norm: float | None = None
+    state: dict[str, dict[str, NDArray[np.float64]]] = field(default_factory=dict)
 
     def charged_by(self, entries: Iterable[Entry]) -> bool:
         """Tell whether a ledger's entries for this round and its groups are for this very draw, and there are any.
@@ -71,10 +77,11 @@ class Boundary:
         found = hashlib.sha256(str(self.round).encode())
         if self.clipping_norm is not None:
             found.update(f"|{self.clipping_norm!r}|".encode())
-        for group, arrays in sorted(self.billboards.items()):
-            for name, value in sorted(arrays.items()):
-                found.update(f"|{group}|{name}|{value.dtype}|{value.shape}|".encode())
-                found.update(np.ascontiguousarray(value).tobytes())
+        for kind, groups in (("", self.billboards), ("state|", self.state)):
+            for group, arrays in sorted(groups.items()):
+                for name, value in sorted(arrays.items()):
+                    found.update(f"|{kind}{group}|{name}|{value.dtype}|{value.shape}|".encode())
+                    found.update(np.ascontiguousarray(value).tobytes())
         return found.hexdigest()
 
 

@@ -53,8 +53,9 @@ class BoundaryStore:
     def stage(self, boundary: Boundary) -> None:
         """Write a boundary under its pending name, durably."""
         arrays: dict[str, NDArray[Any]] = {}
-        for group, named in boundary.billboards.items():
-            arrays.update({f"billboard/{group}/{name}": value for name, value in named.items()})
+        for kind, groups in (("billboard", boundary.billboards), ("state", boundary.state)):
+            for group, named in groups.items():
+                arrays.update({f"{kind}/{group}/{name}": value for name, value in named.items()})
         arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
         arrays.update({f"participations/{name}": counts for name, counts in boundary.participations.items()})
         header: dict[str, Any] = {"format": _FORMAT, "round": boundary.round}
@@ -158,19 +159,20 @@ class BoundaryStore:
     def _read(path: Path) -> Boundary:
         arrays, header = unpack(path)
         billboards: dict[str, dict[str, NDArray[Any]]] = {}
+        state: dict[str, dict[str, NDArray[np.float64]]] = {}
         sampled: dict[str, NDArray[np.int64]] = {}
         participations: dict[str, NDArray[np.int32]] = {}
         with damage_said(f"the checkpoint {path}"):
             for key, value in arrays.items():
                 kind, group, *rest = key.split("/", 2)
-                if kind == "billboard":
-                    billboards.setdefault(group, {})[rest[0]] = value
+                if kind in ("billboard", "state"):
+                    (billboards if kind == "billboard" else state).setdefault(group, {})[rest[0]] = value
                 elif kind == "participations":
                     participations[group] = value
                 else:
                     sampled[group] = value
             norm = header.get("clipping_norm")
-            return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm)
+            return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm, state=state)
 
 
 def _metrics_in(path: Path) -> Measured:

@@ -22,6 +22,8 @@ __all__ = ["Cell", "Plan", "holds_sweep", "read_plan"]
 
 _FORMAT = 1
 _FILE = "sweep.toml"
+_FIRST = {"data.partition", "strategy.server_update"}
+"""Keys that, as names do, drop settings which belong to another choice."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +92,8 @@ class Plan:
         digits = len(str(len(combinations)))
         for number, combination in enumerate(combinations, start=1):
             values = dict(zip(self.grid, combination, strict=True))
-            # A new class drops settings that it does not know, so names come before the settings of the grid.
-            ordered = sorted(values, key=lambda key: not (key.endswith(".name") or key == "data.partition"))
+            # A new class drops settings that it does not know, so names and choices come before the grid's settings.
+            ordered = sorted(values, key=lambda key: (not key.endswith(".name"), key not in _FIRST))
             config = apply(self.config, {key: values[key] for key in ordered})
             for other in found:
                 if other.config == config:
