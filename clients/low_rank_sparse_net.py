@@ -17,10 +17,10 @@ from fedpriv.cohort import (
     Learner,
     LocalSGD,
     Params,
+    Population,
     Problem,
     Purpose,
     State,
-    Tasks,
     broadcast,
     split_examples,
 )
@@ -121,7 +121,7 @@ class LowRankSparseNet(LocalSGD):
         """What keeps the shared network as the warm-up made it."""
         return None if self.network_rate else "client.network_rate = 0"
 
-    def check(self, problem: Problem, tasks: Tasks) -> None:  # noqa: ARG002
+    def check(self, problem: Problem, tasks: Population) -> None:  # noqa: ARG002
         """Refuse a model without a bank, and more places than there are."""
         model = problem.model
         if not isinstance(model, Factored):

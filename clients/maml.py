@@ -20,6 +20,7 @@ from fedpriv.cohort import (
     Learner,
     Order,
     Params,
+    Population,
     Problem,
     Purpose,
     Scores,
@@ -145,9 +146,10 @@ class MAML(ClientAlgorithm):
         """Whether the billboard is a model by itself: classes mean the same everywhere, no array is left out."""
         return not self.from_zero and not self.permute_labels
 
-    def check(self, problem: Problem, tasks: Tasks) -> None:
+    def check(self, problem: Problem, tasks: Population) -> None:
         """Refuse a model that is not twice differentiable, and tasks without a query example beside the shots."""
-        check_shots(tasks, self.shots)
+        if isinstance(tasks, Tasks):
+            check_shots(tasks, self.shots)
         arrays = problem.initial()
         for name in self.from_zero:
             if name not in arrays:
@@ -161,7 +163,7 @@ class MAML(ClientAlgorithm):
             refuse_once_differentiable_on(problem, tasks)
 
     def local_guarantees(
-        self, tasks: Tasks, *, rounds: int, delta: float, reproduction: bool = False
+        self, tasks: Population, *, rounds: int, delta: float, reproduction: bool = False
     ) -> tuple[list[Guarantee], list[str]]:
         """Return what is promised about pixels and support examples, and say which noise promises nothing."""
         common: dict[str, Any] = {"delta": delta, "num_tasks": len(tasks), "reproduction": reproduction}

@@ -47,8 +47,8 @@ class Newcomers:
     ----------
     people : Tasks or None
         Who took no part.
-    population : Tasks
-        Who did; the pre-trained reference learns from their pooled examples.
+    population : Tasks or None
+        Who did; the pre-trained reference learns from their pooled examples, and there is none without them.
     client : ClientAlgorithm
         How somebody adapts.
     engine : str
@@ -62,7 +62,7 @@ class Newcomers:
     """
 
     people: Tasks | None
-    population: Tasks
+    population: Tasks | None
     client: ClientAlgorithm
     engine: str
     seed: int
@@ -146,7 +146,9 @@ def _scores_or_nan(client: ClientAlgorithm, learner: Learner, start: Params, coh
 
 
 def pretrained(run: Newcomers, problem: Problem, work: int) -> Params | None:
-    """Train a plain network on the pooled examples of the population; None for a model that cannot be rebuilt."""
+    """Train a plain network on the pooled examples of the population; None if that cannot be."""
+    if run.population is None:
+        return None
     tasks = only(run.population, usable(run.population, problem.dtype).trains)
     targets = tasks.train.targets
     outputs = tasks.num_classes

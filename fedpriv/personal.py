@@ -62,7 +62,7 @@ def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]
     public = {name: torch.from_numpy(np.asarray(value)) for name, value in billboard.items()}
     learner = Learner(experiment.problem(), engine_named(experiment.engine))
     pieces = []
-    tasks = usable(experiment.tasks, torch.float64).tasks
+    tasks = usable(experiment.data, torch.float64).tasks
     for start in range(0, len(experiment.tasks), _PIECE):
         some = np.arange(start, min(start + _PIECE, len(experiment.tasks)))
         cohort = Cohort(tasks, some, torch.float64)

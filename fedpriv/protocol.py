@@ -15,15 +15,18 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from numpy.typing import NDArray
 
 from fedpriv.arrays import Arrays, arrays_from, record_of
+from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.declaration import Declaration
 
 __all__ = [
     "ALL",
     "METRICS",
+    "PROTOCOL",
     "Arrays",
     "Billboards",
     "Reply",
     "Request",
+    "RunName",
     "TaskRange",
     "billboards_from_record",
     "record_from_billboards",
@@ -32,6 +35,9 @@ __all__ = [
 
 Billboards = dict[str, Arrays]
 Ids = NDArray[np.int64]
+
+PROTOCOL = 1
+"""Version of what is written here; nodes and servers of another one refuse each other. Before 1 none was said."""
 
 ALL = "all"
 """Name of the one group when tasks are not grouped."""
@@ -66,6 +72,51 @@ def billboards_from_record(record: ArrayRecord, groups: Iterable[str]) -> Billbo
 
 
 @dataclass(frozen=True)
+class RunName:
+    """Which run of which population a message belongs to; empty for a strategy without a ledger.
+
+    Attributes
+    ----------
+    population : str
+        Whose budget is spent.
+    run : str
+        The id under which the ledger knows the run.
+    """
+
+    population: str = ""
+    run: str = ""
+
+    def to_settings(self) -> dict[str, Any]:
+        """Return what travels in every message."""
+        return {"protocol": PROTOCOL, "population": self.population, "run": self.run}
+
+    def to_content(self) -> RecordDict:
+        """Write the question which tasks a node hosts."""
+        return RecordDict({"query": ConfigRecord(self.to_settings())})
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> RunName:
+        """Read it from a message.
+
+        Raises
+        ------
+        ComponentFailure
+            The sender speaks another version of the protocol.
+        """
+        if settings.get("protocol", 0) != PROTOCOL:
+            raise ComponentFailure(
+                f"the server speaks version {settings.get('protocol', 0)} of fedpriv's protocol and this node version "
+                f"{PROTOCOL}; install the same version of fedpriv on both."
+            )
+        return cls(str(settings["population"]), str(settings["run"]))
+
+    @classmethod
+    def from_content(cls, content: RecordDict) -> RunName:
+        """Read it from the question which tasks a node hosts."""
+        return cls.from_settings(_of_kind(content, ConfigRecord).get("query", {}))
+
+
+@dataclass(frozen=True)
 class Request:
     """What the server asks of a node.
 
@@ -83,6 +134,8 @@ class Request:
         What the server says about its mechanism: nodes clip by it, and check it by their policy.
     epochs : int
         Length of the local-only baseline; 0 elsewhere.
+    of : RunName
+        For which run. What a node keeps of another run is not used for it.
     attempt : int
         From 2 on, the same question again: the node did not answer it, or its answer did not arrive. What was done for
         it is not done again.
@@ -94,6 +147,7 @@ class Request:
     reply: Literal["sum", "rows"] = "sum"
     declared: Declaration = field(default_factory=Declaration)
     epochs: int = 0
+    of: RunName = field(default_factory=RunName)
     attempt: int = 1
 
     def to_content(self, records: Mapping[str, ArrayRecord] | None = None) -> RecordDict:
@@ -104,7 +158,8 @@ class Request:
         records : mapping or None
             Per group, its billboard as a record already: messages to many nodes then share it.
         """
-        settings = {"round": self.round, "reply": self.reply, "epochs": self.epochs, **self.declared.to_settings()}
+        settings: dict[str, Any] = {"round": self.round, "reply": self.reply, "epochs": self.epochs}
+        settings |= {**self.of.to_settings(), **self.declared.to_settings()}
         if self.attempt > 1:
             settings["attempt"] = self.attempt
         content = RecordDict({"request": ConfigRecord(settings)})
@@ -117,6 +172,7 @@ class Request:
     def from_content(cls, content: RecordDict) -> Request:
         """Read a request from the content of a Flower message."""
         settings: Any = _of_kind(content, ConfigRecord)["request"]
+        of = RunName.from_settings(settings)
         tasks = _groups(content, "tasks/")
         return cls(
             round=int(settings["round"]),
@@ -125,6 +181,7 @@ class Request:
             reply=settings["reply"],
             declared=Declaration.from_settings(settings),
             epochs=int(settings["epochs"]),
+            of=of,
             attempt=int(settings.get("attempt", 1)),
         )
 
@@ -187,20 +244,36 @@ class Reply:
 
 @dataclass(frozen=True)
 class TaskRange:
-    """Which tasks a node hosts: ids ``first`` to ``first + count``, with the fingerprint of their names."""
+    """Which tasks a node hosts: ids ``first`` to ``first + count``, with the fingerprint of their names.
+
+    ``protocol`` is the version that the node speaks.
+    """
 
     first: int
     count: int
     fingerprint: str
+    protocol: int = PROTOCOL
+
+    @property
+    def last(self) -> int:
+        """The id after the last one."""
+        return self.first + self.count
+
+    def refuse_other_version(self, node: int) -> None:
+        """Refuse a node that speaks another version of the protocol (ComponentFailure)."""
+        if self.protocol != PROTOCOL:
+            raise ComponentFailure(
+                f"node {node} speaks version {self.protocol} of fedpriv's protocol and this server version {PROTOCOL}; "
+                "install the same version of fedpriv on both."
+            )
 
     def to_content(self) -> RecordDict:
         """Write the range as the content of a Flower message."""
-        return RecordDict(
-            {"hosts": ConfigRecord({"first": self.first, "count": self.count, "fingerprint": self.fingerprint})}
-        )
+        return RecordDict({"hosts": ConfigRecord(dict(vars(self)))})
 
     @classmethod
     def from_content(cls, content: RecordDict) -> TaskRange:
         """Read a range from the content of a Flower message."""
         hosts: Any = _of_kind(content, ConfigRecord)["hosts"]
-        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]))
+        version = int(hosts.get("protocol", 0))
+        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]), version)

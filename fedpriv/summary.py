@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort import ClientAlgorithm, Tasks
+from fedpriv.cohort import ClientAlgorithm
 from fedpriv.names import kebab
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
@@ -23,6 +23,7 @@ from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.run_guarantees import guarantees_of_run
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import Observer, Output, Relation
+from fedpriv.roster import Roster
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
 
@@ -142,7 +143,7 @@ def summarize(
     about: Mapping[str, Any],
     served: Served,
     journal: Journal,
-    tasks: Tasks,
+    tasks: Roster,
     strategy: TaskStrategy,
     resolved: ResolvedPlan,
     reproduce: int | None,
@@ -252,7 +253,7 @@ def _people(counts: Counter[Release], personal: Guarantee) -> list[dict[str, Any
     ]
 
 
-def _spent(journal: Journal, tasks: Tasks, delta: float) -> dict[str, float] | None:
+def _spent(journal: Journal, tasks: Roster, delta: float) -> dict[str, float] | None:
     """Return what all runs on a protected population have spent, at the delta of this run."""
     if tasks.declared == "benchmark":
         return None
@@ -285,7 +286,7 @@ def _problems(served: Served) -> list[str]:
     return [f"some updates counted as zero ({counts}); the first: {served.note or 'no reason given'}"]
 
 
-def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Tasks) -> Measure:
+def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Roster) -> Measure:
     means: dict[str, float | None] = {}
     for model in ("personal", "billboard", "local_only"):
         values = scores.get(f"{model}.{measure}", np.empty(0))
@@ -295,7 +296,7 @@ def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Tas
     return Measure(**means)
 
 
-def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Tasks) -> dict[str, list[float]]:
+def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Roster) -> dict[str, list[float]]:
     if tasks.num_classes is None:
         return {}
     return {

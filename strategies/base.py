@@ -30,10 +30,12 @@ from fedpriv.protocol import (
     Billboards,
     Reply,
     Request,
+    RunName,
     billboards_from_record,
     record_from_billboards,
     records_by_group,
 )
+from fedpriv.roster import Roster
 from fedpriv.settings import Settings
 from fedpriv.strategies.exchange import lifetime
 from fedpriv.strategies.registry import Registry
@@ -157,6 +159,7 @@ class TaskStrategy(Settings, Strategy):
         entropy: Entropy | None = None,
         boundary: Boundary | None = None,
         resolved: ResolvedPlan | None = None,
+        roster: Roster | None = None,
         timeout: float = 3600,
         attempts: int = 3,
     ) -> Session:
@@ -176,12 +179,15 @@ class TaskStrategy(Settings, Strategy):
             Where to resume.
         resolved : ResolvedPlan or None
             What :meth:`resolve` gave for this population; asked for unless given.
+        roster : Roster or None
+            Who the tasks are. With one, nodes may be away; without, those that answer must host all tasks.
         timeout : float
             Seconds to wait for the nodes.
         attempts : int
             How often a node with several tasks is asked, if it fails or is late, before the run stops.
         """
-        registry = Registry.query(grid, timeout)
+        run = RunName() if journal is None else RunName(journal.population, journal.run)
+        registry = Registry.query(grid, timeout, run, roster)
         groups = self._members(registry.num_tasks)
         first = self.first_boundary(initial_arrays, registry.num_tasks)
         self._session = Session(
@@ -325,6 +331,7 @@ class TaskStrategy(Settings, Strategy):
         for number in range(session.boundary.round + 1, last + 1):
             self.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
             began, heard = time.perf_counter(), session.listening_seconds
+            session.registry = session.registry.completed(grid, session.timeout, session.run)
             messages = self.configure_train(number, arrays, train_config, grid)
             replies = session.ask(grid, messages, f"in round {number}")
             new, metrics = self.aggregate_train(number, replies)
@@ -374,7 +381,7 @@ class TaskStrategy(Settings, Strategy):
         for group, ids in tasks.items():
             for node, mine in self.session.registry.split(ids):
                 per_node.setdefault(node, {})[group] = mine
-        records = records_by_group(arrays, self.session.groups)
+        records, run = records_by_group(arrays, self.session.groups), self.session.run
         return [
             Message(
                 Request(
@@ -384,6 +391,7 @@ class TaskStrategy(Settings, Strategy):
                     reply=self.reply_kind,
                     declared=said,
                     epochs=epochs,
+                    of=run,
                 ).to_content(records),
                 node,
                 kind,
@@ -402,12 +410,13 @@ class TaskStrategy(Settings, Strategy):
         scores: dict[str, NDArray[np.float64]] = {}
         lost: dict[str, int] = {}
         waiting = session.asked(tasks)
+        away = sum(map(len, tasks.values())) - waiting.total()
         for reply in replies:
             node, kind = reply.metadata.src_node_id, reply.metadata.message_type
             if node not in waiting:
                 continue
             count = waiting.pop(node)
-            lost.setdefault(kind, 0)
+            lost.setdefault(kind, away)
             if reply.has_error():
                 lost[kind] += count
                 session.note = session.note or f"node {node}: {reply.error.reason}"

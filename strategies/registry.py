@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
-from flwr.app import Message, MessageType, RecordDict
+from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
-from fedpriv.protocol import TaskRange
+from fedpriv.protocol import RunName, TaskRange
+from fedpriv.roster import Roster
+from fedpriv.strategies.exchange import UNREACHABLE
 
 __all__ = ["Registry"]
 
@@ -20,68 +23,138 @@ Ids = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Registry:
-    """Which node hosts which tasks: contiguous ranges of ids.
+    """Which node hosts which tasks: contiguous ranges of ids, in their order.
 
     Attributes
     ----------
-    nodes : ndarray of uint64, shape [n]
+    nodes : list of int
         Flower node ids, in the order of their tasks.
-    starts : ndarray of int64, shape [n + 1]
-        Node ``i`` hosts tasks ``starts[i]`` to ``starts[i + 1]``.
-    fingerprints : list of str
-        Of each node's task names, as it reports them.
+    ranges : ndarray of int64, shape [n, 2]
+        Node ``i`` hosts tasks ``ranges[i, 0]`` up to, not including, ``ranges[i, 1]``.
+    num_tasks : int
+        Number of tasks of the population, a public constant; with a roster some may be on nodes that are away.
+    roster : Roster or None
+        Who the tasks are; None where the nodes alone say it.
     """
 
     nodes: list[int]
-    starts: Ids
-    fingerprints: list[str]
+    ranges: Ids
+    num_tasks: int
+    roster: Roster | None = field(default=None, repr=False)
 
-    @property
-    def num_tasks(self) -> int:
-        """Number of registered tasks, a public constant."""
-        return int(self.starts[-1])
+    @cached_property
+    def complete(self) -> bool:
+        """Whether every task has a node."""
+        return int(np.diff(self.ranges).sum()) == self.num_tasks
+
+    @cached_property
+    def _positions(self) -> dict[int, int]:
+        return {node: position for position, node in enumerate(self.nodes)}
 
     def split(self, ids: Ids) -> Iterable[tuple[int, Ids]]:
-        """Yield (node, its ids) for sorted task ids, skipping nodes without any."""
-        cuts = np.searchsorted(ids, self.starts)
-        for position, node in enumerate(self.nodes):
-            mine = ids[cuts[position] : cuts[position + 1]]
-            if len(mine):
-                yield node, mine
+        """Yield (node, its ids) for sorted task ids, skipping nodes without any, and tasks without a node."""
+        cuts = np.searchsorted(ids, self.ranges)
+        for node, (first, last) in zip(self.nodes, cuts, strict=True):
+            if first < last:
+                yield node, ids[first:last]
 
     def hosted(self, node: int) -> int:
         """Return how many tasks a node hosts."""
-        position = self.nodes.index(node)
-        return int(self.starts[position + 1] - self.starts[position])
+        first, last = self.ranges[self._positions[node]]
+        return int(last - first)
 
     @classmethod
-    def query(cls, grid: Grid, timeout: float) -> Registry:
+    def query(cls, grid: Grid, timeout: float, run: RunName, roster: Roster | None = None) -> Registry:
         """Ask every node which tasks it hosts.
+
+        Parameters
+        ----------
+        grid : Grid
+            Where the nodes are.
+        timeout : float
+            Seconds to wait for all answers.
+        run : RunName
+            For whom.
+        roster : Roster or None
+            Who the tasks are: nodes that cannot be reached may come later. Without one the nodes must host all tasks,
+            from 0 on, since nothing else says how many there are.
 
         Raises
         ------
         ComponentFailure
-            A node did not answer, or the ranges overlap or leave gaps.
+            No node is there; one failed, or did not answer in time; the ranges overlap, leave gaps where there is no
+            roster, or are of other tasks than the roster's; or a node speaks another version of the protocol.
         """
-        ids = list(grid.get_node_ids())
-        messages = [Message(RecordDict(), node, f"{MessageType.QUERY}.tasks") for node in ids]
-        hosts: list[tuple[TaskRange, int]] = []
-        for reply in grid.send_and_receive(messages, timeout=timeout):
-            if reply.has_error():
-                raise ComponentFailure(f"node {reply.metadata.src_node_id} cannot list its tasks: {reply.error.reason}")
-            hosts.append((TaskRange.from_content(reply.content), reply.metadata.src_node_id))
-        if len(hosts) != len(ids) or not hosts:
-            raise ComponentFailure(
-                f"{len(hosts)} of {len(ids)} nodes listed their tasks; start the others, then retry."
-            )
-        hosts.sort(key=lambda item: item[0].first)
-        starts = [0]
+        hosts = _asked(grid, list(grid.get_node_ids()), timeout, run, roster)
+        if not hosts:
+            raise ComponentFailure("no node of this run can be reached; start some, then retry.")
+        num_tasks = max(tasks.last for tasks, _ in hosts) if roster is None else len(roster)
+        return cls._of(hosts, num_tasks, roster)
+
+    def completed(self, grid: Grid, timeout: float, run: RunName) -> Registry:
+        """Return the same with nodes that came since; where every task has a node, nobody is asked."""
+        if self.complete:
+            return self
+        there = list(grid.get_node_ids())
+        new = _asked(grid, [node for node in there if node not in self._positions], timeout, run, self.roster)
+        if not new:
+            return self
+        ours = [TaskRange(int(first), int(last - first), "") for first, last in self.ranges]
+        # A node may come back under another id: the one that left is not asked for its tasks any more.
+        kept = [one for one in zip(ours, self.nodes, strict=True) if one[1] in there]
+        return self._of(kept + new, self.num_tasks, self.roster)
+
+    @classmethod
+    def _of(cls, hosts: Sequence[tuple[TaskRange, int]], num_tasks: int, roster: Roster | None) -> Registry:
+        hosts = sorted(hosts, key=lambda item: item[0].first)
+        end = 0
         for tasks, node in hosts:
-            if tasks.first != starts[-1]:
+            if tasks.first < end or (roster is None and tasks.first != end):
                 raise ComponentFailure(
-                    f"node {node} hosts tasks from {tasks.first} on where {starts[-1]} was expected: "
-                    "nodes must host disjoint ranges without gaps; check their partition ids."
+                    f"node {node} hosts tasks from {tasks.first} on where {end} was expected: "
+                    f"nodes must host disjoint ranges{' without gaps' if roster is None else ''}; check their "
+                    "partition ids."
                 )
-            starts.append(tasks.first + tasks.count)
-        fingerprints = [tasks.fingerprint for tasks, _ in hosts]
-        return cls([node for _, node in hosts], np.array(starts, dtype=np.int64), fingerprints)
+            end = tasks.last
+        ranges = np.array([(tasks.first, tasks.last) for tasks, _ in hosts], dtype=np.int64)
+        return cls([node for _, node in hosts], ranges, num_tasks, roster)
+
+
+def _asked(
+    grid: Grid, nodes: Sequence[int], timeout: float, run: RunName, roster: Roster | None
+) -> list[tuple[TaskRange, int]]:
+    """Ask nodes which tasks they host; those that cannot be reached are left out where there is a roster."""
+    if not nodes:
+        return []
+    asked = {node: Message(run.to_content(), node, f"{MessageType.QUERY}.tasks") for node in nodes}
+    hosts: list[tuple[TaskRange, int]] = []
+    away = 0
+    for reply in grid.send_and_receive(list(asked.values()), timeout=timeout):
+        node = reply.metadata.src_node_id
+        if not reply.has_error():
+            hosts.append((_checked(TaskRange.from_content(reply.content), node, roster), node))
+        elif roster is not None and reply.error.code in UNREACHABLE:
+            away += 1
+        else:
+            raise ComponentFailure(f"node {node} cannot list its tasks: {reply.error.reason}")
+    if len(hosts) + away != len(nodes):
+        raise ComponentFailure(f"{len(hosts)} of {len(nodes)} nodes listed their tasks; start the others, then retry.")
+    return hosts
+
+
+def _checked(tasks: TaskRange, node: int, roster: Roster | None) -> TaskRange:
+    """Refuse a node that hosts other tasks than those whose budget is spent."""
+    tasks.refuse_other_version(node)
+    if roster is None:
+        return tasks
+    if not 0 <= tasks.first <= tasks.last <= len(roster):
+        raise ComponentFailure(
+            f"node {node} hosts tasks up to {tasks.last - 1}, and the population has {len(roster)}, from 0 on; give "
+            "all nodes the roster of this run."
+        )
+    if roster.part(tasks.first, tasks.last) != tasks.fingerprint:
+        raise ComponentFailure(
+            f"node {node} hosts other tasks than {tasks.first} to {tasks.last - 1} of this population; "
+            "give all nodes the same configuration and data."
+        )
+    return tasks

@@ -18,7 +18,7 @@ from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
-from fedpriv.protocol import Billboards, Reply
+from fedpriv.protocol import Billboards, Reply, RunName
 from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange
 from fedpriv.strategies.registry import Registry
 
@@ -99,6 +99,11 @@ class Session:
     training_seconds: float = 0.0
     listening_seconds: float = 0.0
 
+    @property
+    def run(self) -> RunName:
+        """Which run of which population messages belong to."""
+        return RunName() if self.journal is None else RunName(self.journal.population, self.journal.run)
+
     def participations(self) -> Participations | None:
         """Return how often each task was asked up to the last boundary, and when last; None without limits."""
         if self.resolved.stream is None:
@@ -136,7 +141,9 @@ class Session:
             A node that hosts several tasks failed: one task's data may not decide over the others.
         """
         waiting = self.asked(tasks)
-        unreachable = 0
+        unreachable = sum(map(len, tasks.values())) - waiting.total()
+        if unreachable:
+            self.note = self.note or f"no node that can be reached hosts {unreachable} of the tasks"
         for reply in replies:
             node = reply.metadata.src_node_id
             if node not in waiting:

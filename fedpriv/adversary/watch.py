@@ -170,7 +170,7 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
     problem = experiment.problem()
     ids = sighting.tasks[group]
     order = np.argsort(ids, kind="stable")
-    cohort = Cohort(usable(experiment.tasks, problem.dtype).tasks, ids[order], problem.dtype)
+    cohort = Cohort(usable(experiment.data, problem.dtype).tasks, ids[order], problem.dtype)
     rows = {
         name: torch.from_numpy(np.ascontiguousarray(value[order])) for name, value in sighting.updates[group].items()
     }

@@ -21,7 +21,7 @@ from fedpriv.cohort.meta import (
 from fedpriv.cohort.probe import notes_on, probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
-from fedpriv.cohort.tasks import PARTS, Ragged, Tasks
+from fedpriv.cohort.tasks import PARTS, Population, Ragged, Tasks
 from fedpriv.cohort.trees import Params, State, broadcast, nest, select, subtract, unnest, zeros_like
 from fedpriv.cohort.usable import Usable, only, strange_tasks, usable
 
@@ -44,6 +44,7 @@ __all__ = [
     "Noise",
     "Order",
     "Params",
+    "Population",
     "Problem",
     "Purpose",
     "Ragged",

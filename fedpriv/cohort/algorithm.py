@@ -17,7 +17,7 @@ from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.learner import Learner, Scores
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
-from fedpriv.cohort.tasks import Tasks
+from fedpriv.cohort.tasks import Population
 from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.settings import Settings
 
@@ -63,8 +63,11 @@ class ClientAlgorithm(Settings, ABC):
         """Whether the billboard is a model by itself, before a task adapts it."""
         return True
 
-    def check(self, problem: Problem, tasks: Tasks) -> None:
+    def check(self, problem: Problem, tasks: Population) -> None:
         """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.
+
+        A server without data asks with a roster, a node with its own tasks: look at numbers of examples only where
+        there are any.
 
         Raises
         ------
@@ -74,7 +77,7 @@ class ClientAlgorithm(Settings, ABC):
 
     def local_guarantees(
         self,
-        tasks: Tasks,  # noqa: ARG002
+        tasks: Population,  # noqa: ARG002
         *,
         rounds: int,  # noqa: ARG002
         delta: float,  # noqa: ARG002

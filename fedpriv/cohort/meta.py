@@ -16,7 +16,7 @@ from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import Engine
 from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.tasks import Tasks
+from fedpriv.cohort.tasks import Population
 from fedpriv.cohort.trees import Params
 from fedpriv.errors import InputError
 
@@ -215,13 +215,13 @@ def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor
         ) from error
 
 
-def refuse_once_differentiable_on(problem: Problem, tasks: Tasks) -> None:
+def refuse_once_differentiable_on(problem: Problem, tasks: Population) -> None:
     """Do so on made-up examples in the shapes of some tasks."""
     inputs = torch.zeros(2, *tasks.input_shape, dtype=problem.dtype)
-    if tasks.train.inputs.dtype.kind != "f":
+    if not tasks.input_dtype.startswith("float"):
         inputs = inputs.long()
     kind = problem.dtype if tasks.num_classes is None else torch.int64
-    refuse_once_differentiable(problem, inputs, torch.zeros(2, *tasks.train.targets.shape[1:], dtype=kind))
+    refuse_once_differentiable(problem, inputs, torch.zeros(2, *tasks.target_shape, dtype=kind))
 
 
 def _leaf(value: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters
 from fedpriv.cohort.randomness import Key, Purpose
-from fedpriv.cohort.tasks import Ragged, Tasks
+from fedpriv.cohort.tasks import Population, Ragged, Tasks
 from fedpriv.cohort.trees import Params, State, broadcast
 from fedpriv.errors import InputError
 
@@ -29,14 +29,14 @@ __all__ = ["notes_on", "probe"]
 _TASKS, _EXAMPLES = 2, 3
 
 
-def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> tuple[float, float]:
+def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> tuple[float, float]:
     """Run every stage once on two tasks of zeros in the shape of the real examples.
 
     Parameters
     ----------
     algorithm, problem, engine
         What shall work together.
-    like : Tasks
+    like : Tasks or Roster
         Only shapes and types are taken from it, no value.
 
     Returns
@@ -53,7 +53,7 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Ta
         return _probe(algorithm, problem, engine, like)
 
 
-def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> tuple[float, float]:
+def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> tuple[float, float]:
     tasks = _zeros(like)
     cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
     learner, billboard = Learner(problem, engine), problem.initial()
@@ -83,8 +83,8 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: T
         raise
     except Exception as error:
         cause = (str(error).strip() or type(error).__name__).split(". ")[0].splitlines()[0]
-        kind = like.train.inputs.dtype
-        if kind.kind != "f" and stage == "the model itself":
+        kind = like.input_dtype
+        if not kind.startswith("float") and stage == "the model itself":
             raise InputError(
                 f"the inputs are {kind}, and whole numbers reach the model as int64, as nn.Embedding takes them; "
                 f"{type(problem.model).__name__} cannot compute with them ({type(error).__name__}: {cause}). Give "
@@ -99,7 +99,7 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: T
         ) from error
 
 
-def _works(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Tasks) -> bool:
+def _works(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> bool:
     try:
         probe(algorithm, problem, engine, like)
     except InputError:
@@ -107,14 +107,14 @@ def _works(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: T
     return True
 
 
-def notes_on(problem: Problem, engine: Engine, like: Tasks) -> list[str]:
+def notes_on(problem: Problem, engine: Engine, like: Population) -> list[str]:
     """Return what a user should know of a model that works: what is frozen, what is not used, how it is computed.
 
     Parameters
     ----------
     problem, engine
         What works together.
-    like : Tasks
+    like : Tasks or Roster
         Only shapes and types are taken from it, no value.
     """
     batch, found = Cohort(_zeros(like), np.arange(_TASKS), problem.dtype).part("train"), []
@@ -189,13 +189,9 @@ def _check_update(update: Params, billboard: Params, name: str) -> None:
         )
 
 
-def _zeros(like: Tasks) -> Tasks:
-    def part(data: Ragged) -> Ragged:
-        inputs = [np.zeros((_EXAMPLES, *data.inputs.shape[1:]), data.inputs.dtype)] * _TASKS
-        targets = [np.zeros((_EXAMPLES, *data.targets.shape[1:]), data.targets.dtype)] * _TASKS
-        return Ragged.from_lists(inputs, targets)
-
+def _zeros(like: Population) -> Tasks:
+    inputs = np.zeros((_TASKS, _EXAMPLES, *like.input_shape), like.input_dtype)
+    kind = np.float64 if like.num_classes is None else np.int64
+    part = Ragged.from_block(inputs, np.zeros((_TASKS, _EXAMPLES, *like.target_shape), kind))
     names = tuple(f"probe-{number}" for number in range(_TASKS))
-    return Tasks(
-        "probe", names, part(like.train), part(like.validation), part(like.test), like.num_classes, "benchmark"
-    )
+    return Tasks("probe", names, part, part, part, like.num_classes, "benchmark")

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import unicodedata
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,12 +13,12 @@ from numpy.typing import NDArray
 from fedpriv.cohort.intake import as_array, as_entries, as_names, as_offsets, check_rows, columns_of, join
 from fedpriv.cohort.usable import strange_tasks
 from fedpriv.errors import InputError
+from fedpriv.roster import Declared, Roster, fingerprint_of, salted_name, spellings_of
 
-__all__ = ["PARTS", "Declared", "Part", "Ragged", "Tasks"]
+__all__ = ["PARTS", "Declared", "Part", "Population", "Ragged", "Tasks"]
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
-Declared = Literal["benchmark", "protected"]
 _NOT_SAID = cast(Declared, "")
 
 
@@ -222,17 +219,70 @@ class Tasks:
         return tuple(self.train.inputs.shape[1:])
 
     @property
+    def input_dtype(self) -> str:
+        """Type of the inputs, as numpy names it."""
+        return str(self.train.inputs.dtype)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """Shape of one example's target; empty for classes."""
+        return tuple(self.train.targets.shape[1:])
+
+    @cached_property
+    def roster(self) -> Roster:
+        """Who these tasks are, without their data: what a server may know of them."""
+        return Roster.model_construct(  # all of it was checked when these tasks were made
+            dataset=self.dataset,
+            names=self.names,
+            declared=self.declared,
+            input_shape=self.input_shape,
+            input_dtype=self.input_dtype,
+            target_shape=self.target_shape,
+            num_classes=self.num_classes,
+            groups=self.groups,
+        )
+
+    def within(self, roster: Roster, salt: bytes | None = None) -> Tasks:
+        """Return these tasks, of one node, under their ids in a roster.
+
+        Parameters
+        ----------
+        roster : Roster
+            Of the whole population.
+        salt : bytes or None
+            Under which the roster's names are hashed.
+
+        Raises
+        ------
+        InputError
+            One is not in the roster, they do not follow each other there, or their examples are of another kind.
+        """
+        if roster.salted_names != (salt is not None):
+            raise InputError(
+                "the names of a roster that knows hashes only are looked up with the population's salt, and plain ones "
+                "without it; give 'salt' for the first kind, and leave it out for the second."
+            )
+        for name in ("declared", "input_shape", "target_shape", "num_classes"):
+            mine, theirs = getattr(self, name), getattr(roster, name)
+            if mine != theirs:
+                raise InputError(
+                    f"these tasks have {name} {mine!r} and the roster of {roster.dataset!r} has {theirs!r}; give both "
+                    "the same."
+                )
+        names = self.names if salt is None else tuple(salted_name(name, salt) for name in self.names)
+        first = roster.place(names)
+        groups = None if roster.groups is None else roster.groups[first : first + len(names)]
+        return replace(self, names=names, first=first, groups=groups)
+
+    @property
     def spellings(self) -> list[str]:
         """The names after Unicode normalisation (NFC): two that are equal look alike."""
-        return [name if name.isascii() else unicodedata.normalize("NFC", name) for name in self.names]
+        return spellings_of(self.names)
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the list of task names: what a ledger recognises a population by."""
-        digest = hashlib.sha256()
-        for name in self.names:
-            digest.update(name.encode() + b"\0")
-        return digest.hexdigest()
+        return fingerprint_of(self.names)
 
     def part(self, name: Part) -> Ragged:
         """Return one of the three parts by name."""
@@ -264,13 +314,7 @@ class Tasks:
             No task, an empty task, a task with one training example or no test example, a part that does not match, a
             name that occurs twice; of a benchmark a value that is not finite, or a label outside the classes.
         """
-        if not len(self):
-            raise InputError("there are no tasks; give one name and one array of examples for each person.")
-        self._check_names()
-        if self.groups is not None and len(self.groups) != len(self):
-            raise InputError(
-                f"groups must give one public label per task, got {len(self.groups)} labels for {len(self)} tasks."
-            )
+        self.roster.check()
         if self.kinds is not None and np.shape(self.kinds) != (len(self), self.num_classes):
             raise InputError(
                 f"kinds must have shape {(len(self), self.num_classes)}, one number for each class of each task, got "
@@ -281,16 +325,6 @@ class Tasks:
         self._check_trainable()
         if self.declared == "benchmark":
             self._check_values()
-
-    def _check_names(self) -> None:
-        # One person spelled in two ways of Unicode that look alike would be two tasks, and protected as half of each.
-        same = self.spellings
-        if len(set(same)) < len(self):
-            twice = min(name for name, count in Counter(same).items() if count > 1)
-            raise InputError(
-                f"task names must be unique, also after Unicode normalisation, got {twice!r} more than once; rename "
-                "one of them, or join their examples if they are one person's."
-            )
 
     def _check_part(self, part: Part) -> None:
         data = self.part(part)
@@ -342,6 +376,10 @@ class Tasks:
                 raise InputError(
                     f"task {self.names[task]!r} holds {what} in its {part} part; mend it, or leave the task out."
                 )
+
+
+Population = Tasks | Roster
+"""Tasks with their data, or who they are alone: shapes, types, names and groups are asked of both alike."""
 
 
 def _put(owner: object, **values: Any) -> None:

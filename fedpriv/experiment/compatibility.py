@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from torch import nn
 
-from fedpriv.cohort import PARTS, Tasks, strange_tasks
+from fedpriv.cohort import PARTS, Population, Tasks, strange_tasks
 from fedpriv.names import kebab
 from fedpriv.privacy.terms import Relation
+from fedpriv.roster import Roster
 
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
@@ -110,7 +111,7 @@ def _tasks(run: Experiment) -> Iterator[str]:
         yield from _held_out(run.tasks, run.held_out)
 
 
-def _held_out(tasks: Tasks, held_out: Tasks) -> Iterator[str]:
+def _held_out(tasks: Population, held_out: Tasks) -> Iterator[str]:
     """Refuse people held out who are not like the population, or belong to it."""
     if (held_out.input_shape, held_out.num_classes) != (tasks.input_shape, tasks.num_classes):
         yield (
@@ -121,14 +122,16 @@ def _held_out(tasks: Tasks, held_out: Tasks) -> Iterator[str]:
     both = set(tasks.spellings) & set(held_out.spellings)
     if both:
         yield f"held-out people take no part, but {sorted(both)[0]!r} is in the population, too; leave it out."
-    kinds = [part.inputs.dtype for part in (tasks.train, held_out.train)]
-    if (kinds[0].kind == "f") != (kinds[1].kind == "f"):
+    kinds = (tasks.input_dtype, held_out.input_dtype)
+    if kinds[0].startswith("float") != kinds[1].startswith("float"):
         yield f"held-out people need inputs of type {kinds[0]}, got {kinds[1]}; give both one type."
 
 
 def _values(run: Experiment) -> Iterator[str]:
     """Refuse values of a benchmark that cannot be computed with; protected values decide nothing."""
-    for part in PARTS if run.declared == "benchmark" else ():
+    if isinstance(run.tasks, Roster) or run.declared != "benchmark":
+        return
+    for part in PARTS:
         # What fits into float64 may be infinite in the type that is computed with.
         found = strange_tasks(run.tasks.part(part), run.tasks.num_classes, run.torch_dtype)
         if found.any():

@@ -17,7 +17,7 @@ from flwr.serverapp import Grid
 
 from fedpriv.cohort import engine_named, notes_on
 from fedpriv.cohort.fast.threads import one_blas_thread
-from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.experiment.preparation import Prepared, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
 from fedpriv.newcomers import score_newcomers
@@ -67,6 +67,8 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
         raise InputError("out is empty; name a folder for the run ('.' is this one), or None to keep nothing.")
     if options.on is not None and options.resume:
         raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
+    if options.on is None:
+        _ = experiment.data  # which refuses a roster alone
     stored = options.config or experiment.describe()
     stored = {**stored, "run": {**stored["run"], "reproduce": options.reproduce}}
     out = None if options.out is None else Path(options.out)
@@ -156,7 +158,7 @@ class _Run:
             replay=resume.replay,
             on_round=self._after(grid, scratch),
             baseline=experiment.baseline,
-            population=experiment.tasks,
+            population=experiment.roster,
             timeout=experiment.timeout,
             attempts=experiment.attempts,
             on_unreachable=None if folder is None else folder.log_unreachable,
@@ -171,7 +173,7 @@ class _Run:
                 about=about,
                 served=served,
                 journal=journal,
-                tasks=experiment.tasks,
+                tasks=experiment.roster,
                 strategy=strategy,
                 resolved=resolved,
                 reproduce=self.options.reproduce,
@@ -228,6 +230,11 @@ class _Run:
         else:
             problem, shards = self.prepared.problem, self.experiment.num_shards
             own = self.stack.enter_context(self._started(self.experiment.specs(problem, shards, self._noise_seed())))
+        hosted = sum(len(spec.tasks) for spec in own.specs) if own is not None else len(self.experiment.tasks)
+        if hosted != len(self.experiment.tasks):  # no node of these can be away
+            raise ComponentFailure(
+                f"the nodes host {hosted} tasks, the population has {len(self.experiment.tasks)}; give both the same."
+            )
         if own is not None and self.folder is not None and resume.snapshot is not None:
             own.restore(self.folder.boundaries.directory, resume.snapshot)
         grid: Grid | None = own or self.options.on

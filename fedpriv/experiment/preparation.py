@@ -14,6 +14,7 @@ from fedpriv.machine import usable_cores
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.target import check_delta
 from fedpriv.progress import phase
+from fedpriv.roster import Roster
 from fedpriv.strategies.base import TaskStrategy
 
 if TYPE_CHECKING:
@@ -82,14 +83,13 @@ def _choose_grid(
     experiment: Experiment, problem: Problem, training: float, finishing: float, *, started: bool
 ) -> Choice:
     """Choose by so many gradient evaluations for each example, in a participation and in the final fit."""
-    if experiment.grid != "auto":
+    if experiment.grid != "auto" or isinstance(experiment.tasks, Roster):
         return Choice(experiment.grid, "run.grid says so")
     if started:
         return Choice("ray", "it runs already")
     participations = experiment.strategy.rounds * experiment.strategy.sampling_rate
-    inputs = experiment.tasks.train.inputs
-    evaluations = len(inputs) * (participations * training + finishing)
-    dtype = problem.dtype if inputs.dtype.kind == "f" else torch.int64
+    evaluations = len(experiment.data.train.inputs) * (participations * training + finishing)
+    dtype = problem.dtype if experiment.tasks.input_dtype.startswith("float") else torch.int64
     like = torch.zeros(1, *experiment.tasks.input_shape, dtype=dtype)
     total = evaluations * (2 if experiment.baseline else 1)
     return choose_grid(seconds_of_training(problem, like, total, experiment.engine), usable_cores())

@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, LocalSGD, Problem, Tasks
+from fedpriv.cohort import ClientAlgorithm, LocalSGD, Population, Problem, Tasks
 from fedpriv.cohort.problem import Loss, own_copy
 from fedpriv.errors import InputError
 from fedpriv.experiment.compatibility import misfits
@@ -31,6 +31,7 @@ from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target
 from fedpriv.progress import Progress, progress_shown
+from fedpriv.roster import Roster
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.settings import Settings
@@ -63,8 +64,9 @@ class Experiment(Settings):
 
     Attributes
     ----------
-    tasks : Tasks
-        The population.
+    tasks : Tasks or Roster
+        The population. A roster, which says who the tasks are and holds no data, is enough to check, calibrate and
+        serve a run whose nodes have the data (``run(on=...)``).
     held_out : Tasks or None
         People who take no part: the last billboard is scored on them as on somebody who comes later.
     model : str, ModelSettings or nn.Module
@@ -129,7 +131,7 @@ class Experiment(Settings):
         where sampling amplifies nothing. Fixed with the budget.
     """
 
-    tasks: Tasks
+    tasks: Population
     held_out: Tasks | None = None
     model: str | ModelSettings | nn.Module = "mlp"
     client: ClientAlgorithm
@@ -155,6 +157,13 @@ class Experiment(Settings):
     ledger: Path | None = None
     budget: Target | None = None
     budget_filter: FilterName = "renyi"
+
+    @field_validator("tasks", mode="plain")
+    @classmethod
+    def _is_a_population(cls, tasks: Any) -> Population:
+        if not isinstance(tasks, Tasks | Roster):
+            raise ValueError(f"'tasks' must be a Roster or an instance of Tasks, got a {type(tasks).__name__}.")
+        return tasks
 
     @field_validator("strategy")
     @classmethod
@@ -202,6 +211,27 @@ class Experiment(Settings):
         for name in type(self).model_fields:
             if name in self.model_fields_set and name not in known:
                 yield name, getattr(self, name)
+
+    @property
+    def data(self) -> Tasks:
+        """The tasks with their data.
+
+        Raises
+        ------
+        InputError
+            There is a roster alone.
+        """
+        if isinstance(self.tasks, Roster):
+            raise InputError(
+                "this experiment has a roster and no data, which are on the nodes; run it with on=..., a grid whose "
+                "nodes have them, or give Tasks."
+            )
+        return self.tasks
+
+    @property
+    def roster(self) -> Roster:
+        """Who the tasks are: all that planning, the ledger and the server need."""
+        return self.tasks if isinstance(self.tasks, Roster) else self.tasks.roster
 
     @property
     def declared(self) -> str:
@@ -254,8 +284,7 @@ class Experiment(Settings):
                 "each example is a single number, and a model by name takes vectors; give inputs.reshape(-1, 1)."
             )
         chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
-        targets = self.tasks.train.targets
-        wanted = outputs or self.tasks.num_classes or int(np.prod(targets.shape[1:], dtype=int))
+        wanted = outputs or self.roster.outputs
         model = build_model(chosen.name, self.tasks.input_shape, wanted, chosen.settings, seed=self.seed, dtype=dtype)
         return Problem(model, loss)
 
@@ -290,21 +319,45 @@ class Experiment(Settings):
         """Cut the population into contiguous shards, one node each."""
         count = min(shards, len(self.tasks))
         cuts = np.linspace(0, len(self.tasks), count + 1).round().astype(int)
-        return [
-            NodeSpec(
-                self.tasks.shard(int(start), int(stop)),
-                self.client,
-                problem,
-                self.seed,
-                self.engine,
-                self.policy,
-                self.local_baseline(),
-                self.state_memory * 2**30 / count,
-                noise_seed,
-                self.task_limit,
-            )
-            for start, stop in pairwise(cuts)
-        ]
+        parts = [self.data.shard(int(start), int(stop)) for start, stop in pairwise(cuts)]
+        return [self._spec(part, problem, noise_seed, count) for part in parts]
+
+    def node(self, tasks: Tasks, *, salt: bytes | None = None, noise_seed: int | None = None) -> NodeSpec:
+        """Return what a node is built from that has these tasks and no others.
+
+        Parameters
+        ----------
+        tasks : Tasks
+            Its own, which follow each other in the roster.
+        salt : bytes or None
+            Of the population, where the roster knows hashes only.
+        noise_seed : int or None
+            What its tasks' own noise comes from; None makes a secret, which is right for a real node.
+
+        Raises
+        ------
+        InputError
+            A task is not in the roster, or its data are not of the kind that the roster says.
+        """
+        own = tasks.within(self.roster, salt)
+        own.check()
+        problem = self.problem()
+        self.client.check(problem, own)
+        return self._spec(own, problem, noise_seed, 1)
+
+    def _spec(self, tasks: Tasks, problem: Problem, noise_seed: int | None, nodes: int) -> NodeSpec:
+        return NodeSpec(
+            tasks,
+            self.client,
+            problem,
+            self.seed,
+            self.engine,
+            self.policy,
+            self.local_baseline(),
+            self.state_memory * 2**30 / nodes,
+            noise_seed,
+            self.task_limit,
+        )
 
     def local_baseline(self) -> LocalSGD:
         """Return the local-only reference with the client's own step size and batches."""
@@ -386,12 +439,12 @@ class Experiment(Settings):
         own = isinstance(self.model, nn.Module)  # which has as many outputs as it has
         return Newcomers(
             self.held_out,
-            self.tasks,
+            None if isinstance(self.tasks, Roster) else self.tasks,
             self.client,
             self.engine,
             self.seed,
             references=self.references,
-            rebuild=None if own and self.tasks.kinds is not None else self.problem,
+            rebuild=None if own and self.data.kinds is not None else self.problem,
         )
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:

@@ -49,7 +49,7 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
                 after(node, context)
             return Message(content, reply_to=message)
 
-    answer(app.query("tasks"), lambda node, _: node.describe())
+    answer(app.query("tasks"), lambda node, content: node.describe(content))
     answer(app.train(), lambda node, content: node.train(content), changes=True)
     answer(app.train("finish"), lambda node, content: node.finish(content), changes=True)
     answer(app.train("metrics"), lambda node, content: node.measure(content), changes=True)

@@ -44,7 +44,7 @@ from fedpriv.privacy.metrics import contributions
 from fedpriv.privacy.policy import NodePolicy, decide
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.terms import NoiseAt
-from fedpriv.protocol import METRICS, Arrays, Reply, Request, TaskRange
+from fedpriv.protocol import METRICS, Arrays, Reply, Request, RunName, TaskRange
 from fedpriv.runtime.answering import Memory
 from fedpriv.runtime.guard import Guard, Outcome, Stage
 from fedpriv.runtime.limit import TimeLimit
@@ -159,6 +159,8 @@ class Node:
         free = own or self._engine.may_loop(spec.problem, 2 + len(self.tasks.input_shape))
         self._guard = Guard(self._engine, spec.problem, TimeLimit(spec.task_seconds) if free else None)
         self.memory = Memory()
+        self.run: RunName | None = None
+        """For which run the personal states are; None until the first request, so that restored ones are taken."""
         secret = int.from_bytes(os.urandom(32), "big") if spec.noise_seed is None else spec.noise_seed
         self._noise = ReproducibleEntropy(secret)
 
@@ -168,8 +170,9 @@ class Node:
 
     # --- messages ----------------------------------------------------------------------------------------------
 
-    def describe(self) -> RecordDict:
-        """Answer which tasks are hosted here."""
+    def describe(self, content: RecordDict) -> RecordDict:
+        """Answer which tasks are hosted here, to a server that speaks this version of the protocol."""
+        RunName.from_content(content)
         tasks = self.tasks
         return TaskRange(tasks.first, len(tasks), tasks.fingerprint).to_content()
 
@@ -348,7 +351,11 @@ class Node:
             )
 
     def _request(self, content: RecordDict) -> Request:
-        """Read a request and refuse one that names a task twice, or a task of somebody else."""
+        """Read a request and refuse one that names a task twice, or a task of somebody else.
+
+        States of another run are never continued: the first request of a run finds none. The node's own count of what
+        it granted goes on.
+        """
         request = Request.from_content(content)
         said = request.declared
         more = said.clipping_norms or said.stream is not None or said.target_quantile is not None
@@ -367,6 +374,10 @@ class Node:
                 f"a request names tasks {ids.min()} to {ids.max()}; this node hosts {tasks.first} to "
                 f"{tasks.first + len(tasks) - 1}."
             )
+        if self.run not in (None, request.of):
+            self.store.forget_states()
+            self.memory.forget()
+        self.run = request.of
         return request
 
     def _run(

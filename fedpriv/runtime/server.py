@@ -12,16 +12,14 @@ from flwr.app import ArrayRecord, Message, MessageType
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
-from fedpriv.cohort import Tasks
-from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
+from fedpriv.roster import Roster
 from fedpriv.strategies.base import TaskStrategy
-from fedpriv.strategies.registry import Registry
 from fedpriv.strategies.session import Session
 
 __all__ = ["Served", "serve"]
@@ -86,7 +84,7 @@ def serve(
     replay: Sequence[tuple[Boundary, Boundary]] = (),
     on_round: Hook | None = None,
     baseline: bool = True,
-    population: Tasks | None = None,
+    population: Roster | None = None,
     timeout: float = 24 * 3600.0,
     attempts: int = 3,
     on_unreachable: Callable[[int, int], None] | None = None,
@@ -116,8 +114,8 @@ def serve(
         Called after each round.
     baseline : bool
         Whether to train and score the local-only reference.
-    population : Tasks or None
-        Whom the ledger was registered for: the nodes must host exactly these tasks.
+    population : Roster or None
+        Whom the ledger was registered for: nodes host these tasks and no others. Those that are away count as zero.
     timeout : float
         Seconds to wait for the answers of an exchange.
     attempts : int
@@ -132,11 +130,9 @@ def serve(
     """
     how: dict[str, Any] = {"timeout": timeout, "attempts": attempts}
     session = strategy.bind(
-        grid, initial, journal=journal, entropy=entropy, boundary=boundary, resolved=resolved, **how
+        grid, initial, journal=journal, entropy=entropy, boundary=boundary, resolved=resolved, roster=population, **how
     )
     session.on_unreachable = on_unreachable
-    if population is not None:
-        _same_population(session.registry, population)
 
     def count_metrics(at: Boundary | None) -> None:
         """Let nodes count once more what they granted for metrics; what they answer is not used."""
@@ -203,19 +199,6 @@ def serve(
     )
 
 
-def _same_population(registry: Registry, tasks: Tasks) -> None:
-    """Refuse nodes that host other tasks than those whose budget is spent."""
-    if registry.num_tasks != len(tasks):
-        raise ComponentFailure(f"the nodes host {registry.num_tasks} tasks, the population has {len(tasks)}.")
-    for position, found in enumerate(registry.fingerprints):
-        first, last = int(registry.starts[position]), int(registry.starts[position + 1])
-        if tasks.shard(first, last).fingerprint != found:
-            raise ComponentFailure(
-                f"node {registry.nodes[position]} hosts other tasks than {first} to {last - 1} of this population; "
-                "give all nodes the same configuration and data."
-            )
-
-
 def _count(reply: Reply, name: str) -> int:
     found = reply.diagnostics.get(name)
     return found if isinstance(found, int) else 0
@@ -225,12 +208,13 @@ def _finished(session: Session, replies: Iterable[Message]) -> list[Reply]:
     """Return what the final fit answered; nodes that could not be reached, or that failed with one task, have none."""
     answers = []
     hosted, kind = session.asked(session.groups), f"{MessageType.TRAIN}.finish"
+    session.missing[kind] = session.registry.num_tasks - hosted.total()
     for reply in replies:
         node = reply.metadata.src_node_id
         if not reply.has_error():
             answers.append(Reply.from_content(reply.content))
         elif node in hosted:
-            session.missing[kind] = session.missing.get(kind, 0) + hosted[node]
+            session.missing[kind] += hosted[node]
             session.note = session.note or f"node {node}: {reply.error.reason}"
     return answers
 

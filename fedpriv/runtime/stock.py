@@ -25,12 +25,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
 from flwr.serverapp import Grid, ServerApp
 
 from fedpriv.errors import ComponentFailure
+from fedpriv.protocol import RunName
 from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.node import Node, NodeSpec
 
 __all__ = ["client", "run_under_flower", "server", "write_app"]
 
 _STATE = "fedpriv"
+_RUN = "fedpriv-run"
 _ANSWER, _PART = "fedpriv-question", "fedpriv-answer/"
 """Under which names a context keeps the last question, and the answer part by part, in case it is asked again."""
 _APP = """\
@@ -75,6 +77,9 @@ def _node(context: Context) -> Node:
     if number >= len(specs):
         raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")
     node = Node(specs[number])
+    if _RUN in context.state.config_records:
+        of = context.state.config_records[_RUN]
+        node.run = RunName(str(of["population"]), str(of["run"]))
     if _ANSWER in context.state.config_records:
         records = context.state.items()
         answer = {name.removeprefix(_PART): record for name, record in records if name.startswith(_PART)}
@@ -94,6 +99,8 @@ def _keep(node: Node, context: Context) -> None:
         arrays[f"positions/{number}/{name}"] = Array(positions)
         arrays[f"rows/{number}/{name}"] = Array(np.ascontiguousarray(rows))
     context.state[_STATE] = ArrayRecord(arrays)
+    if node.run is not None:
+        context.state[_RUN] = ConfigRecord(dict(vars(node.run)))
     for name in [name for name in context.state if name.startswith(_PART)]:
         del context.state[name]
     if (answered := node.memory.answered()) is not None:

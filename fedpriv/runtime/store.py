@@ -60,7 +60,7 @@ class StateStore:
         self.granted: dict[str, NDArray[np.int64]] = {}
         self.last_granted: dict[str, NDArray[np.int64]] = {}
         self.spilled: list[str] = []
-        self._left = memory_bytes
+        self._memory_bytes = self._left = memory_bytes
         self._values: State = {}
         self._known: dict[str, NDArray[np.bool_]] = {}
 
@@ -90,6 +90,12 @@ class StateStore:
         for name, values in state.items():
             self._put(name, positions, values)
         self.present[positions] = True
+
+    def forget_states(self) -> None:
+        """Forget all personal states; what tasks granted, and how often they took part, stays counted."""
+        self._values, self._known, self.spilled, self._left = {}, {}, [], self._memory_bytes
+        self.present[:] = False
+        self.work[:] = 0
 
     # --- checkpoints -------------------------------------------------------------------------------------------
 

@@ -90,7 +90,7 @@ class Need:
     @classmethod
     def of(cls, job: Job, experiment: Experiment) -> Need:
         """Look at a job that was built."""
-        tasks = experiment.tasks
+        tasks = experiment.data
         data = sum(part.inputs.nbytes + part.targets.nbytes for part in (tasks.train, tasks.validation, tasks.test))
         models = len(tasks) * experiment.problem().num_parameters * experiment.problem().dtype.itemsize
         run = job.config["run"]

@@ -75,7 +75,7 @@ def _collect(protocol: Protocol, out: Path) -> Evidence:
                 for arm, trained in fine_tuned.items():
                     run = build_experiment(apply(configs[arm, point], {"run.seed": seed}))
                     learner = Learner(run.problem(), engine_named(run.engine))
-                    scores = score_start(run.client, learner, networks[trained], run.tasks)
+                    scores = score_start(run.client, learner, networks[trained], run.data)
                     found[arm, point, "personal"].append(float(scores.mean()))
     return replace(evidence, columns=evidence.columns | found)
 

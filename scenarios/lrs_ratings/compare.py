@@ -61,7 +61,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
         test examples; empty where there are no such tasks. ``own``: a task's own numbers by kind. ``store``: what the
         models take in their file, and to be asked.
     """
-    tasks, client = experiment.tasks, experiment.client
+    tasks, client = experiment.data, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
     train, validation, test = (everybody.part(name).cleared() for name in ("train", "validation", "test"))
     sizes = sum(tasks.part(name).sizes for name in ("train", "validation", "test"))

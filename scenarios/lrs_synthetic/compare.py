@@ -37,7 +37,7 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
         also ``median`` of the tasks' errors, how many ``failed``, and the error ``without_failed`` unless all
         did. ``store``: what the models take in their file, and to be asked.
     """
-    tasks, client = experiment.tasks, experiment.client
+    tasks, client = experiment.data, experiment.client
     everybody = Cohort(tasks, np.arange(len(tasks)), torch.float64)
     train, validation, test = (everybody.part(name).cleared() for name in ("train", "validation", "test"))
     counts = train.sizes
@@ -70,7 +70,7 @@ def own_errors(experiment: Experiment, result: RunResult) -> dict[str, float]:
     own = np.sqrt(2 * result.scores.get("personal.loss", np.empty(0)))
     if not len(own):
         return {}
-    failed = ~(own <= FAILED * float(np.sqrt(np.square(experiment.tasks.test.targets).mean())))
+    failed = ~(own <= FAILED * float(np.sqrt(np.square(experiment.data.test.targets).mean())))
     found = {"amht": _together(own), "failed": int(failed.sum()), "median": float(np.median(own))}
     return found if failed.all() else found | {"without_failed": _together(own[~failed])}
 

@@ -68,7 +68,7 @@ def _measure(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     """Return the errors of the run's own models; without noise, also those of sparse models alone."""
     found: dict[str, float] = dict(own_errors(experiment, result))
     if len(experiment.tasks) >= _TASKS[0] and getattr(experiment.strategy, "noise_multiplier", None) == 0:
-        everybody = Cohort(experiment.tasks, np.arange(len(experiment.tasks)), torch.float64)
+        everybody = Cohort(experiment.data, np.arange(len(experiment.tasks)), torch.float64)
         train, test = everybody.part("train").cleared(), everybody.part("test").cleared()
         alone = baselines.sparse_only(train.inputs, train.targets, int(getattr(experiment.client, "sparsity", 0)), 5)
         found["sparse"] = float(np.median(baselines.rmse(alone, test.inputs, test.targets, test.sizes)))
