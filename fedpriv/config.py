@@ -18,6 +18,7 @@ from fedpriv.names import kebab, unknown
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
+    from fedpriv.roster import Roster
 
 __all__ = [
     "SECTIONS",
@@ -181,7 +182,7 @@ def _class_named(module: ModuleType, kind: str, name: Any) -> Any:
     return known[name]
 
 
-def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment:
+def build_experiment(config: Config, data_dir: Path | None = None, roster: Roster | None = None) -> Experiment:
     """Turn a configuration into an experiment; everything is checked before any work starts.
 
     Parameters
@@ -190,6 +191,8 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
         Sections of settings.
     data_dir : Path or None
         Where data sets lie; ``$FEDPRIV_DATA`` unless given.
+    roster : Roster or None
+        Who the tasks are, for a server without data: nothing is loaded then.
 
     Raises
     ------
@@ -241,8 +244,14 @@ def build_experiment(config: Config, data_dir: Path | None = None) -> Experiment
             f"tasks of {config['data']['name']!r} are left out where they are small, a rule that looks at the data, so "
             "it is for public benchmarks only; build a protected population in Python, its tasks chosen beforehand."
         )
-    tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
-    if declared is not None:
+    tasks, held_out = (
+        (roster, None) if roster is not None else _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
+    )
+    if roster is not None and declared not in (None, roster.declared):
+        raise InputError(
+            f"run.declared is {declared!r} and the roster's tasks are declared {roster.declared!r}; give both the same."
+        )
+    if declared is not None and roster is None:
         if declared not in ("benchmark", "protected"):
             raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
         from dataclasses import replace

@@ -157,7 +157,17 @@ def _under_flower(
         file = Path(scratch) / "config.toml"
         file.write_bytes(tomli_w.dumps(config).encode())
         nodes = experiment.shards or usable_cores()
-        run_under_flower(file, folder, nodes=nodes, data_dir=data_dir, reproduce=reproduce, about=about)
+        # What scores held-out people, or attacks, has to see data.
+        needed = experiment.held_out is not None or config.get("attack")
+        run_under_flower(
+            file,
+            folder,
+            nodes=nodes,
+            data_dir=data_dir,
+            roster=None if needed else experiment.roster,
+            reproduce=reproduce,
+            about=about,
+        )
     return RunResult.from_summary(json.loads((folder / "summary.json").read_text(encoding="utf-8")), folder)
 
 

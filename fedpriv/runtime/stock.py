@@ -1,7 +1,8 @@
 """The same apps under Flower's stock engine: ``flwr run`` loads ``server`` and ``client`` of this module.
 
 A node finds its tasks by itself: it reads the run's configuration, loads the data set, and takes the shard of its
-``partition-id``. Its personal states live in Flower's context.
+``partition-id``; nodes that load only their own tasks are made with :func:`client_for`. Its personal states live in
+Flower's context. The server needs a roster and no data.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -22,14 +23,16 @@ from typing import Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, RecordDict
+from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.protocol import RunName
+from fedpriv.roster import Roster
 from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.node import Node, NodeSpec
 
-__all__ = ["client", "run_under_flower", "server", "write_app"]
+__all__ = ["client", "client_for", "run_app", "run_under_flower", "server"]
 
 _STATE = "fedpriv"
 _RUN = "fedpriv-run"
@@ -53,6 +56,7 @@ config = {config}
 out = {out}
 about = {about}
 data-dir = {data_dir}
+roster = {roster}
 reproduce = {reproduce}
 """
 
@@ -69,14 +73,22 @@ def _specs(config: str, data_dir: str, nodes: int, reproduce: int) -> list[NodeS
 
 
 def _node(context: Context) -> Node:
-    """Build the node of this context, with the personal states that the context carries."""
+    """Build the node of this context."""
+    return _restored(Node(_spec(context)), context)
+
+
+def _spec(context: Context) -> NodeSpec:
     settings, place = context.run_config, context.node_config
     nodes = int(place["num-partitions"])
     specs = _specs(str(settings["config"]), str(settings["data-dir"]), nodes, int(settings["reproduce"]))
     number = int(place["partition-id"])
     if number >= len(specs):
         raise ComponentFailure(f"node {number} has no tasks: there are {len(specs)} shards; start fewer nodes.")
-    node = Node(specs[number])
+    return specs[number]
+
+
+def _restored(node: Node, context: Context) -> Node:
+    """Give a node the personal states that its context carries."""
     if _RUN in context.state.config_records:
         of = context.state.config_records[_RUN]
         node.run = RunName(str(of["population"]), str(of["run"]))
@@ -110,7 +122,18 @@ def _keep(node: Node, context: Context) -> None:
             context.state[f"{_PART}{name}"] = record
 
 
-client = client_app(_node, after=_keep)
+def client_for(spec_of: Callable[[Context], NodeSpec]) -> ClientApp:
+    """Return the ClientApp of nodes that are built anew for every message, as Flower's own engine does it.
+
+    Parameters
+    ----------
+    spec_of : callable
+        Says for a context what its node is made of; :meth:`fedpriv.Experiment.node` does for tasks of its own.
+    """
+    return client_app(lambda context: _restored(Node(spec_of(context)), context), after=_keep)
+
+
+client = client_for(_spec)
 server = ServerApp()
 
 
@@ -120,9 +143,12 @@ def _main(grid: Grid, context: Context) -> None:
 
     settings = context.run_config
     config = read_toml(Path(str(settings["config"])))
-    data_dir = str(settings["data-dir"])
+    data_dir, roster = str(settings["data-dir"]), str(settings["roster"])
     reproduce = int(settings["reproduce"])
-    experiment = build_experiment(config, Path(data_dir) if data_dir else None)
+    if roster:
+        experiment = build_experiment(config, roster=Roster.read(Path(roster)))
+    else:
+        experiment = build_experiment(config, Path(data_dir) if data_dir else None)
     experiment.run(
         str(settings["out"]),
         reproduce=None if reproduce < 0 else reproduce,
@@ -132,22 +158,26 @@ def _main(grid: Grid, context: Context) -> None:
     )
 
 
-def write_app(
+def _write_app(
     directory: Path,
     config: Path,
     out: Path,
     *,
     data_dir: Path | None,
+    roster: Roster | None,
     reproduce: int | None,
     about: dict[str, Any],
 ) -> None:
-    """Write a Flower app that runs one configuration: a ``pyproject.toml`` and nothing else."""
+    """Write a Flower app that runs one configuration: a ``pyproject.toml``, and the roster if there is one."""
     directory.mkdir(parents=True, exist_ok=True)
+    if roster is not None:
+        roster.write(directory / "roster.json")
     text = _APP.format(
         config=json.dumps(str(config.resolve())),
         out=json.dumps(str(out.resolve())),
         about=json.dumps(json.dumps(about)),
         data_dir=json.dumps(str(data_dir.resolve()) if data_dir else ""),
+        roster=json.dumps("" if roster is None else str(directory.resolve() / "roster.json")),
         reproduce=-1 if reproduce is None else reproduce,
     )
     (directory / "pyproject.toml").write_text(text, encoding="utf-8")
@@ -159,10 +189,13 @@ def run_under_flower(
     *,
     nodes: int,
     data_dir: Path | None,
+    roster: Roster | None,
     reproduce: int | None,
     about: dict[str, Any],
 ) -> None:
     """Run a configuration with ``flwr run`` on a SuperLink of its own, and stop what was started.
+
+    With a roster the server loads no data; nodes always do.
 
     Raises
     ------
@@ -170,29 +203,27 @@ def run_under_flower(
         Flower did not start, or its run did not finish; the message ends with the last lines it said.
     """
     with tempfile.TemporaryDirectory(prefix="fedpriv-flower-") as home:
-        place = Path(home)
-        write_app(place / "app", config, out, data_dir=data_dir, reproduce=reproduce, about=about)
-        with _superlink(place) as environment:
-            done = subprocess.run(  # noqa: S603
-                [
-                    _tool("flwr"),
-                    "run",
-                    str(place / "app"),
-                    "own",
-                    "--stream",
-                    "--federation-config",
-                    f"num-supernodes={nodes}",
-                ],
-                env=environment,
-                capture_output=True,
-                encoding="utf-8",
-                errors="replace",
-                check=False,
-            )
+        app = Path(home) / "app"
+        _write_app(app, config, out, data_dir=data_dir, roster=roster, reproduce=reproduce, about=about)
+        said = run_app(app, nodes)
         if not (out / "summary.json").exists():
-            said = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
             cause = next((line for line in reversed(said) if "failed with exception" in line or "Error" in line), "")
             raise ComponentFailure(f"the run under Flower did not finish: {cause or ' '.join(said[-3:])}")
+
+
+def run_app(app: Path, nodes: int) -> list[str]:
+    """Run an app with ``flwr run`` on a SuperLink of its own, and stop that; return the lines it said."""
+    with tempfile.TemporaryDirectory(prefix="fedpriv-flower-") as home, _superlink(Path(home)) as environment:
+        words = ["run", str(app), "own", "--stream", "--federation-config", f"num-supernodes={nodes}"]
+        done = subprocess.run(  # noqa: S603
+            [_tool("flwr"), *words],
+            env=environment,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
+        )
+    return [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
 
 
 @contextmanager
