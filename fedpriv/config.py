@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -244,19 +245,17 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
             f"tasks of {config['data']['name']!r} are left out where they are small, a rule that looks at the data, so "
             "it is for public benchmarks only; build a protected population in Python, its tasks chosen beforehand."
         )
-    tasks, held_out = (
-        (roster, None) if roster is not None else _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
-    )
-    if roster is not None and declared not in (None, roster.declared):
+    if declared not in (None, "benchmark", "protected"):
+        raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
+    tasks: Any = roster
+    held_out = None
+    if roster is None:
+        tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
+        tasks = tasks if declared is None else replace(tasks, declared=declared)
+    elif declared not in (None, roster.declared):
         raise InputError(
             f"run.declared is {declared!r} and the roster's tasks are declared {roster.declared!r}; give both the same."
         )
-    if declared is not None and roster is None:
-        if declared not in ("benchmark", "protected"):
-            raise InputError(f"run.declared must be 'benchmark' or 'protected', got {declared!r}.")
-        from dataclasses import replace
-
-        tasks = replace(tasks, declared=declared)
     experiment = Experiment(
         tasks=tasks,
         held_out=held_out,
