@@ -308,7 +308,7 @@ def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Roster) -> dict[
 
 def _releases(journal: Journal) -> list[dict[str, Any]]:
     return [
-        {"round": entry.round, "group": entry.group, **entry.release.model_dump()}
+        {"round": entry.round, "group": entry.group, **entry.release.record()}
         for entry in journal.ledger.entries(journal.population, journal.run)
     ]
 

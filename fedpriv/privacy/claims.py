@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedpriv.errors import NoGuarantee
+from fedpriv.privacy.cost import GAUSSIAN
+from fedpriv.privacy.own_cost import BANDED
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -32,6 +34,8 @@ class Row:
         What is claimed.
     accounting, attacks : str
         How it is accounted, and which attacks may be shown beside it.
+    mechanisms : tuple of str
+        Names of the mechanisms whose noise may be claimed.
     """
 
     output: Output
@@ -43,6 +47,7 @@ class Row:
     notion: Notion
     accounting: str
     attacks: str
+    mechanisms: tuple[str, ...] = (GAUSSIAN, BANDED)
 
     def holds(self, relation: Relation) -> bool:
         """Tell whether the relation is valid: zero-out is wherever add/remove is, with the same epsilon."""
@@ -184,7 +189,9 @@ CLAIMS: tuple[Row, ...] = (
 """Everything that may be claimed."""
 
 
-def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampling | str) -> Row:
+def claim(
+    output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampling | str, mechanism: str = GAUSSIAN
+) -> Row:
     """Look up what may be claimed.
 
     Parameters
@@ -197,6 +204,8 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
         Where the noise is added.
     sampling : Sampling or str
         How tasks are chosen, or its name.
+    mechanism : str
+        Name of the mechanism that adds the noise.
 
     Raises
     ------
@@ -207,8 +216,14 @@ def claim(output: Output, observer: Observer, noise_at: NoiseAt, sampling: Sampl
     name = sampling if isinstance(sampling, str) else sampling.name
     rows = [row for row in CLAIMS if (row.output, row.observer, row.noise_at) == (output, observer, noise_at)]
     for row in rows:
-        if name in row.samplings:
+        if name in row.samplings and mechanism in row.mechanisms:
             return row
+    if any(name in row.samplings for row in rows):
+        raise NoGuarantee(
+            f"no guarantee for {output.value} seen by the {observer.value} with noise of the mechanism {mechanism!r}: "
+            "the table of claims does not know it; state epsilon of the ledger's releases alone, or add its name to "
+            "the 'mechanisms' of a row of CLAIMS."
+        )
     if rows and name == FIXED_SIZE:
         raise NoGuarantee(
             f"no guarantee for {output.value} seen by the {observer.value} with {FIXED_SIZE!r} sampling, which is "

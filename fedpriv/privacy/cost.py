@@ -8,7 +8,7 @@ not Gaussian has no exact Gaussian curve.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import NoReturn, Protocol
 
 from fedpriv.errors import NoGuarantee
@@ -21,7 +21,7 @@ GAUSSIAN = "gaussian"
 """Name of Gaussian noise on a clipped sum."""
 
 
-class Cost(Protocol):
+class Cost(Hashable, Protocol):
     """What accounting needs to know of a release; hashable, and equal for releases that cost the same.
 
     Composition needs a pair of distributions that dominates the mechanism, so that equal and different releases

@@ -18,6 +18,7 @@ from fedpriv.privacy.accounting import (
     relations_for,
 )
 from fedpriv.privacy.claims import Row, claim
+from fedpriv.privacy.cost import GAUSSIAN
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
@@ -226,7 +227,8 @@ def guarantee_for(
     """
     counts = count_releases(releases)
     names = tuple(sorted({release.sampling_name for release in counts}))
-    rows = [claim(output, observer, noise_at, name) for name in names or ("full",)]
+    made = sorted({(release.sampling_name, release.mechanism) for release in counts}) or [("full", GAUSSIAN)]
+    rows = [claim(output, observer, noise_at, name, mechanism) for name, mechanism in made]
     row = rows[0]
     warnings = check_delta(delta, num_tasks)
     shared = [one for row in rows for one in row.relations if all(other.holds(one) for other in rows)]
@@ -333,7 +335,7 @@ def _limits(stream: Stream) -> str:
     )
 
 
-def _only(values: set[float]) -> float | None:
+def _only(values: set[float | None]) -> float | None:
     return next(iter(values)) if len(values) == 1 else None
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.privacy.cost import refuse
 from fedpriv.privacy.gaussian import gaussian_epsilon
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.mechanisms import Release
@@ -132,4 +133,6 @@ def _add_rounds(total: Spending, charges: Charges, known: Participants) -> None:
 
 
 def _square(release: Release) -> float:
+    if release.noise_multiplier is None:
+        refuse(release.cost, "exact Gaussian curve, which single tasks are accounted by", "ask for all tasks together")
     return 1.0 / release.noise_multiplier**2 if release.noise_multiplier > 0.0 else math.inf

@@ -238,6 +238,8 @@ class Ledger:
 
         Raises
         ------
+        NoGuarantee
+            A release has no formulas; nothing is written.
         BudgetExceeded, InputError, ComponentFailure
             As :meth:`charge`.
         """
@@ -261,6 +263,7 @@ class Ledger:
                         "back, never drawn again."
                     )
             for group, release in new.items():
+                release.cost  # noqa: B018 (which refuses what nobody could account for)
                 if in_order and round > 1 and group != EVERYBODY:
                     self._refuse_gap(connection, (population, run, round - 1, group))
                 if release.stream is not None:

@@ -1,21 +1,22 @@
-"""The Gaussian mechanism on a clipped sum, and its immutable record."""
+"""The immutable record of one private output, and the Gaussian mechanism on a clipped sum."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.clipping import check_clipping_norm
-from fedpriv.privacy.cost import Cost
+from fedpriv.privacy.cost import GAUSSIAN, Cost
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.gaussian_cost import GaussianCost
+from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, parameters_from
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
 from fedpriv.privacy.stream import Stream
@@ -33,18 +34,19 @@ class Release(Settings):
 
     Attributes
     ----------
-    mechanism : "gaussian" or "banded"
-        Gaussian noise on a sum of clipped updates: drawn for this release alone, or one round of a stream. Every round
-        of a stream has the same release, and all of them together cost what one of them says.
-    noise_multiplier : float
-        Standard deviation of the noise divided by the clipping norm; 0 means no noise and no guarantee.
+    mechanism : str
+        "gaussian" or "banded", Gaussian noise on a sum of clipped updates: drawn for this release alone, or one round
+        of a stream. Every round of a stream has the same release, and all of them together cost what one of them says.
+        Other mechanisms go by the name of their cost (:mod:`fedpriv.privacy.own_cost`).
+    noise_multiplier : float or None
+        Standard deviation of Gaussian noise divided by the clipping norm; 0 means no noise and no guarantee.
     sampling_name : "poisson", "full", "fixed-size", "fixed-size-counted" or "limited"
         How the tasks of the round were chosen; "fixed-size-counted" is not amplified
         (:mod:`fedpriv.privacy.sampling`), and "limited" says that nothing is known but the limits of the stream.
     rate : float
         Probability in (0, 1] that a task takes part; 1 for "full" and "limited".
-    clipping_norm : float
-        Bound of the l2 norm of a task's update.
+    clipping_norm : float or None
+        Bound of the l2 norm of a task's update, for Gaussian noise.
     stream : Stream or None
         Of which stream this is one round, for "banded".
     measures : "metrics" or None
@@ -52,16 +54,38 @@ class Release(Settings):
     noise_at : "node" or None
         "node" if every task's node added the noise to its own row before it left: then the release is what the server
         sees of a task, and nothing but replace-one has a formula. None for noise that the server adds.
+    parameters : OwnCost or None
+        What a mechanism with noise of another kind costs; None for Gaussian noise.
     """
 
-    mechanism: Literal["gaussian", "banded"] = "gaussian"
-    noise_multiplier: float = Field(ge=0.0)
+    mechanism: Annotated[str, AfterValidator(check_known)] = GAUSSIAN
+    noise_multiplier: float | None = Field(default=None, ge=0.0)
     sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted", "limited"]
     rate: float = Field(gt=0.0, le=1.0)
-    clipping_norm: float = Field(ge=1e-100, le=1e100)
+    clipping_norm: float | None = Field(default=None, ge=1e-100, le=1e100)
     stream: Stream | None = None
     measures: Literal["metrics"] | None = None
     noise_at: Literal["node"] | None = None
+    parameters: SerializeAsAny[OwnCost] | None = None
+
+    @model_validator(mode="after")
+    def _noise_is_said_once(self) -> Release:
+        if self.parameters is None:
+            for name in ("noise_multiplier", "clipping_norm"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"the setting {name!r} is required; give it a value.")
+            return self
+        said = (self.noise_multiplier, self.clipping_norm, self.measures, self.noise_at)
+        if said != (None,) * 4 or (self.mechanism, self.rate) != (self.parameters.mechanism, self.parameters.rate):
+            raise ValueError(
+                f"all that is known of the mechanism {self.mechanism!r} are its parameters; use Release.own(...)."
+            )
+        if self.sampling_name not in self.parameters.samplings:
+            raise ValueError(
+                f"there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} sampling; use "
+                f"one of {', '.join(self.parameters.samplings)}."
+            )
+        return self
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
@@ -71,7 +95,7 @@ class Release(Settings):
 
     @model_validator(mode="after")
     def _streams_are_limited(self) -> Release:
-        parts = (self.mechanism == "banded", self.sampling_name == "limited", self.stream is not None)
+        parts = (self.mechanism == BANDED, self.sampling_name == "limited", self.stream is not None)
         if len(set(parts)) != 1:
             raise ValueError(
                 "a stream of noise needs all of mechanism='banded', sampling_name='limited' and stream=..., got "
@@ -81,7 +105,7 @@ class Release(Settings):
 
     @model_validator(mode="after")
     def _rows_are_noised_one_by_one(self) -> Release:
-        if self.noise_at == "node" and (self.mechanism != "gaussian" or self.sampling_name == FIXED_SIZE):
+        if self.noise_at == "node" and (self.mechanism != GAUSSIAN or self.sampling_name == FIXED_SIZE):
             raise ValueError(
                 "noise on the node is independent from row to row and never amplified, got "
                 f"{self.mechanism!r} with {self.sampling_name!r} sampling; use mechanism='gaussian', and "
@@ -107,6 +131,12 @@ class Release(Settings):
             noise_at=noise_at,
         )
 
+    @classmethod
+    def own(cls, parameters: OwnCost) -> Release:
+        """Return the release of a mechanism with a cost of its own, for everybody or for a sample by secret coins."""
+        name = "full" if parameters.rate == 1.0 else "poisson"
+        return cls(mechanism=parameters.mechanism, sampling_name=name, rate=parameters.rate, parameters=parameters)
+
     @property
     def rounds(self) -> int:
         """Number of rounds that are paid for: the horizon of a stream, else 1."""
@@ -123,30 +153,39 @@ class Release(Settings):
         Raises
         ------
         NoGuarantee
-            The release is not Gaussian noise on the sum of a sample that has a formula.
+            The release is neither Gaussian noise on the sum of a sample that has a formula, nor of a mechanism with a
+            cost of its own.
         """
-        if self.stream is not None and (self.mechanism, self.sampling_name) == ("banded", "limited"):
-            return GaussianCost(self.noise_multiplier / self.stream.sensitivity, 1.0)
+        if self.parameters is not None:
+            return self.parameters
+        noise = self.noise_multiplier or 0.0
+        if self.stream is not None and (self.mechanism, self.sampling_name) == (BANDED, "limited"):
+            return GaussianCost(noise / self.stream.sensitivity, 1.0)
         known = ("poisson", "full", FIXED_SIZE, COUNTED)
-        if self.mechanism != "gaussian" or self.sampling_name not in known:
+        if self.mechanism != GAUSSIAN or self.sampling_name not in known:
             raise NoGuarantee(
                 f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
                 f"sampling; use Gaussian noise with one of the samplings {', '.join(known)}."
             )
         if self.noise_at == "node":  # the server knows who took part: every participation counts, and a row is replaced
-            return GaussianCost(self.noise_multiplier, 1.0, fixed=True)
+            return GaussianCost(noise, 1.0, fixed=True)
         fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
-        return GaussianCost(self.noise_multiplier, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
+        return GaussianCost(noise, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
 
     def at_any_norm(self) -> Release:
         """Return this release with the clipping norm 1, which costs the same; to a stream its norm belongs."""
-        return self if self.stream is not None else self.model_copy(update={"clipping_norm": 1.0})
+        fixed = self.stream is not None or self.parameters is not None
+        return self if fixed else self.model_copy(update={"clipping_norm": 1.0})
 
     def counted(self) -> Release:
         """Return the release as it counts where a cohort of fixed size is not amplified; others stay as they are."""
         if self.sampling_name != FIXED_SIZE:
             return self
         return self.model_copy(update={"sampling_name": COUNTED})
+
+    def record(self) -> dict[str, Any]:
+        """Return all that is known of the release, for a run's record."""
+        return self.model_dump(exclude={"parameters"} if self.parameters is None else None)
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
@@ -159,6 +198,8 @@ class Release(Settings):
 
         Raises
         ------
+        NoGuarantee
+            It is of a mechanism that is not known here.
         InputError
             If the text is not a release, or was written by a newer version.
         """
@@ -168,6 +209,8 @@ class Release(Settings):
             raise InputError(f"release: the text is not JSON ({error}); it was not written by fedpriv.") from None
         if not isinstance(values, dict) or values.pop("version", None) != _VERSION:
             raise InputError(f"release: version {_VERSION} is expected, got {text!r}; use the fedpriv that wrote it.")
+        if "parameters" in values:
+            values["parameters"] = parameters_from(str(values.get("mechanism")), values["parameters"])
         return cls(**values)
 
 

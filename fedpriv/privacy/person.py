@@ -11,6 +11,7 @@ the best e of the history's own curve is taken.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
@@ -55,13 +56,14 @@ def person_epsilon(releases: Releases, delta: float, relation: Relation, tasks: 
     one = epsilon(counts, delta, relation)
     if tasks == 1 or not counts or math.isinf(one.value):
         return one
-    moved = {
-        release: release.noise_multiplier / (math.sqrt(tasks) if release.noise_at == "node" else tasks)
-        for release in counts
-    }
-    together = {release.model_copy(update={"noise_multiplier": moved[release]}): counts[release] for release in counts}
-    plain = epsilon(together, delta, relation, "gaussian")
-    if all(release.cost.rate == 1.0 for release in counts):
+    together: Counter[Release] = Counter()
+    for release, count in counts.items():
+        if release.noise_multiplier is not None:
+            noise = release.noise_multiplier / (math.sqrt(tasks) if release.noise_at == "node" else tasks)
+            together[release.model_copy(update={"noise_multiplier": noise})] += count
+    gaussian = together.total() == counts.total()
+    plain = epsilon(together, delta, relation, "gaussian") if gaussian else Epsilon(math.inf, "none")
+    if gaussian and all(release.cost.rate == 1.0 for release in counts):
         return plain
     walked = Epsilon(
         tasks * _step(counts, delta, relation, tasks, plain.value / tasks), f"{one.accountant}, task by task"

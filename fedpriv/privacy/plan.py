@@ -461,6 +461,8 @@ class ResolvedPlan:
         noise, metrics_noise = dict(self.noise), self.metrics_noise
         for entry in entries:
             charged = entry.release.noise_multiplier
+            if charged is None:
+                continue
             if entry.release.measures is None and self._rounded(charged, self.noise.get(entry.group)):
                 noise[entry.group] = charged
             elif entry.release.measures is not None and self._rounded(charged, self.metrics_noise, measures=True):
@@ -479,7 +481,7 @@ class ResolvedPlan:
         measured, due = next(iter(self.measurements()), None), set(self.plan.metrics.due(self.plan.rounds))
         for entry in entries:
             planned = measured if entry.round in due else None
-            if entry.release.measures is None:
+            if entry.release.clipping_norm is not None and entry.release.measures is None:
                 here = entry.group in self.sizes and 1 <= entry.round <= self.plan.rounds
                 # An adaptive norm differs from round to round; it costs nothing.
                 bounds = Bounds({WHOLE: entry.release.clipping_norm})
@@ -499,10 +501,12 @@ class ResolvedPlan:
             and release.model_copy(update={"noise_multiplier": noise}) == planned
         )
 
-    def _rounded(self, charged: float, noise: float | None, *, measures: bool = False) -> bool:
+    def _rounded(self, charged: float | None, noise: float | None, *, measures: bool = False) -> bool:
         """Tell whether two noises, each found for one target, are the same but for rounding; given ones are exact."""
         calibrated = measures or (self.plan.mechanism is not None and self.plan.mechanism.target is not None)
-        return calibrated and noise is not None and math.isclose(charged, noise, rel_tol=_ROUNDING)
+        if charged is None or noise is None:
+            return False
+        return calibrated and math.isclose(charged, noise, rel_tol=_ROUNDING)
 
     # --- noise -------------------------------------------------------------------------------------------------
 

@@ -12,14 +12,16 @@ All directions are composed on their own; the larger answer counts.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.errors import InputError
 from fedpriv.privacy.distribution import Distribution, Piece
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["farther", "log_normal", "log_ratio", "poisson_losses"]
+__all__ = ["bounded_losses", "farther", "log_normal", "log_ratio", "poisson_losses"]
 
 Vector = NDArray[np.float64]
 
@@ -52,6 +54,51 @@ def poisson_losses(noise_multiplier: float, rate: float, relation: Relation, cut
     return [Distribution([remove], width, 0.0, cut), Distribution([add], width, 0.0, cut)]
 
 
+def bounded_losses(pieces: Sequence[Piece], rate: float, relation: Relation) -> list[Distribution]:
+    """Return the privacy losses of any mechanism whose losses are bounded, for everybody or for a Poisson sample.
+
+    Of removing a task from a sample they are those of ``(1-p) Q + p P`` against Q, and of adding one of P against
+    ``(1-p) P + p Q`` (Zhu, Dong and Wang, AISTATS 2022, Theorem 11). Replacing one is not amplified here: an upper
+    bound, because sampling cannot hurt.
+
+    Parameters
+    ----------
+    pieces : sequence of Piece
+        A pair (P, Q) that dominates the mechanism when all take part, in both directions of the relation: log density
+        of P, and log P / Q, which rises or falls on each piece and changes little over a length of 1. P and Q have
+        densities in the same places.
+    rate : float
+        Probability p in (0, 1] that a task takes part.
+    relation : Relation
+        Neighbouring relation, for which the pair is.
+
+    Raises
+    ------
+    InputError
+        P or Q has a probability other than 1, or a loss turns on its piece.
+    """
+    base = Distribution(pieces, 1.0, 0.0, 0.0, graded=True)
+    if max(abs(mass - 1.0) for mass in base.masses) > 1e-9 or not base.monotone:
+        raise InputError(
+            f"the pieces of a pair must have the probability 1 under P and Q, got {base.masses}, and losses that rise "
+            "or fall on each; mend the formulas, or cut a piece where its loss turns."
+        )
+    if rate == 1.0 or relation is Relation.REPLACE_ONE:
+        return [base]
+
+    def remove(one: Piece) -> Piece:
+        def density(x: Vector) -> Vector:
+            found: Vector = one.density(x) - one.loss(x) + _log_mixed(rate, one.loss(x))
+            return found
+
+        return Piece(one.low, one.high, density, lambda x: _log_mixed(rate, one.loss(x)))
+
+    def add(one: Piece) -> Piece:
+        return Piece(one.low, one.high, one.density, lambda x: -_log_mixed(rate, -one.loss(x)))
+
+    return [Distribution([way(one) for one in pieces], 1.0, 0.0, 0.0, graded=True) for way in (remove, add)]
+
+
 def far(cut: float) -> float:
     """Return an x beyond which N(0) has at most a quarter of ``cut``."""
     from scipy.special import ndtri
@@ -71,7 +118,11 @@ def log_normal(x: Vector) -> Vector:
 
 def log_ratio(mu: float, rate: float, x: Vector) -> Vector:
     """Return the log of the density of ``(1-p) N(0) + p N(mu)`` divided by that of ``N(0)``; exact for small p, too."""
-    power = mu * x - 0.5 * mu * mu
+    return _log_mixed(rate, mu * x - 0.5 * mu * mu)
+
+
+def _log_mixed(rate: float, power: Vector) -> Vector:
+    """Return ``log(1 - p + p exp(power))``."""
     near = np.log1p(rate * np.expm1(np.minimum(power, 600.0)))
     if rate > 0.5:  # 1 - p (1 - exp(power)) would cancel where nearly all take part
         near = np.where(power < -0.7, np.log((1.0 - rate) + rate * np.exp(np.minimum(power, 0.0))), near)

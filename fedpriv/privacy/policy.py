@@ -149,16 +149,16 @@ def _objection(
             f"this node takes part at most {policy.max_participations} times ('max_participations'), and "
             f"this would be time {participations}."
         )
-    if policy.min_noise_multiplier is not None and request.noise_multiplier < policy.min_noise_multiplier:
+    if policy.min_noise_multiplier is not None and (request.noise_multiplier or 0.0) < policy.min_noise_multiplier:
         return (
             f"this node asks for a noise multiplier of at least {policy.min_noise_multiplier:g} "
-            f"('min_noise_multiplier'), the request declares {request.noise_multiplier:g}."
+            f"('min_noise_multiplier'), the request declares {request.noise_multiplier or 0.0:g}."
         )
     norm = policy.max_clipping_norm if request.measures is None else None  # which is about updates
-    if norm is not None and request.clipping_norm > norm * (1.0 + 1e-12):  # norms of groups add up to it by rounding
+    asked = math.inf if request.clipping_norm is None else request.clipping_norm
+    if norm is not None and asked > norm * (1.0 + 1e-12):  # norms of groups add up to it by rounding
         return (
-            f"this node sends updates of norm at most {norm:g} ('max_clipping_norm'), "
-            f"the request clips at {request.clipping_norm:g}."
+            f"this node sends updates of norm at most {norm:g} ('max_clipping_norm'), the request clips at {asked:g}."
         )
     if policy.max_epsilon is not None and total > policy.max_epsilon:
         return (

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.errors import ComponentFailure, InputError, NoGuarantee
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.filters import BudgetFilter, FilterName, filter_for
@@ -189,11 +189,15 @@ def release_from(text: str | None) -> Release:
     ------
     ComponentFailure
         There is no text, or it is no release, or one of a newer fedpriv.
+    NoGuarantee
+        The release is of a mechanism that is not known here.
     """
     if text is None:
         raise ComponentFailure(f"an entry of the ledger refers to a release that is not there; {RESTORE}")
     try:
         return Release.from_json(text)
+    except NoGuarantee as error:
+        raise NoGuarantee(f"the ledger cannot be accounted for: {error}") from None
     except InputError as error:
         raise ComponentFailure(f"a release in the ledger cannot be read ({error}); {RESTORE}") from None
 

@@ -187,7 +187,7 @@ class Node:
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
             question = Asked(request, group)
-            std = asked.noise_multiplier * bounds.norm if request.declared.noise_at == "node" else None
+            std = request.declared.noise_multiplier * bounds.norm if request.declared.noise_at == "node" else None
             totals: _Totals = work.parts.setdefault(group, _Totals(request.reply, bounds, std=std))
 
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
