@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
@@ -48,9 +47,9 @@ RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
 
 _NEVER_ASKED = {
     *("check", "expected", "metric_releases", "metrics_noise", "noise_of", "planned", "priced", "release"),
-    *("report_delta", "resolve_noise", "sampling_of", "_noisy"),
+    *("report_delta", "resolve_noise", "sampling_of", "_noisy", "choose"),
 }
-"""Methods that decided over noise or cost, and would now be passed over without a word."""
+"""Methods that decided over noise, cost or participants, and would now be passed over without a word."""
 
 
 def refuse_unasked(cls: type, names: set[str], instead: str) -> None:
@@ -97,10 +96,12 @@ class TaskStrategy(Settings, Strategy):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
-        """Refuse a strategy that means to change noise or cost where nobody asks any more."""
+        """Refuse a strategy that means to change noise, cost or participants elsewhere than in its plan."""
         super().__pydantic_init_subclass__(**kwargs)
         refuse_unasked(
-            cls, _NEVER_ASKED, "noise and cost of a strategy follow from its 'plan'; override 'plan' or 'resolve'"
+            cls,
+            _NEVER_ASKED,
+            "noise, cost and participants of a strategy follow from its 'plan'; override 'plan' or 'resolve'",
         )
 
     # --- binding to a population -------------------------------------------------------------------------------
@@ -241,17 +242,14 @@ class TaskStrategy(Settings, Strategy):
         """Sample tasks and send each node the billboard and the ids of its sampled tasks."""
         session = self.session
         self.before_round()
+        resolved, done = session.resolved, session.participations()  # not self.plan, which is made anew each time
         session.sampled = {
-            group: self.choose(server_round, group, ids, session.entropy.coins(server_round, group))
+            group: resolved.plan.participation.choose(
+                server_round, ids, session.entropy.coins(server_round, group), resolved.stream, done
+            )
             for group, ids in session.groups.items()
         }
         return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
-
-    def choose(self, number: int, group: str, ids: Ids, coins: Coins) -> Ids:  # noqa: ARG002
-        """Return who of a group takes part in a round."""
-        resolved = self.session.resolved  # not self.plan, which is made anew each time
-        done = self.session.participations()
-        return resolved.plan.participation.choose(number, ids, coins, resolved.stream, done)
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""

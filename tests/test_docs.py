@@ -126,6 +126,7 @@ def test_links_lead_somewhere(page: str) -> None:
 
 EXAMPLES = {
     "clients/interpolated.py", "strategies/server_updates/nesterov.py", "fedpriv/privacy/votes.py",
+    "strategies/wards.py",
     "scenarios/hello/__init__.py", "scenarios/hello/tiny.toml",
 }  # fmt: skip
 """Files that CONTRIBUTING.md tells the reader to make."""
@@ -260,7 +261,7 @@ def test_examples_compile_and_are_short() -> None:
     assert len(examples) >= 6
     for example in examples:
         compile(example, "CONTRIBUTING.md", "exec")
-        assert example.count("\n") <= 40
+        assert example.count("\n") < 60
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])

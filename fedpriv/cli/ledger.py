@@ -140,8 +140,8 @@ def _individual(
         by_run.setdefault(one.run, {}).setdefault(one.round, {})[one.group] = one.release
     if found["declared"] == "benchmark" and len(by_run) > 1:
         by_run = {folder.run: by_run[folder.run] for folder in folders[:1] if folder.run in by_run}
-    if not by_run:
-        return None
+    if not by_run or any(one.release.parameters is not None for one in entries if one.run in by_run):
+        return None  # single tasks are accounted by the Gaussian curve
     known = {
         folder.run: folder.participants(
             {(one.round, one.group): one for one in entries if one.run == folder.run}, found["tasks"]

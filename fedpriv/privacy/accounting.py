@@ -9,11 +9,13 @@ Releases that differ in the clipping norm only are merged before anything is com
   (:mod:`fedpriv.privacy.contour`); the tightest for sampled releases;
 - ``"rdp"``: Renyi accounting; fast, a few per cent loose for Poisson sampling and up to three times for fixed sizes;
 - ``"opacus-rdp"``: the same bound from another library, as a cross-check; add/remove only;
-- ``"auto"``: "gaussian" if nothing is sampled, otherwise "pld".
+- ``"auto"``: "gaussian" if nothing is sampled and all noise is Gaussian, otherwise "pld", or "rdp" where a mechanism
+  gives no privacy losses.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections import Counter
@@ -26,7 +28,7 @@ from fedpriv.names import unknown
 from fedpriv.privacy.cost import Cost, check_relation, refuse, renyi_many
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.pld import Event, is_plain, pld_deltas, pld_epsilon
+from fedpriv.privacy.pld import Event, has_losses, is_plain, pld_deltas, pld_epsilon
 from fedpriv.privacy.terms import Relation
 
 __all__ = [
@@ -218,7 +220,9 @@ def _events(releases: Releases) -> tuple[Event, ...]:
 def _resolve(accountant: Accountant, events: tuple[Event, ...], relation: Relation) -> str:
     if accountant != "auto":
         return accountant
-    return "gaussian" if all(is_plain(cost, relation) for cost, _ in events) else "pld"
+    if all(is_plain(cost, relation) for cost, _ in events):
+        return "gaussian"
+    return "pld" if all(has_losses(cost, relation) for cost, _ in events) else "rdp"
 
 
 def _without_noise(events: Iterable[Event], relation: Relation) -> bool:
@@ -281,7 +285,8 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
     # smaller one only where the losses are too large, or delta too small, to integrate.
     found = Epsilon(_rounded_up(pld_epsilon(events, delta, relation)), "pld")
     if math.isinf(found.value):
-        found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
+        with contextlib.suppress(NoGuarantee):  # not every mechanism has a Renyi bound
+            found = min(found, Epsilon(_rdp_epsilon(events, delta, relation), "rdp"), key=lambda one: one.value)
     return min(found, plain, key=lambda one: one.value)
 
 

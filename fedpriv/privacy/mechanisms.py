@@ -73,7 +73,7 @@ class Release(Settings):
         if self.parameters is None:
             for name in ("noise_multiplier", "clipping_norm"):
                 if getattr(self, name) is None:
-                    raise ValueError(f"the setting {name!r} is required; give it a value.")
+                    raise ValueError(f"a release of Gaussian noise needs {name!r}; say how much.")
             return self
         said = (self.noise_multiplier, self.clipping_norm, self.measures, self.noise_at)
         if said != (None,) * 4 or (self.mechanism, self.rate) != (self.parameters.mechanism, self.parameters.rate):

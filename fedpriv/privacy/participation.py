@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.names import kebab
 from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
 from fedpriv.privacy.stream import Stream
@@ -106,6 +107,19 @@ class Participation:
         if self.fixed_cohorts:
             return fixed_size(self.sampling_rate, num_tasks, counted=counted)
         return sampling_from(self.sampling_rate)
+
+    def scheme(self, num_tasks: int, *, counted: bool) -> str:
+        """Return how tasks are chosen by the name that the table of claims may know.
+
+        A class that chooses in its own way has its own name, in kebab-case: the formulas of others are not borrowed.
+        """
+        if type(self).choose is not Participation.choose:
+            return kebab(type(self).__name__)
+        if self.limited:
+            return "limited"
+        sampling = self.sampling_of(num_tasks, counted=counted)
+        known = type(sampling) in get_args(Sampling)
+        return sampling.name if known else kebab(type(sampling).__name__)
 
     def expected(self, num_tasks: int) -> float:
         """Return how many tasks of a group of this size take part in a round: a public constant."""

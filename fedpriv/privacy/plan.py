@@ -23,6 +23,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
+from fedpriv.privacy.claims import claim
 from fedpriv.privacy.correlated import correlated_sum
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy
@@ -34,7 +35,7 @@ from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.sampling import FullParticipation, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
-from fedpriv.privacy.terms import Relation
+from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 
 __all__ = ["Mechanism", "PrivacyPlan", "ResolvedPlan"]
 
@@ -272,11 +273,16 @@ class PrivacyPlan:
 
         Raises
         ------
+        NoGuarantee
+            The table of claims does not know how tasks are chosen.
         InputError
             The plan does not fit this population, or no noise meets the target.
         """
         mechanism, stream = self.mechanism, None
         if mechanism is not None:
+            seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
+            for size in sizes.values():
+                claim(*seen, NoiseAt(mechanism.noise_at), self.participation.scheme(size, counted=self.at_node))
             stream = self.participation.stream(sizes, self.rounds, banded=mechanism.noise == "banded")
             self._check_groups(mechanism, sizes)
         delta = self.delta(sum(sizes.values()))

@@ -21,7 +21,7 @@ from fedpriv.privacy.cost import Cost, refuse
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["Event", "is_plain", "pld_deltas", "pld_epsilon"]
+__all__ = ["Event", "has_losses", "is_plain", "pld_deltas", "pld_epsilon"]
 
 Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
@@ -42,6 +42,12 @@ _SMALLEST = 1000
 def is_plain(cost: Cost, relation: Relation) -> bool:
     """Tell whether a release is Gaussian noise that nothing amplifies, which composes in closed form."""
     return cost.rate == 1.0 and cost.gaussian_noise(relation) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def has_losses(cost: Cost, relation: Relation) -> bool:
+    """Tell whether a release can be composed by its privacy losses; Gaussian noise always can."""
+    return cost.gaussian_noise(relation) is not None or cost.losses(relation, 1.0) is not None
 
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
