@@ -1,4 +1,4 @@
-"""What all strategies over tasks share: who hosts which task, who takes part, the loop over rounds.
+"""What all strategies over tasks share: settings, the plan, and what a strategy may decide in a round.
 
 A node hosts one or many tasks, so the unit of sampling is the task and never Flower's node.
 """
@@ -6,10 +6,9 @@ A node hosts one or many tasks, so the unit of sampling is the task and never Fl
 from __future__ import annotations
 
 import logging
-import time
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, MetricRecord
@@ -24,26 +23,21 @@ from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import PrivacyPlan, ResolvedPlan
-from fedpriv.protocol import (
-    ALL,
-    Billboards,
-    Reply,
-    Request,
-    RunName,
-    billboards_from_record,
-    record_from_billboards,
-    records_by_group,
-)
+from fedpriv.protocol import RunName, billboards_from_record
 from fedpriv.roster import Roster
 from fedpriv.settings import Settings
-from fedpriv.strategies.exchange import lifetime
+from fedpriv.strategies.membership import members
+from fedpriv.strategies.messages import mean_scores, requests, scores_of
 from fedpriv.strategies.registry import Registry
+from fedpriv.strategies.rounds import RoundHook, run_rounds
 from fedpriv.strategies.session import Session
 
-__all__ = ["RoundHook", "TaskStrategy", "refuse_unasked"]
+if TYPE_CHECKING:
+    from fedpriv.adversary.observer import Observer
+
+__all__ = ["TaskStrategy", "refuse_unasked"]
 
 Ids = NDArray[np.int64]
-RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
 
 _NEVER_ASKED = {
     *("check", "expected", "metric_releases", "metrics_noise", "noise_of", "planned", "priced", "release"),
@@ -91,6 +85,7 @@ class TaskStrategy(Settings, Strategy):
     groups: tuple[int, ...] | None = None
 
     _session: Session | None = PrivateAttr(default=None)
+    _observers: tuple[Observer, ...] = PrivateAttr(default=())
     # The safe side: it costs amplification of fixed sizes, never privacy.
     _updates_use_state: bool = PrivateAttr(default=True)
 
@@ -135,6 +130,25 @@ class TaskStrategy(Settings, Strategy):
         copy._updates_use_state = use_state
         return copy
 
+    def observed_by(self, *observers: Observer) -> Self:
+        """Return this strategy with observers who read along before the server's noise; they change nothing in a run.
+
+        Raises
+        ------
+        InputError
+            A round of theirs is not one of the run's.
+        """
+        for one in observers:
+            beyond = sorted(number for number in one.rounds if not 1 <= number <= self.rounds)
+            if beyond or not one.rounds:
+                raise InputError(
+                    f"attack.rounds must name rounds from 1 to {self.rounds}, got {beyond or 'none'}; these are all "
+                    "that the run has."
+                )
+        copy = self.model_copy()
+        copy._observers = (*self._observers, *observers)
+        return copy
+
     @property
     def plan(self) -> PrivacyPlan:
         """What is released: nothing, unless a strategy says otherwise."""
@@ -149,7 +163,7 @@ class TaskStrategy(Settings, Strategy):
         InputError
             The plan does not fit this population, or no noise meets the target.
         """
-        return self.plan.resolve({group: len(ids) for group, ids in self._members(num_tasks).items()})
+        return self.plan.resolve({group: len(ids) for group, ids in members(self.groups, num_tasks).items()})
 
     def bind(
         self,
@@ -189,7 +203,7 @@ class TaskStrategy(Settings, Strategy):
         """
         run = RunName() if journal is None else RunName(journal.population, journal.run)
         registry = Registry.query(grid, timeout, run, roster)
-        groups = self._members(registry.num_tasks)
+        groups = members(self.groups, registry.num_tasks)
         first = self.first_boundary(initial_arrays, registry.num_tasks)
         self._session = Session(
             registry,
@@ -201,8 +215,9 @@ class TaskStrategy(Settings, Strategy):
             start=first.billboards,
             timeout=timeout,
             attempts=attempts,
+            observers=self._observers,
         )
-        if journal is not None and journal.storage is not None and self.plan.metrics.metrics:
+        if journal is not None and journal.storage is not None and self._session.resolved.plan.metrics.metrics:
             self._session.measured = {one.round: one for one in journal.storage.measured()}
         self.check_boundary()
         return self._session
@@ -217,18 +232,7 @@ class TaskStrategy(Settings, Strategy):
 
     def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
         """Return the public start as the boundary before round 1."""
-        return Boundary(0, billboards_from_record(initial_arrays, self._members(num_tasks)))
-
-    def _members(self, num_tasks: int) -> dict[str, Ids]:
-        if self.groups is None:
-            return {ALL: np.arange(num_tasks, dtype=np.int64)}
-        if len(self.groups) != num_tasks:
-            raise InputError(
-                f"groups must hold one public label per task, got {len(self.groups)} for {num_tasks} tasks; "
-                "leave it out for one billboard."
-            )
-        labels = np.asarray(self.groups)
-        return {f"group-{label}": np.flatnonzero(labels == label) for label in np.unique(labels)}
+        return Boundary(0, billboards_from_record(initial_arrays, members(self.groups, num_tasks)))
 
     # --- the Flower interface ----------------------------------------------------------------------------------
 
@@ -282,10 +286,7 @@ class TaskStrategy(Settings, Strategy):
     def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:  # noqa: ARG002
         """Average the tasks' scores: diagnostics for the experimenter, covered by no release."""
         self.session.scores = self.collect(replies, self.session.groups)
-        if not self.session.scores:
-            return None
-        means = {f"diagnostic.{name}": _mean(values) for name, values in self.session.scores.items()}
-        return MetricRecord({name: value for name, value in means.items() if value is not None})
+        return mean_scores(self.session.scores)
 
     def summary(self) -> None:
         """Log the settings where Flower logs."""
@@ -322,33 +323,16 @@ class TaskStrategy(Settings, Strategy):
         last = self.rounds if num_rounds is None else num_rounds
         if last > self.rounds:
             raise InputError(f"num_rounds must be at most rounds={self.rounds} that was accounted for, got {last}.")
-        result = Result()
-        arrays = record_from_billboards(session.boundary.billboards) if session.boundary.round else initial_arrays
-        result.arrays = arrays
-        train_config, evaluate_config = train_config or ConfigRecord(), evaluate_config or ConfigRecord()
-        for number in range(session.boundary.round + 1, last + 1):
-            self.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
-            began, heard = time.perf_counter(), session.listening_seconds
-            session.registry = session.registry.completed(grid, session.timeout, session.run)
-            messages = self.configure_train(number, arrays, train_config, grid)
-            replies = session.ask(grid, messages, f"in round {number}")
-            new, metrics = self.aggregate_train(number, replies)
-            session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
-            session.trained += sum(len(ids) for ids in session.sampled.values())
-            if new is not None:
-                result.arrays = arrays = new
-            if metrics is not None:
-                result.train_metrics_clientapp[number] = metrics
-            asked = list(self.configure_evaluate(number, arrays, evaluate_config, grid))
-            answers = session.ask(grid, asked, f"to evaluate after round {number}", needed=False)
-            scores = self.aggregate_evaluate(number, answers) if asked else None
-            if scores is not None:
-                result.evaluate_metrics_clientapp[number] = scores
-            if evaluate_fn and (own := evaluate_fn(number, arrays)) is not None:
-                result.evaluate_metrics_serverapp[number] = own
-            if on_round:
-                on_round(number, session.boundary.billboards, dict(scores or {}))
-        return result
+        return run_rounds(
+            self,
+            grid,
+            initial_arrays,
+            last,
+            train_config=train_config or ConfigRecord(),
+            evaluate_config=evaluate_config or ConfigRecord(),
+            evaluate_fn=evaluate_fn,
+            on_round=on_round,
+        )
 
     # --- messages ----------------------------------------------------------------------------------------------
 
@@ -359,7 +343,7 @@ class TaskStrategy(Settings, Strategy):
 
     def declared(self, boundary: Boundary) -> Declaration:  # noqa: ARG002
         """Return what the requests of the round after a boundary declare."""
-        return Declaration(fixed_size=self.plan.participation.fixed_cohorts)
+        return Declaration(fixed_size=self.session.resolved.plan.participation.fixed_cohorts)
 
     def messages(
         self,
@@ -375,63 +359,12 @@ class TaskStrategy(Settings, Strategy):
         What is ``declared`` is that of the round after the last boundary, unless given.
         """
         said = self.declared(self.session.boundary) if declared is None else declared
-        per_node: dict[int, dict[str, Ids]] = {}
-        for group, ids in tasks.items():
-            for node, mine in self.session.registry.split(ids):
-                per_node.setdefault(node, {})[group] = mine
-        records, run = records_by_group(arrays, self.session.groups), self.session.run
-        return [
-            Message(
-                Request(
-                    round=number,
-                    billboards={},  # they travel as records
-                    tasks=mine,
-                    reply=self.reply_kind,
-                    declared=said,
-                    epochs=epochs,
-                    of=run,
-                ).to_content(records),
-                node,
-                kind,
-                ttl=lifetime(self.session.timeout),
-                group_id=str(number),
-            )
-            for node, mine in per_node.items()
-        ]
+        how: dict[str, Any] = {"reply": self.reply_kind, "declared": said, "epochs": epochs}
+        return requests(self.session, kind, number, arrays, tasks, **how)
 
     def collect(self, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:
         """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came, which is counted.
 
         A run is not stopped for them: no release depends on scores.
         """
-        session = self.session
-        scores: dict[str, NDArray[np.float64]] = {}
-        lost: dict[str, int] = {}
-        waiting = session.asked(tasks)
-        away = sum(map(len, tasks.values())) - waiting.total()
-        for reply in replies:
-            node, kind = reply.metadata.src_node_id, reply.metadata.message_type
-            if node not in waiting:
-                continue
-            count = waiting.pop(node)
-            lost.setdefault(kind, away)
-            if reply.has_error():
-                lost[kind] += count
-                session.note = session.note or f"node {node}: {reply.error.reason}"
-                continue
-            answer = Reply.from_content(reply.content)
-            if "scoring_failed" in answer.diagnostics:
-                session.take_note(answer)
-            ids = np.asarray(answer.diagnostics["ids"], dtype=np.int64)
-            for name, values in answer.diagnostics.items():
-                if name in ("ids", "scoring_failed"):
-                    continue
-                empty = np.full(session.registry.num_tasks, np.nan)
-                scores.setdefault(name, empty)[ids] = cast(Sequence[float], values)
-        session.missing.update(lost)
-        return scores
-
-
-def _mean(values: NDArray[np.float64]) -> float | None:
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else None
+        return scores_of(self.session, replies, tasks)

@@ -175,8 +175,8 @@ largest_clipping_norm
 
     @property
     def _clipping(self) -> Clipping:
-        clipping: Clipping = self._part(Clipping)
-        return clipping
+        plan = self.plan if self._session is None else self._session.resolved.plan  # which is not made anew
+        return plan.clipping or Clipping(self.clipping_norm)
 
     def declared(self, boundary: Boundary) -> Declaration:
         """Return what the requests of the round after a boundary declare."""

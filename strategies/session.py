@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from flwr.app import Message
+from flwr.app import ArrayRecord, Message
 from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
@@ -18,9 +20,12 @@ from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
-from fedpriv.protocol import Billboards, Reply, RunName
+from fedpriv.protocol import Billboards, Reply, RunName, billboards_from_record
 from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange
 from fedpriv.strategies.registry import Registry
+
+if TYPE_CHECKING:
+    from fedpriv.adversary.observer import Observer, Sighting
 
 __all__ = ["Session"]
 
@@ -73,8 +78,10 @@ class Session:
         Tasks asked to train so far, counted once per round.
     training_seconds : float
         Time spent in rounds, without evaluation.
+    observers : tuple of Observer
+        Who reads along.
     listening_seconds : float
-        Time that somebody who reads along spent in these rounds; it is not part of the training.
+        Time that they spent in these rounds; it is not part of the training.
     """
 
     registry: Registry
@@ -97,12 +104,43 @@ class Session:
     note: str = ""
     trained: int = 0
     training_seconds: float = 0.0
+    observers: tuple[Observer, ...] = ()
     listening_seconds: float = 0.0
 
     @property
     def run(self) -> RunName:
         """Which run of which population messages belong to."""
         return RunName() if self.journal is None else RunName(self.journal.population, self.journal.run)
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder, if it has one."""
+        storage = None if self.journal is None else self.journal.storage
+        return None if storage is None else storage.folder
+
+    def sightings(
+        self, number: int, arrays: ArrayRecord, replies: Iterable[Message], kind: Literal["sum", "rows"]
+    ) -> list[tuple[Observer, Sighting]]:
+        """Return, for each who reads along in a round, copies of what the server sees before it adds noise."""
+        observers = [one for one in self.observers if number in one.rounds]
+        if not observers:
+            return []
+        from fedpriv.adversary.observer import Sighting
+
+        began = time.perf_counter()
+        answers = [Reply.from_content(reply.content) for reply in replies if not reply.has_error()]
+        published = billboards_from_record(arrays, self.groups)
+        seen = (number, kind, published, self.sampled, answers, self.folder)
+        found = [(one, Sighting.of(*seen)) for one in observers]
+        self.listening_seconds += time.perf_counter() - began
+        return found
+
+    def tell(self, sightings: Iterable[tuple[Observer, Sighting]]) -> None:
+        """Show each who reads along what was seen."""
+        for observer, sighting in sightings:
+            began = time.perf_counter()
+            observer.see(sighting)
+            self.listening_seconds += time.perf_counter() - began
 
     def participations(self) -> Participations | None:
         """Return how often each task was asked up to the last boundary, and when last; None without limits."""

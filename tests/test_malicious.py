@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from helpers import Unbending
 
 from fedpriv import Experiment, InputError
 from fedpriv.adversary import (
+    Sighting,
     Watch,
     as_text,
     read_scores,
@@ -30,8 +32,8 @@ from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
+from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.strategies import Billboard, MaliciousMetaLearner, Silent
-from fedpriv.strategies.malicious import Sighting
 
 GAMES = {"games": 5, "validation": 3, "iterations": 2}
 
@@ -206,6 +208,42 @@ def test_any_strategy_can_be_wrapped() -> None:
     )
     experiment().model_copy(update={"strategy": strategy}).run()
     assert heard == [1, 3]
+
+
+@dataclass(frozen=True)
+class Scribbler:
+    """Notes when it is told, and spoils all that it is shown."""
+
+    rounds: tuple[int, ...]
+    told: list[tuple[int, int, bool]] = field(default_factory=list)
+
+    def see(self, sighting: Sighting) -> None:
+        assert sighting.folder is not None
+        published = BoundaryStore(sighting.folder / "checkpoints").rounds()[-1]
+        whole = all(np.isfinite(value).all() for one in sighting.updates.values() for value in one.values())
+        self.told.append((sighting.round, published, whole))
+        for arrays in (*sighting.billboards.values(), *sighting.updates.values()):
+            for value in arrays.values():
+                value[...] = np.nan
+        for ids in sighting.tasks.values():
+            ids[...] = 0
+
+
+@pytest.mark.parametrize("kind", ["rows", "sum"])
+def test_observers_are_told_after_the_release_and_get_copies(tmp_path: Path, kind: str) -> None:
+    """Whatever they do with what they see, the run is the same to the bit; each hears of its own rounds."""
+    one = experiment(strategy={"reply": kind, "sampling_rate": 0.6, "rounds": 3})
+    first, second = Scribbler((1, 3)), Scribbler((3,))
+    observed = one.strategy.observed_by(first).observed_by(second)
+    assert one.strategy.observed_by() == one.strategy
+    found = []
+    for name, strategy in (("plain", one.strategy), ("observed", observed)):
+        one.model_copy(update={"strategy": strategy}).run(tmp_path / name, reproduce=3)
+        boundary = BoundaryStore(tmp_path / name / "checkpoints").load(3)
+        found.append((boundary.digest(), {group: ids.tolist() for group, ids in boundary.sampled.items()}))
+    assert found[0] == found[1]
+    assert first.told == [(1, 1, True), (3, 3, True)]
+    assert second.told == [(3, 3, True)]
 
 
 def _bare() -> Any:

@@ -4,6 +4,7 @@ from fedpriv.adversary.first_layer import class_counts, first_layer_inputs
 from fedpriv.adversary.games import RULES, SETS, Games, Played
 from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, support_match
+from fedpriv.adversary.observer import Observer, Sighting
 from fedpriv.adversary.outcome import Outcome, Rate, auc_bound, judge, roc
 from fedpriv.adversary.recorded import Scores, read_scores, read_sighting, record, recorded_rounds
 from fedpriv.adversary.results import as_text, results_of
@@ -26,11 +27,13 @@ __all__ = [
     "Attacked",
     "Games",
     "Inversion",
+    "Observer",
     "Outcome",
     "Played",
     "Rate",
     "Scores",
     "Seen",
+    "Sighting",
     "Watch",
     "WhichTask",
     "as_text",

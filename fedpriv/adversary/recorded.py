@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.adversary.games import Played
+from fedpriv.adversary.observer import Sighting
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import private_directory
 from fedpriv.protocol import Billboards
 from fedpriv.runs.atomic import pack, unpack, write_bytes
-from fedpriv.strategies.malicious import Sighting
 
 __all__ = ["Scores", "private_folder", "read_scores", "read_sighting", "record", "record_scores", "recorded_rounds"]
 

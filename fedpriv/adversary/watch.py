@@ -15,6 +15,7 @@ from pydantic import Field
 
 from fedpriv.adversary.figures import write_pictures
 from fedpriv.adversary.games import SETS, Games, Played, SetName
+from fedpriv.adversary.observer import Sighting
 from fedpriv.adversary.outcome import auc_bound
 from fedpriv.adversary.page import write_attack_page
 from fedpriv.adversary.recorded import private_folder, record, record_scores
@@ -26,7 +27,6 @@ from fedpriv.names import kebab
 from fedpriv.progress import show_part
 from fedpriv.runs import plain, read_config
 from fedpriv.runs.atomic import write_bytes
-from fedpriv.strategies.malicious import MaliciousMetaLearner, Sighting
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -112,16 +112,40 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
                 f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or add tasks."
             )
 
-    def listen(sighting: Sighting, run: Path | None) -> None:
+    watching = Watching(experiment, watch, frozenset(rounds))
+    return experiment.model_copy(update={"strategy": experiment.strategy.observed_by(watching)})
+
+
+@dataclass(frozen=True)
+class Watching:
+    """The observer of ``[attack]``: it records what it sees in the run's folder, and attacks inside the rounds.
+
+    Attributes
+    ----------
+    experiment : Experiment
+        What is run.
+    watch : Watch
+        What to keep and how to attack.
+    rounds : frozenset of int
+        When.
+    """
+
+    experiment: Experiment
+    watch: Watch
+    rounds: frozenset[int]
+
+    def see(self, sighting: Sighting) -> None:
+        """Record, and attack if that is wanted; what goes wrong is noted and does not stop the run."""
+        run = sighting.folder
         if run is None or not (run / "config.toml").exists():
             return  # nobody would read it
-        left_out = record(sighting, run, int(watch.limit_mib * 2**20))
+        left_out = record(sighting, run, int(self.watch.limit_mib * 2**20))
         found: dict[str, Any] = {"round": sighting.round, "left_out": left_out}
         attacked = None
-        if watch.during:
+        if self.watch.during:
             try:
-                attacked = attack_sighting(experiment, sighting, watch, episode_seed(run))
-                found |= to_json(attacked, experiment)
+                attacked = attack_sighting(self.experiment, sighting, self.watch, episode_seed(run))
+                found |= to_json(attacked, self.experiment)
             except FedprivError as error:  # an attack that fails may not stop the run that it listens to
                 found["failed"] = str(error)
         keep(run, found)
@@ -130,9 +154,6 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
                 show(run, found, attacked)
             except Exception as error:  # nor may a picture
                 logging.getLogger("fedpriv").warning("no pictures of the attack in round %d: %s", sighting.round, error)
-
-    strategy = MaliciousMetaLearner.around(experiment.strategy, rounds=rounds, listener=listen)
-    return experiment.model_copy(update={"strategy": strategy})
 
 
 def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> Attacked:

@@ -10,6 +10,7 @@ import hashlib
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -87,6 +88,10 @@ class Boundary:
 
 class Storage(Protocol):
     """Where boundaries are kept. ``stage`` and ``promote`` must be durable before they return, ``promote`` atomic."""
+
+    @property
+    def folder(self) -> Path | None:
+        """The run's folder; None where there is none."""
 
     def stage(self, boundary: Boundary) -> None:
         """Write a boundary under a pending name."""

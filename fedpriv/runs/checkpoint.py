@@ -46,6 +46,11 @@ class BoundaryStore:
             private_directory(directory)
 
     @property
+    def folder(self) -> Path:
+        """The run's folder, in which this one lies."""
+        return self.directory.parent
+
+    @property
     def head_path(self) -> Path:
         """The newest head that the run has seen of its ledger."""
         return self.directory / "ledger.head"

@@ -1,0 +1,116 @@
+"""What a strategy at work sends to nodes, and the scores that come back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal, cast
+
+import numpy as np
+from flwr.app import ArrayRecord, Message, MetricRecord
+from numpy.typing import NDArray
+
+from fedpriv.privacy.declaration import Declaration
+from fedpriv.protocol import Reply, Request, records_by_group
+from fedpriv.strategies.exchange import lifetime
+from fedpriv.strategies.session import Session
+
+__all__ = ["mean_scores", "requests", "scores_of"]
+
+Ids = NDArray[np.int64]
+
+
+def requests(
+    session: Session,
+    kind: str,
+    number: int,
+    arrays: ArrayRecord,
+    tasks: Mapping[str, Ids],
+    *,
+    reply: Literal["sum", "rows"],
+    declared: Declaration,
+    epochs: int = 0,
+) -> list[Message]:
+    """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
+
+    Parameters
+    ----------
+    session : Session
+        Which node hosts which tasks, of which run.
+    kind : str
+        Type of the messages.
+    number : int
+        The round.
+    arrays : ArrayRecord
+        The billboards.
+    tasks : mapping from group to ndarray of int64
+        Who is asked.
+    reply : {"sum", "rows"}
+        What nodes answer with.
+    declared : Declaration
+        What the requests say of the mechanism.
+    epochs : int
+        Of the local-only reference.
+    """
+    per_node: dict[int, dict[str, Ids]] = {}
+    for group, ids in tasks.items():
+        for node, mine in session.registry.split(ids):
+            per_node.setdefault(node, {})[group] = mine
+    records, run = records_by_group(arrays, session.groups), session.run
+    return [
+        Message(
+            Request(
+                round=number,
+                billboards={},  # they travel as records
+                tasks=mine,
+                reply=reply,
+                declared=declared,
+                epochs=epochs,
+                of=run,
+            ).to_content(records),
+            node,
+            kind,
+            ttl=lifetime(session.timeout),
+            group_id=str(number),
+        )
+        for node, mine in per_node.items()
+    ]
+
+
+def scores_of(session: Session, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:
+    """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came, which is counted.
+
+    A run is not stopped for them: no release depends on scores.
+    """
+    scores: dict[str, NDArray[np.float64]] = {}
+    lost: dict[str, int] = {}
+    waiting = session.asked(tasks)
+    away = sum(map(len, tasks.values())) - waiting.total()
+    for reply in replies:
+        node, kind = reply.metadata.src_node_id, reply.metadata.message_type
+        if node not in waiting:
+            continue
+        count = waiting.pop(node)
+        lost.setdefault(kind, away)
+        if reply.has_error():
+            lost[kind] += count
+            session.note = session.note or f"node {node}: {reply.error.reason}"
+            continue
+        answer = Reply.from_content(reply.content)
+        if "scoring_failed" in answer.diagnostics:
+            session.take_note(answer)
+        ids = np.asarray(answer.diagnostics["ids"], dtype=np.int64)
+        for name, values in answer.diagnostics.items():
+            if name in ("ids", "scoring_failed"):
+                continue
+            empty = np.full(session.registry.num_tasks, np.nan)
+            scores.setdefault(name, empty)[ids] = cast(Sequence[float], values)
+    session.missing.update(lost)
+    return scores
+
+
+def mean_scores(scores: Mapping[str, NDArray[np.float64]]) -> MetricRecord | None:
+    """Return the mean of each score over the tasks that have it, named as a diagnostic; None without scores."""
+    finite = {name: values[np.isfinite(values)] for name, values in scores.items()}
+    if not finite:
+        return None
+    return MetricRecord({f"diagnostic.{name}": float(values.mean()) for name, values in finite.items() if len(values)})

@@ -1,0 +1,79 @@
+"""The loop over rounds: ask, publish, tell who reads along, score."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result
+
+from fedpriv.protocol import Billboards, record_from_billboards
+
+if TYPE_CHECKING:
+    from fedpriv.strategies.base import TaskStrategy
+
+__all__ = ["RoundHook", "run_rounds"]
+
+RoundHook = Callable[[int, Billboards, dict[str, Any]], None]
+"""Called after each round with its number, the new billboards and the mean scores (or an empty dict)."""
+
+
+def run_rounds(
+    strategy: TaskStrategy,
+    grid: Grid,
+    initial_arrays: ArrayRecord,
+    last: int,
+    *,
+    train_config: ConfigRecord,
+    evaluate_config: ConfigRecord,
+    evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
+    on_round: RoundHook | None,
+) -> Result:
+    """Run the rounds after the session's last boundary.
+
+    Parameters
+    ----------
+    strategy : TaskStrategy
+        Bound to a population.
+    grid : Grid
+        Where the nodes are.
+    initial_arrays : ArrayRecord
+        The public start.
+    last : int
+        Number of the last round.
+    train_config, evaluate_config, evaluate_fn
+        As in :meth:`flwr.serverapp.strategy.Strategy.start`.
+    on_round : callable or None
+        Called after each round.
+    """
+    session, result = strategy.session, Result()
+    arrays = record_from_billboards(session.boundary.billboards) if session.boundary.round else initial_arrays
+    result.arrays = arrays
+    for number in range(session.boundary.round + 1, last + 1):
+        strategy.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
+        began, heard = time.perf_counter(), session.listening_seconds
+        session.registry = session.registry.completed(grid, session.timeout, session.run)
+        messages = strategy.configure_train(number, arrays, train_config, grid)
+        replies = session.ask(grid, messages, f"in round {number}")
+        seen = session.sightings(number, arrays, replies, strategy.reply_kind)
+        new, metrics = strategy.aggregate_train(number, replies)
+        session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
+        session.trained += sum(len(ids) for ids in session.sampled.values())
+        session.tell(seen)  # after the release, which nobody who reads along can delay or prevent
+        if new is not None:
+            result.arrays = arrays = new
+        if metrics is not None:
+            result.train_metrics_clientapp[number] = metrics
+        asked = list(strategy.configure_evaluate(number, arrays, evaluate_config, grid))
+        answers = session.ask(grid, asked, f"to evaluate after round {number}", needed=False)
+        scores = strategy.aggregate_evaluate(number, answers) if asked else None
+        if scores is not None:
+            result.evaluate_metrics_clientapp[number] = scores
+        if evaluate_fn and (own := evaluate_fn(number, arrays)) is not None:
+            result.evaluate_metrics_serverapp[number] = own
+        if on_round:
+            on_round(number, session.boundary.billboards, dict(scores or {}))
+    return result
