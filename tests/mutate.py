@@ -71,7 +71,8 @@ def copy_to(tree: Path) -> None:
     for folder in MAPPED:
         shutil.copytree(ROOT / folder, tree / "fedpriv" / folder, ignore=skip)
     shutil.copytree(ROOT / "tests", tree / "tests", ignore=skip)
-    shutil.copy(ROOT / "pyproject.toml", tree)
+    for name in ("pyproject.toml", "CONTRIBUTING.md"):  # whose examples some tests run
+        shutil.copy(ROOT / name, tree)
 
 
 def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int, str]:

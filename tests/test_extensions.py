@@ -15,15 +15,13 @@ import torch
 from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
-from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, scenarios
+from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, clients, scenarios
 from fedpriv.cli import main
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, Ragged, State, broadcast
 from fedpriv.config import apply
 from fedpriv.privacy import Release, RenyiFilter, epsilon
 from fedpriv.privacy.declaration import Declaration
-from fedpriv.privacy.entropy import ReproducibleEntropy
-from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runs import read_config
@@ -41,13 +39,18 @@ class Wider(Release):
 
 
 @pytest.mark.parametrize("changes", [{"mechanism": "laplace"}, {"sampling_name": "shuffled"}], ids=str)
-def test_a_new_kind_of_release_is_refused_until_it_has_formulas(changes: dict[str, Any]) -> None:
+def test_a_new_kind_of_release_is_refused_until_it_has_formulas(changes: dict[str, Any], tmp_path: Path) -> None:
     values = {"noise_multiplier": 1.0, "sampling_name": "poisson", "rate": 0.1, "clipping_norm": 1.0}
     release = Wider(**{**values, **changes})
     with pytest.raises(NoGuarantee, match="no formula"):
         epsilon([release], 1e-5)
     with pytest.raises(NoGuarantee, match="no formula"):
         RenyiFilter.for_budget(1.0, 1e-5).cost({release: 1})
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.register("people", fingerprint="f", num_tasks=10, declared="benchmark")
+    with pytest.raises(NoGuarantee, match="no formula"):
+        ledger.charge("people", "run", 1, "", release)
+    assert ledger.entries("people") == []
 
 
 class Odd(ClientAlgorithm):
@@ -196,18 +199,24 @@ def test_a_billboard_that_nodes_cannot_read_is_not_charged(tmp_path: Path, how: 
     assert ledger.entries(ledger.populations()[0]) == []
 
 
-def test_the_mechanism_of_the_contributing_page_runs(tmp_path: Path) -> None:
+def test_the_client_of_the_contributing_page_runs_as_the_page_says(tmp_path: Path, monkeypatch: Any) -> None:
     page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
-    code = next(block for block in page.split("```python\n")[1:] if block.startswith('"""How many tasks vote'))
-    module = ModuleType("votes")
-    sys.modules["votes"] = module
-    exec(code.split("```")[0], module.__dict__)
-    ledger = Ledger(tmp_path / "ledger.sqlite")
-    ledger.register("people", fingerprint="f", num_tasks=10, declared="benchmark", budget=None)
-    journal = Journal(ledger, "people", "run")
-    noisy_votes = module.noisy_votes(np.eye(10, 3), 2.0, ReproducibleEntropy(1), journal, 1)
-    assert noisy_votes.shape == (3,)
-    assert len(ledger.entries("people")) == 1
+    section = page.split("### A client algorithm\n")[1].split("\n### ")[0]
+    module = ModuleType("fedpriv.clients.interpolated")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    exec(section.split("```python\n")[1].split("```")[0], module.__dict__)
+    monkeypatch.setattr(clients, "Interpolated", module.Interpolated, raising=False)
+    monkeypatch.setattr(clients, "__all__", [*clients.__all__, "Interpolated"])
+    words = next(part for part in section.split("`") if part.startswith("fedpriv run")).split()[1:]
+    short = ["--set", "strategy.rounds=2", "--set", "data.tasks=20", "--set", "run.grid=in-process"]
+    monkeypatch.setattr(sys, "argv", ["fedpriv", *words, *short, "--reproduce", "1", "--out", str(tmp_path / "run")])
+    main()
+    said = read_config(tmp_path / "run")["client"]
+    assert (said["name"], said["share"]) == ("interpolated", 0.7)
+    # A mixture of nothing of one's own is the billboard.
+    for share, same in ((0.0, True), (1.0, False)):
+        found = experiment(toy_tasks(5), client=module.Interpolated(share=share)).run(reproduce=0).diagnostics.loss
+        assert (found.personal == pytest.approx(found.billboard, rel=1e-6)) == same
 
 
 def test_the_server_step_of_the_contributing_page_runs_as_the_page_says(tmp_path: Path, monkeypatch: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,8 @@ import pytest
 from helpers import toy_tasks
 from test_billboard import experiment
 
-from fedpriv import BudgetExceeded, InputError, NoGuarantee, Target
+from fedpriv import InputError, NoGuarantee, Target, strategies
+from fedpriv.cli import main
 from fedpriv.privacy import (
     Entropy,
     GdpFilter,
@@ -298,16 +300,30 @@ def votes(to: Journal, scale: float, number: int, entropy: Entropy | None = None
     return VOTES.noisy_votes(np.eye(10, 3), scale, entropy or SystemEntropy(), to, number)
 
 
-def test_the_page_does_what_it_says(tmp_path: Path) -> None:
-    to = journal(tmp_path)
-    assert votes(to, 2.0, 1).shape == (3,)
-    spent = epsilon(to.ledger.counts("people"), 1e-3)
-    assert (round(spent.value, 3), spent.accountant) == (0.498, "pld")
-    with pytest.raises(BudgetExceeded, match=r"may spend epsilon 1 .* take 4\.045[0-9]+ times its budget"):
-        votes(to, 0.5, 2)
-    assert len(to.ledger.entries("people")) == 1
-    described = to.ledger.describe("people", 1e-3)
-    assert described["spent"]["add/remove"] == spent.value
+def test_the_mechanism_of_the_contributing_page_runs(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    ledger.register("people", fingerprint="f", num_tasks=10, declared="benchmark", budget=None)
+    journal = Journal(ledger, "people", "run")
+    noisy_votes = VOTES.noisy_votes(np.eye(10, 3), 2.0, ReproducibleEntropy(1), journal, 1)
+    assert noisy_votes.shape == (3,)
+    assert len(ledger.entries("people")) == 1
+
+
+def test_the_page_does_what_it_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+    tried = page.split("### A mechanism with a cost of its own\n")[1].split("```python\n")[2].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    exec(tried, dict(VOTES.__dict__))
+    _, spent, refused = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"Epsilon\(value=0.498\d*, accountant='pld'\)", spent)
+    assert "may spend epsilon 1 " in refused
+    assert "this would take 4.045" in refused
+    ledger = Ledger(tmp_path / "votes.sqlite")
+    assert len(ledger.entries("people")) == 1
+    described = ledger.describe("people", 1e-3)
+    assert described["spent"]["add/remove"] == epsilon([laplace(2.0)], 1e-3).value
     assert described["left"]["within"]
 
 
@@ -389,13 +405,25 @@ def test_a_run_refuses_a_release_that_is_not_in_its_plan() -> None:
 # --- a participation scheme without a row --------------------------------------------------------------------------
 
 
-def test_a_scheme_that_the_table_does_not_know_is_refused_before_anything_is_asked(tmp_path: Path) -> None:
-    wards = written('"""A billboard whose participants come by wards', "wards")
+def test_a_scheme_that_the_table_does_not_know_is_refused_before_anything_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The page's file, its command, and the sentence that it shows."""
+    wards = written('"""A billboard whose participants come by wards', "fedpriv.strategies.wards")
     page = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
     strategy = wards.Wards(clipping_norm=1.0, noise_multiplier=2.0, rounds=2, sampling_rate=0.5)
     with pytest.raises(NoGuarantee, match="with 'by-ward' sampling: accounted are poisson") as caught:
         experiment(toy_tasks(5), strategy=strategy).run(tmp_path / "run")
     assert f"\n{caught.value}\n" in page
+    monkeypatch.setattr(strategies, "Wards", wards.Wards, raising=False)
+    monkeypatch.setattr(strategies, "__all__", [*strategies.__all__, "Wards"])
+    command = "fedpriv run pmtl --set strategy.name=wards"
+    assert f"`{command}` stops" in page
+    monkeypatch.setattr(sys, "argv", [*command.split(), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2
+    assert str(caught.value) in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "run").exists()
 
 
