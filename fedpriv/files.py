@@ -4,14 +4,38 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["private_directory", "replacing", "sync_directory", "write_private_line", "writing"]
+__all__ = ["kept_secret", "private_directory", "replacing", "sync_directory", "write_private_line", "writing"]
+
+
+def kept_secret(path: Path) -> bytes:
+    """Return 32 random bytes that a private file keeps; made when they are first asked for.
+
+    Raises
+    ------
+    ComponentFailure
+        The file is damaged, or cannot be written.
+    """
+    if not path.exists():
+        with writing(path), tempfile.NamedTemporaryFile(prefix=f".{path.name}.", dir=path.parent) as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+            with suppress(FileExistsError):  # somebody else was faster, and then theirs is the secret
+                os.link(file.name, path)
+            sync_directory(path.parent)
+    found = path.read_bytes()
+    if len(found) != 32 or not any(found):
+        raise ComponentFailure(f"{path}, which holds a secret, is damaged; restore it from a copy.")
+    return found
 
 
 def private_directory(path: Path) -> None:

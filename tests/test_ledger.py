@@ -218,7 +218,7 @@ def test_damaged_and_foreign_files_are_refused_and_kept(tmp_path: Path, ledger: 
     connection.close()
     newer.write_bytes(good)
     connection = sqlite3.connect(newer)
-    connection.execute("PRAGMA user_version = 5")
+    connection.execute("PRAGMA user_version = 6")
     connection.close()
     middle = len(good) // 2
     cases = {

@@ -147,6 +147,8 @@ def _individual(
             {(one.round, one.group): one for one in entries if one.run == folder.run}, found["tasks"]
         )
         for folder in folders
+        # Ids of another version are other people's: there nobody knows who took part.
+        if folder.fingerprint in (None, found["fingerprint"])
     }
     spending = individual_spending(
         [(charges, known.get(run, Participants())) for run, charges in by_run.items()], found["tasks"]

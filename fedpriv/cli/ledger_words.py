@@ -12,7 +12,8 @@ __all__ = ["as_text"]
 def as_text(found: dict[str, Any]) -> str:
     """Return what ``fedpriv ledger show --json`` holds, as a few lines."""
     lines = [
-        f"population {found['population']!r} in {found['ledger']}: {found['tasks']} tasks, {found['declared']} data",
+        f"population {found['population']!r} in {found['ledger']}: {found['tasks']} tasks, {found['declared']} data"
+        + (f", version {len(found['versions'])} of its members" if "versions" in found else ""),
         f"What holds against {found['observer']}, at delta {found['delta']:.3g} ({found['delta_of']}):",
     ]
     if found["spent"] is not None:

@@ -282,6 +282,7 @@ class _Run:
             budget=experiment.budget,
             budget_filter=experiment.budget_filter,
             planned=self.prepared.resolved.releases(),
+            new_version=bool(experiment.new_version),
         )
         ledger.refuse_read_only()
         ledger.keep_heads()

@@ -124,6 +124,9 @@ class Experiment(Settings):
         Whose budget this run spends; needed for protected data.
     ledger : Path or None
         The ledger of that population; a benchmark run keeps its own in its folder.
+    new_version : bool or None
+        Whether these tasks are the next version of the population: people came or left since its last run. It goes on
+        with its one budget, and all that was charged before counts for everybody.
     budget : Target or None
         What the population may spend over all runs; fixed when it is first registered.
     budget_filter : {"renyi", "gdp"}
@@ -155,6 +158,7 @@ class Experiment(Settings):
     report: bool = True
     population: str | None = None
     ledger: Path | None = None
+    new_version: bool | None = None
     budget: Target | None = None
     budget_filter: FilterName = "renyi"
 

@@ -1,10 +1,10 @@
 """The chain over a ledger: each link's hash covers the link before it and all that its record says.
 
-A record is a population as it was entered, or an entry as it was charged; a link is the SHA-256 of the hash before and
-the record as JSON (of a release, the SHA-256 of its text). So the hash of the last link, the *head*, covers every value
-that an answer of the ledger depends on, and whoever has seen a head can tell a ledger that goes on from it from one
-that does not. Whoever writes all links and all heads anew is not found out: the chain finds copies that were put back
-and values that were changed, it does not stop a forger.
+A record is a population as it was entered, a later version of its members, or an entry as it was charged; a link is the
+SHA-256 of the hash before and the record as JSON (of a release, the SHA-256 of its text). So the hash of the last link,
+the *head*, covers every value that an answer of the ledger depends on, and whoever has seen a head can tell a ledger
+that goes on from it from one that does not. Whoever writes all links and all heads anew is not found out: the chain
+finds copies that were put back and values that were changed, it does not stop a forger.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 import json
 import re
 import sqlite3
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +28,7 @@ LINKS = "CREATE TABLE links (number INTEGER PRIMARY KEY, entry INTEGER, populati
 """The table that holds them; each has an entry or a population."""
 
 _POPULATION = "SELECT name, fingerprint, num_tasks, declared, budget, filter_order, filter FROM populations"
+_MEMBERS = "SELECT population, version, fingerprint, num_tasks, entered_at FROM members"
 _ENTRY = "e.id, e.population, e.run, e.round, e.part, e.digest, e.charged_at"
 _START = "0" * 64
 _encoded = json.JSONEncoder(separators=(",", ":")).encode
@@ -99,11 +101,19 @@ def on_chain(connection: sqlite3.Connection, seen: Head) -> bool:
 
 
 def append_links(connection: sqlite3.Connection, *populations: str) -> None:
-    """Link populations, then all entries that have no link yet, in the order in which they were charged."""
+    """Link populations, then all entries that have no link yet, in the order in which they were charged.
+
+    Of a population that is linked already, the next version of its members is.
+    """
     at = head_of(connection)
     for name in populations:
-        record = connection.execute(f"{_POPULATION} WHERE name = ?", (name,)).fetchone()
-        at = _add(connection, at, (None, name), ["population", *record])
+        before = "SELECT count(*) FROM links WHERE population = ?"
+        (version,) = connection.execute(before, (name,)).fetchone()
+        if version:
+            found = connection.execute(f"{_MEMBERS} WHERE population = ? AND version = ?", (name, version + 1))
+        else:
+            found = connection.execute(f"{_POPULATION} WHERE name = ?", (name,))
+        at = _add(connection, at, (None, name), ["members" if version else "population", *found.fetchone()])
     last = connection.execute("SELECT entry FROM links WHERE entry IS NOT NULL ORDER BY number DESC LIMIT 1").fetchone()
     rows = connection.execute(
         f"SELECT r.release, {_ENTRY} FROM entries e LEFT JOIN releases r ON r.id = e.release "  # noqa: S608 (our own words)
@@ -117,23 +127,26 @@ def append_links(connection: sqlite3.Connection, *populations: str) -> None:
 def broken_link(connection: sqlite3.Connection) -> str | None:
     """Say what is wrong with the chain, or with a record that it covers; None if nothing is."""
     populations = {row[0]: row for row in connection.execute(_POPULATION)}
+    records = {(name, 1): ["population", *row] for name, row in populations.items()}
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'members'").fetchone() is not None:
+        records |= {(row[0], row[1]): ["members", *row] for row in connection.execute(_MEMBERS)}
     releases = {number: _digest(text) for number, text in connection.execute("SELECT id, release FROM releases")}
     rows = connection.execute(
         f"SELECT l.number, l.entry, l.population, l.hash, e.release, {_ENTRY} FROM links l "  # noqa: S608 (our own words)
         "LEFT JOIN entries e ON e.id = l.entry ORDER BY l.number"
     )
-    at, entries, names = Head(0, _START), 0, set()
+    at, entries, names = Head(0, _START), 0, Counter[str]()
     for number, entry, name, stated, release, *values in rows:
         if number != at.number + 1:
             return f"link {at.number + 1} of its chain is gone"
         if (entry is None) == (name is None):
             return f"link {number} of its chain was changed after it was written"
         if entry is None:
-            record = populations.get(name)
-            if record is None or name in names:
+            names[name] += 1
+            record = records.get((name, names[name]))
+            if record is None:
                 return f"the row of population {name!r} was taken away, or stands in the chain twice"
-            names.add(name)
-            hash = _next(at.hash, ["population", *record])
+            hash = _next(at.hash, record)
             who = f"population {name!r}"
         else:
             entries += 1
@@ -147,8 +160,9 @@ def broken_link(connection: sqlite3.Connection) -> str | None:
     (there,) = connection.execute("SELECT count(*) FROM entries").fetchone()
     if there != entries:
         return f"{there} entries are there and {entries} were charged, so another program added some"
-    if names != set(populations):
-        return f"population {sorted(set(populations) - names)[0]!r} was entered by another program"
+    strange = sorted(name for name, version in records if version > names[name])
+    if strange:
+        return f"population {strange[0]!r} was entered by another program"
     return None
 
 

@@ -32,6 +32,7 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     guards = LedgerFile.guards(version)
     tables = _PARTS | ({("table", "links")} if version > 3 else set())
+    tables |= {("table", "members")} if version > 4 else set()
     for kind, name in sorted((tables | {("trigger", guard) for guard in guards}) - there):
         yield f"the {kind} {name!r} is missing, so somebody changed the file with another program"
     for (kind, name), text in sorted(parts.items()):

@@ -6,6 +6,7 @@ over-charged, never under-charged. Asking never changes anything.
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import stat
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fedpriv.errors import BudgetExceeded, InputError
+from fedpriv.files import kept_secret
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import Accountant, Epsilon, counted_in_full, epsilon, shared_relations
 from fedpriv.privacy.chain import append_links
@@ -101,8 +103,12 @@ class Ledger:
         budget: Target | None = None,
         budget_filter: FilterName = "renyi",
         planned: Mapping[Release, int] | None = None,
+        new_version: bool = False,
     ) -> None:
         """Enter a population, or check that it is the one that was entered before.
+
+        People who come or leave between runs make a new version of a population, which says so: its budget stays, and
+        all that was charged to earlier versions counts for it.
 
         Parameters
         ----------
@@ -121,6 +127,8 @@ class Ledger:
         planned : mapping or None
             What shall be charged to it first. A filter that cannot pay for such releases is not entered: it would
             stay.
+        new_version : bool
+            Whether another list of tasks than the newest one is meant to be the next version of this population.
 
         Raises
         ------
@@ -149,24 +157,22 @@ class Ledger:
         if self.path.exists():
             with self._file.read() as connection:
                 known = find_population(connection, population)
-            if known is not None:
-                self._same(population, known, wanted)
+            if known is not None and self._same(population, known, wanted, new_version=new_version):
                 return
         self._file.create()
         with self._file.write() as connection:
             known = find_population(connection, population)
-            if known is not None:
-                self._same(population, known, wanted)
+            if known is not None and self._same(population, known, wanted, new_version=new_version):
                 return
-            twin = connection.execute(
-                "SELECT name FROM populations WHERE fingerprint = ? AND declared = 'protected' AND name <> ?",
-                (fingerprint, population),
-            ).fetchone()
-            if twin is not None:
-                raise InputError(
-                    f"ledger: the tasks of {population!r} are those of {twin[0]!r}, which has a budget of its own "
-                    f"here; a second name would spend it twice. Use {twin[0]!r}."
+            self._refuse_twin(connection, population, fingerprint)
+            if known is not None:
+                self._file.add_members(connection)
+                connection.execute(
+                    "INSERT INTO members (population, version, fingerprint, num_tasks) VALUES (?, ?, ?, ?)",
+                    (population, len(known.versions) + 1, fingerprint, num_tasks),
                 )
+                append_links(connection, population)
+                return
             stored = budget.model_dump_json() if budget is not None else None
             self._file.upgrade(connection)
             connection.execute(
@@ -174,6 +180,15 @@ class Ledger:
                 (population, fingerprint, num_tasks, declared, stored, order, chosen),
             )
             append_links(connection, population)
+
+    def salt(self, population: str) -> bytes:
+        """Return the salt under which names of a population are hashed; made when it is first asked for.
+
+        It is kept in a private file beside the ledger. Whoever has it can test names against hashes.
+        """
+        check_name(population)
+        name = hashlib.sha256(population.encode()).hexdigest()[:16]
+        return kept_secret(Path(f"{self.path.resolve()}.{name}.salt"))
 
     def follow(self, path: Path) -> None:
         """Keep the newest head also in a file of one's own, and refuse a ledger that does not go on from it.
@@ -464,14 +479,31 @@ class Ledger:
                 "under-counted."
             )
 
-    def _same(self, population: str, known: Population, wanted: Population) -> None:
-        for name in ("fingerprint", "num_tasks", "declared"):
+    def _refuse_twin(self, connection: sqlite3.Connection, population: str, fingerprint: str) -> None:
+        """Refuse tasks that spend another budget here already."""
+        protected = "FROM populations WHERE declared = 'protected' AND name <> ?"
+        for (name,) in connection.execute(f"SELECT name {protected}", (population,)).fetchall():
+            other = find_population(connection, name)
+            if other is not None and fingerprint in dict(other.versions):
+                raise InputError(
+                    f"ledger: the tasks of {population!r} are those of {name!r}, which has a budget of its own "
+                    f"here; a second name would spend it twice. Use {name!r}."
+                )
+
+    def _same(self, population: str, known: Population, wanted: Population, *, new_version: bool) -> bool:
+        """Refuse what differs from what was entered; tell whether the members are those of the newest version."""
+        same = (known.fingerprint, known.num_tasks) == (wanted.fingerprint, wanted.num_tasks)
+        accepted = same or (known.fingerprint != wanted.fingerprint and new_version)
+        for name in ("declared",) if accepted else ("fingerprint", "num_tasks", "declared"):
             before, now = getattr(known, name), getattr(wanted, name)
             if before != now:
                 raise InputError(
                     f"ledger {self.path}: this is the ledger of another population under the id "
-                    f"{population!r}: {name!r} was {before!r}, got {now!r}; use another id or another ledger."
+                    f"{population!r}: {name!r} was {before!r}, got {now!r}; use another id or another ledger. If "
+                    "people came or left since, run.new_version = true makes these tasks the next version of that "
+                    "population, which goes on with its budget."
                 )
+        check_delta(known.delta, wanted.num_tasks)
         if known.budget != wanted.budget:
             raise InputError(
                 f"ledger {self.path}: the budget of population {population!r} was {known.budget!r}, got "
@@ -482,6 +514,7 @@ class Ledger:
                 f"ledger {self.path}: the budget of population {population!r} is cut off by the filter "
                 f"{known.filter_name!r}, got {wanted.filter_name!r}; a filter may not change once it is entered."
             )
+        return same
 
     def _refuse_excess(
         self, connection: sqlite3.Connection, population: str, run: str, known: Population, charged: Charged

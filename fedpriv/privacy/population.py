@@ -30,6 +30,7 @@ __all__ = [
     "describe_population",
     "divergence",
     "find_population",
+    "of_version",
     "release_from",
 ]
 
@@ -49,9 +50,9 @@ class Population:
     Attributes
     ----------
     fingerprint : str
-        Digest of its list of tasks.
+        Digest of its list of tasks, in its newest version.
     num_tasks : int
-        Number of its tasks.
+        Number of its tasks, in its newest version.
     declared : str
         "benchmark" or "protected".
     budget : Target or None
@@ -60,6 +61,10 @@ class Population:
         Which filter cuts off the budget; None without a budget.
     order : float or None
         Order of a Renyi filter, fixed when the population was entered.
+    versions : tuple of (str, int)
+        Fingerprint and number of tasks of all versions of its members, the first one first. They have one budget, with
+        the delta that it had for the first, and everything that was charged to any of them counts for all: whoever
+        stays keeps what they spent, and whoever comes is counted as if they had always been there, the safe side.
     """
 
     fingerprint: str
@@ -68,6 +73,7 @@ class Population:
     budget: Target | None
     filter_name: str | None
     order: float | None
+    versions: tuple[tuple[str, int], ...] = ()
 
     def check(self) -> None:
         """Refuse what nobody can have entered (InputError)."""
@@ -96,12 +102,14 @@ class Population:
             "fingerprint": self.fingerprint,
             "declared": self.declared,
             "budget": budget,
+            **({"versions": [list(one) for one in self.versions]} if len(self.versions) > 1 else {}),
         }
 
     @property
     def delta(self) -> float:
         """The budget's delta, or the default of a population of this size."""
-        return self.budget.delta_for(self.num_tasks) if self.budget else default_delta(self.num_tasks)
+        first = self.versions[0][1] if self.versions else self.num_tasks
+        return self.budget.delta_for(first) if self.budget else default_delta(self.num_tasks)
 
     @property
     def filter(self) -> BudgetFilter | None:
@@ -109,6 +117,13 @@ class Population:
         if self.budget is None or self.filter_name is None:
             return None
         return filter_for(self.filter_name, self.order, self.budget.epsilon, self.delta, self.budget.relation)
+
+
+def of_version(entered: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:
+    """Return what was entered, with the tasks of the version that has this fingerprint; of the newest if none has."""
+    tasks = dict(entered.get("versions", ()))
+    own = {} if fingerprint not in tasks else {"fingerprint": fingerprint, "tasks": tasks[fingerprint]}
+    return {**entered, **own}
 
 
 def check_name(population: str) -> None:
@@ -148,7 +163,11 @@ def find_population(connection: sqlite3.Connection, name: str) -> Population | N
         return None
     try:
         budget = None if row[3] is None else Target(**json.loads(row[3]))
-        found = Population(row[0], row[1], row[2], budget, row[4], row[5])
+        versions = [(row[0], row[1])]
+        if version > 4:
+            asked = "SELECT fingerprint, num_tasks FROM members WHERE population = ? ORDER BY version"
+            versions += connection.execute(asked, (name,)).fetchall()
+        found = Population(*versions[-1], row[2], budget, row[4], row[5], tuple(versions))
         found.check()
     except (ValueError, TypeError) as error:
         raise ComponentFailure(f"the ledger's row of population {name!r} is damaged ({error}); {RESTORE}") from None

@@ -6,9 +6,10 @@ power failure could undo a charge whose release is already out. A write-ahead lo
 to the folder.
 
 Version 2 says which filter cuts off a population's budget; in version 1 all were Renyi filters. Version 3 guards
-populations and releases against changes as entries were before. Version 4 has a chain
-(:mod:`fedpriv.privacy.chain`). An older file is read as it is, and becomes one of the newest version when something is
-written to it, unless somebody has seen a chain there: then it is an older copy.
+populations and releases against changes as entries were before. Version 4 has a chain (:mod:`fedpriv.privacy.chain`).
+Version 5 holds the versions of a population's members; a file becomes one when it gets such a version, so that others
+stay readable for an earlier fedpriv. An older file is read as it is, and becomes one of the newest version when
+something is written to it, unless somebody has seen a chain there: then it is an older copy.
 
 Whatever is asked or written, the chain is followed first, and every head that somebody has seen must be on it: that of
 the file beside the ledger (``NAME.head``), those that a run keeps (:meth:`LedgerFile.follow`), and what this object has
@@ -36,6 +37,7 @@ __all__ = ["LedgerFile"]
 _APPLICATION = 0x46504C47  # "FPLG"
 _VERSION = 4
 _CHAINED = 4
+_MEMBERS = 5
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -82,6 +84,18 @@ _GUARDS_4 = (
     "CREATE TRIGGER links_once BEFORE INSERT ON links WHEN NEW.number IN (SELECT number FROM links) "
     "BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
 )
+_MEMBERS_TABLE = """\
+CREATE TABLE members (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    population TEXT NOT NULL REFERENCES populations(name),
+    version INTEGER NOT NULL CHECK (version > 1),
+    fingerprint TEXT NOT NULL,
+    num_tasks INTEGER NOT NULL,
+    entered_at TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
+    UNIQUE (population, version)
+) STRICT;
+"""
+_GUARDS_5 = tuple(guard.replace("links", "members").replace("number", "id") for guard in _GUARDS_4)
 _NEW = (_SCHEMA, *_GUARDS_3, LINKS, *_GUARDS_4)
 
 _TICK = 50_000_000
@@ -219,6 +233,7 @@ class LedgerFile:
         """Return the triggers that keep rows as they were written in a file of this version: by name, their text."""
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
             guards = (*(_GUARDS_3 if version > 2 else ()), *((LINKS, *_GUARDS_4) if version >= _CHAINED else ()))
+            guards += (_MEMBERS_TABLE, *_GUARDS_5) if version >= _MEMBERS else ()
             connection.executescript(_SCHEMA + "".join(guards))
             return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
 
@@ -326,6 +341,14 @@ class LedgerFile:
         if version < _VERSION:
             connection.execute(f"PRAGMA user_version={_VERSION}")
 
+    @classmethod
+    def add_members(cls, connection: sqlite3.Connection) -> None:
+        """Make room for versions of members, as part of the transaction at work."""
+        cls.upgrade(connection)
+        if _version(connection) < _MEMBERS:
+            for statement in (_MEMBERS_TABLE, *_GUARDS_5, f"PRAGMA user_version={_MEMBERS}"):
+                connection.execute(statement)
+
     def _refuse_missing(self) -> None:
         if not self.path.is_file():
             raise InputError(
@@ -344,9 +367,9 @@ class LedgerFile:
             raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
         if version < 1:
             raise self._damaged(f"version {version}, which no fedpriv ever wrote")
-        if version > _VERSION:
+        if version > _MEMBERS:
             raise InputError(
-                f"ledger {self.path}: version {version} is newer than version {_VERSION}, which this fedpriv "
+                f"ledger {self.path}: version {version} is newer than version {_MEMBERS}, which this fedpriv "
                 "knows; upgrade fedpriv."
             )
         if not chained:

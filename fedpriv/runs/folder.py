@@ -362,10 +362,10 @@ def read_config(path: Path) -> dict[str, Any]:
 
 _FREE = {
     *("grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"),
-    *("timeout", "attempts", "task_seconds"),
+    *("timeout", "attempts", "task_seconds", "new_version"),
 }
-"""Settings of [run] that change no result, only what is scored at the end, or how long nodes are waited for: a run may
-go on under other ones."""
+"""Settings of [run] that change no result, only what is scored at the end, how long nodes are waited for, or what was
+said once: a run may go on under other ones."""
 
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:

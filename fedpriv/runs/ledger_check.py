@@ -9,6 +9,7 @@ from typing import Any
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.privacy.population import of_version
 from fedpriv.privacy.run_guarantees import RunGuarantees, guarantees_of_run
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs.atomic import damage_said
@@ -73,7 +74,7 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
         population,
         folder.run,
         delta=delta,
-        num_tasks=entered["tasks"],
+        num_tasks=of_version(entered, folder.fingerprint)["tasks"],
         relation=relation,
         reproduction=bool(reproduction),
     )

@@ -18,6 +18,7 @@ from fedpriv.privacy.individual import Participants
 from fedpriv.privacy.journal import Boundary
 from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.population import of_version
 from fedpriv.privacy.target import Target
 from fedpriv.runs import BoundaryStore, read_config
 from fedpriv.runs.atomic import damage_said
@@ -208,10 +209,18 @@ class Folder:
                     "charged: what it counts is not what was released"
                 )
 
+    @property
+    def fingerprint(self) -> str | None:
+        """Of the run's tasks, as far as the folder says it."""
+        stated = {} if self._finished is None else self._finished.stated
+        found = self._section("data").get("fingerprint", stated.get("fingerprint"))
+        return None if found is None else str(found)
+
     def _other_population(self, population: Mapping[str, Any]) -> Iterator[str]:
         """Yield a sentence for what the run knew differently of its population."""
         stated = {} if self._finished is None else dict(self._finished.stated)
-        stated["fingerprint"] = self._section("data").get("fingerprint", stated.get("fingerprint"))
+        stated["fingerprint"] = self.fingerprint
+        population = of_version(population, self.fingerprint)
         for name, words in (("fingerprint", "their fingerprint"), ("tasks", "their number"), ("declared", "declared")):
             if stated.get(name) not in (None, population[name]):
                 yield (

@@ -72,14 +72,16 @@ class Spending:
                 f"the population {experiment.population!r} must have the same tasks in all runs, and they change "
                 "with the grid or the seed; leave data.* out of the grid and fix the partition with --set data.seed=0."
             )
-        account.ledger.register(
-            experiment.population,
-            fingerprint=fingerprint,
-            num_tasks=len(experiment.tasks),
-            declared=experiment.declared,
-            budget=experiment.budget,
-            budget_filter=experiment.budget_filter,
-        )
+        # Only a run itself may enter a new version of its population: asking writes nothing.
+        if not experiment.new_version or account.ledger.path != experiment.ledger:
+            account.ledger.register(
+                experiment.population,
+                fingerprint=fingerprint,
+                num_tasks=len(experiment.tasks),
+                declared=experiment.declared,
+                budget=experiment.budget,
+                budget_filter=experiment.budget_filter,
+            )
         left = experiment.strategy.rounds - self._charged(account, folder)
         if left > 0 and not finished:
             account.planned.update(experiment.resolve().releases(left))
