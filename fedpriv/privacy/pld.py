@@ -66,9 +66,11 @@ def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> 
 def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: Relation) -> list[float]:
     """Return delta of events with noise at several finite epsilons; 1 where there is too little of it."""
     worst = [0.0] * len(epsilons)
-    levels = [_composed(events, relation, level) for level in _LEVELS]
+    levels = [_composed(events, relation, _LEVELS[0])]
     if not levels[0]:
         return [1.0] * len(epsilons)
+    if any(one.infinite for one in levels[0]):  # else nothing was cut off, at any level
+        levels += [_composed(events, relation, level) for level in _LEVELS[1:]]
     for direction in zip(*levels, strict=True):
         found = [1.0] * len(epsilons)
         # Which level fits is seen from Chernoff's bound; each gives an upper bound.
