@@ -40,6 +40,7 @@ from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.own_cost import _KNOWN, OwnCost, mechanism
 from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.poisson import bounded_losses
+from fedpriv.privacy.sampling import FullParticipation
 
 ADD, REPLACE, ZERO = Relation.ADD_REMOVE, Relation.REPLACE_ONE, Relation.ZERO_OUT
 GAUSS = Release(noise_multiplier=4.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
@@ -440,6 +441,32 @@ def test_a_scheme_that_the_table_does_not_know_is_refused_before_anything_is_ask
     assert stopped.value.code == 2
     assert str(caught.value) in capsys.readouterr().err.replace("\n", " ")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_scheme_in_the_table_is_not_charged_as_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    wards = written('"""A billboard whose participants come by wards', "fedpriv.strategies.wards")
+    rows = tuple(replace(row, samplings=(*row.samplings, "by-ward")) for row in claims.CLAIMS)
+    monkeypatch.setattr(claims, "CLAIMS", rows)
+    common = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "rounds": 2, "sampling_rate": 0.5}
+    with pytest.raises(NoGuarantee, match="chosen by 'by-ward', and a round would be charged as 'poisson'"):
+        wards.Wards(**common).resolve(20)
+
+    class Turns(wards.ByWard):  # type: ignore[name-defined, misc]
+        def sampling_of(self, num_tasks: int, *, counted: bool) -> Any:
+            return Named()
+
+    class Named(FullParticipation):
+        name = "turns"
+
+    plan = wards.Wards(**common).plan
+    monkeypatch.setattr(claims, "CLAIMS", tuple(replace(row, samplings=(*row.samplings, "turns")) for row in rows))
+    assert replace(plan, participation=Turns()).participation.scheme(20, counted=False) == "turns"
+    resolved = replace(plan, participation=Turns()).resolve({"all": 20})
+    with pytest.raises(InputError, match="'sampling_name' must be 'poisson'"):  # it has no formulas yet
+        resolved.releases()
+    # Limits are kept whoever chooses.
+    limited = replace(plan, participation=wards.ByWard(sampling_rate=0.5, min_separation=2))
+    assert limited.resolve({"all": 20}).stream is not None
 
 
 def test_a_strategy_cannot_choose_beside_its_plan() -> None:

@@ -112,14 +112,14 @@ class Participation:
         """Return how tasks are chosen by the name that the table of claims may know.
 
         A class that chooses in its own way has its own name, in kebab-case: the formulas of others are not borrowed.
+        Under limits it does not matter who chooses, because the limits alone are accounted for, and checked.
         """
-        if type(self).choose is not Participation.choose:
-            return kebab(type(self).__name__)
         if self.limited:
             return "limited"
         sampling = self.sampling_of(num_tasks, counted=counted)
         known = type(sampling) in get_args(Sampling)
-        return sampling.name if known else kebab(type(sampling).__name__)
+        name = sampling.name if known else kebab(type(sampling).__name__)
+        return name if type(self).choose is Participation.choose else kebab(type(self).__name__)
 
     def expected(self, num_tasks: int) -> float:
         """Return how many tasks of a group of this size take part in a round: a public constant."""

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.errors import InputError
+from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
@@ -32,7 +32,7 @@ from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.metrics import Metrics, metrics_norm, metrics_release
 from fedpriv.privacy.participation import Participation
-from fedpriv.privacy.sampling import FullParticipation, Sampling
+from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FullParticipation, Sampling
 from fedpriv.privacy.stream import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
@@ -282,7 +282,13 @@ class PrivacyPlan:
         if mechanism is not None:
             seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
             for size in sizes.values():
-                claim(*seen, NoiseAt(mechanism.noise_at), self.participation.scheme(size, counted=self.at_node))
+                name, charged = self.participation.scheme(size, counted=self.at_node), self.sampling_of(size).name
+                claim(*seen, NoiseAt(mechanism.noise_at), name)
+                if name not in ("limited", FIXED_SIZE, COUNTED, charged):
+                    raise NoGuarantee(
+                        f"tasks are chosen by {name!r}, and a round would be charged as {charged!r}; let 'sampling_of' "
+                        "return a sampling of that name."
+                    )
             stream = self.participation.stream(sizes, self.rounds, banded=mechanism.noise == "banded")
             self._check_groups(mechanism, sizes)
         delta = self.delta(sum(sizes.values()))
