@@ -21,7 +21,7 @@ from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Ragged
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.report.reader import read_run
-from fedpriv.runs.finished import read_summary
+from fedpriv.runs.finished import read_record
 
 
 def mine(**changes: Any) -> Any:
@@ -54,11 +54,11 @@ def edit(folder: Path) -> None:
 def test_an_edited_summary_is_no_guarantee(tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = mine().run(run)
-    assert read_summary(run)["guarantee"] == first.summary["guarantee"]
+    assert read_record(run).guarantee.to_json() == first.summary["guarantee"]
     assert read_run(run).summary.guarantee.epsilon == first.guarantee.epsilon
     edit(run)
     readers: list[Callable[[], Any]] = [lambda: mine().run(run, resume=True), lambda: read_run(run)]
-    for reader in [*readers, lambda: read_summary(run)]:
+    for reader in [*readers, lambda: read_record(run)]:
         with pytest.raises(InputError, match=r"not the file that the run wrote.*delete it and go on"):
             reader()
     (run / "summary.json").unlink()

@@ -23,8 +23,9 @@ from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy import Ledger
 from fedpriv.report import read_run, write_report
-from fedpriv.runs.finished import read_summary
+from fedpriv.runs.finished import read_record
 from fedpriv.runs.ledger_check import check_finished
+from fedpriv.runs.record import RunRecord, plain
 from fedpriv.scenarios import scenario
 from fedpriv.strategies import Silent
 from fedpriv.sweep.jobs import Job, run_job
@@ -126,7 +127,7 @@ def test_no_number_is_printed_of_a_run_whose_ledger_says_otherwise(run: Path, fe
     mine = job(run)
     for ask in (
         lambda: run_job(mine, build_experiment),
-        mine.summary,
+        mine.record,
         lambda: read_run(run),
     ):
         with pytest.raises((InputError, ComponentFailure), match=words):
@@ -136,12 +137,12 @@ def test_no_number_is_printed_of_a_run_whose_ledger_says_otherwise(run: Path, fe
 
 @pytest.mark.parametrize(("table", "column"), columns())
 def test_no_value_of_the_ledger_may_be_another(run: Path, table: str, column: str) -> None:
-    check_finished(run, read_summary(run))
+    check_finished(run, read_record(run))
     other = f"CASE typeof({column}) WHEN 'text' THEN {column} || '0' WHEN 'null' THEN '2' ELSE {column} + 90 END"
     row = "SELECT max(rowid) FROM"
     alter(run / BOTH[0], f"UPDATE {table} SET {column} = {other} WHERE rowid = ({row} {table})")
     with pytest.raises(ComponentFailure, match="restore it from a backup"):
-        check_finished(run, read_summary(run))
+        check_finished(run, read_record(run))
 
 
 def as_told(run: Path) -> None:
@@ -161,23 +162,41 @@ def edit(run: Path, change: Callable[[dict[str, Any]], None]) -> None:
 @pytest.mark.parametrize("where", ["guarantee", "personal_guarantee"])
 @pytest.mark.parametrize("name", ["epsilon", "epsilon_replace_one"])
 def test_a_summary_that_understates_is_refused_and_made_again_as_told(run: Path, where: str, name: str) -> None:
-    mine, true = job(run), read_summary(run)
+    mine, true = job(run), read_record(run)
     edit(run, lambda summary: summary[where].update({name: 0.999 * summary[where][name]}))
-    for ask in (mine.summary, lambda: run_job(mine, build_experiment), lambda: read_run(run)):
+    for ask in (mine.record, lambda: run_job(mine, build_experiment), lambda: read_run(run)):
         with pytest.raises(InputError, match=r"says epsilon .* where it is .*delete it and go on with --resume"):
             ask()
     as_told(run)
     again = run_job(mine, build_experiment)
-    assert again["guarantee"] == mine.summary()["guarantee"] == true["guarantee"]
+    assert again.guarantee == mine.record().guarantee == true.guarantee
     edit(run, lambda summary: summary["guarantee"].update(delta=0.5))
     with pytest.raises(InputError, match="delta"):
-        mine.summary()
+        mine.record()
+
+
+def written(found: Any) -> str:
+    """Return the text of a JSON value, in which 1 is not 1.0."""
+    return json.dumps(found, sort_keys=True)
+
+
+def test_what_a_run_wrote_is_what_is_read_back_key_by_key(tmp_path: Path) -> None:
+    """Also what only some runs write, an infinite epsilon, and keys of a later version."""
+    for number, changes in enumerate(
+        ({"noise_multiplier": 0.0}, {"metrics": ("personal.loss",), "metrics_epsilon": 1.0})
+    ):
+        folder = tmp_path / str(number)
+        result = experiment(toy_tasks(8), strategy=noisy(rounds=2, **changes), report=False).run(folder)
+        text = (folder / "summary.json").read_text(encoding="utf-8")
+        assert written(json.loads(text)) == written(plain(result.summary)) == written(read_record(folder).to_json())
+        later = {**json.loads(text), "of_a_later_version": [1, {"a": None}]}
+        assert RunRecord.parse(json.dumps(later)).to_json() == later
 
 
 def test_each_group_is_asked_for(tmp_path: Path) -> None:
     """Its epsilon may be understated while the headline, which is the other group's, is not."""
-    result = grouped().run(tmp_path / "run")
-    check_finished(tmp_path / "run", result.summary)
+    grouped().run(tmp_path / "run")
+    check_finished(tmp_path / "run", read_record(tmp_path / "run"))
     edit(tmp_path / "run", lambda summary: summary["group_guarantees"]["group-0"].update(epsilon=0.5))
     with pytest.raises(InputError, match=r"says epsilon 0\.5 "):
         grouped().run(tmp_path / "run", resume=True)
@@ -221,7 +240,7 @@ def test_a_folder_of_an_earlier_version_is_read(run: Path, version: int, fedpriv
     edit(run, lambda summary: [summary.pop(name, None) for name in newer])
     assert fedpriv("run", "pmtl", "--out", "run", "--resume")[0] == 0
     assert read_run(run).unasked is None
-    assert job(run).summary()["rounds"] == 3
+    assert job(run).record().rounds == 3
 
 
 def test_other_runs_may_have_gone_on_and_a_report_says_what_it_could_not_ask(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from test_billboard import experiment, noisy
 
 from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError
 from fedpriv.privacy import Ledger, Release, Target
+from fedpriv.runs.finished import read_record
 from fedpriv.runs.ledger_check import check_finished
 
 BUDGET = Target(epsilon=2.0, relation="replace-one")
@@ -160,7 +161,7 @@ def test_runs_on_both_versions_are_one_account(tmp_path: Path, fedpriv: Any) -> 
     # Nobody knows whose ids the first run's were, so its rounds count for each of the seven.
     assert found["individual"]["rounds_with_participants_assumed"] == 2, found["individual"]
     for name in ("first", "second", "third"):
-        check_finished(tmp_path / name, json.loads((tmp_path / name / "summary.json").read_text()))
+        check_finished(tmp_path / name, read_record(tmp_path / name))
     code, said, error = fedpriv("ledger", "check", str(tmp_path / "first"))
     assert code == 0, said + error
 

@@ -30,6 +30,7 @@ from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure
 from fedpriv.progress import Progress
 from fedpriv.protocol import ALL
+from fedpriv.runs import RunRecord
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
 from fedpriv.statistics import Interval, interval
@@ -288,11 +289,11 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
     results = []
     with Crew(build_experiment, at_once=1) as crew:
         pool = crew._pool
-        for job, summary in crew.run(jobs(tmp_path)):
+        for job, record in crew.run(jobs(tmp_path)):
             idle = pool._idle
             processes = pool.ray.get([shard.process.remote() for shard in idle])
             seen.append(set(processes))
-            results.append((job, summary))
+            results.append((job, record))
             if len(seen) == 3:
                 os.kill(processes[0], signal.SIGKILL)
         with pytest.raises(InputError, match=r"hand it over with run\(pool=\.\.\.\)"):
@@ -300,7 +301,8 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
     assert seen[0] == seen[1] == seen[2]
     assert len(seen[3] & seen[2]) == 1, "one shard was replaced, the other kept"
     assert len(seen[3]) == 2
-    for job, summary in results:
+    for job, record in results:
+        summary = record.to_json()
         alone = build_experiment(apply(job.config, {"run.grid": "in-process"})).run(reproduce=job.reproduce)
         for name, value in alone.billboards[ALL].items():
             found = _last_billboard(job.folder)[name]
@@ -323,7 +325,7 @@ def with_two(jobs: list[Job], build: Any = build_experiment) -> list[dict[str, A
     with Crew(build, at_once=2) as crew:
         check_jobs(jobs, build, prepare=crew.prepare)
         assert crew.at_once == 2
-        return [summary for _, summary in crew.run(jobs)]
+        return [record.to_json() for _, record in crew.run(jobs)]
 
 
 def test_runs_side_by_side_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
@@ -550,20 +552,24 @@ def _last_billboard(folder: Path) -> Any:
 # --- figure ----------------------------------------------------------------------------------------------------------
 
 
-def summary(accuracy: float | None) -> dict[str, Any]:
+def made_up(accuracy: float | None) -> RunRecord:
     models = {"personal": accuracy, "billboard": accuracy, "local_only": None}
-    return {
-        "guarantee": {"epsilon": 1.0, "delta": 1e-5},
-        "diagnostics": {"accuracy": models, "loss": dict.fromkeys(models, 0.5)},
-        "tasks_per_second": 10.0,
-        "seconds": {"rounds": 1.0, "finish": 0.5},
-        "ledger": {"declared": "benchmark"},
-    }
+    words = dict.fromkeys(("notion", "unit", "relation", "observer", "sentence"), "made up")
+    return RunRecord.model_validate(
+        {
+            "format": 1,
+            "guarantee": {**words, "epsilon": 1.0, "delta": 1e-5},
+            "diagnostics": {"accuracy": models, "loss": dict.fromkeys(models, 0.5)},
+            "tasks_per_second": 10.0,
+            "seconds": {"rounds": 1.0, "finish": 0.5},
+            "ledger": {"declared": "benchmark"},
+        }
+    )
 
 
 def drawn(grid: dict[str, list[Any]], accuracy: float | None, out: Path) -> Any:
     plan = Plan("pmtl", "digits", scenario("pmtl").preset(), grid, [0, 1])
-    done = [(job, summary(accuracy)) for job in plan.jobs(out)]
+    done = [(job, made_up(accuracy)) for job in plan.jobs(out)]
     return draw(collect(plan, out, done, 2.0)), collect(plan, out, done, 2.0)
 
 

@@ -86,11 +86,11 @@ def _run(
 ) -> None:
     from fedpriv.runs import read_finished
 
-    if resume and (summary := read_finished(folder, config, about)) is not None:
+    if resume and (record := read_finished(folder, config, about)) is not None:
         from fedpriv.runs.ledger_check import check_finished
 
-        check_finished(folder, summary)
-        _say_finished(summary, folder, as_json=as_json)
+        check_finished(folder, record)
+        _say_finished(record.to_json(), folder, as_json=as_json)
         return
     reproduce = config["run"].pop("reproduce", None)
     with Progress(quiet=as_json), phase("data"):

@@ -135,25 +135,23 @@ def collect(
         Progress(quiet=False, runs=len(jobs)) as progress,
     ):
         check_jobs(jobs, build, data_dir, crew.prepare)
-        for job, summary in crew.run(jobs, progress):
+        for job, record in crew.run(jobs, progress):
             arm, point = job.values["arm"], job.values["point"]
-            found = summary["versions"]
+            found = record.versions
             if versions and found != versions:
                 raise ComponentFailure(
                     f"{job.folder} was made with other versions ({_list(found)}) than the runs before it "
                     f"({_list(versions)}); delete the older ones and start again."
                 )
             versions = found
-            seconds += summary["seconds"]["total"]
-            guarantees[arm, point] = max(
-                guarantees.get((arm, point), summary["personal_guarantee"]),
-                summary["personal_guarantee"],
-                key=lambda one: float(one["epsilon"]),
-            )
-            for model, value in summary["diagnostics"]["accuracy"].items():
+            seconds += record.seconds["total"] or 0.0
+            stated = (record.personal_guarantee or record.guarantee).to_json()
+            before = guarantees.get((arm, point), stated)
+            guarantees[arm, point] = max(before, stated, key=lambda one: float(one["epsilon"]))
+            for model, value in record.diagnostics.accuracy.items():
                 if value is not None:
                     columns.setdefault((arm, point, model), []).append(float(value))
-            for name, number in measures_of(summary).items():
+            for name, number in measures_of(record).items():
                 columns.setdefault((arm, point, name), []).append(number)
     return Evidence(columns, guarantees, seconds, versions)
 

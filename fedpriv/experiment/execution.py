@@ -74,7 +74,7 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
     out = None if options.out is None else Path(options.out)
     if options.resume and out is not None and (done := read_finished(out, stored, options.about)) is not None:
         check_finished(out, done)
-        return RunResult.from_summary(done, out)
+        return RunResult.from_summary(done.to_json(), out)
     prepared = prepare(experiment, reproduced=options.reproduce is not None, started=options.pool is not None)
     if options.on is None and experiment.grid == "auto":
         _LOG.info("%s", prepared.choice)

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from fedpriv.errors import InputError
-from fedpriv.report.schema import MetricLine, Summary
 from fedpriv.runs.finished import check_summary
 from fedpriv.runs.ledger_check import check_finished, ledger_of
+from fedpriv.runs.record import MetricLine, RunRecord
 from fedpriv.settings import sentences
 
 __all__ = ["Run", "read_run"]
@@ -32,7 +32,7 @@ class Run:
     ----------
     path : Path
         The folder.
-    summary : Summary
+    summary : RunRecord
         The validated ``summary.json``.
     metrics : tuple of MetricLine
         The lines of ``metrics.jsonl``, in their order.
@@ -45,7 +45,7 @@ class Run:
     """
 
     path: Path
-    summary: Summary
+    summary: RunRecord
     metrics: tuple[MetricLine, ...]
     configuration: str
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -64,8 +64,7 @@ class Run:
     @property
     def benchmark(self) -> bool:
         """Whether the data were declared a benchmark, so that every run has a ledger of its own."""
-        ledger = self.summary.ledger
-        return ledger is not None and ledger.declared == "benchmark"
+        return self.summary.ledger.declared == "benchmark"
 
     @property
     def attacked(self) -> bool:
@@ -138,7 +137,7 @@ def read_run(path: str | Path) -> Run:
             )
         raise InputError(f"the run in {folder} is unfinished (it has no summary.json): {resume}.")
     content = _json(_text(folder / "summary.json"), folder / "summary.json")
-    summary = _validated(Summary, content, folder / "summary.json")
+    summary = _validated(RunRecord, content, folder / "summary.json")
     check_summary(folder)
     if not summary.finished:
         raise InputError(f"the run in {folder} is unfinished (its summary.json says so): {resume}.")
@@ -148,16 +147,16 @@ def read_run(path: str | Path) -> Run:
         settings = tomllib.loads(configuration)
     except tomllib.TOMLDecodeError as error:
         raise InputError(f"{folder / 'config.toml'} is not valid TOML ({error}): {AGAIN}.") from None
-    return Run(folder.resolve(), summary, metrics, configuration, settings, _ask(folder, content))
+    return Run(folder.resolve(), summary, metrics, configuration, settings, _ask(folder, summary))
 
 
-def _ask(folder: Path, summary: dict[str, Any]) -> str | None:
+def _ask(folder: Path, record: RunRecord) -> str | None:
     """Ask the ledger of a run, and return why it was not asked: a report may be made where the ledger is not."""
     if not (folder / "checkpoints").is_dir():
         return "its folder is not whole (it has no checkpoints)"
-    if summary["ledger"]["declared"] == "protected" and not (ledger := ledger_of(folder, summary)).exists():
+    if record.protected and not (ledger := ledger_of(folder, record)).exists():
         return f"{ledger} is not there"
-    check_finished(folder, summary)
+    check_finished(folder, record)
     return None
 
 

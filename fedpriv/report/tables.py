@@ -7,7 +7,6 @@ from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
 from fedpriv.report.reader import Run
-from fedpriv.report.schema import ReleaseRecord
 from fedpriv.report.words import (
     MODELS,
     delta_text,
@@ -19,6 +18,7 @@ from fedpriv.report.words import (
     relation_text,
     seconds_text,
 )
+from fedpriv.runs.record import ReleaseRecord
 
 __all__ = [
     "Table",
@@ -301,8 +301,6 @@ def _gain_note(run: Run) -> str:
 
 def _ledger(run: Run) -> str:
     ledger = run.summary.ledger
-    if ledger is None:
-        return "no ledger named"
     parts = [part for part in (ledger.population, ledger.path) if part]
     if ledger.declared:
         parts.append(f"{ledger.declared} data" + (f": {ALONE}" if run.benchmark else ""))

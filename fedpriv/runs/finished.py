@@ -10,8 +10,9 @@ from typing import Any
 
 from fedpriv.errors import InputError
 from fedpriv.runs.atomic import write_bytes
+from fedpriv.runs.record import RunRecord, plain
 
-__all__ = ["adds_own_noise", "check_summary", "read_summary", "what_to_do", "write_summary"]
+__all__ = ["adds_own_noise", "check_summary", "read_record", "what_to_do", "write_summary"]
 
 
 _OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
@@ -26,9 +27,9 @@ def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     folder : Path
         The run folder.
     summary : dict
-        What JSON can hold, see :func:`fedpriv.runs.folder.plain`.
+        What a :class:`RunRecord` holds.
     """
-    content = (json.dumps(summary, indent=2) + "\n").encode()
+    content = (json.dumps(RunRecord.model_validate(plain(summary)).to_json(), indent=2) + "\n").encode()
     write_bytes(_digest_path(folder), hashlib.sha256(content).hexdigest().encode())
     write_bytes(folder / "summary.json", content)
 
@@ -51,7 +52,7 @@ def check_summary(folder: Path) -> None:
         )
 
 
-def read_summary(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> RunRecord:
     """Read ``summary.json`` of a finished run.
 
     Raises
@@ -61,13 +62,11 @@ def read_summary(folder: Path) -> dict[str, Any]:
     """
     path = folder / "summary.json"
     try:
-        loaded = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        loaded = None
-    if not isinstance(loaded, dict) or not {"diagnostics", "guarantee"} <= set(loaded):
-        raise InputError(f"{path} is damaged; {what_to_do(folder)}.")
+        record = RunRecord.parse(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        raise InputError(f"{path} is damaged; {what_to_do(folder)}.") from None
     check_summary(folder)
-    return loaded
+    return record
 
 
 def adds_own_noise(config: dict[str, Any]) -> bool:

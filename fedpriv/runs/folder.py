@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import math
 import os
 import secrets
 import shutil
@@ -21,24 +20,14 @@ from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import damage_said, write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
-from fedpriv.runs.finished import adds_own_noise, read_summary, write_summary
+from fedpriv.runs.finished import adds_own_noise, read_record, write_summary
+from fedpriv.runs.record import RunRecord, plain
 
-__all__ = ["RunFolder", "begun", "free_folder", "made_in_python", "plain", "read_config", "read_finished"]
+__all__ = ["RunFolder", "begun", "free_folder", "made_in_python", "read_config", "read_finished"]
 
 
 _WAITING = "not-started"
 """The file that is there until a run asks its first task."""
-
-
-def plain(value: Any) -> Any:
-    """Turn a value into what JSON can hold: infinities become "inf", NaN becomes null."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
-    return value
 
 
 def free_folder(parent: Path | str, name: str) -> Path:
@@ -218,7 +207,7 @@ class RunFolder:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
-        write_summary(self.path, plain(summary))
+        write_summary(self.path, summary)
         self._forget_secrets()
 
     def write_private(self, name: str, text: str) -> None:
@@ -226,11 +215,11 @@ class RunFolder:
         private_directory(self.path / "private")
         write_bytes(self.path / "private" / name, text.encode())
 
-    def read_summary(self) -> dict[str, Any] | None:
-        """Return the summary of a finished run, or None."""
+    def read_record(self) -> RunRecord | None:
+        """Return the record of a finished run, or None."""
         if not self.summary_path.exists():
             return None
-        loaded = read_summary(self.path)
+        loaded = read_record(self.path)
         self._forget_secrets()  # a kill may have come between the summary and this
         return loaded
 
@@ -327,8 +316,8 @@ class RunFolder:
         return handle
 
 
-def read_finished(path: Path, config: dict[str, Any], about: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the summary of a run that is finished; None if it is not, so that there is something to go on with.
+def read_finished(path: Path, config: dict[str, Any], about: dict[str, Any]) -> RunRecord | None:
+    """Return the record of a run that is finished; None if it is not, so that there is something to go on with.
 
     Raises
     ------
@@ -340,7 +329,7 @@ def read_finished(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
     folder = RunFolder(path, config, resume=True)
     try:
         folder.keep_about(about)
-        return folder.read_summary()
+        return folder.read_record()
     finally:
         folder.close()
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.population import of_version
 from fedpriv.privacy.run_guarantees import RunGuarantees, guarantees_of_run
@@ -15,6 +14,7 @@ from fedpriv.privacy.terms import Relation
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.finished import what_to_do
 from fedpriv.runs.published import Folder
+from fedpriv.runs.record import RunRecord
 
 __all__ = ["check_finished", "how_to_find", "ledger_of"]
 
@@ -22,9 +22,9 @@ _ROUNDING = 1e-6
 """By how much, relative to it, an epsilon may be understated: another version of a library may round it otherwise."""
 
 
-def ledger_of(path: Path, summary: Mapping[str, Any]) -> Path:
-    """Return where the ledger of a finished run is, or should be: in its folder, or where its summary says."""
-    return _opened(path, summary)[1].path
+def ledger_of(path: Path, record: RunRecord) -> Path:
+    """Return where the ledger of a finished run is, or should be: in its folder, or where its record says."""
+    return _opened(path, record)[1].path
 
 
 def how_to_find(ledger: Path, folder: Path) -> str:
@@ -34,7 +34,7 @@ def how_to_find(ledger: Path, folder: Path) -> str:
     return "go to the folder in which the run was begun, from which this path is seen, or restore it"
 
 
-def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
+def check_finished(path: Path, record: RunRecord) -> None:
     """Refuse the numbers of a finished run if its ledger does not, or not any more, hold what they are computed from.
 
     The ledger must be whole and go on from the head that the run kept (if it kept one), hold every release that the run
@@ -44,8 +44,8 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
     ----------
     path : Path
         The run folder.
-    summary : mapping
-        What its ``summary.json`` holds, see :func:`fedpriv.runs.finished.read_summary`.
+    record : RunRecord
+        What its ``summary.json`` holds, see :func:`fedpriv.runs.finished.read_record`.
 
     Raises
     ------
@@ -54,7 +54,7 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
     InputError
         The ledger is gone (a run that released nothing needs none), or the summary understates what the run cost.
     """
-    folder, ledger, population = _opened(path, summary)
+    folder, ledger, population = _opened(path, record)
     if not ledger.path.exists():
         if folder.silent:
             return
@@ -67,8 +67,9 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
     for problem in folder.problems(entries, entered):
         raise ComponentFailure(f"ledger {ledger.path}: {problem}; restore it from a copy.")
     with damage_said(str(path / "summary.json")):
-        stated = summary["guarantee"]
-        delta, relation, reproduction = float(stated["delta"]), Relation(stated["relation"]), stated["reproduction"]
+        delta, relation = record.guarantee.delta, Relation(record.guarantee.relation)
+        if delta is None:
+            raise ValueError("it names no delta")
     found = guarantees_of_run(
         ledger,
         population,
@@ -76,33 +77,32 @@ def check_finished(path: Path, summary: Mapping[str, Any]) -> None:
         delta=delta,
         num_tasks=of_version(entered, folder.fingerprint)["tasks"],
         relation=relation,
-        reproduction=bool(reproduction),
+        reproduction=record.guarantee.reproduction,
     )
     with damage_said(str(path / "summary.json")):
-        understated = next(_understated(summary, found), None)
+        understated = next(_understated(record, found), None)
     if understated is not None:
         raise InputError(f"{path / 'summary.json'} {understated} by ledger {ledger.path}; {what_to_do(path)}.")
 
 
-def _opened(path: Path, summary: Mapping[str, Any]) -> tuple[Folder, Ledger, str]:
+def _opened(path: Path, record: RunRecord) -> tuple[Folder, Ledger, str]:
     """Return the folder, its ledger, and the population there."""
     with damage_said(str(path / "summary.json")):
-        folder = Folder(path, str(summary["ledger"]["run"]))
-        population = str(summary["ledger"]["population"])
+        folder, population = Folder(path, str(record.ledger.run)), str(record.ledger.population)
     found = folder.ledger()
     return folder, Ledger(path / "ledger.sqlite" if found is None else found[0]), population
 
 
-def _understated(summary: Mapping[str, Any], found: RunGuarantees) -> Iterator[str]:
-    """Yield in words what the summary says too little of; an earlier version wrote one guarantee only."""
-    pairs: list[tuple[Mapping[str, Any], Guarantee]] = [
-        (summary["guarantee"], found.headline),
-        (summary.get("personal_guarantee") or summary["guarantee"], found.personal),
-    ]
-    if "group_guarantees" in summary:
-        pairs += [(summary["group_guarantees"][group], one) for group, one in found.groups.items()]
+def _understated(record: RunRecord, found: RunGuarantees) -> Iterator[str]:
+    """Yield in words what the record says too little of; an earlier version wrote one guarantee only."""
+    pairs = [(record.guarantee, found.headline), (record.personal_guarantee or record.guarantee, found.personal)]
+    if "group_guarantees" in record.model_fields_set:
+        pairs += [(record.group_guarantees[group], one) for group, one in found.groups.items()]
     for stated, true in pairs:
-        for name, cost in (("epsilon", true.epsilon), ("epsilon_replace_one", true.epsilon_replace_one)):
-            said = float(stated[name])
+        for written, cost in (
+            (stated.epsilon, true.epsilon),
+            (stated.epsilon_replace_one, true.epsilon_replace_one),
+        ):
+            said = math.nan if written is None else written
             if not said >= cost * (1.0 - _ROUNDING):
                 yield f"says epsilon {said:.6g} of the {true.output} where it is {cost:.6g}"

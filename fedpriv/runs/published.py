@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import operator
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -23,62 +21,12 @@ from fedpriv.privacy.target import Target
 from fedpriv.runs import BoundaryStore, read_config
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.checkpoint import read_counts
+from fedpriv.runs.record import RunRecord
 
 __all__ = ["Folder"]
 
 Charged = Mapping[tuple[int, str], Entry]
 """(round, group) -> what the ledger holds of one run."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """What the summary of a finished run says.
-
-    Attributes
-    ----------
-    ledger : Path
-        Where its releases were charged.
-    population : str
-        To whom.
-    stated : dict
-        Fingerprint, number and declaration of the tasks, as far as the summary has them.
-    rounds : int
-        How many rounds it had.
-    releases : dict
-        What it was charged, per round and group.
-    delta : float
-        At which its guarantee is stated.
-    """
-
-    ledger: Path
-    population: str
-    stated: dict[str, Any]
-    rounds: int
-    releases: dict[tuple[int, str], Release]
-    delta: float
-
-    @classmethod
-    def read(cls, path: Path) -> Finished:
-        """Read a summary.
-
-        Raises
-        ------
-        ComponentFailure
-            It is damaged.
-        """
-        with damage_said(f"{path}"):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            where = found["ledger"]
-            stated = {
-                "fingerprint": where.get("fingerprint"),
-                "tasks": found["num_tasks"],
-                "declared": where["declared"],
-            }
-            releases = {
-                (operator.index(one.pop("round")), _text(one.pop("group"))): Release(**one) for one in found["releases"]
-            }
-            delta = float(found["guarantee"]["delta"])
-            return cls(Path(where["path"]), str(where["population"]), stated, int(found["rounds"]), releases, delta)
 
 
 @dataclass(frozen=True)
@@ -125,7 +73,7 @@ class Folder:
     def delta(self) -> float | None:
         """At which the run states its guarantee; None if neither its summary nor its configuration says it."""
         if self._finished is not None:
-            return self._finished.delta
+            return self._finished.guarantee.delta
         strategy = self._section("strategy")
         target = strategy.get("target")
         found = target.get("delta") if isinstance(target, dict) else strategy.get("delta")
@@ -134,7 +82,7 @@ class Folder:
     @property
     def silent(self) -> bool:
         """Whether the run released nothing, by its configuration or by the summary that it wrote."""
-        nothing = self._finished is not None and not self._finished.releases
+        nothing = self._finished is not None and not self._stated
         return nothing or self._section("strategy").get("name") == "silent"
 
     @property
@@ -142,14 +90,22 @@ class Folder:
         return BoundaryStore(self.path / "checkpoints")
 
     @cached_property
-    def _finished(self) -> Finished | None:
+    def _finished(self) -> RunRecord | None:
         path = self.path / "summary.json"
-        return Finished.read(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with damage_said(f"{path}"):
+            record = RunRecord.parse(path.read_text(encoding="utf-8"))
+            if record.ledger.path is None or record.ledger.population is None:
+                raise ValueError("it names no ledger")
+        return record
 
-    @property
+    @cached_property
     def _stated(self) -> Mapping[tuple[int, str], Release]:
         """What the summary says was charged; nothing before the run is finished."""
-        return {} if self._finished is None else self._finished.releases
+        with damage_said(f"{self.path / 'summary.json'}"):
+            releases = [] if self._finished is None else self._finished.releases
+            return {(one.round, one.group): one.release for one in releases}
 
     def _section(self, name: str) -> dict[str, Any]:
         found = read_config(self.path).get(name, {})
@@ -159,7 +115,8 @@ class Folder:
         """Return the ledger of the run and the population there (None: its only one); None if it has no ledger yet."""
         own = self.path / "ledger.sqlite"
         if self._finished is not None:
-            return (own if own.exists() else self._finished.ledger), self._finished.population
+            where = self._finished.ledger
+            return (own if own.exists() else Path(str(where.path))), where.population
         if own.exists():
             return own, None
         run = self._section("run")
@@ -212,14 +169,15 @@ class Folder:
     @property
     def fingerprint(self) -> str | None:
         """Of the run's tasks, as far as the folder says it."""
-        stated = {} if self._finished is None else self._finished.stated
-        found = self._section("data").get("fingerprint", stated.get("fingerprint"))
+        stated = None if self._finished is None else self._finished.ledger.fingerprint
+        found = self._section("data").get("fingerprint", stated)
         return None if found is None else str(found)
 
     def _other_population(self, population: Mapping[str, Any]) -> Iterator[str]:
         """Yield a sentence for what the run knew differently of its population."""
-        stated = {} if self._finished is None else dict(self._finished.stated)
-        stated["fingerprint"] = self.fingerprint
+        stated: dict[str, Any] = {"fingerprint": self.fingerprint}
+        if self._finished is not None:
+            stated |= {"tasks": self._finished.num_tasks, "declared": self._finished.ledger.declared}
         population = of_version(population, self.fingerprint)
         for name, words in (("fingerprint", "their fingerprint"), ("tasks", "their number"), ("declared", "declared")):
             if stated.get(name) not in (None, population[name]):
@@ -287,12 +245,13 @@ class Folder:
         """Yield a sentence for what was charged and not published, or is not here to be compared."""
         store = self._store
         last, pending = max(store.rounds(), default=0), store.pending()
-        if self._finished is not None and last < self._finished.rounds:
+        rounds = 0 if self._finished is None else self._finished.rounds or 0
+        if last < rounds:
             yield (
-                f"the checkpoint of round {self._finished.rounds}, the last one of {self.path}, is gone: what it "
+                f"the checkpoint of round {rounds}, the last one of {self.path}, is gone: what it "
                 "published is compared with the summary only"
             )
-            last = self._finished.rounds
+            last = rounds
         metrics = {one.round for one in entries if one.release.measures is not None}
         ahead = sorted({one.round for one in entries if one.release.measures is None and one.round > last})
         if pending is not None and pending.round in ahead:
@@ -308,12 +267,6 @@ class Folder:
                 f"metrics after round {min(taken)} were charged and never published: the budget is over-charged by "
                 f"{len(taken)}"
             )
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"a text was expected, got {value!r}")
-    return value
 
 
 def _budget_words(budget: Mapping[str, Any] | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, Self
 from fedpriv.errors import InputError
 from fedpriv.machine import usable_cores
 from fedpriv.progress import Progress
+from fedpriv.runs.record import RunRecord
 from fedpriv.sweep.jobs import Build, Job, Measure, Need, run_job
 from fedpriv.sweep.workers import Workers
 
@@ -91,8 +92,8 @@ class Crew:
         elif shards := max(need.shards for need in needs):
             self._pool.warm(shards, next((need.address for need in needs if need.shards), None))
 
-    def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[tuple[Job, dict[str, Any]]]:
-        """Run what is missing; yield each job with the summary of its run, in order.
+    def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[tuple[Job, RunRecord]]:
+        """Run what is missing; yield each job with the record of its run, in order.
 
         Raises
         ------
@@ -104,17 +105,17 @@ class Crew:
         else:
             yield from self._one_by_one(jobs, progress)
 
-    def _one_by_one(self, jobs: Sequence[Job], progress: Progress | None) -> Iterator[tuple[Job, dict[str, Any]]]:
+    def _one_by_one(self, jobs: Sequence[Job], progress: Progress | None) -> Iterator[tuple[Job, RunRecord]]:
         from fedpriv.data import keep_data
 
         with keep_data():
             for number, job in enumerate(jobs, start=1):
                 if progress:
                     progress.begin(f"{job.folder.parent.name} {job.folder.name}")
-                summary = run_job(job, self._build, self._data_dir, self._pool, progress, self._measure)
+                record = run_job(job, self._build, self._data_dir, self._pool, progress, self._measure)
                 if progress:
                     progress.finished(number)
-                yield job, summary
+                yield job, record
 
 
 def _sendable(*functions: Any) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from fedpriv.config import Config, completed
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.names import dotted
-from fedpriv.runs.finished import read_summary
+from fedpriv.runs.finished import read_record
 from fedpriv.runs.ledger_check import check_finished
+from fedpriv.runs.record import RunRecord
 from fedpriv.sweep.budget import Spending
 
 if TYPE_CHECKING:
@@ -61,11 +62,11 @@ class Job:
         """Whether the run came to its end; its summary is the last file that a run writes."""
         return (self.folder / "summary.json").exists()
 
-    def summary(self) -> dict[str, Any]:
-        """Read the summary of the finished run, and ask its ledger."""
-        summary = read_summary(self.folder)
-        check_finished(self.folder, summary)
-        return summary
+    def record(self) -> RunRecord:
+        """Read the record of the finished run, and ask its ledger."""
+        record = read_record(self.folder)
+        check_finished(self.folder, record)
+        return record
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,9 @@ class Need:
 Prepare = Callable[[Sequence[Need]], None]
 
 
-def measures_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers that a scenario added to a run's summary, by dotted name: ``{"rmse.amht": 0.1}``."""
-    return {name: float(value) for name, value in dotted(summary.get("measures", {})).items()}
+def measures_of(record: RunRecord) -> dict[str, float]:
+    """Return the numbers that a scenario added to a run's record, by dotted name: ``{"rmse.amht": 0.1}``."""
+    return {name: float(value) for name, value in dotted(record.measures).items()}
 
 
 def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, prepare: Prepare | None = None) -> None:
@@ -158,8 +159,8 @@ def run_job(
     pool: ShardPool | None = None,
     progress: Callable[[int, int], None] | None = None,
     measure: Measure | None = None,
-) -> dict[str, Any]:
-    """Run one job, or what is missing of it; return its summary.
+) -> RunRecord:
+    """Run one job, or what is missing of it; return its record.
 
     Parameters
     ----------
@@ -194,4 +195,4 @@ def run_job(
         raise InputError(f"run {job.folder}: {error}") from error
     except FedprivError as error:
         raise type(error)(f"run {job.folder}: {error} Finished runs are kept; go on with --resume.") from error
-    return result.summary
+    return RunRecord.model_validate(result.summary)

@@ -14,7 +14,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 from fedpriv.report.tables import filled
 from fedpriv.report.words import MODELS
-from fedpriv.runs import plain
+from fedpriv.runs import RunRecord, plain
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.statistics import Interval, interval
 from fedpriv.sweep.jobs import Job, measures_of
@@ -202,30 +202,30 @@ class Results:
 
 
 def collect(
-    plan: Plan, out: Path, done: Sequence[tuple[Job, Mapping[str, Any]]], total_seconds: float, at_once: int = 1
+    plan: Plan, out: Path, done: Sequence[tuple[Job, RunRecord]], total_seconds: float, at_once: int = 1
 ) -> Results:
     """Put together the summaries of all runs."""
     rows = []
-    for job, summary in done:
+    for job, record in done:
         # Of the personal models, with which epsilon stands in one row.
-        guarantee, found = summary.get("personal_guarantee", summary["guarantee"]), summary["diagnostics"]
+        guarantee, found = record.personal_guarantee or record.guarantee, record.diagnostics
         rows.append(
             {
                 "values": job.values,
                 "seed": job.seed,
-                "epsilon": None if plan.reproduce else guarantee["epsilon"],
-                "epsilon_if_secret": guarantee["epsilon"],
-                "delta": guarantee["delta"],
-                "accuracy": dict(found["accuracy"]),
-                "loss": dict(found["loss"]),
-                "measures": measures_of(summary),
-                "tasks_per_second": summary["tasks_per_second"],
+                "epsilon": None if plan.reproduce else guarantee.epsilon,
+                "epsilon_if_secret": guarantee.epsilon,
+                "delta": guarantee.delta,
+                "accuracy": dict(found.accuracy),
+                "loss": dict(found.loss),
+                "measures": measures_of(record),
+                "tasks_per_second": record.tasks_per_second,
                 "run": str(job.folder.relative_to(out)),
             }
         )
     cells = [_cell(cell.values, [row for row in rows if row["values"] == cell.values]) for cell in plan.cells()]
-    training = sum(float(summary["seconds"].get(name, 0.0)) for _, summary in done for name in _TRAINING)
-    protected = any(summary["ledger"]["declared"] == "protected" for _, summary in done)
+    training = sum(record.seconds.get(name) or 0.0 for _, record in done for name in _TRAINING)
+    protected = any(record.protected for _, record in done)
     return Results(plan, rows, cells, protected, {"training": training, "total": total_seconds}, at_once)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from fedpriv.config import apply
 from fedpriv.errors import ComponentFailure
 from fedpriv.progress import Progress
+from fedpriv.runs.record import RunRecord
 from fedpriv.sweep.jobs import Build, Job, Measure, run_job
 
 __all__ = ["Workers"]
@@ -52,8 +53,8 @@ class Workers:
             for _ in range(count):
                 self._executor.submit(_do_nothing)
 
-    def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[tuple[Job, dict[str, Any]]]:
-        """Run what is missing; yield each job with the summary of its run, in order.
+    def run(self, jobs: Sequence[Job], progress: Progress | None = None) -> Iterator[tuple[Job, RunRecord]]:
+        """Run what is missing; yield each job with the record of its run, in order.
 
         Raises
         ------
@@ -78,7 +79,7 @@ class Workers:
                 "a process with runs in it died, perhaps for want of memory. Finished runs are kept; go on with "
                 "--resume, or with --resume --jobs 1."
             ) from None
-        yield from ((job, job.summary()) for job in jobs)
+        yield from ((job, job.record()) for job in jobs)
 
     def close(self) -> None:
         """Stop the processes, at work or not; a run that was at work can go on, like one that was killed."""
@@ -90,7 +91,7 @@ class Workers:
 _HELD = ExitStack()
 """In a worker, what lasts as long as it does."""
 
-_run_here: Callable[[Job], dict[str, Any]]
+_run_here: Callable[[Job], RunRecord]
 """In a worker, how to run a job."""
 
 
@@ -112,7 +113,7 @@ def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, m
         with rounds.get_lock():
             rounds.value += 1
 
-    def run(job: Job) -> dict[str, Any]:
+    def run(job: Job) -> RunRecord:
         return run_job(job, build, data_dir, None, count, measure)
 
     _run_here = run

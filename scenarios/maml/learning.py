@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 
+from fedpriv.runs.finished import read_record
 from fedpriv.statistics import Interval, interval
 
 __all__ = ["held_out_gains", "learning_table", "no_gain"]
@@ -16,9 +16,7 @@ Gains = Mapping[tuple[str, int], Mapping[str, Interval]]
 
 def held_out_gains(folders: Iterable[Path]) -> dict[str, Interval]:
     """Return accuracies over seeds, and by how much the meta-model is ahead of each reference at its best rate."""
-    held = [
-        json.loads((one / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"] for one in folders
-    ]
+    held = [read_record(one).diagnostics.held_out for one in folders]
     found = {"billboard": interval([one["billboard"]["accuracy"] for one in held])}
     for start in ("scratch", "pretrained"):
         found[start] = interval([one[start]["best"]["accuracy"] for one in held])

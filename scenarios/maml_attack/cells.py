@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from fedpriv.adversary import RULES, Outcome, Rate, Scores, judge, read_scores
+from fedpriv.runs.finished import read_record
 from fedpriv.statistics import Interval, holm
 
 __all__ = [
@@ -169,7 +169,7 @@ def newcomers(runs: Iterable[Path]) -> dict[str, float]:
     """Return the accuracy of people who took no part, mean over runs, by where they began."""
     found: dict[str, list[float]] = {}
     for run in runs:
-        held = json.loads((run / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"]
+        held = read_record(run).diagnostics.held_out
         for start in ("billboard", "scratch", "pretrained"):
             if start in held:
                 found.setdefault(start, []).append(float(held[start]["accuracy"]))

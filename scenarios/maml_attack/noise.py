@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from fedpriv.adversary import auc_bound, results_of
 from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.evidence import Evidence, Protocol, collect, ending, opening, page_root, read_protocol
+from fedpriv.runs.finished import read_record
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
 from fedpriv.scenarios.maml_attack.cells import Level
@@ -70,7 +70,7 @@ def _bound(place: str, level: float) -> float:
 def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) -> Level:
     """Return what one run came to: ``place`` and level name its folder."""
     run = runs / f"{place}-{level:g}" / f"seed-{seed}"
-    held = json.loads((run / "summary.json").read_text(encoding="utf-8"))["diagnostics"]["held_out"]["billboard"]
+    held = read_record(run).diagnostics.held_out["billboard"]
     found = results_of(run)
     games = {
         name: {**found[name]["inversion"], "cheap": found[name]["score"]["paper"]} for name in ("query", "support")

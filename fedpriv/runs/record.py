@@ -1,15 +1,19 @@
-"""What a run folder's files say, as frozen values: the shape that the report relies on, and nothing else.
+"""The record of a run, ``summary.json``, and the lines of its ``metrics.jsonl``: what is written is what is read back.
 
-Unknown keys are passed over, not refused: a later version may write more than this one reads. A NaN becomes
-``None`` ("not known"), so that it can reach neither a table nor a figure.
+Keys that this version does not know are kept, not refused: a later one may write more. A NaN becomes ``None`` ("not
+known"), so that it can reach neither a table nor a figure.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictInt, StrictStr, ValidationError
+
+from fedpriv.privacy.mechanisms import Release
+from fedpriv.settings import sentences
 
 __all__ = [
     "Diagnostics",
@@ -18,8 +22,20 @@ __all__ = [
     "MetricLine",
     "PublishedMetrics",
     "ReleaseRecord",
-    "Summary",
+    "RunRecord",
+    "plain",
 ]
+
+
+def plain(value: Any) -> Any:
+    """Turn a value into what JSON can hold: infinities become "inf", NaN becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else ("inf" if value > 0 else "-inf")
+    return value
 
 
 def _known(value: float | None) -> float | None:
@@ -38,8 +54,8 @@ def _lists(values: dict[str, Any]) -> dict[str, Any]:
     return {name: [] if value is None else value for name, value in _or_empty(values).items()}
 
 
-Number = Annotated[float | None, AfterValidator(_known)]
-Numbers = Annotated[dict[str, float | None], BeforeValidator(_or_empty), AfterValidator(_finite)]
+Number = Annotated[int | float | None, AfterValidator(_known)]
+Numbers = Annotated[dict[str, int | float | None], BeforeValidator(_or_empty), AfterValidator(_finite)]
 Lists = Annotated[
     dict[str, list[Number]], BeforeValidator(lambda v: _lists(v) if isinstance(v, dict) else _or_empty(v))
 ]
@@ -48,7 +64,12 @@ TextList = Annotated[list[str], BeforeValidator(lambda value: [] if value is Non
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", coerce_numbers_to_str=True)
+    model_config = ConfigDict(frozen=True, extra="allow", coerce_numbers_to_str=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what was read or given, as JSON holds it."""
+        found: dict[str, Any] = plain(self.model_dump(exclude_unset=True))
+        return found
 
 
 class GuaranteeRecord(_Record):
@@ -82,6 +103,7 @@ class Diagnostics(_Record):
     loss: Numbers = {}
     per_task: Lists = {}
     local_compute: Numbers = {}
+    held_out: dict[str, Any] = {}
 
 
 class LedgerReference(_Record):
@@ -89,20 +111,27 @@ class LedgerReference(_Record):
 
     path: str | None = None
     population: str | None = None
+    run: str | None = None
     declared: str | None = None
+    fingerprint: str | None = None
 
 
 class ReleaseRecord(_Record):
     """One charged release."""
 
-    round: int
+    round: StrictInt
     mechanism: str
-    group: str = ""
+    group: StrictStr = ""
     noise_multiplier: Number = None
     sampling_name: str | None = None
     rate: Number = None
     clipping_norm: Number = None
     measures: str | None = None
+
+    @property
+    def release(self) -> Release:
+        """The release itself."""
+        return Release(**self.model_dump(exclude={"round", "group"}, exclude_unset=True))
 
 
 class PublishedMeans(_Record):
@@ -146,7 +175,7 @@ class PersonRecord(_Record):
     relation: str
 
 
-class Summary(_Record):
+class RunRecord(_Record):
     """``summary.json`` of a finished run."""
 
     format: Literal[1]
@@ -154,6 +183,7 @@ class Summary(_Record):
     guarantee: GuaranteeRecord
     diagnostics: Diagnostics
     personal_guarantee: GuaranteeRecord | None = None
+    group_guarantees: dict[str, GuaranteeRecord] = {}
     preset: str | None = None
     finished: bool = True
     rounds: int | None = None
@@ -165,11 +195,31 @@ class Summary(_Record):
     tasks_per_second: Number = None
     seconds: Numbers = {}
     versions: Texts = {}
-    ledger: LedgerReference | None = None
+    ledger: Annotated[LedgerReference, BeforeValidator(_or_empty)] = LedgerReference()
     metrics: PublishedMetrics | None = None
     people: list[PersonRecord] = []
     sharing: Sharing = Sharing()
     releases: Annotated[list[ReleaseRecord], BeforeValidator(lambda value: [] if value is None else value)] = []
+    measures: dict[str, Any] = {}
+
+    @property
+    def protected(self) -> bool:
+        """Whether its tasks were declared to be people, whose ledger goes on from run to run."""
+        return self.ledger.declared == "protected"
+
+    @classmethod
+    def parse(cls, text: str) -> RunRecord:
+        """Read back what was written.
+
+        Raises
+        ------
+        ValueError
+            In one sentence, where the text is no such record.
+        """
+        try:
+            return cls.model_validate(json.loads(text))
+        except ValidationError as error:
+            raise ValueError(sentences(cls, error).rstrip(".")) from None
 
     @property
     def what(self) -> str:
