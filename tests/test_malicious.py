@@ -220,9 +220,11 @@ class Scribbler:
     def see(self, sighting: Sighting) -> None:
         assert sighting.folder is not None
         published = BoundaryStore(sighting.folder / "checkpoints").rounds()[-1]
-        whole = all(np.isfinite(value).all() for one in sighting.updates.values() for value in one.values())
+        shown = (*sighting.billboards.values(), *sighting.updates.values())
+        whole = all(np.isfinite(value).all() for one in shown for value in one.values())
+        whole &= all(len(np.unique(ids)) == len(ids) > 1 for ids in sighting.tasks.values())
         self.told.append((sighting.round, published, whole))
-        for arrays in (*sighting.billboards.values(), *sighting.updates.values()):
+        for arrays in shown:
             for value in arrays.values():
                 value[...] = np.nan
         for ids in sighting.tasks.values():

@@ -67,6 +67,30 @@ def test_an_update_is_the_optimiser_of_its_name(update: ServerUpdate, optimiser:
     np.testing.assert_allclose(followed(update, means), weights.detach().numpy(), rtol=1e-12, atol=1e-14)
 
 
+def test_a_run_with_a_state_follows_its_optimiser(tmp_path: Path) -> None:
+    """The billboards of a run are those of PyTorch's Adam on the noisy means of its rounds."""
+    rate, fixed = 0.05, {"rounds": 4, "sampling_rate": 0.5}
+    adam, first = noisy(**fixed, **ADAM), {}
+    released: list[dict[str, np.ndarray]] = []
+    step = Adam.step
+
+    def noted(self: Adam, one: NoisySum, state: State) -> Any:
+        released.append({name: np.array(value) for name, value in one.mean().items()})
+        first.setdefault("x", {name: np.array(value) for name, value in one.billboard.items()})
+        return step(self, one, state)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Adam, "step", noted)
+        result = experiment(toy_tasks(8), strategy=adam).run(tmp_path / "run", reproduce=2)
+    for name, value in first["x"].items():
+        weights = torch.from_numpy(value).requires_grad_()
+        optimiser = torch.optim.Adam([weights], lr=rate, betas=(0.9, 0.99), eps=1e-2)
+        for mean in released:
+            weights.grad = torch.from_numpy(-mean[name])
+            optimiser.step()
+        np.testing.assert_allclose(result.billboards[ALL][name], weights.detach().numpy(), rtol=1e-10, atol=1e-12)
+
+
 @pytest.mark.parametrize("round", [1, 3, 4])
 @pytest.mark.parametrize("moment", ["before stage", "after stage", "after charge", "after promote"])
 def test_every_moment_of_publishing_leaves_the_state_exact(

@@ -49,9 +49,9 @@ class Boundary:
         The norm that the next round clips to, where it adapts to what was released.
     state : dict
         Per group, what the server's step keeps of the rounds before, float64 arrays by name; empty without any. Public
-        as the billboards are: a function of released values, so it may be known and stands in the digest, and none of
-        it is ever deleted. It is part of this one value since a step repeated, or made from an older state, would lead
-        to another billboard than the one that was charged.
+        as the billboards are: a function of released values, so it stands in the digest and, unlike noise, need not be
+        deleted. It is part of this one value since a step repeated, or made from an older state, would lead to another
+        billboard than the one that was charged.
     """
 
     round: int
