@@ -14,14 +14,7 @@ __all__ = ["members"]
 
 
 def members(groups: Sequence[int] | None, num_tasks: int) -> dict[str, NDArray[np.int64]]:
-    """Return the ids of each group's tasks, sorted; one group of everybody without labels.
-
-    Parameters
-    ----------
-    groups : sequence of int or None
-        A public label per task.
-    num_tasks : int
-        Size of the population.
+    """Return the sorted ids, int64, of each group's tasks from one public label per task; everybody without labels.
 
     Raises
     ------

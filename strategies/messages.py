@@ -30,27 +30,7 @@ def requests(
     declared: Declaration,
     epochs: int = 0,
 ) -> list[Message]:
-    """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
-
-    Parameters
-    ----------
-    session : Session
-        Which node hosts which tasks, of which run.
-    kind : str
-        Type of the messages.
-    number : int
-        The round.
-    arrays : ArrayRecord
-        The billboards.
-    tasks : mapping from group to ndarray of int64
-        Who is asked.
-    reply : {"sum", "rows"}
-        What nodes answer with.
-    declared : Declaration
-        What the requests say of the mechanism.
-    epochs : int
-        Of the local-only reference.
-    """
+    """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards."""
     per_node: dict[int, dict[str, Ids]] = {}
     for group, ids in tasks.items():
         for node, mine in session.registry.split(ids):

@@ -32,23 +32,7 @@ def run_rounds(
     evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     on_round: RoundHook | None,
 ) -> Result:
-    """Run the rounds after the session's last boundary.
-
-    Parameters
-    ----------
-    strategy : TaskStrategy
-        Bound to a population.
-    grid : Grid
-        Where the nodes are.
-    initial_arrays : ArrayRecord
-        The public start.
-    last : int
-        Number of the last round.
-    train_config, evaluate_config, evaluate_fn
-        As in :meth:`flwr.serverapp.strategy.Strategy.start`.
-    on_round : callable or None
-        Called after each round.
-    """
+    """Run the rounds after the session's last boundary; parameters are those of :meth:`TaskStrategy.start`."""
     session, result = strategy.session, Result()
     arrays = record_from_billboards(session.boundary.billboards) if session.boundary.round else initial_arrays
     result.arrays = arrays

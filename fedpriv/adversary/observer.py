@@ -60,20 +60,7 @@ class Sighting:
     ) -> Sighting:
         """Copy what the replies of a round hold; what cannot be read as an update of the billboard is left out.
 
-        Parameters
-        ----------
-        number : int
-            The round.
-        kind : {"rows", "sum"}
-            What nodes were asked for.
-        billboards : dict
-            What was published for the round, by group.
-        sampled : mapping from group to ndarray of int64
-            Who was asked.
-        replies : iterable of Reply
-            As the nodes sent them.
-        folder : Path or None
-            The run's folder.
+        ``sampled`` holds who was asked, by group; the other parameters are the attributes of the same names.
         """
         answers = list(replies)
         updates: Billboards = {}

@@ -111,24 +111,13 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
                 f"{watch.games} games and {watch.validation} for the threshold need {needed} rows of one round, and "
                 f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or add tasks."
             )
-
     watching = Watching(experiment, watch, frozenset(rounds))
     return experiment.model_copy(update={"strategy": experiment.strategy.observed_by(watching)})
 
 
 @dataclass(frozen=True)
 class Watching:
-    """The observer of ``[attack]``: it records what it sees in the run's folder, and attacks inside the rounds.
-
-    Attributes
-    ----------
-    experiment : Experiment
-        What is run.
-    watch : Watch
-        What to keep and how to attack.
-    rounds : frozenset of int
-        When.
-    """
+    """The observer of ``[attack]``: it records what it sees in the run's folder, and attacks inside the rounds."""
 
     experiment: Experiment
     watch: Watch
