@@ -31,6 +31,7 @@ __all__ = [
     "billboards_from_record",
     "record_from_billboards",
     "records_by_group",
+    "refuse_other_version",
 ]
 
 Billboards = dict[str, Arrays]
@@ -44,6 +45,15 @@ ALL = "all"
 
 METRICS = "metrics"
 """Under which group and name a node's contribution to published metrics travels."""
+
+
+def refuse_other_version(version: int, who: str, here: str) -> None:
+    """Refuse somebody who speaks another version of the protocol (ComponentFailure)."""
+    if version != PROTOCOL:
+        raise ComponentFailure(
+            f"{who} speaks version {version} of fedpriv's protocol and {here} version {PROTOCOL}; install the same "
+            "version of fedpriv on both."
+        )
 
 
 def record_from_billboards(billboards: Billboards) -> ArrayRecord:
@@ -103,11 +113,7 @@ class RunName:
         ComponentFailure
             The sender speaks another version of the protocol.
         """
-        if settings.get("protocol", 0) != PROTOCOL:
-            raise ComponentFailure(
-                f"the server speaks version {settings.get('protocol', 0)} of fedpriv's protocol and this node version "
-                f"{PROTOCOL}; install the same version of fedpriv on both."
-            )
+        refuse_other_version(settings.get("protocol", 0), "the server", "this node")
         return cls(str(settings["population"]), str(settings["run"]))
 
     @classmethod
@@ -258,14 +264,6 @@ class TaskRange:
     def last(self) -> int:
         """The id after the last one."""
         return self.first + self.count
-
-    def refuse_other_version(self, node: int) -> None:
-        """Refuse a node that speaks another version of the protocol (ComponentFailure)."""
-        if self.protocol != PROTOCOL:
-            raise ComponentFailure(
-                f"node {node} speaks version {self.protocol} of fedpriv's protocol and this server version {PROTOCOL}; "
-                "install the same version of fedpriv on both."
-            )
 
     def to_content(self) -> RecordDict:
         """Write the range as the content of a Flower message."""

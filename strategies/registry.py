@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
-from fedpriv.protocol import RunName, TaskRange
+from fedpriv.protocol import RunName, TaskRange, refuse_other_version
 from fedpriv.roster import Roster
 from fedpriv.strategies.exchange import UNREACHABLE
 
@@ -144,7 +144,7 @@ def _asked(
 
 def _checked(tasks: TaskRange, node: int, roster: Roster | None) -> TaskRange:
     """Refuse a node that hosts other tasks than those whose budget is spent."""
-    tasks.refuse_other_version(node)
+    refuse_other_version(tasks.protocol, f"node {node}", "this server")
     if roster is None:
         return tasks
     if not 0 <= tasks.first <= tasks.last <= len(roster):

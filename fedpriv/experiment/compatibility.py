@@ -27,27 +27,22 @@ def misfits(experiment: Experiment) -> Iterator[str]:
         yield from rule(experiment)
 
 
-def _updates(run: Experiment) -> Iterator[str]:
+def _parts(run: Experiment) -> Iterator[str]:
     if run.strategy.publishes != run.client.sends_update:
         client, strategy = kebab(type(run.client).__name__), kebab(type(run.strategy).__name__)
         verb = "sends updates" if run.client.sends_update else "sends nothing"
         other = "billboard" if run.client.sends_update else "silent"
         yield f"the client {client!r} {verb}, which the strategy {strategy!r} cannot use; use {other!r}."
-
-
-def _nodes(run: Experiment) -> Iterator[str]:
     largest = None if run.policy is None else run.policy.max_clipping_norm
     run.strategy.plan.check_nodes(classes=run.tasks.num_classes is not None, largest_norm=largest)
-    yield from ()
 
 
-def _account(run: Experiment) -> Iterator[str]:
-    if run.declared == "protected" and (run.population is None or run.ledger is None):
+def _protected(run: Experiment) -> Iterator[str]:
+    if run.declared != "protected":
+        return
+    if run.population is None or run.ledger is None:
         yield "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
-
-
-def _constants(run: Experiment) -> Iterator[str]:
-    if run.declared == "protected" and not run.public_weights and _has_constants(run.model):
+    if not run.public_weights and _has_constants(run.model):
         yield (
             "the model has frozen parameters or buffers, which everybody gets as they are: set run.public_weights "
             "= true if they are public (trained on none of these people), or unfreeze them."
@@ -73,27 +68,24 @@ def _budget(run: Experiment) -> Iterator[str]:
         )
 
 
-def _metrics(run: Experiment) -> Iterator[str]:
+def _noise(run: Experiment) -> Iterator[str]:
     metrics = run.strategy.plan.metrics.metrics
     if run.client.draws_noise and metrics:
         yield (
             "tasks that add noise of their own hide from the server, and published metrics would send it their "
             "scores without any; leave out strategy.metrics, or the client's noise."
         )
-    idle = [name for name in metrics if name.startswith("billboard.")]
-    if idle and not run.client.billboard_predicts:
-        yield (
-            f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses before "
-            "it is adapted (client.from_zero, client.permute_labels); publish personal.* instead."
-        )
-
-
-def _still(run: Experiment) -> Iterator[str]:
     still, mechanism = run.client.leaves_still, run.strategy.plan.mechanism
     if still is not None and (mechanism is None or mechanism.noise_multiplier != 0.0):
         yield (
             f"{still} leaves part of the billboard as it is, and noise would move it all the same; set "
             "strategy.noise_multiplier = 0, or a rate above 0."
+        )
+    idle = [name for name in metrics if name.startswith("billboard.")]
+    if idle and not run.client.billboard_predicts:
+        yield (
+            f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses before "
+            "it is adapted (client.from_zero, client.permute_labels); publish personal.* instead."
         )
 
 
@@ -109,6 +101,15 @@ def _tasks(run: Experiment) -> Iterator[str]:
     run.tasks.check()
     if run.held_out is not None:
         yield from _held_out(run.tasks, run.held_out)
+    # Protected values decide nothing.
+    for part in PARTS if run.declared == "benchmark" and not isinstance(run.tasks, Roster) else ():
+        # What fits into float64 may be infinite in the type that is computed with.
+        found = strange_tasks(run.data.part(part), run.tasks.num_classes, run.torch_dtype)
+        if found.any():
+            yield (
+                f"task {run.tasks.names[int(np.argmax(found))]!r} holds a number in its {part} part that is too "
+                f"large for {run.dtype}; scale its values, or set run.dtype = 'float64'."
+            )
 
 
 def _held_out(tasks: Population, held_out: Tasks) -> Iterator[str]:
@@ -127,35 +128,10 @@ def _held_out(tasks: Population, held_out: Tasks) -> Iterator[str]:
         yield f"held-out people need inputs of type {kinds[0]}, got {kinds[1]}; give both one type."
 
 
-def _values(run: Experiment) -> Iterator[str]:
-    """Refuse values of a benchmark that cannot be computed with; protected values decide nothing."""
-    if isinstance(run.tasks, Roster) or run.declared != "benchmark":
-        return
-    for part in PARTS:
-        # What fits into float64 may be infinite in the type that is computed with.
-        found = strange_tasks(run.tasks.part(part), run.tasks.num_classes, run.torch_dtype)
-        if found.any():
-            yield (
-                f"task {run.tasks.names[int(np.argmax(found))]!r} holds a number in its {part} part that is too "
-                f"large for {run.dtype}; scale its values, or set run.dtype = 'float64'."
-            )
-
-
 def _has_constants(model: object) -> bool:
     if not isinstance(model, nn.Module):
         return False
     return any(True for _ in model.buffers()) or not all(value.requires_grad for value in model.parameters())
 
 
-_RULES: tuple[Rule, ...] = (
-    _updates,
-    _nodes,
-    _account,
-    _constants,
-    _budget,
-    _metrics,
-    _still,
-    _time,
-    _tasks,
-    _values,
-)
+_RULES: tuple[Rule, ...] = (_parts, _protected, _budget, _noise, _time, _tasks)
