@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 
 from fedpriv.cohort import ClientAlgorithm
 from fedpriv.names import kebab
-from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
-from fedpriv.privacy.guarantee import REACHED, Guarantee, guarantee_for
+from fedpriv.privacy.guarantee import REACHED, Guarantee
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.run_guarantees import guarantees_of_run
+from fedpriv.privacy.statements import charged_releases, metrics_alone, of_people, privacy_curve, spent_by_all_runs
 from fedpriv.privacy.target import check_delta
-from fedpriv.privacy.terms import Observer, Output, Relation
 from fedpriv.roster import Roster
 from fedpriv.runtime.server import Served
 from fedpriv.strategies.base import TaskStrategy
@@ -30,10 +28,6 @@ from fedpriv.strategies.base import TaskStrategy
 __all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
 
 _FORMAT = 1
-_PEOPLE = (2, 5)
-"""Tasks of a person for which the cost is stated, too."""
-_POINTS = 12
-"""Points of the privacy curve; each costs one composition of privacy loss distributions."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +183,7 @@ def summarize(
         "guarantee": guarantee.to_json(),
         "personal_guarantee": personal.to_json(),
         **({"group_guarantees": {group: one.to_json() for group, one in groups.items()}} if groups else {}),
-        "people": _people(found.personal_history, personal),
+        "people": of_people(found.personal_history, personal),
         "local_guarantees": [one.to_json() for one in local],
         "warnings": [
             *check_delta(delta, len(tasks)),
@@ -219,9 +213,9 @@ def summarize(
             "run": journal.run,
             "fingerprint": tasks.fingerprint,
             "declared": tasks.declared,
-            "spent": _spent(journal, tasks, delta),
+            "spent": spent_by_all_runs(journal, delta),
         },
-        "releases": _releases(journal),
+        "releases": charged_releases(journal),
         **_published(served, resolved, counts),
     }
     return RunResult(
@@ -232,34 +226,10 @@ def summarize(
         summary=summary,
         billboards=served.boundary.billboards,
         scores=served.scores,
-        privacy_lines=_privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
+        privacy_lines=privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
         released_lines=_released_lines(served, summary["releases"]),
         group_guarantees=groups,
     )
-
-
-def _people(counts: Counter[Release], personal: Guarantee) -> list[dict[str, Any]]:
-    """Return what people with several tasks spend towards all others."""
-    if not personal.rounds or not np.isfinite(personal.epsilon):
-        return []
-    history, relation = counted_in_full(counts), personal.relation
-    return [
-        {
-            "tasks": tasks,
-            "epsilon": person_epsilon(history, personal.delta, relation, tasks).value,
-            "relation": f"{relation} of {tasks} tasks",
-        }
-        for tasks in _PEOPLE
-    ]
-
-
-def _spent(journal: Journal, tasks: Roster, delta: float) -> dict[str, float] | None:
-    """Return what all runs on a protected population have spent, at the delta of this run."""
-    if tasks.declared == "benchmark":
-        return None
-    valid = shared_relations(journal.ledger.histories(journal.population))
-    spent = {str(one): journal.ledger.spent(journal.population, delta, one).value for one in valid}
-    return {**spent, "delta": delta}
 
 
 def _share(served: Served, resolved: ResolvedPlan) -> float:
@@ -306,36 +276,14 @@ def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Roster) -> dict[
     }
 
 
-def _releases(journal: Journal) -> list[dict[str, Any]]:
-    return [
-        {"round": entry.round, "group": entry.group, **entry.release.record()}
-        for entry in journal.ledger.entries(journal.population, journal.run)
-    ]
-
-
 def _published(served: Served, resolved: ResolvedPlan, counts: Counter[Release]) -> dict[str, Any]:
     """Return what was published besides billboards: metrics with the guarantee that they have alone, the last norm."""
     found: dict[str, Any] = {}
     if served.measured:
-        releases = Counter({release: count for release, count in counts.items() if release.measures is not None})
-        alone = guarantee_for(
-            releases,
-            delta=resolved.delta,
-            num_tasks=resolved.num_tasks,
-            output=Output.METRICS,
-            observer=Observer.PUBLIC,
-            relation=resolved.relation,
-        )
         found["metrics"] = {
             "released": True,
             "means": [{"round": one.round, "values": one.values, "noise": one.noise} for one in served.measured],
-            "alone": {
-                "epsilon": alone.epsilon,
-                "delta": alone.delta,
-                "relation": str(alone.relation),
-                "observer": str(alone.observer),
-                "included": "the guarantee of this run covers these metrics, too",
-            },
+            "alone": metrics_alone(counts, resolved),
         }
     if served.boundary.clipping_norm is not None:
         found["clipping"] = {"released": True, "norm": served.boundary.clipping_norm}
@@ -358,44 +306,3 @@ def _released_lines(served: Served, releases: list[dict[str, Any]]) -> list[dict
             line[measure][model] = value
         lines.append({**line, "noise": one.noise})
     return lines
-
-
-def _privacy_curve(
-    counts: Counter[Release], delta: float, relation: Relation, measured: list[int]
-) -> list[dict[str, Any]]:
-    """Return epsilon after some of the rounds, for the figure; rounds are alike, so only their number matters.
-
-    Releases of updates that differ in the clipping norm only cost the same, and metrics come after known rounds.
-    """
-    updates: Counter[Release] = Counter()
-    metrics = next((release for release in counts if release.measures is not None), None)
-    for release, count in counts.items():
-        if release.measures is None:
-            updates[release.at_any_norm()] += count
-    if len(updates) != 1:
-        return []
-    ((release, rounds),) = updates.items()
-    if release.stream is not None:  # charged as a whole when it begins
-        rounds = release.rounds
-        points = sorted({1, *measured, rounds})
-    else:
-        points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
-    lines = []
-    for point in points:
-        history = {release: 1 if release.stream is not None else point}
-        done = sum(number <= point for number in measured)
-        lines.append(
-            _privacy_line(point, {**history, **({metrics: done} if metrics and done else {})}, delta, relation)
-        )
-    return lines
-
-
-def _privacy_line(round: int, releases: Mapping[Release, int], delta: float, relation: Relation) -> dict[str, Any]:
-    return {
-        "round": round,
-        "kind": "privacy",
-        "relation": str(relation),
-        "delta": delta,
-        "epsilon": epsilon(releases, delta, relation).value,
-        "epsilon_replace_one": epsilon(releases, delta, Relation.REPLACE_ONE).value,
-    }
