@@ -237,6 +237,37 @@ def test_what_a_mechanism_cannot_give_is_refused_by_its_name() -> None:
         individual_spending([({1: {"": laplace()}}, Participants())], 5)
 
 
+@mechanism
+class Answers(OwnCost):
+    """Gaussian noise on the answers to several questions, all of which move with a task."""
+
+    mechanism: ClassVar[str] = "answers"
+    samplings: ClassVar[tuple[str, ...]] = ("full", "poisson")
+
+    noise: float
+    questions: int
+
+    def gaussian_noise(self, relation: Relation) -> float:
+        return self.noise / (relation.sensitivity * math.sqrt(self.questions))
+
+
+@pytest.mark.parametrize("relation", [ADD, ZERO, REPLACE])
+def test_gaussian_noise_of_another_mechanism_composes_in_closed_form(relation: Relation) -> None:
+    history, plain = {Release.own(Answers(noise=4.0, questions=9)): 2, GAUSS: 1}, {GAUSS: 19}
+    found = epsilon(history, 1e-5, relation)
+    assert found.accountant == "gaussian"
+    assert found.value == pytest.approx(epsilon(plain, 1e-5, relation).value, rel=1e-9)
+    for kind in (RenyiFilter, GdpFilter):
+        limit = kind.for_budget(1.0, 1e-5, relation)  # type: ignore[attr-defined]
+        assert limit.cost(history) == pytest.approx(limit.cost(plain), rel=1e-9)
+    # A sample has no losses here: the divergence without amplification stands in.
+    sampled = Release.own(Answers(noise=4.0, questions=9, rate=0.5))
+    assert epsilon([sampled], 1e-5, relation).accountant == "rdp"
+    silent = Release.own(Answers(noise=0.0, questions=1))
+    assert math.isinf(epsilon([silent], 1e-5, relation).value)
+    assert math.isinf(renyi(silent, 2.0, relation))
+
+
 def test_relations_are_those_that_all_releases_have() -> None:
     added = Release.own(Added(scale=2.0))
     counted = GAUSS.model_copy(update={"sampling_name": "fixed-size-counted", "rate": 0.5})

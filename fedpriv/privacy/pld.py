@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.privacy.contour import Composition
-from fedpriv.privacy.cost import Cost, refuse
+from fedpriv.privacy.cost import GAUSSIAN, Cost, refuse
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 
@@ -47,7 +47,7 @@ def is_plain(cost: Cost, relation: Relation) -> bool:
 @functools.lru_cache(maxsize=64)
 def has_losses(cost: Cost, relation: Relation) -> bool:
     """Tell whether a release can be composed by its privacy losses; Gaussian noise always can."""
-    return cost.gaussian_noise(relation) is not None or cost.losses(relation, 1.0) is not None
+    return cost.mechanism == GAUSSIAN or is_plain(cost, relation) or cost.losses(relation, 1.0) is not None
 
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
