@@ -59,6 +59,32 @@ def test_the_file_has_the_safetensors_format(tmp_path: Path) -> None:
     assert max(one["data_offsets"][1] for name, one in header.items() if name != "__metadata__") == len(body)
 
 
+def test_a_file_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    """It was written by hand: arrays in the order of their names here, the header filled up to a multiple of 8."""
+    made, path = models(), tmp_path / "models.safetensors"
+    kinds = {
+        "factors": ("F64", "<f8"),
+        "coefficients": ("F32", "<f4"),
+        "index": ("U16", "<u2"),
+        "values": ("F32", "<f4"),
+    }
+    arrays = {name: getattr(made, name).astype(kind) for name, (_, kind) in kinds.items()}
+    header, start = {"__metadata__": {"format": "fedpriv low-rank-sparse 1"}}, 0
+    for name, one in arrays.items():
+        about = {
+            "dtype": kinds[name][0],
+            "shape": list(one.shape),
+            "data_offsets": [start, start := start + one.nbytes],
+        }
+        header[name] = about  # type: ignore[assignment]
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(struct.pack("<Q", len(text)) + text + b"".join(one.tobytes() for one in arrays.values()))
+    found = PersonalModels.open(path)
+    for name, one in arrays.items():
+        np.testing.assert_array_equal(getattr(found, name), one, strict=True)
+
+
 def test_bad_files_and_questions_are_refused(tmp_path: Path) -> None:
     made, path = models(), tmp_path / "models.safetensors"
     with pytest.raises(InputError, match="cannot be read"):

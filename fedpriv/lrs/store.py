@@ -1,13 +1,10 @@
 """Personal models in one compact file, r + k numbers per task, and predictions straight from it.
 
-The file has the safetensors format: eight bytes with the length of a JSON header, the header, the arrays. It holds what
-belongs to its tasks, so it stays where their data are.
+The file has the safetensors format. It holds what belongs to its tasks, so it stays where their data are.
 """
 
 from __future__ import annotations
 
-import json
-import struct
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
@@ -23,7 +21,6 @@ from fedpriv.files import replacing
 __all__ = ["PAIRS", "PersonalModels", "footprint", "served"]
 
 Array = NDArray[Any]
-_TYPES = {"F64": "<f8", "F32": "<f4", "U16": "<u2", "I32": "<i4"}
 _NAMES = ("factors", "coefficients", "index", "values")
 
 PAIRS = 1000
@@ -114,9 +111,8 @@ class PersonalModels:
         """
         if dtype not in ("float32", "float64"):
             raise InputError(f"'dtype' must be 'float32' or 'float64', got {dtype!r}.")
-        small = "U16" if len(self.factors) <= 1 << 16 else "I32"
-        own = "F32" if dtype == "float32" else "F64"
-        kinds = dict(zip(_NAMES, ("F64", own, small, own), strict=True))
+        small = np.uint16 if len(self.factors) <= 1 << 16 else np.int32
+        kinds = dict(zip(_NAMES, (np.float64, dtype, small, dtype), strict=True))
         largest = max((float(np.abs(one).max()) for one in (self.coefficients, self.values) if one.size), default=0.0)
         limit = float(np.finfo(np.float32).max)
         if dtype == "float32" and largest > limit:
@@ -124,26 +120,17 @@ class PersonalModels:
                 f"numbers must be at most {limit:.3g} in float32, got {largest:.3g}, which would be "
                 "read back as infinite; use dtype='float64'."
             )
-        arrays = {name: np.ascontiguousarray(getattr(self, name), _TYPES[kind]) for name, kind in kinds.items()}
-        header: dict[str, Any] = {"__metadata__": {"format": "fedpriv low-rank-sparse 1"}}
-        start = 0
-        for name, array in arrays.items():
-            stop = start + array.nbytes
-            header[name] = {"dtype": kinds[name], "shape": list(array.shape), "data_offsets": [start, stop]}
-            start = stop
-        text = json.dumps(header).encode()
-        text += b" " * (-len(text) % 8)  # arrays begin at a multiple of 8
+        arrays = {name: np.ascontiguousarray(getattr(self, name), kind) for name, kind in kinds.items()}
+        content = safetensors.numpy.save(arrays, {"format": "fedpriv low-rank-sparse 1"})
         try:
             with replacing(path, private=True) as file:
-                file.write(struct.pack("<Q", len(text)) + text)
-                for array in arrays.values():
-                    file.write(array.data)
+                file.write(content)
         except OSError as error:
             raise InputError(f"{path} cannot be written ({error.strerror}); choose another file.") from None
 
     @classmethod
     def open(cls, path: Path) -> PersonalModels:
-        """Open a file; rows are read when they are asked for.
+        """Read a file.
 
         Raises
         ------
@@ -151,30 +138,17 @@ class PersonalModels:
             The file is missing, cut short, or holds something else.
         """
         try:
-            with path.open("rb") as file:
-                (length,) = struct.unpack("<Q", file.read(8))
-                header = json.loads(file.read(min(length, 1 << 20)))
-            arrays = {}
-            for name in _NAMES:
-                about = header[name]
-                start, stop = about["data_offsets"]
-                kind, shape = np.dtype(_TYPES[about["dtype"]]), tuple(about["shape"])
-                if stop - start != kind.itemsize * int(np.prod(shape)) or path.stat().st_size < 8 + length + stop:
-                    raise ValueError
-                if start < 0 or len(shape) != 2 or (kind.kind == "f") != (name != "index"):
-                    raise ValueError
-                if stop == start:  # an empty array cannot be mapped
-                    arrays[name] = np.empty(shape, kind)
-                else:
-                    arrays[name] = np.memmap(path, dtype=kind, mode="r", offset=8 + length + start, shape=shape)
-            factors, coefficients, index, values = (arrays[name].shape for name in _NAMES)
-            if coefficients != (len(arrays["index"]), factors[1]) or index != values:
+            arrays = safetensors.numpy.load(path.read_bytes())
+            factors, coefficients, index, values = (arrays[name] for name in _NAMES)
+            if any(one.ndim != 2 or (one.dtype.kind == "f") != (one is not index) for one in arrays.values()):
+                raise ValueError
+            if coefficients.shape != (len(index), factors.shape[1]) or index.shape != values.shape:
                 raise ValueError
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); give the path of a file of models.") from None
-        except (ValueError, KeyError, TypeError, RecursionError, struct.error):
+        except (ValueError, KeyError, safetensors.SafetensorError):
             raise InputError(f"{path} does not hold personal models, or is cut short; write it anew.") from None
-        return cls(**arrays)
+        return cls(factors, coefficients, index, values)
 
     def _check(self, tasks: NDArray[np.int64]) -> None:
         if not isinstance(tasks, np.ndarray) or tasks.ndim != 1 or tasks.dtype.kind not in "iu":
@@ -193,7 +167,7 @@ def served(models: PersonalModels) -> dict[str, float]:
     asked = rng.integers(0, len(models), PAIRS)
     inputs = rng.standard_normal((PAIRS, len(models.factors)))
     took = []
-    for _ in range(6):  # the first one reads the file
+    for _ in range(6):
         began = time.perf_counter()
         models.predict(asked, inputs)
         took.append(time.perf_counter() - began)
