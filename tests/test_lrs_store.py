@@ -102,6 +102,7 @@ def test_bad_files_and_questions_are_refused(tmp_path: Path) -> None:
         ("coefficients", {"shape": [2, 7]}),
         ("index", {"shape": [3, 7]}),
         ("values", {"shape": [21]}),
+        ("values", {"shape": [3, 7]}),
         ("values", {"data_offsets": [-84, 0]}),
         ("factors", {"dtype": "F32", "shape": [9, 4]}),
         ("values", {"dtype": "I32"}),
