@@ -25,7 +25,7 @@ from benchmarks.runner import prepared
 from benchmarks.turns import compare_models, take_turns
 from benchmarks.work import MODELS, TASKS, Work
 
-_TARGET = 40.0
+_TARGET_RATIO = 40.0
 _QUICK_TASKS = 500
 _TOLERANCE = 1e-6
 """Largest difference of the models after a round in float64, relative to how far the round moved them.
@@ -65,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
         results.append(Result(work, peers, few.tasks, agreement, turns, load))
         if not chosen.quick:
             write_report(
-                chosen.report, results, meta, _TARGET
+                chosen.report, results, meta, _TARGET_RATIO
             )  # after each network, so that a crash keeps what there is
     found = {result.work.model: _summary(result) for result in results}
     print(
@@ -87,7 +87,7 @@ def _met(result: Result) -> bool:
     # The target compares with Flower, on 1,000 tasks of the MLP.
     if result.work != Work() or "flower" not in result.names:
         return True
-    return result.turns.ratio("flower") >= _TARGET
+    return result.turns.ratio("flower") >= _TARGET_RATIO
 
 
 def _summary(result: Result) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from fedpriv.strategies import AlternatingMinimization
 
 RESULTS = Path(__file__).with_name("lrs_scale.json")
 DIMENSION, RANK, SPARSITY, SAMPLES, NOISE = 50, 2, 5, 40, 0.1
-_PIECE = 512
+_TASKS_AT_A_TIME = 512
 _TASKS = {1_000: 5, 10_000: 3, 100_000: 1, 1_000_000: 1}
 """Outer iterations that are measured, by tasks; a single one includes the set-up of the run."""
 
@@ -61,10 +61,10 @@ class Drawn(LowRankSparse):
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
         done = []
-        for start in range(0, len(cohort), _PIECE):
-            some = cohort.positions[start : start + _PIECE]
+        for start in range(0, len(cohort), _TASKS_AT_A_TIME):
+            some = cohort.positions[start : start + _TASKS_AT_A_TIME]
             piece = Cohort(drawn(some + cohort.tasks.first), np.arange(len(some)), cohort.dtype)
-            mine = {name: value[start : start + _PIECE] for name, value in state.items()}
+            mine = {name: value[start : start + _TASKS_AT_A_TIME] for name, value in state.items()}
             done.append(super().train(learner, billboard, mine, piece, key))
         return concatenate([one for one, _ in done]), concatenate([one for _, one in done])
 

@@ -25,7 +25,7 @@ from benchmarks.work import Work
 __all__ = ["Runner", "prepared"]
 
 _ROOT = Path(__file__).resolve().parent.parent
-_LIMIT = 900.0
+_LIMIT_SECONDS = 900.0
 
 
 class Runner:
@@ -71,7 +71,7 @@ class Runner:
                 command, cwd=_ROOT, env=environment, stdout=log, stderr=log, start_new_session=True
             )
             try:
-                code = process.wait(timeout=_LIMIT)
+                code = process.wait(timeout=_LIMIT_SECONDS)
             finally:
                 # Ray stops with its driver; whoever is left of the session after a failure goes here.
                 if process.poll() is None:

@@ -15,7 +15,7 @@ MODELS: tuple[Model, ...] = get_args(Model)
 TASKS: dict[Model, int] = {"mlp": 1000, "linear": 1000, "cnn": 200}
 """In a round. The convolutions are slower on all sides, and a run must end."""
 
-_SIDE = 28
+_SIDE_PIXELS = 28
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Work:
 
     @property
     def features(self) -> int:
-        return _SIDE * _SIDE
+        return _SIDE_PIXELS * _SIDE_PIXELS
 
     @property
     def classes(self) -> int:
@@ -64,7 +64,7 @@ class Work:
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example, as the network takes it."""
-        return (1, _SIDE, _SIDE) if self.model == "cnn" else (self.features,)
+        return (1, _SIDE_PIXELS, _SIDE_PIXELS) if self.model == "cnn" else (self.features,)
 
     def network(self) -> nn.Sequential:
         """The network with its public initial values: all sides start from these very numbers."""

@@ -12,13 +12,13 @@ from fedpriv.cohort import Problem
 
 __all__ = ["Choice", "choose_grid", "seconds_of_training"]
 
-_MULTIPLY_ADDS = 3e9
+_MULTIPLY_ADDS_PER_SECOND = 3e9
 """Of small products, on one core in a second."""
 
 _EXAMPLE, _LOOP_STEP = 1e-6, 4e-4
 """Seconds besides the products: of an example in kernels or vmap, and of a step of one task in the loop."""
 
-_RAY = 8.0
+_RAY_SECONDS = 8.0
 """Seconds until Ray and its shards have started, and until they have ended."""
 
 
@@ -46,7 +46,7 @@ def choose_grid(seconds: float, cores: int) -> Choice:
     work = f"the training takes about {_rounded(seconds)} on one core"
     if cores < 2:
         return Choice("in-process", "this process may use one core")
-    if seconds * (1 - 1 / cores) > _RAY:
+    if seconds * (1 - 1 / cores) > _RAY_SECONDS:
         return Choice("ray", f"{work}, and this process may use {cores}")
     return Choice("in-process", f"{work}, and a start of Ray would not pay")
 
@@ -67,7 +67,7 @@ def seconds_of_training(problem: Problem, like: Tensor, evaluations: float, engi
     """
     own = _LOOP_STEP / 10 if engine == "loop" else _EXAMPLE  # mini-batches of 10 or so
     # Backward takes about twice as many products as forward.
-    return evaluations * (own + 3 * _multiply_adds(problem, like) / _MULTIPLY_ADDS)
+    return evaluations * (own + 3 * _multiply_adds(problem, like) / _MULTIPLY_ADDS_PER_SECOND)
 
 
 def _multiply_adds(problem: Problem, like: Tensor) -> float:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["personal_models"]
 
-_PIECE = 4096
+_TASKS_AT_A_TIME = 4096
 
 
 def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]]) -> PersonalModels:
@@ -63,8 +63,8 @@ def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]
     learner = Learner(experiment.problem(), engine_named(experiment.engine))
     pieces = []
     tasks = usable(experiment.data, torch.float64).tasks
-    for start in range(0, len(experiment.tasks), _PIECE):
-        some = np.arange(start, min(start + _PIECE, len(experiment.tasks)))
+    for start in range(0, len(experiment.tasks), _TASKS_AT_A_TIME):
+        some = np.arange(start, min(start + _TASKS_AT_A_TIME, len(experiment.tasks)))
         cohort = Cohort(tasks, some, torch.float64)
         key = Key(experiment.seed, 0, Purpose.FINISH)
         pieces.append(client.finish(learner, public, client.initial_state(public, cohort), cohort, key))

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 __all__ = ["Progress", "phase", "progress_shown", "show_part"]
 
-_PATIENCE = 5.0
+_QUIET_SECONDS = 5.0
 """Seconds that work may take without a line."""
 
-_MINUTE = 60.0
+_MAX_SECONDS_BETWEEN_LINES = 60.0
 """Seconds between two lines at most, where tenths take longer or nothing is known of them."""
 
 
@@ -57,7 +57,7 @@ class Lines:
             work = self._work.setdefault(what, _Work(now))
             fresh = work.tenths(done, total)
             work.unit, work.done, work.total = unit, done, total
-            if fresh and now - work.began >= _PATIENCE:
+            if fresh and now - work.began >= _QUIET_SECONDS:
                 self._say(what, work, now)
             if self._thread is None:
                 self._thread = Thread(target=self._watch, daemon=True)
@@ -82,7 +82,9 @@ class Lines:
             now = self._clock()
             for what, work in self._work.items():
                 silent = now - (work.began if work.said is None else work.said)
-                if not work.finished and silent >= (_PATIENCE if work.said is None else _MINUTE):
+                if not work.finished and silent >= (
+                    _QUIET_SECONDS if work.said is None else _MAX_SECONDS_BETWEEN_LINES
+                ):
                     self._say(what, work, now)
 
     def _watch(self) -> None:

@@ -22,7 +22,7 @@ from fedpriv.names import kebab, unknown
 __all__ = ["Settings", "sentences"]
 
 
-_LONGEST = 200
+_MAX_ENTRIES = 200
 """Entries of a list or letters of a text that somebody typed; what is longer holds data."""
 
 
@@ -100,5 +100,5 @@ def _typed(value: Any) -> bool:
     if isinstance(value, dict):
         return all(_typed(one) for pair in value.items() for one in pair)
     if isinstance(value, list | tuple | str):
-        return len(value) <= _LONGEST and (isinstance(value, str) or all(map(_typed, value)))
+        return len(value) <= _MAX_ENTRIES and (isinstance(value, str) or all(map(_typed, value)))
     return value is None or isinstance(value, Number | Path | Enum)

@@ -19,7 +19,7 @@ from flwr.serverapp import Grid
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["LATE", "UNREACHABLE", "exchange", "lifetime"]
+__all__ = ["LATE_CODE", "UNREACHABLE", "exchange", "lifetime"]
 
 UNREACHABLE = frozenset({5})
 """Flower's code of the error that a SuperLink makes for a node that it cannot reach.
@@ -28,10 +28,10 @@ Not those for what is gone (3 and 4): a message that the SuperLink does not know
 and that expired or did not arrive whole. Such nodes may have been reached.
 """
 
-LATE = 100
+LATE_CODE = 100
 """Our code for a node that did not answer in time; Flower uses small numbers."""
 
-_HOUR = 3600.0
+_HOUR_SECONDS = 3600.0
 
 
 def lifetime(timeout: float) -> float:
@@ -39,7 +39,7 @@ def lifetime(timeout: float) -> float:
 
     A message that a SuperLink drops comes back as that of a node that cannot be reached, and a late node is none.
     """
-    return max(float(DEFAULT_TTL), timeout + _HOUR)
+    return max(float(DEFAULT_TTL), timeout + _HOUR_SECONDS)
 
 
 def exchange(
@@ -91,7 +91,7 @@ def exchange(
         came = _by_node(grid.send_and_receive(list(sent.values()), timeout=timeout), sent, strays)
         again: dict[int, Message] = {}
         for node, message in sent.items():
-            reply = came.get(node) or _error(LATE, f"it did not answer within {timeout:g} s", message)
+            reply = came.get(node) or _error(LATE_CODE, f"it did not answer within {timeout:g} s", message)
             answered = not reply.has_error()
             # Once it was reached, its being away may be due to the data that it failed on.
             away = not answered and reply.error.code in UNREACHABLE and node not in reached

@@ -21,7 +21,7 @@ from fedpriv.privacy.metrics import Measured
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import Billboards, Reply, RunName, billboards_from_record
-from fedpriv.strategies.exchange import LATE, UNREACHABLE, exchange
+from fedpriv.strategies.exchange import LATE_CODE, UNREACHABLE, exchange
 from fedpriv.strategies.registry import Registry
 
 if TYPE_CHECKING:
@@ -197,7 +197,7 @@ class Session:
             elif self.registry.hosted(node) > 1:
                 raise ComponentFailure(f"node {node} failed {stage}: {reason}")
             else:
-                problems["late" if code == LATE else "failed"] += count
+                problems["late" if code == LATE_CODE else "failed"] += count
             self.note = self.note or f"node {node}: {reason}"
         if unreachable:
             problems["unreachable"] += unreachable

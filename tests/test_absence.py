@@ -514,7 +514,7 @@ def test_only_a_tasks_own_computing_counts(monkeypatch: Any) -> None:
         return 0.0
 
     monkeypatch.setattr(limit._Work, "computed", computed)
-    monkeypatch.setattr(limit, "_ASLEEP", 1e6)
+    monkeypatch.setattr(limit, "_WALL_CLOCK_FACTOR", 1e6)
     assert TimeLimit(0.001).run(lambda: go.wait(60)) is True
     monkeypatch.undo()
     with pytest.raises(TaskLate, match=r"more than 0\.01 s"):

@@ -329,7 +329,7 @@ def test_a_half_sent_message_goes_on_while_another_shard_is_waited_for_over_ray(
 
 @pytest.mark.timeout(300)
 def test_what_ended_a_shard_is_said(pool: ShardPool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(ray_grid, "_REBUILDS", 0)
+    monkeypatch.setattr(ray_grid, "_MAX_REBUILDS", 0)
     small = experiment(toy_tasks(4))
     billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
     with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:
@@ -343,7 +343,7 @@ def test_what_ended_a_shard_is_said(pool: ShardPool, monkeypatch: Any) -> None:
 @pytest.mark.timeout(300)
 def test_a_shard_of_one_task_that_keeps_dying_counts_as_zero_alone(pool: ShardPool, monkeypatch: Any) -> None:
     """As a failed node with one task does on every grid; the others are not stopped, and the shard is built again."""
-    monkeypatch.setattr(ray_grid, "_REBUILDS", 0)
+    monkeypatch.setattr(ray_grid, "_MAX_REBUILDS", 0)
     small = experiment(toy_tasks(2))
     billboard = {name: value.numpy() for name, value in small.problem().initial().items()}
     with RayGrid(small.specs(small.problem(), 2), pool=pool) as grid:

@@ -170,7 +170,7 @@ SMALL = [
 
 def test_a_run_exports_the_models_that_it_scored(fedpriv: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Not new ones: the error of what the file predicts is the run's own, not that of another fit."""
-    monkeypatch.setattr(personal, "_PIECE", 5)  # tasks are fitted in three pieces, as more than 4,096 are
+    monkeypatch.setattr(personal, "_TASKS_AT_A_TIME", 5)  # tasks are fitted in three pieces, as more than 4,096 are
     settings = [f"--set={one}" for one in [*SMALL, "data.noise=0.3", "data.seed=5"]]
     code, out, _ = fedpriv("run", "lrs-synthetic", *settings, "--out=r", "--json")
     assert code == 0

@@ -108,7 +108,7 @@ def test_blocks_do_not_change_the_sum(monkeypatch: pytest.MonkeyPatch) -> None:
     values[0][4, 0, 0] = np.nan
     values[0][7] = 1e250
     whole = clipped_sum(values, 0.5)
-    monkeypatch.setattr(module, "_BLOCK", 5)
+    monkeypatch.setattr(module, "_BLOCK_ENTRIES", 5)
     for a, b in zip(whole, clipped_sum(values, 0.5), strict=True):
         assert a == pytest.approx(b, rel=1e-13, abs=1e-15)
     assert [part.shape for part in whole] == [(4, 3), (), (0,)]

@@ -114,12 +114,12 @@ def test_what_is_cut_off_counts_as_an_infinite_loss(cut: float) -> None:
         assert all(value >= limit * (1 - 1e-9) for value in found)
 
 
-@pytest.mark.parametrize("name", ["_END", "_MARGIN", "_UNIT"])
+@pytest.mark.parametrize("name", ["_END_EXPONENT", "_MARGIN_EXPONENT", "_ROUNDING"])
 def test_what_the_integral_leaves_out_is_added(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """An early end and coarse steps make answers larger, never smaller; so does more rounding."""
     mu, deltas = 0.8, [10.0**-k for k in range(1, 15)]
     exact = [gaussian_epsilon(mu, delta) for delta in deltas]
-    monkeypatch.setattr(contour, name, {"_END": 1.0, "_MARGIN": -2.0, "_UNIT": 1e-6}[name])
+    monkeypatch.setattr(contour, name, {"_END_EXPONENT": 1.0, "_MARGIN_EXPONENT": -2.0, "_ROUNDING": 1e-6}[name])
     for one, delta in zip(exact, deltas, strict=True):
         found = Composition([], mu * mu).epsilon(delta)
         assert one * (1 - 1e-11) <= found <= one * 2
@@ -134,7 +134,7 @@ def test_shorter_panels_change_no_more_than_is_counted_as_rounding(
             several = [*poisson_losses(z, rate, relation, 1e-15), wor_losses(z, rate, 1e-15)]
             first = [one.transform(index, step, 64) for one in several]
             with monkeypatch.context() as patch:
-                patch.setattr(distribution, "_TURN", 3.0)
+                patch.setattr(distribution, "_MAX_RADIANS", 3.0)
                 second = [one._transform(index, step, 64) for one in several]
             for losses, one, other in zip(several, first, second, strict=True):
                 assert one is not None

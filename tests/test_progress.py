@@ -69,7 +69,7 @@ def test_nothing_is_silent_for_more_than_a_minute(lines: Any) -> None:
 
 
 def test_somebody_looks_while_the_work_says_nothing(monkeypatch: Any) -> None:
-    monkeypatch.setattr(shown, "_PATIENCE", 0.0)
+    monkeypatch.setattr(shown, "_QUIET_SECONDS", 0.0)
     heard, said = Event(), []
 
     def write(line: str) -> None:

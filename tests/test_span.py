@@ -26,7 +26,7 @@ SHAPE = (2, 3)
 def always() -> Iterator[None]:
     """Let the span be taken for every task that has an example, however small."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(span, "_CALLS", -1e12)
+        patch.setattr(span, "_TASK_COST", -1e12)
         yield
 
 
@@ -113,7 +113,7 @@ def test_tasks_descend_as_the_loop_does_and_have_the_same_bits_in_any_company(
 
     tasks = tasks_of(sizes, loss)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(span, "_CALLS", -1e12)
+        patch.setattr(span, "_TASK_COST", -1e12)
         engine = KernelEngine()
         for mine in alike(sizes):
             wanted = trained(LoopEngine(), Cohort(tasks, mine, dtype), problem, **pulled(mine))
@@ -268,7 +268,7 @@ def test_the_factors_of_a_pull_do_not_drift_and_rest_where_a_task_rests() -> Non
 
 
 def test_a_pulled_task_with_few_steps_has_the_same_bits_beside_one_with_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(span, "_CALLS", -1e12)
+    monkeypatch.setattr(span, "_TASK_COST", -1e12)
     sizes = [33, 64, 40, 57, 35]
     tasks, problem = (
         tasks_of(sizes, "cross-entropy"),

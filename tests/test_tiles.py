@@ -115,7 +115,7 @@ def test_a_clipped_sum_has_the_same_bits_whatever_its_blocks(width: int, monkeyp
     rows = np.random.default_rng(1).standard_normal((40, width)).astype(np.float32)
     sums = []
     for high in (1, 3, 7, 40):
-        monkeypatch.setattr(clipping, "_BLOCK", high * width)
+        monkeypatch.setattr(clipping, "_BLOCK_ENTRIES", high * width)
         sums += clipping.clipped_sum([rows], 2.0)
     for other in sums[1:]:
         assert np.array_equal(sums[0], other)

@@ -34,9 +34,9 @@ __all__ = ["RULES", "SETS", "Games", "Played", "SetName", "similarity"]
 SetName = Literal["query", "support"]
 SETS: tuple[SetName, ...] = ("query", "support")
 RULES = ("paper", "controlled")
-_REFERENCES = 8
+_MAX_REFERENCES = 8
 _KINDS = ("members", "paper", "controlled")
-_SHOWN = 6
+_SHOWN_IMAGES = 6
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ class Games(Inversion):
         noise = torch.from_numpy(rng.random(target.inputs.shape)).to(seen.problem.dtype)
         begin = noise * (self.high - self.low) + self.low if self.start == "noise" else average + 0.05 * noise
         wanted = target.targets[everyone, slots]
-        width = min(_REFERENCES, min(len(images) for images in found.alike) - 1)
+        width = min(_MAX_REFERENCES, min(len(images) for images in found.alike) - 1)
         references = torch.from_numpy(np.stack([images[1 : 1 + width] for images in found.alike]))
         scores: dict[str, dict[str, NDArray[np.float64]]] = {"inversion": {}, "score": {}}
         shown: dict[str, NDArray[np.float32]] = {}
@@ -170,8 +170,10 @@ class Games(Inversion):
                 scores["inversion"][side] = similarity(images, result, self.high - self.low)
                 scores["score"][side] = torch.cat(cheap).double().numpy()
                 shown[side] = _beside(images, result, candidates["members"])
-            few = seen.part(slice(0, _SHOWN))
-            blind = replace(places.part(slice(0, _SHOWN)), start=noise[:_SHOWN] * (self.high - self.low) + self.low)
+            few = seen.part(slice(0, _SHOWN_IMAGES))
+            blind = replace(
+                places.part(slice(0, _SHOWN_IMAGES)), start=noise[:_SHOWN_IMAGES] * (self.high - self.low) + self.low
+            )
             bare = blind.taken(blind.start)
             shown["from noise"] = _beside(bare, self._invert(engine, few, which, bare, blind), candidates["members"])
         outcomes = {
@@ -279,7 +281,7 @@ def _nobody(done: int, total: int) -> None:
 
 
 def _beside(before: Tensor, after: Tensor, truth: Tensor) -> NDArray[np.float32]:
-    count = min(_SHOWN, len(before))
+    count = min(_SHOWN_IMAGES, len(before))
     parts = [value[:count, 0].float() for value in (before, after, truth)]
     found: NDArray[np.float32] = torch.stack(parts, dim=1).numpy()
     return found

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sweep", "table_of"]
 
-_WIDEST = 44
+_MAX_COLUMNS = 44
 """Columns that the varied keys together may claim of 80; longer values are folded into several lines."""
 
 
@@ -143,7 +143,7 @@ def table_of(results: Results) -> Table:
             escape(short),
             justify="left" if varied else "right",
             overflow="fold",
-            min_width=min(longest, _WIDEST // keys) if varied else None,
+            min_width=min(longest, _MAX_COLUMNS // keys) if varied else None,
         )
     for line in lines:
         table.add_row(*map(escape, line))

@@ -17,7 +17,7 @@ from fedpriv.errors import InputError
 __all__ = ["ItemFactors", "Ratings", "fit_item_factors", "fit_levels"]
 
 Array = NDArray[np.float64]
-_PRIOR = 5.0
+_PRIOR_RATINGS = 5.0
 """Ridge of levels, slopes and factors: as much as so many ratings that say nothing."""
 _SWEEPS = 8
 
@@ -83,7 +83,7 @@ def fit_item_factors(ratings: Ratings, items: int, rank: int) -> ItemFactors:
     mean, own, level = fit_levels(Ratings(people, ratings.items, ratings.values), count, items, _SWEEPS)
     along = level[ratings.items]
     rest = ratings.values - mean - own[people] - along
-    prior = _PRIOR * float(np.mean(along**2))
+    prior = _PRIOR_RATINGS * float(np.mean(along**2))
     slope = np.bincount(people, rest * along, count) / (np.bincount(people, along**2, count) + prior)
     by_person, by_item = _split(people, count), _split(ratings.items, items)
     factors = 0.1 * generator(0, "data/item-factors").standard_normal((items, rank))
@@ -116,8 +116,8 @@ def fit_levels(ratings: Ratings, people: int, items: int, sweeps: int) -> tuple[
     """
     mean = float(ratings.values.mean())
     own, level = np.zeros(people), np.zeros(items)
-    per_person = np.bincount(ratings.people, minlength=people) + _PRIOR
-    per_item = np.bincount(ratings.items, minlength=items) + _PRIOR
+    per_person = np.bincount(ratings.people, minlength=people) + _PRIOR_RATINGS
+    per_item = np.bincount(ratings.items, minlength=items) + _PRIOR_RATINGS
     for _ in range(sweeps):
         level = np.bincount(ratings.items, ratings.values - mean - own[ratings.people], items) / per_item
         own = np.bincount(ratings.people, ratings.values - mean - level[ratings.items], people) / per_person
@@ -132,7 +132,7 @@ def _split(keys: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
 def _solve(columns: Array, wanted: Array, parts: list[NDArray[np.int64]]) -> Array:
     """Ridge regression of each part, shape [parts, rank]."""
     found = np.zeros((len(parts), columns.shape[1]))
-    ridge = _PRIOR * np.eye(columns.shape[1])
+    ridge = _PRIOR_RATINGS * np.eye(columns.shape[1])
     for number, part in enumerate(parts):
         if len(part):
             some = columns[part]

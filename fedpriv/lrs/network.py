@@ -19,7 +19,7 @@ from fedpriv.lrs.sparse import Own
 
 __all__ = ["Directions", "Layout", "fit", "orthonormal_columns"]
 
-_DEPENDENT = 1e-6
+_MIN_SINGULAR_SHARE = 1e-6
 """Share of the largest singular value below which a direction is rounding."""
 
 
@@ -110,7 +110,7 @@ def orthonormal_columns(columns: Tensor) -> Tensor:
     still mean the same. Columns that are linearly dependent give fewer directions, not NaN.
     """
     left, values, right = torch.linalg.svd(columns.double(), full_matrices=False)
-    kept = values > _DEPENDENT * values.max() if values.numel() else values > 0
+    kept = values > _MIN_SINGULAR_SHARE * values.max() if values.numel() else values > 0
     found: Tensor = (left * kept) @ right
     return found.to(columns.dtype)
 

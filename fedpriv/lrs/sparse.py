@@ -14,7 +14,7 @@ from fedpriv.settings import Settings
 
 __all__ = ["Own", "Thresholding", "pursue", "threshold"]
 
-_EXCHANGES = 2
+_MAX_EXCHANGES = 2
 """Tries to exchange a wrong coordinate at the end of a pursuit."""
 
 
@@ -143,7 +143,7 @@ def pursue(
         index = moved.abs().topk(own.index.shape[1], dim=1).indices
         chosen = Own(own.coefficients, index, own.values)
         own = _refit(inputs, targets, shared, chosen, fixed=fixed)
-    for _ in range(_EXCHANGES if steps else 0):
+    for _ in range(_MAX_EXCHANGES if steps else 0):
         other = _exchanged(inputs, targets, shared, own, fixed=fixed)
         own = _better(inputs, targets, shared, own, other)
     return own

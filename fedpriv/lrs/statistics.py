@@ -10,7 +10,7 @@ from fedpriv.lrs.packing import packed_places
 __all__ = ["clip_to", "curvature", "gradient", "moments", "normal_equations", "normal_product"]
 
 
-_ROUNDING = 1e-20
+_ZERO_SHARE = 1e-20
 """Squared norm of a projected column, as a share of the column's own, below which it counts as zero."""
 
 
@@ -85,7 +85,7 @@ def curvature(inputs: Tensor, coefficients: Tensor, fitted: Tensor, counts: Tens
     basis = torch.linalg.qr(fitted)[0]
     projected = inputs - basis @ (basis.transpose(1, 2) @ inputs)
     # Where the own part fits all that there is, what remains is rounding, and a step that divides by it is nonsense.
-    nothing = projected.square().sum(dim=1) <= _ROUNDING * inputs.square().sum(dim=1)
+    nothing = projected.square().sum(dim=1) <= _ZERO_SHARE * inputs.square().sum(dim=1)
     projected = projected.masked_fill(nothing.unsqueeze(1), 0.0)
     return _kronecker(coefficients, projected.transpose(1, 2) @ projected, counts)
 

@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 
 __all__ = ["Factored", "factored_layers"]
 
-_START = 0.01
+_START_LENGTH = 0.01
 """Length of a direction at the start. Only directions count, so a short one is soon forgotten."""
 
 
@@ -54,7 +54,7 @@ class Factored(nn.Module):
                 )
             slot = _slot(self.bank, layer)
             for name, value in zip(names, values, strict=True):
-                start = torch.randn(rank, *value.shape, dtype=value.dtype) * (_START / sqrt(numbers))
+                start = torch.randn(rank, *value.shape, dtype=value.dtype) * (_START_LENGTH / sqrt(numbers))
                 slot.register_parameter(name.rpartition(".")[2], nn.Parameter(start))
 
     def forward(self, inputs: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fedpriv.settings import Settings
 
 __all__ = ["Factors", "LowRank"]
 
-_LARGEST = 4096
+_MAX_NUMBERS = 4096
 """d r beyond which (d r)^2 / 2 numbers from every task are too many: 64 MB each."""
 
 
@@ -73,10 +73,10 @@ class LowRank(Settings):
                 f"'rank' must be at most the number of features {dimension}, got {self.rank}; use a smaller one."
             )
         side = dimension * self.rank
-        if self.update != "gradient" and side > _LARGEST:
+        if self.update != "gradient" and side > _MAX_NUMBERS:
             raise InputError(
-                f"update={self.update!r} needs features times rank of at most {_LARGEST}, got {side}: every task would "
-                "send the square of it; use update='gradient'."
+                f"update={self.update!r} needs features times rank of at most {_MAX_NUMBERS}, got {side}: every task "
+                "would send the square of it; use update='gradient'."
             )
         shapes: dict[str, tuple[int, ...]] = {}
         if self.update == "newton":

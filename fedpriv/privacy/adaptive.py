@@ -29,10 +29,10 @@ from fedpriv.privacy.clipping import SMALLEST_NORM
 
 __all__ = ["bit_share", "default_count_stddev", "next_norm"]
 
-_SHARE = 0.05
+_MAX_BUDGET_SHARE = 0.05
 """Share of the budget that bits get at most unless their noise is given: 2.6% more noise on the updates."""
 
-_FARTHEST = 1e12
+_MAX_NOISE_FACTOR = 1e12
 """How far the bits' noise may exceed the least that they need."""
 
 
@@ -53,7 +53,7 @@ def default_count_stddev(expected: float, groups: int, noise_multiplier: float, 
     reach : float
         Largest centred bit, max(q, 1 - q).
     """
-    return max(expected / 20.0 / math.sqrt(groups), reach * noise_multiplier / math.sqrt(_SHARE))
+    return max(expected / 20.0 / math.sqrt(groups), reach * noise_multiplier / math.sqrt(_MAX_BUDGET_SHARE))
 
 
 def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> float:
@@ -66,7 +66,7 @@ def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> flo
         could be computed with their share.
     """
     if noise_multiplier == 0.0:
-        return _SHARE  # there is no noise to share
+        return _MAX_BUDGET_SHARE  # there is no noise to share
     least = reach * noise_multiplier
     if count_stddev <= least:
         raise InputError(
@@ -74,10 +74,10 @@ def bit_share(noise_multiplier: float, count_stddev: float, reach: float) -> flo
             f"alone would cost more than the noise multiplier {noise_multiplier:.4g} stands for; leave it out for a "
             "good default."
         )
-    if count_stddev > _FARTHEST * least:
+    if count_stddev > _MAX_NOISE_FACTOR * least:
         raise InputError(
-            f"'clipped_count_stddev' must be at most {_FARTHEST * least:.6g}, got {count_stddev:g}: beside the noise "
-            f"multiplier {noise_multiplier:.4g} the bits would be nothing but noise; lower it, or use more noise."
+            f"'clipped_count_stddev' must be at most {_MAX_NOISE_FACTOR * least:.6g}, got {count_stddev:g}: beside the "
+            f"noise multiplier {noise_multiplier:.4g} the bits would be nothing but noise; lower it, or use more noise."
         )
     return float((least / count_stddev) ** 2)
 

@@ -22,7 +22,7 @@ from fedpriv.privacy.terms import Relation
 
 __all__ = ["Attacker", "attacker_for"]
 
-_STEPS = 240
+_CURVE_STEPS = 240
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def attacker_for(
             raise InputError(f"attacker: a false positive rate must be between 0 and 1, both excluded, got {rate!r}.")
     # Beyond log(1 / a) the first bound is above 1, and the second above the first.
     end = -math.log(min(false_positive_rates, default=0.5))
-    epsilons = [end * step / _STEPS for step in range(_STEPS + 1)]
+    epsilons = [end * step / _CURVE_STEPS for step in range(_CURVE_STEPS + 1)]
     deltas = deltas_for(releases, epsilons, relation)
     found = {}
     for rate in false_positive_rates:

@@ -27,10 +27,10 @@ __all__ = [
 SMALLEST_EPSILON, _LARGEST_EPSILON = 1e-6, 1000.0
 """Targets lie between these."""
 
-_WINDOW = 0.998
+_MIN_SHARE_OF_TARGET = 0.998
 """Calibration stops once epsilon is between this and 1 of its target."""
 
-_NARROW = 1e-4
+_MIN_RELATIVE_WIDTH = 1e-4
 """Where epsilon jumps instead, it stops with an interval of this relative length."""
 
 
@@ -176,10 +176,10 @@ def _search(cost: Callable[[float], float], goal: float, enough: float, start: f
     """Find the smallest z with ``cost(z) <= goal`` by secants of log cost over log z, kept inside a bracket.
 
     ``cost`` falls in z and ``cost(enough) <= goal`` is known. Only points that were evaluated, or ``enough``,
-    are returned. The search ends at a cost between ``_WINDOW`` and 1 of the goal, or, where the cost jumps, with
-    a bracket of the relative length ``_NARROW``.
+    are returned. The search ends at a cost between ``_MIN_SHARE_OF_TARGET`` and 1 of the goal, or, where the cost
+    jumps, with a bracket of the relative length ``_MIN_RELATIVE_WIDTH``.
     """
-    aim = math.log(goal * 0.5 * (1.0 + _WINDOW))
+    aim = math.log(goal * 0.5 * (1.0 + _MIN_SHARE_OF_TARGET))
     high, low = enough, 0.0
     point, slope = min(start, enough), -1.2
     before: tuple[float, float] | None = None
@@ -187,11 +187,11 @@ def _search(cost: Callable[[float], float], goal: float, enough: float, start: f
         value = cost(point)
         if value <= goal:
             high = point
-            if value >= _WINDOW * goal:
+            if value >= _MIN_SHARE_OF_TARGET * goal:
                 break
         else:
             low = point
-        if low > 0.0 and high / low < 1.0 + _NARROW:
+        if low > 0.0 and high / low < 1.0 + _MIN_RELATIVE_WIDTH:
             break  # The cost jumps here.
         if 0.0 < value < math.inf:
             here = (math.log(point), math.log(value))

@@ -32,10 +32,10 @@ __all__ = [
 SMALLEST_NORM, LARGEST_NORM = 1e-100, 1e100
 """A clipping norm lies between these: its square must be a normal float."""
 
-_BLOCK = 1 << 16
+_BLOCK_ENTRIES = 1 << 16
 """Entries worked on at a time in float64 (512 KB), or one row: a float64 copy that stays in the cache."""
 
-_SAFE = (1e-280, 1e300)
+_EXACT_SQUARES = (1e-280, 1e300)
 """Sums of squares in this range are exact to rounding; other rows are measured again after rescaling."""
 
 Arrays = Sequence[NDArray[Any]]
@@ -144,7 +144,7 @@ def clipped_sum(arrays: Arrays, clipping_norm: float) -> list[NDArray[np.float64
     flat = _flatten(arrays)
     ends = list(accumulate((array.shape[1] for array in flat), initial=0))
     total = np.zeros(ends[-1], dtype=np.float64)
-    high = max(1, _BLOCK // max(1, ends[-1]))
+    high = max(1, _BLOCK_ENTRIES // max(1, ends[-1]))
     buffer = np.empty((min(high, len(flat[0])), ends[-1]), dtype=np.float64)
     for start in range(0, len(flat[0]), high):
         rows = buffer[: len(flat[0]) - start]
@@ -196,10 +196,10 @@ def _rows_of(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _blocks(array: NDArray[Any]) -> Iterator[tuple[slice, slice]]:
-    """Walk a [k, d] array in blocks of at most ``_BLOCK`` entries, each as wide as it can be."""
+    """Walk a [k, d] array in blocks of at most ``_BLOCK_ENTRIES`` entries, each as wide as it can be."""
     count, width = array.shape
-    wide = max(1, min(width, _BLOCK))
-    high = max(1, _BLOCK // wide)
+    wide = max(1, min(width, _BLOCK_ENTRIES))
+    high = max(1, _BLOCK_ENTRIES // wide)
     for row in range(0, count, high):
         for column in range(0, width, wide):
             yield slice(row, row + high), slice(column, column + wide)
@@ -215,7 +215,7 @@ def _measure(flat: Sequence[NDArray[Any]]) -> tuple[NDArray[np.float64], NDArray
                 # One pass without a temporary; the error of a block's sum stays below 3e-11 of it, typically 1e-14.
                 squares[rows] += np.vecdot(block, block)
         norms = np.sqrt(squares)
-    odd = np.flatnonzero(~((squares > _SAFE[0]) & (squares < _SAFE[1])))
+    odd = np.flatnonzero(~((squares > _EXACT_SQUARES[0]) & (squares < _EXACT_SQUARES[1])))
     extreme: list[int] = []
     if not len(odd):
         return norms, np.asarray(extreme, dtype=np.intp)

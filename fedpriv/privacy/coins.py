@@ -23,10 +23,10 @@ from fedpriv.errors import InputError
 
 __all__ = ["Coins", "binomial_table"]
 
-_BITS = 192
+_WEIGHT_BITS = 192
 """Bits of the largest weight in a table: what is left out lies more than 16 standard deviations from the mean."""
 
-_DENSE = 64
+_DENSE_ONE_IN = 64
 """From one in so many on, members of a subset are marked in a row of flags; below, they are sorted."""
 
 
@@ -72,7 +72,7 @@ class Coins:
         """
         if not 0 <= size <= population:
             raise InputError(f"coins: a subset of {population} has 0 to {population} members, got 'size' = {size}.")
-        if size * _DENSE >= population:
+        if size * _DENSE_ONE_IN >= population:
             few = min(size, population - size)
             flags = np.zeros(population, dtype=bool)
             have = 0
@@ -104,7 +104,7 @@ def binomial_table(tosses: int, rate: float) -> tuple[int, list[int]]:
     top, bottom = rate.as_integer_ratio()
     tails = bottom - top
     middle = min(tosses, (tosses + 1) * top // bottom)
-    below, above = [], [1 << _BITS]
+    below, above = [], [1 << _WEIGHT_BITS]
     for heads in range(middle, tosses):
         above.append(above[-1] * ((tosses - heads) * top) // ((heads + 1) * tails))
         if not above[-1]:

@@ -36,34 +36,34 @@ __all__ = ["Composition"]
 
 Vector = NDArray[np.float64]
 
-_UNIT = 2.0**-53
+_ROUNDING = 2.0**-53
 """Rounding of an operation."""
 
-_BLUR = 5e-5
+_MAX_RELATIVE_BLUR = 5e-5
 """What the added release may add to epsilon, relative."""
 
-_FINER = 16.0
+_MAX_REFINEMENT = 16.0
 """By how much less it adds in the next try, at most."""
 
-_END = 22.0
+_END_EXPONENT = 22.0
 """The integral ends where the added release has made the integrand smaller by exp(-22), at least."""
 
-_BLOCK = 128
+_BLOCK_TERMS = 128
 """Terms are added up in blocks, so that rounding errors do not grow with their number."""
 
-_MARGIN = 12.0
+_MARGIN_EXPONENT = 12.0
 """What steps may add to delta: exp(-12), relative."""
 
-_WORSE = 6.0
+_WORSE_EXPONENT = 6.0
 """How much larger than at the saddle point the integrand may be for fewer steps, as a power of e."""
 
-_MOST_STEPS = 40_000
+_MAX_STEPS = 40_000
 
-_NEGLIGIBLE = 42.0
+_NEGLIGIBLE_EXPONENT = 42.0
 """Minus log of the delta below which a bound takes its place: no question is about it."""
 
-_APART = 4
-_COARSE = range(FIRST, LAST + 1, _APART)
+_LINE_STRIDE = 4
+_COARSE = range(FIRST, LAST + 1, _LINE_STRIDE)
 """Lines go through exponents of these indices."""
 
 _EXPONENTS = np.asarray([exponent(index) for index in _COARSE])
@@ -98,14 +98,14 @@ class Composition:
 
         best = _smallest(bound)
         most = high = bound(best)
-        low, blur = 0.5 * high, _BLUR * size
+        low, blur = 0.5 * high, _MAX_RELATIVE_BLUR * size
         while most > 0.0:
             line = self._chosen(best, size, blur, low, high)
             if line is None:
                 break
             most = line.epsilon(left, most)
             slope = float(line.slopes(np.asarray([most]))[0])
-            too_much = line.blurred(slope) / (_BLUR * (1.0 + slope * most))
+            too_much = line.blurred(slope) / (_MAX_RELATIVE_BLUR * (1.0 + slope * most))
             if most >= low and too_much <= 2.0:
                 break
             # Chernoff's bound was far off: all lines are valid, but one that was made for this epsilon is closer.
@@ -113,7 +113,7 @@ class Composition:
                 low, high = 0.9 * most, most
                 best = _smallest(functools.partial(self._integrand, most))
             if too_much > 2.0:
-                blur = min(blur, line.blur / min(too_much, _FINER))
+                blur = min(blur, line.blur / min(too_much, _MAX_REFINEMENT))
         return max(0.0, most)
 
     def deltas(self, epsilons: Sequence[float]) -> list[float]:
@@ -125,7 +125,7 @@ class Composition:
             values = self._integrands - one * _EXPONENTS
             best = int(np.argmin(values))
             sizes[place] = -float(values[best])
-            if sizes[place] > _NEGLIGIBLE:
+            if sizes[place] > _NEGLIGIBLE_EXPONENT:
                 found[place] = min(1.0, self.rough(one))
             else:
                 lines.setdefault(best, []).append(place)
@@ -138,16 +138,16 @@ class Composition:
         return found
 
     def _several(self, best: int, at: Vector, least: float, most: float) -> list[float]:
-        blur, known = _BLUR * max(0.5, 0.15 * least), [1.0] * len(at)
+        blur, known = _MAX_RELATIVE_BLUR * max(0.5, 0.15 * least), [1.0] * len(at)
         while True:
             line = self._chosen(best, most, blur, float(at.min()), float(at.max()))
             if line is None:
                 return known
             slopes = line.slopes(at)
-            too_much = float((line.blurred(slopes) / (_BLUR * np.maximum(0.6, 0.15 * slopes * at))).max())
+            too_much = float((line.blurred(slopes) / (_MAX_RELATIVE_BLUR * np.maximum(0.6, 0.15 * slopes * at))).max())
             if too_much <= 1.0:
                 return [float(one) for one in line.deltas(at)]
-            blur = line.blur / min(too_much, _FINER)
+            blur = line.blur / min(too_much, _MAX_REFINEMENT)
             known = [float(one) for one in line.deltas(at)]
 
     def rough(self, epsilon: float, weight: float = 1.0) -> float:
@@ -179,12 +179,12 @@ class Composition:
 
         The line through the saddle point has the smallest integrand, one below it often needs fewer steps.
         """
-        room = max(0.0, size) + _MARGIN
+        room = max(0.0, size) + _MARGIN_EXPONENT
         choices: list[tuple[float, float, int]] = []
         for index in range(
-            best - best % _APART, max(FIRST, best - 12) - 1, -_APART
+            best - best % _LINE_STRIDE, max(FIRST, best - 12) - 1, -_LINE_STRIDE
         ):  # few, so that questions share them
-            if choices and self._integrand(high, index) - self._integrand(high, best) > _WORSE:
+            if choices and self._integrand(high, index) - self._integrand(high, best) > _WORSE_EXPONENT:
                 break
             tilt = exponent(index)
             # Chernoff's bounds of the terms of the trapezoid rule: below, where delta <= 1, and above.
@@ -210,8 +210,8 @@ class Composition:
         tilt, step = exponent(index), 2.0 * math.pi / 2.0 ** (quarter / 4.0)
         blur = 2.0 * 2.0 ** (half / 2.0) / (tilt * (tilt + 1.0))
         square = max(self._square, blur)
-        steps = math.sqrt(2.0 * _END / square) / step
-        if not steps < _MOST_STEPS:
+        steps = math.sqrt(2.0 * _END_EXPONENT / square) / step
+        if not steps < _MAX_STEPS:
             return None
         steps = math.ceil(2.0 ** (math.ceil(4.0 * math.log2(max(8.0, steps))) / 4.0))
         w = step * np.arange(steps + 1)
@@ -228,7 +228,7 @@ class Composition:
             off = np.minimum(error.most, error.each * w) + error.dropped
             wrong += count * (error.whole + off / np.maximum(np.abs(1.0 + change), 1e-300))
         # Operations on each term, and their sum.
-        wrong += _UNIT * (64.0 + _BLOCK + len(w) / _BLOCK + 4.0 * (sizes + abs(self._moment(index))))
+        wrong += _ROUNDING * (64.0 + _BLOCK_TERMS + len(w) / _BLOCK_TERMS + 4.0 * (sizes + abs(self._moment(index))))
         s = tilt + 1j * w
         terms = (step / math.pi) * np.exp(logs) / (s * (s + 1.0))
         terms[0] *= 0.5
@@ -259,12 +259,12 @@ class _Line:
         self, s: NDArray[np.complex128], whole: float, terms: NDArray[np.complex128], more: float, added: float
     ) -> None:
         self._tilt, self._whole, self._more, self._added = float(s[0].real), whole, more, added
-        blocks = -(-len(s) // _BLOCK)
-        padding = (0, blocks * _BLOCK - len(s))
-        self._turns = np.pad(s.imag, padding).reshape(blocks, 1, _BLOCK)
+        blocks = -(-len(s) // _BLOCK_TERMS)
+        padding = (0, blocks * _BLOCK_TERMS - len(s))
+        self._turns = np.pad(s.imag, padding).reshape(blocks, 1, _BLOCK_TERMS)
         both = np.stack([np.pad(terms, padding), np.pad(s * terms, padding)], axis=1)
-        self._both = both.reshape(blocks, _BLOCK, 2)
-        self._per_epsilon = 4.0 * _UNIT * float(np.abs(terms) @ np.abs(s))
+        self._both = both.reshape(blocks, _BLOCK_TERMS, 2)
+        self._per_epsilon = 4.0 * _ROUNDING * float(np.abs(terms) @ np.abs(s))
 
     @property
     def blur(self) -> float:

@@ -24,25 +24,25 @@ Vector = NDArray[np.float64]
 FIRST, LAST = -160, 560
 """Exponents are powers of the eighth root of 2, so that questions which differ little share their moments."""
 
-_NODES = 20
+_NODES_PER_PANEL = 20
 """Nodes on each panel."""
 
-_TURN = 15.0
+_MAX_RADIANS = 15.0
 """Most radians that exp(s L) turns on one panel on average; twenty nodes integrate 20 of them to 1e-16."""
 
-_UNIT = 8.0 * 2.0**-53
+_ROUNDING = 8.0 * 2.0**-53
 """Rounding of an operation, and of those that follow."""
 
-_NOTHING = 1e-24
+_MIN_PANEL_SHARE = 1e-24
 """Panels with less than this share of a moment are left out of it."""
 
-_MODERATE = 300.0
+_MAX_PLAIN_EXPONENT = 300.0
 """Powers of e up to this exponent are summed as they are."""
 
-_MOST = 2e9
+_MAX_EVALUATIONS = 2e9
 """Most nodes times steps: a second or two."""
 
-_SMALL = 30_000
+_MAX_MULTIPLICATIONS = 30_000
 """Most multiplications in one product of complex matrices; OpenBLAS takes several threads from 32,768 on."""
 
 
@@ -129,7 +129,7 @@ class Distribution:
 
     def _log_moment(self, tilt: float) -> float:
         logs, losses, largest = self._coarse
-        if tilt * largest < _MODERATE:
+        if tilt * largest < _MAX_PLAIN_EXPONENT:
             # M - 1 may be as small as 1e-16, which summing M itself would lose; the masses add up to 1.
             return math.log1p(float(np.exp(logs) @ np.expm1(tilt * losses)))
         return _log_sum(logs + tilt * losses)
@@ -151,7 +151,7 @@ class Distribution:
         """Return the Renyi divergence of P from Q at an order above 1, rounded up; without what was cut off."""
         tilt = order - 1.0
         size = tilt * float(np.abs(self._coarse[1]).max())
-        return (max(0.0, self._log_moment(tilt)) + _UNIT * (16.0 + size) * min(1.0, size)) / tilt
+        return (max(0.0, self._log_moment(tilt)) + _ROUNDING * (16.0 + size) * min(1.0, size)) / tilt
 
     def rounding(self, index: int) -> Rounding:
         """Return how far moments on the line through the exponent of an index may be rounded.
@@ -165,13 +165,13 @@ class Distribution:
             share = np.exp(logs + tilt * losses - whole)
             sizes = 16.0 + np.abs(logs) + tilt * np.abs(losses)
             summed = share
-            if tilt * largest < _MODERATE:
+            if tilt * largest < _MAX_PLAIN_EXPONENT:
                 summed = np.exp(logs - whole) * np.abs(np.expm1(tilt * losses))
             self._roundings[index] = Rounding(
-                whole=_UNIT * float(summed @ sizes),
-                most=2.0 * _UNIT * float(share @ sizes),
-                each=_UNIT * float(share @ (sizes * np.abs(losses))),
-                dropped=2.0 * _NOTHING * sum(len(edges) for _, edges in self._pieces),
+                whole=_ROUNDING * float(summed @ sizes),
+                most=2.0 * _ROUNDING * float(share @ sizes),
+                each=_ROUNDING * float(share @ (sizes * np.abs(losses))),
+                dropped=2.0 * _MIN_PANEL_SHARE * sum(len(edges) for _, edges in self._pieces),
             )
         return self._roundings[index]
 
@@ -185,11 +185,11 @@ class Distribution:
         shares, losses = [np.asarray([self.none * math.exp(-whole)])], [np.zeros(1)]
         for piece, edges in self._pieces:
             logs, at = _on_panels(piece, edges)
-            kept = np.exp(logs + tilt * at - whole).sum(axis=1) > _NOTHING
+            kept = np.exp(logs + tilt * at - whole).sum(axis=1) > _MIN_PANEL_SHARE
             if not kept.any():
                 continue
-            turns = np.ptp(at[kept], axis=1) * step * count / _TURN
-            if turns.sum() * _NODES * count > _MOST:
+            turns = np.ptp(at[kept], axis=1) * step * count / _MAX_RADIANS
+            if turns.sum() * _NODES_PER_PANEL * count > _MAX_EVALUATIONS:
                 return None
             logs, at = _on_panels(piece, _split(edges[kept], np.ceil(turns).astype(np.int64).clip(1)))
             shares.append(np.exp(logs + tilt * at - whole).ravel())
@@ -202,8 +202,8 @@ class Distribution:
         height = count // rows + 1
         found, alone = np.zeros((height + 1, rows), dtype=np.complex128), np.zeros(height, dtype=np.complex128)
         # Small products stay on one thread; several would wait for each other longer than they work.
-        length = max(16, _SMALL // found.size)
-        step_rows = max(1, _SMALL // (length * rows))
+        length = max(16, _MAX_MULTIPLICATIONS // found.size)
+        step_rows = max(1, _MAX_MULTIPLICATIONS // (length * rows))
         for start in range(0, len(loss), length):
             part = slice(start, start + length)
             angle = step * loss[part]
@@ -254,7 +254,7 @@ def _on_panels(piece: Piece, edges: Vector) -> tuple[Vector, Vector]:
 
 @functools.cache
 def _rule() -> tuple[Vector, Vector]:
-    nodes, weights = np.polynomial.legendre.leggauss(_NODES)
+    nodes, weights = np.polynomial.legendre.leggauss(_NODES_PER_PANEL)
     return nodes, weights
 
 

@@ -21,7 +21,7 @@ EVERYBODY = ""
 Charged = Mapping[str, Mapping[str, Counter[Release]]]
 """run -> group -> releases."""
 
-_MOST = 32
+_MAX_COMBINATIONS = 32
 
 
 def of_run(groups: Mapping[str, Counter[Release]]) -> list[Counter[Release]]:
@@ -45,7 +45,7 @@ def histories(charged: Charged) -> list[Counter[Release]]:
     combinations = 1
     for one in per_run:
         combinations *= len(one)
-    if combinations > _MOST:
+    if combinations > _MAX_COMBINATIONS:
         per_run = [[_maximum(one)] for one in per_run]
     out: list[Counter[Release]] = []
     for choice in itertools.product(*per_run):

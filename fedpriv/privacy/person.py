@@ -23,9 +23,9 @@ from fedpriv.privacy.terms import Relation
 
 __all__ = ["person_epsilon"]
 
-_TURNS = 40
-_FURTHER = 1.0 + 1e-4
-_SMALLEST = 1e-300
+_MAX_TRIES = 40
+_NEXT_TRY_FACTOR = 1.0 + 1e-4
+_MIN_DELTA_SHARE = 1e-300
 """Shares of delta below this are not asked for."""
 
 
@@ -78,14 +78,14 @@ def _step(counts: Mapping[Release, int], delta: float, relation: Relation, tasks
     shares until an e is enough, and has then the smallest one, but for the little that each turn goes further.
     """
     tried = epsilon(counts, delta / tasks, relation).value
-    for _ in range(_TURNS):
+    for _ in range(_MAX_TRIES):
         if not tried < limit:
             break
         share = delta * math.exp(-float(np.logaddexp.reduce(tried * np.arange(tasks))))
-        if share < _SMALLEST:
+        if share < _MIN_DELTA_SHARE:
             break
         needed = epsilon(counts, share, relation).value
         if needed <= tried:
             return tried
-        tried = needed * _FURTHER
+        tried = needed * _NEXT_TRY_FACTOR
     return math.inf

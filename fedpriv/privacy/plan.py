@@ -44,7 +44,7 @@ Arrays = dict[str, NDArray[Any]]
 _PREFIX = "group-"
 """What stands before a public group's label in its name."""
 
-_ROUNDING = 1e-6
+_NOISE_TOLERANCE = 1e-6
 """How much the noise for one target may differ, relative to it: other processors and libraries round otherwise."""
 
 
@@ -518,7 +518,7 @@ class ResolvedPlan:
         calibrated = measures or (self.plan.mechanism is not None and self.plan.mechanism.target is not None)
         if charged is None or noise is None:
             return False
-        return calibrated and math.isclose(charged, noise, rel_tol=_ROUNDING)
+        return calibrated and math.isclose(charged, noise, rel_tol=_NOISE_TOLERANCE)
 
     # --- noise -------------------------------------------------------------------------------------------------
 

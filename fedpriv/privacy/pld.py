@@ -26,16 +26,16 @@ __all__ = ["Event", "has_losses", "is_plain", "pld_deltas", "pld_epsilon"]
 Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
 
-_LARGEST_MU = 200.0
+_MAX_MU = 200.0
 """A task that moves a sum by more standard deviations of its noise than this is not protected by it."""
 
-_CUT = 15
+_CUT_BITS = 15
 """Minus log2 of the share of delta that is cut off: 3e-5."""
 
-_LEVELS = range(_CUT + 2, _CUT + 70, 12)
+_CUT_LEVELS_BITS = range(_CUT_BITS + 2, _CUT_BITS + 70, 12)
 """Minus log2 of what is cut off where delta is to be found: 1e-18 of it is seen."""
 
-_SMALLEST = 1000
+_MAX_CUT_BITS = 1000
 """Cuts are at least 2 to minus this."""
 
 
@@ -52,7 +52,7 @@ def has_losses(cost: Cost, relation: Relation) -> bool:
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:
     """Return epsilon of events with noise; infinity where there is too little of it."""
-    level = math.ceil(-math.log2(delta)) + _CUT
+    level = math.ceil(-math.log2(delta)) + _CUT_BITS
     directions = _composed(events, relation, level)
     if not directions:
         return math.inf
@@ -66,17 +66,17 @@ def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> 
 def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: Relation) -> list[float]:
     """Return delta of events with noise at several finite epsilons; 1 where there is too little of it."""
     worst = [0.0] * len(epsilons)
-    levels = [_composed(events, relation, _LEVELS[0])]
+    levels = [_composed(events, relation, _CUT_LEVELS_BITS[0])]
     if not levels[0]:
         return [1.0] * len(epsilons)
     if any(one.infinite for one in levels[0]):  # else nothing was cut off, at any level
-        levels += [_composed(events, relation, level) for level in _LEVELS[1:]]
+        levels += [_composed(events, relation, level) for level in _CUT_LEVELS_BITS[1:]]
     for direction in zip(*levels, strict=True):
         found = [1.0] * len(epsilons)
         # Which level fits is seen from Chernoff's bound; each gives an upper bound.
         chosen: dict[int, list[int]] = {}
         for place, one in enumerate(epsilons):
-            rough = [composition.rough(one, 2.0**_CUT) for composition in direction]
+            rough = [composition.rough(one, 2.0**_CUT_BITS) for composition in direction]
             chosen.setdefault(min(range(len(rough)), key=rough.__getitem__), []).append(place)
         for level, places in chosen.items():
             values = direction[level].deltas([epsilons[place] for place in places])
@@ -94,11 +94,11 @@ def _composed(events: tuple[Event, ...], relation: Relation, level: int) -> list
     """
     square, parts = 0.0, []
     total = sum(count for cost, count in events if not is_plain(cost, relation))
-    cut = 2.0 ** -min(_SMALLEST, level + math.ceil(math.log2(max(1, total))))
+    cut = 2.0 ** -min(_MAX_CUT_BITS, level + math.ceil(math.log2(max(1, total))))
     for cost, count in events:
         noise = cost.gaussian_noise(relation)
         mu = 0.0 if noise is None else 1.0 / noise
-        if not mu <= _LARGEST_MU:
+        if not mu <= _MAX_MU:
             return []
         if is_plain(cost, relation):
             square += count * mu * mu

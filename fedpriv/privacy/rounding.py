@@ -25,7 +25,7 @@ __all__ = ["NOT_EXACT", "grid_step", "to_grid"]
 NOT_EXACT = "floating-point noise, rounded to a public grid, stands for exact Gaussian noise: not proven exact"
 """What must be said wherever assumptions of a guarantee are listed."""
 
-_FINER = 10
+_STEP_BITS = 10
 """A step is at most 2^-10 standard deviations, and more than half of that."""
 
 
@@ -37,7 +37,7 @@ def grid_step(std: float) -> float:
     if std == 0.0:
         return 0.0
     exponent = math.frexp(std)[1] - 1  # 2^exponent <= std < 2^(exponent + 1), also where a logarithm would be rounded
-    return math.ldexp(1.0, max(exponent - _FINER, -1074))
+    return math.ldexp(1.0, max(exponent - _STEP_BITS, -1074))
 
 
 def to_grid(values: NDArray[np.float64], std: float) -> NDArray[np.float64]:

@@ -19,10 +19,10 @@ from fedpriv.privacy.terms import Relation
 
 __all__ = ["Answer", "solve"]
 
-_MOST = 10**9
+_MAX_ROUNDS = 10**9
 """Most rounds that are looked at."""
 
-_WINDOW = 0.997
+_MIN_SHARE_OF_TARGET = 0.997
 """A rate is found once epsilon is between this and 1 of its target."""
 
 
@@ -177,9 +177,9 @@ def _most_rounds(cost: Callable[[int], float], goal: float) -> int:
         raise InputError(f"a single round costs epsilon {cost(1):.4g}, more than {goal:.4g}; use more noise.")
     holds, breaks = 1, 2
     while cost(breaks) <= goal:
-        if breaks >= _MOST:
-            raise InputError(f"even {_MOST:,} rounds cost less than epsilon {goal:.4g}; use less noise.")
-        holds, breaks = breaks, min(_MOST, breaks * 8)
+        if breaks >= _MAX_ROUNDS:
+            raise InputError(f"even {_MAX_ROUNDS:,} rounds cost less than epsilon {goal:.4g}; use less noise.")
+        holds, breaks = breaks, min(_MAX_ROUNDS, breaks * 8)
     return int(_boundary(lambda rounds: cost(int(rounds)), goal, holds, breaks, whole=True))
 
 
@@ -232,12 +232,12 @@ def _boundary(cost: Callable[[float], float], goal: float, holds: float, breaks:
     for step in range(200):
         if whole and abs(holds - breaks) <= 1.0:
             break
-        if not whole and (low >= _WINDOW * goal or abs(breaks / holds - 1.0) < 1e-9):
+        if not whole and (low >= _MIN_SHARE_OF_TARGET * goal or abs(breaks / holds - 1.0) < 1e-9):
             break
         a, b = math.log(holds), math.log(breaks)
         share = 0.5
         if step % 3 != 2 and low > 0.0 and math.isfinite(high) and high > low:
-            aim = goal if whole else goal * math.sqrt(_WINDOW)
+            aim = goal if whole else goal * math.sqrt(_MIN_SHARE_OF_TARGET)
             share = (math.log(aim) - math.log(low)) / (math.log(high) - math.log(low))
             share = min(0.999, max(0.001, share))
         point = math.exp(a + share * (b - a))

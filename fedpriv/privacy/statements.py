@@ -18,7 +18,7 @@ from fedpriv.privacy.terms import Observer, Output, Relation
 
 __all__ = ["charged_releases", "metrics_alone", "of_people", "privacy_curve", "spent_by_all_runs"]
 
-_PEOPLE = (2, 5)
+_TASKS_OF_A_PERSON = (2, 5)
 """Tasks of a person for which the cost is stated, too."""
 _POINTS = 12
 """Points of the privacy curve; each costs one composition of privacy loss distributions."""
@@ -43,7 +43,7 @@ def of_people(counts: Counter[Release], personal: Guarantee) -> list[dict[str, A
             "epsilon": person_epsilon(history, personal.delta, relation, tasks).value,
             "relation": f"{relation} of {tasks} tasks",
         }
-        for tasks in _PEOPLE
+        for tasks in _TASKS_OF_A_PERSON
     ]
 
 

@@ -34,10 +34,10 @@ from fedpriv.privacy.chain import LINKS, Head, HeadFile, append_links, broken_li
 
 __all__ = ["LedgerFile"]
 
-_APPLICATION = 0x46504C47  # "FPLG"
+_APPLICATION_ID = 0x46504C47  # "FPLG"
 _VERSION = 4
-_CHAINED = 4
-_MEMBERS = 5
+_CHAINED_VERSION = 4
+_MEMBERS_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE populations (
@@ -98,7 +98,7 @@ CREATE TABLE members (
 _GUARDS_5 = tuple(guard.replace("links", "members").replace("number", "id") for guard in _GUARDS_4)
 _NEW = (_SCHEMA, *_GUARDS_3, LINKS, *_GUARDS_4)
 
-_TICK = 50_000_000
+_TICK_NANOSECONDS = 50_000_000
 """Nanoseconds within which two changes of a file may carry the same time."""
 
 
@@ -155,7 +155,7 @@ class LedgerFile:
                 with contextlib.closing(sqlite3.connect(draft, isolation_level=None)) as connection:
                     connection.execute("PRAGMA synchronous=EXTRA")
                     connection.executescript(
-                        f"BEGIN; PRAGMA application_id={_APPLICATION}; PRAGMA user_version={_VERSION};"
+                        f"BEGIN; PRAGMA application_id={_APPLICATION_ID}; PRAGMA user_version={_VERSION};"
                         f"{''.join(_NEW)}COMMIT;"
                     )
                 # A link fails if somebody else was faster, and then theirs is the ledger.
@@ -232,8 +232,11 @@ class LedgerFile:
     def guards(version: int) -> dict[str, str]:
         """Return the triggers that keep rows as they were written in a file of this version: by name, their text."""
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-            guards = (*(_GUARDS_3 if version > 2 else ()), *((LINKS, *_GUARDS_4) if version >= _CHAINED else ()))
-            guards += (_MEMBERS_TABLE, *_GUARDS_5) if version >= _MEMBERS else ()
+            guards = (
+                *(_GUARDS_3 if version > 2 else ()),
+                *((LINKS, *_GUARDS_4) if version >= _CHAINED_VERSION else ()),
+            )
+            guards += (_MEMBERS_TABLE, *_GUARDS_5) if version >= _MEMBERS_VERSION else ()
             connection.executescript(_SCHEMA + "".join(guards))
             return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
 
@@ -333,7 +336,7 @@ class LedgerFile:
         if version < 3:
             for guard in _GUARDS_3:
                 connection.execute(guard)
-        if version < _CHAINED:
+        if version < _CHAINED_VERSION:
             for statement in (LINKS, *_GUARDS_4):
                 connection.execute(statement)
             names = connection.execute("SELECT name FROM populations ORDER BY name").fetchall()
@@ -345,8 +348,8 @@ class LedgerFile:
     def add_members(cls, connection: sqlite3.Connection) -> None:
         """Make room for versions of members, as part of the transaction at work."""
         cls.upgrade(connection)
-        if _version(connection) < _MEMBERS:
-            for statement in (_MEMBERS_TABLE, *_GUARDS_5, f"PRAGMA user_version={_MEMBERS}"):
+        if _version(connection) < _MEMBERS_VERSION:
+            for statement in (_MEMBERS_TABLE, *_GUARDS_5, f"PRAGMA user_version={_MEMBERS_VERSION}"):
                 connection.execute(statement)
 
     def _refuse_missing(self) -> None:
@@ -363,13 +366,13 @@ class LedgerFile:
         """Check what the file is, under its lock: its whole content if it changed, the header and the heads always."""
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         version = _version(connection)
-        if application != _APPLICATION:
+        if application != _APPLICATION_ID:
             raise InputError(f"ledger {self.path}: this is a database, but not a fedpriv ledger; check the path.")
         if version < 1:
             raise self._damaged(f"version {version}, which no fedpriv ever wrote")
-        if version > _MEMBERS:
+        if version > _MEMBERS_VERSION:
             raise InputError(
-                f"ledger {self.path}: version {version} is newer than version {_MEMBERS}, which this fedpriv "
+                f"ledger {self.path}: version {version} is newer than version {_MEMBERS_VERSION}, which this fedpriv "
                 "knows; upgrade fedpriv."
             )
         if not chained:
@@ -391,7 +394,9 @@ class LedgerFile:
             return False
         if now.counted is not None:  # SQLite says whether another connection wrote
             return before.counted == now.counted
-        return before.at - max(before.state[-2:]) > _TICK  # else a change in the same tick of the clock would not show
+        return (
+            before.at - max(before.state[-2:]) > _TICK_NANOSECONDS
+        )  # else a change in the same tick of the clock would not show
 
     def _check_content(self, connection: sqlite3.Connection) -> None:
         page = connection.execute("PRAGMA page_size").fetchone()[0]
@@ -466,7 +471,7 @@ class LedgerFile:
     @staticmethod
     def _head(connection: sqlite3.Connection) -> Head | None:
         """Return the head; None in a file of before there was a chain."""
-        return head_of(connection) if _version(connection) >= _CHAINED else None
+        return head_of(connection) if _version(connection) >= _CHAINED_VERSION else None
 
     def _state(self) -> tuple[int, ...]:
         """Return what changes whenever the file does, the times last."""

@@ -41,7 +41,7 @@ COLOURS = {"personal": "#0072B2", "billboard": "#D55E00", "local_only": "#009E73
 MARKERS = {"personal": "o", "billboard": "s", "local_only": "^"}
 GAIN, LOSS, EQUAL = "#0072B2", "#D55E00", "#6b6b6b"
 NOT_RELEASED = "diagnostic, not released"
-DENSE = 1500
+DENSE_POINTS = 1500
 
 
 def loss_and_epsilon(run: Run) -> Figure | None:
@@ -99,7 +99,7 @@ def accuracies(run: Run) -> Figure | None:
             color=COLOURS[model],
             alpha=_alpha(len(values)),
             linewidths=0,
-            rasterized=len(values) > DENSE,
+            rasterized=len(values) > DENSE_POINTS,
             zorder=2,
         )
         interval = mean_interval(values)
@@ -145,7 +145,7 @@ def per_task(run: Run) -> Figure | None:
     for word, colour, marker, points in groups:
         if points:
             at, values = zip(*points, strict=True)
-            if len(ordered) <= DENSE:
+            if len(ordered) <= DENSE_POINTS:
                 axes.vlines(at, 0, values, color=colour, lw=0.8, alpha=0.5)
             axes.scatter(
                 at,
@@ -154,7 +154,7 @@ def per_task(run: Run) -> Figure | None:
                 color=colour,
                 marker=marker,
                 linewidths=0,
-                rasterized=len(ordered) > DENSE,
+                rasterized=len(ordered) > DENSE_POINTS,
                 label=f"{word}: {len(points)}",
                 zorder=3,
             )

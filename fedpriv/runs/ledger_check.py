@@ -18,7 +18,7 @@ from fedpriv.runs.record import RunRecord
 
 __all__ = ["check_finished", "how_to_find", "ledger_of"]
 
-_ROUNDING = 1e-6
+_EPSILON_TOLERANCE = 1e-6
 """By how much, relative to it, an epsilon may be understated: another version of a library may round it otherwise."""
 
 
@@ -104,5 +104,5 @@ def _understated(record: RunRecord, found: RunGuarantees) -> Iterator[str]:
             (stated.epsilon_replace_one, true.epsilon_replace_one),
         ):
             said = math.nan if written is None else written
-            if not said >= cost * (1.0 - _ROUNDING):
+            if not said >= cost * (1.0 - _EPSILON_TOLERANCE):
                 yield f"says epsilon {said:.6g} of the {true.output} where it is {cost:.6g}"

@@ -27,7 +27,7 @@ from fedpriv.runtime.node import Node, NodeSpec
 
 __all__ = ["InProcessGrid", "LocalGrid", "Worker", "is_training"]
 
-_FAILED = 1
+_FAILED_CODE = 1
 
 
 class Worker:
@@ -44,7 +44,7 @@ class Worker:
             return self.app(message, self.context)
         except Exception as error:
             text = str(error) if isinstance(error, FedprivError) else f"{type(error).__name__}: {error}"
-            return Message(Error(code=_FAILED, reason=text), reply_to=message)
+            return Message(Error(code=_FAILED_CODE, reason=text), reply_to=message)
 
     def snapshot(self, directory: Path, number: int) -> None:
         """Write the personal states as they are after a round."""

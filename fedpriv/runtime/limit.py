@@ -24,9 +24,9 @@ __all__ = ["TaskLate", "TimeLimit"]
 
 T = TypeVar("T")
 
-_ASLEEP = 10.0
+_WALL_CLOCK_FACTOR = 10.0
 """How many times the limit a task may take by the clock on the wall: one that computes so little only waits."""
-_SHORTEST = 0.001
+_MIN_POLL_SECONDS = 0.001
 """Seconds between two looks at a task's clock, at least."""
 
 
@@ -102,10 +102,10 @@ class TimeLimit:
         work, began, left = _Work(function), time.monotonic(), self.seconds
         work.start()
         try:
-            while not work.done.wait(max(left, _SHORTEST)):
+            while not work.done.wait(max(left, _MIN_POLL_SECONDS)):
                 passed = time.monotonic() - began
                 left = self.seconds - work.computed(passed)
-                if left <= 0 or passed >= _ASLEEP * self.seconds:
+                if left <= 0 or passed >= _WALL_CLOCK_FACTOR * self.seconds:
                     raise TaskLate(f"it computed for more than {self.seconds:g} s ('run.task_seconds')")
         except BaseException:  # also an interrupt of the thread that waits: nobody wants the result any more
             work.leave()

@@ -21,11 +21,11 @@ from fedpriv.runtime.short_folder import short_folder
 
 __all__ = ["Line", "answer", "connect", "open_lines", "ready"]
 
-_HEADER = 8
+_LENGTH_BYTES = 8
 """Bytes that say how long a message is."""
-_LONGEST = 2**31 - 1
+_MAX_POLL_MILLISECONDS = 2**31 - 1
 """Milliseconds that the kernel waits at most."""
-_PATIENCE = 10.0
+_HELLO_SECONDS = 10.0
 """Seconds for a shard to say who calls; it did so before it told Ray that it is connected."""
 
 
@@ -44,7 +44,7 @@ class Line:
         self._outgoing: list[memoryview] = []
         self._message: bytearray | None = None
         self._broken = False
-        self._expect(_HEADER, body=False)
+        self._expect(_LENGTH_BYTES, body=False)
 
     def fileno(self) -> int:
         """Return the socket's number."""
@@ -70,7 +70,7 @@ class Line:
         """
         if self._outgoing:
             raise RuntimeError("a line sends one message at a time, and the one before is not through.")
-        self._outgoing = [memoryview(len(message).to_bytes(_HEADER)), memoryview(message)]
+        self._outgoing = [memoryview(len(message).to_bytes(_LENGTH_BYTES)), memoryview(message)]
         self.move()
 
     def receive(self) -> bytearray:
@@ -122,12 +122,12 @@ class Line:
             return
         if self._body:
             self._message = self._buffer
-            self._expect(_HEADER, body=False)
+            self._expect(_LENGTH_BYTES, body=False)
         elif length := int.from_bytes(self._buffer):
             self._expect(length, body=True)
         else:
             self._message = bytearray()
-            self._expect(_HEADER, body=False)
+            self._expect(_LENGTH_BYTES, body=False)
 
     def _expect(self, size: int, *, body: bool) -> None:
         self._buffer, self._have, self._body = bytearray(size), 0, body
@@ -147,7 +147,7 @@ def ready(lines: Iterable[Line], timeout: float | None) -> list[Line]:
         waiting = select.poll()
         for number, line in open_.items():
             waiting.register(number, select.POLLIN | (select.POLLOUT if line.sending else 0))
-        for number, _ in waiting.poll(None if left is None else min(left * 1000, _LONGEST)):
+        for number, _ in waiting.poll(None if left is None else min(left * 1000, _MAX_POLL_MILLISECONDS)):
             open_[number].move()
 
 
@@ -163,7 +163,7 @@ def open_lines(ray: Any, shards: Mapping[int, Any]) -> dict[int, Line]:
             for call in [shard.connect.remote(address, number) for number, shard in shards.items()]:
                 if _reached(ray, call):
                     line = Line(listener.accept()[0])
-                    if ready([line], _PATIENCE):
+                    if ready([line], _HELLO_SECONDS):
                         lines[int.from_bytes(line.receive())] = line
     except (AttributeError, ComponentFailure, EOFError, OSError):  # no such sockets here, or no place for one
         pass

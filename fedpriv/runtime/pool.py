@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from fedpriv.runtime.lines import Line
     from fedpriv.runtime.node import NodeSpec
 
-__all__ = ["PATIENCE", "ShardPool"]
+__all__ = ["START_SECONDS", "ShardPool"]
 
-PATIENCE = 180
+START_SECONDS = 180
 """Seconds for a shard to start; on a cluster without a free core it would wait for ever."""
 
 
@@ -244,14 +244,14 @@ class ShardPool:
             asked = {number: self._host(taken[number], spec, number) for number, spec in wanted.items()}
             for number, answer in asked.items():
                 try:
-                    self._ray.get(answer, timeout=PATIENCE)
+                    self._ray.get(answer, timeout=START_SECONDS)
                 except self._ray.exceptions.RayActorError:  # it died while it was idle, or could not start
                     taken[number] = self._new()
-                    self._ray.get(self._host(taken[number], wanted[number], number), timeout=PATIENCE)
+                    self._ray.get(self._host(taken[number], wanted[number], number), timeout=START_SECONDS)
         except self._ray.exceptions.GetTimeoutError:
             self.stop(taken.values())
             raise ComponentFailure(
-                f"{len(specs)} shards did not start within {PATIENCE} s: Ray has no free core for each; use fewer."
+                f"{len(specs)} shards did not start within {START_SECONDS} s: Ray has no free core for each; use fewer."
             ) from None
         except Exception as error:
             self.stop(taken.values())

@@ -16,15 +16,15 @@ from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.runtime.grid import LocalGrid, is_training
 from fedpriv.runtime.lines import Line, open_lines, ready
 from fedpriv.runtime.node import NodeSpec
-from fedpriv.runtime.pool import PATIENCE, ShardPool
+from fedpriv.runtime.pool import START_SECONDS, ShardPool
 from fedpriv.runtime.wire import pack, shared_records, unpack
 
 __all__ = ["RayGrid"]
 
-_REBUILDS = 3
+_MAX_REBUILDS = 3
 """How often a shard may die in one round before the run gives up."""
 
-_CRASHED = 8
+_CRASHED_CODE = 8
 """Flower's code of an app that ended instead of answering."""
 
 _LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
@@ -32,7 +32,7 @@ _LARGE_FOR_RAY, _LARGE_FOR_LINES = 100_000, 8_000_000
 record where messages go through Ray, of all its copies where they go over lines."""
 
 
-_TURN = 0.01
+_POLL_SECONDS = 0.01
 """Seconds that lines are waited for before Ray is asked again, where both carry answers."""
 
 
@@ -132,10 +132,10 @@ class RayGrid(LocalGrid):
                     replies[node] = unpack(self._result(call, node))
                 except (self._ray.exceptions.RayActorError, _LineBroken) as error:
                     deaths[node] += 1
-                    if deaths[node] > _REBUILDS:
+                    if deaths[node] > _MAX_REBUILDS:
                         if len(self.specs[node - 1].tasks) == 1:  # its data may be why; it decides over nobody else
                             reason = f"its shard died {deaths[node]} times in one round"
-                            replies[node] = Message(Error(code=_CRASHED, reason=reason), reply_to=message)
+                            replies[node] = Message(Error(code=_CRASHED_CODE, reason=reason), reply_to=message)
                             self._doubtful.add(node)
                             open_.remove(node)
                             continue
@@ -224,7 +224,7 @@ class RayGrid(LocalGrid):
             # All together: to wait for one after the other costs more than a small shard's work.
             timeout = 0 if lines else left()
             done = list(self._ray.wait(references, num_returns=len(references), timeout=timeout)[0])
-            done += ready(lines, 0.0 if done else _TURN)  # what is half sent goes on meanwhile
+            done += ready(lines, 0.0 if done else _POLL_SECONDS)  # what is half sent goes on meanwhile
             if done or left() == 0.0:
                 return done
 
@@ -260,7 +260,7 @@ class RayGrid(LocalGrid):
     def _call_all(self, method: str, *arguments: Any) -> None:
         """Call a method on every shard, rebuilding those that die."""
         self._rebuild_doubtful()
-        for _ in range(_REBUILDS):
+        for _ in range(_MAX_REBUILDS):
             failed = []
             calls = {node: getattr(actor, method).remote(*arguments) for node, actor in self.actors.items()}
             for node, call in calls.items():
@@ -285,7 +285,7 @@ class RayGrid(LocalGrid):
         actor = self._pool.start(self.specs[node - 1], node)
         self.actors[node] = actor
         try:
-            self._ray.get(actor.process.remote(), timeout=PATIENCE)
+            self._ray.get(actor.process.remote(), timeout=START_SECONDS)
             if self._snapshot is not None:
                 self._ray.get(actor.restore.remote(*self._snapshot))
             for message in self._since[node]:

@@ -12,7 +12,7 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["short_folder"]
 
-_ROOM = 26
+_MAX_CHARACTERS = 26
 """Characters for the folder around it: Ray adds 66 of its own to a name of 13 and "/r", and a socket's path has 107."""
 
 _PLACES = ("/tmp", "/var/tmp", "/dev/shm", "/run")  # noqa: S108 (only to make a folder in that nobody else may enter)
@@ -41,12 +41,13 @@ def short_folder(places: Sequence[str] = _PLACES) -> Iterator[Path]:
 
 def _made(places: Sequence[str]) -> Path:
     for place in places:
-        if len(place) <= _ROOM and place.isascii():
+        if len(place) <= _MAX_CHARACTERS and place.isascii():
             try:
                 return Path(tempfile.mkdtemp(prefix="fed-", dir=place))
             except OSError:
                 continue
     raise ComponentFailure(
-        f"sockets need a folder whose path has at most {_ROOM} plain letters, and none of {', '.join(places)} can be "
-        "written to or is one; set TMPDIR to such a folder, or use --set run.grid=in-process."
+        f"sockets need a folder whose path has at most {_MAX_CHARACTERS} plain letters, and none of "
+        f"{', '.join(places)} can be written to or is one; set TMPDIR to such a folder, or use "
+        "--set run.grid=in-process."
     )

@@ -17,7 +17,7 @@ from fedpriv.sweep.workers import Workers
 
 __all__ = ["Crew"]
 
-_SMALL = 2**29
+_SMALL_BYTES = 2**29
 """Bytes of a run up to which several may be in memory at once without being asked for."""
 
 
@@ -73,7 +73,7 @@ class Crew:
         free = all(need.free for need in needs)
         sendable = _sendable(self._build, self._measure)
         if self._asked is None:
-            small = max(need.bytes for need in needs) <= _SMALL
+            small = max(need.bytes for need in needs) <= _SMALL_BYTES
             count = min(usable_cores(), len(needs)) if free and small and sendable else 1
         elif self._asked > 1 and not free:
             raise InputError(

@@ -25,8 +25,8 @@ _STYLES = (
     ("#56B4E9", "P", ":"),
     ("#222222", "X", "-."),
 )
-_COLUMNS = 3
-_APART = 0.012
+_MAX_COLUMNS = 3
+_SHIFT_OF_AXIS = 0.012
 """Shift of the models against each other, as a share of the axis: bars shall not cover one another."""
 
 
@@ -39,7 +39,7 @@ def draw(results: Results) -> Figure:
     for cell in results.cells:
         title = "\n".join(f"{key} = {as_text(cell.values[key])}" for key in others)
         panels.setdefault(title, []).append(cell)
-    columns = min(_COLUMNS, len(panels))
+    columns = min(_MAX_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     width = 6.4 if columns == 1 else 1.2 + 3.3 * columns
     figure = Figure(figsize=(width, 1.5 + 2.7 * rows), layout="constrained", facecolor="white")
@@ -78,7 +78,7 @@ def _panel(axes: Axes, key: str, cells: Sequence[CellResult], results: Results) 
     for shift, (name, label) in enumerate(results.columns.items()):
         colour, marker, dashes = _STYLES[shift % len(_STYLES)]
         points = [
-            (place + (shift - middle) * _APART * span, found)
+            (place + (shift - middle) * _SHIFT_OF_AXIS * span, found)
             for place, cell in zip(places, cells, strict=True)
             if (found := results.value(cell, name)) is not None
         ]

@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 
 __all__ = ["as_text", "parse_grid", "parse_seeds"]
 
-_MOST_SEEDS = 10_000
+_MAX_SEEDS = 10_000
 _OWN = {"run.seed": "--seeds", "run.reproduce": "--reproduce"}
 # Who is protected and whose budget is spent: one and the same for a sweep, or the same people would pay from two.
 _OWN |= {f"run.{name}": f"--set run.{name}" for name in ("ledger", "population", "declared")}
@@ -75,9 +75,9 @@ def parse_seeds(text: str) -> list[int]:
                     f"--seeds needs a number, a list or a range, got {text!r}; for example 8, 3,5,9 or 1-4."
                 )
             spans.append(range(int(match[1]), int(match[2] or match[1]) + 1))
-    if any(not span for span in spans) or sum(map(len, spans)) > _MOST_SEEDS:
+    if any(not span for span in spans) or sum(map(len, spans)) > _MAX_SEEDS:
         raise InputError(
-            f"--seeds must name 1 to {_MOST_SEEDS:,} seeds, the smaller end of a range first; got {text!r}."
+            f"--seeds must name 1 to {_MAX_SEEDS:,} seeds, the smaller end of a range first; got {text!r}."
         )
     seeds = [seed for span in spans for seed in span]
     twice = next((seed for at, seed in enumerate(seeds) if seed in seeds[:at]), None)

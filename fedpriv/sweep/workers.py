@@ -25,7 +25,7 @@ from fedpriv.sweep.jobs import Build, Job, Measure, run_job
 
 __all__ = ["Workers"]
 
-_LOOK = 0.2
+_POLL_SECONDS = 0.2
 """Seconds between two looks at the progress."""
 
 
@@ -67,7 +67,7 @@ class Workers:
             with _quiet_start():  # a process may still be missing
                 waiting: set[Future[None]] = {self._executor.submit(_run, job) for job in jobs}
             while waiting:
-                done, waiting = wait(waiting, timeout=_LOOK, return_when=FIRST_EXCEPTION)
+                done, waiting = wait(waiting, timeout=_POLL_SECONDS, return_when=FIRST_EXCEPTION)
                 for future in done:
                     future.result()
                 if progress:

@@ -38,7 +38,7 @@ KINDS = {
 }
 _RIDGES = (1.0, 2.0, 4.0)
 _PROMPTS = (1.0, 3.0, 10.0, 30.0)
-_WIDE = 5
+_WIDE_RANK = 5
 
 
 def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
@@ -89,7 +89,11 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     rank = next(iter(result.billboards.values()))["factors"].shape[1]
     weights = 0 if getattr(client, "coefficients", "free") == "one" else rank
     own = {"amht": weights + sparsity, "single": 0, "prompt": 1, "prompt_shrunk": 1, "representation": 1}
-    own |= {"representation_wide": _WIDE, "sparse": sparsity, **dict.fromkeys(("full", "ridge", "tuned"), dimension)}
+    own |= {
+        "representation_wide": _WIDE_RANK,
+        "sparse": sparsity,
+        **dict.fromkeys(("full", "ridge", "tuned"), dimension),
+    }
     return {
         "rmse": errors(np.ones(len(tasks), dtype=bool)),
         "starved": errors(starved),
@@ -130,7 +134,7 @@ def _simpler(train: Batch, validation: Batch, test: Batch) -> Mapping[str, NDArr
         "ridge": baselines.shrunk(inputs, targets, held),
         "tuned": baselines.shrunk(inputs, targets, held, towards=single),
     }
-    for kind, rank in (("representation", 1), ("representation_wide", min(_WIDE, dimension))):
+    for kind, rank in (("representation", 1), ("representation_wide", min(_WIDE_RANK, dimension))):
         start = np.linalg.qr(rng.standard_normal((dimension, rank)))[0]
         fits[kind] = baselines.representation(inputs, targets, counts, start, iterations=10)
     found = {kind: _squared(theta, test) for kind, theta in fits.items()}

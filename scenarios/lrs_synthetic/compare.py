@@ -16,7 +16,7 @@ from fedpriv.summary import RunResult
 
 __all__ = ["compare", "own_errors"]
 
-FAILED = 0.1
+FAILED_SHARE = 0.1
 """A task failed if its error is above this share of the root mean square of all tasks' test targets."""
 
 
@@ -70,7 +70,7 @@ def own_errors(experiment: Experiment, result: RunResult) -> dict[str, float]:
     own = np.sqrt(2 * result.scores.get("personal.loss", np.empty(0)))
     if not len(own):
         return {}
-    failed = ~(own <= FAILED * float(np.sqrt(np.square(experiment.data.test.targets).mean())))
+    failed = ~(own <= FAILED_SHARE * float(np.sqrt(np.square(experiment.data.test.targets).mean())))
     found = {"amht": _together(own), "failed": int(failed.sum()), "median": float(np.median(own))}
     return found if failed.all() else found | {"without_failed": _together(own[~failed])}
 

@@ -25,7 +25,7 @@ _threshold_backward = torch.ops.aten.threshold_backward
 POINTWISE = (nn.ReLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.ELU, nn.GELU, nn.SiLU)
 """Layers that treat every number alike, and can be differentiated twice."""
 
-_SHORT = 16
+_VECTOR_NUMBERS = 16
 """Numbers that a processor of today treats at once."""
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -206,7 +206,7 @@ class Chain:
 
 def _softmax(values: Tensor) -> Tensor:
     """Return the softmax of every row of [C, n, K]; torch's own takes three times as long where rows are short."""
-    if values.shape[2] > _SHORT:
+    if values.shape[2] > _VECTOR_NUMBERS:
         return torch.softmax(values, dim=2)
     found = (values - values.amax(dim=2, keepdim=True)).exp_()
     return found.div_(found.sum(dim=2, keepdim=True))

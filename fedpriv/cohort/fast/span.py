@@ -34,22 +34,22 @@ from fedpriv.cohort.trees import Params
 
 __all__ = ["Examples", "bytes_in_span", "descend_in_span", "span_widths"]
 
-_VANISHED = 1e-30
+_MIN_FACTOR = 1e-30
 """What is left of a start after so many pulls that nothing depends on it any more."""
 _KEPT_BYTES = 2**28
 """Of inner products that an engine keeps; tasks that come when these are full have theirs computed in every round."""
 
 # Costs in units of a multiplication and addition within a large product, 32 ps on the core where they were measured.
-_THIN = 30
+_STEP_COST = 30
 """What a step adds per weight to its two products, because its mini-batch does not fill the processor."""
 
-_MOVED = 40
+_MEMORY_COST = 40
 """What it takes to bring an input of an example, or a weight's change, from memory."""
 
-_CALLS = 1e6
+_TASK_COST = 1e6
 """What the calls cost that are made for a single task."""
 
-_WIDEST = 1024
+_MAX_EXAMPLES = 1024
 """Tasks with more examples go by mini-batches: the inner products of one would fill the cache."""
 
 
@@ -75,10 +75,14 @@ def span_widths(index: NDArray[np.int64], sizes: NDArray[np.int64], inputs: int,
     widths: NDArray[np.int64] = -(-sizes // places) * places
     steps, batch = (index >= 0).any(axis=2).sum(axis=1), index.shape[2]
     # Two products per step, as slow as they are thin; the mini-batch is gathered, the weights are read and written.
-    thin = 1.0 * steps * inputs * (outputs * (2 * batch + _THIN) + _MOVED * batch)
+    thin = 1.0 * steps * inputs * (outputs * (2 * batch + _STEP_COST) + _MEMORY_COST * batch)
     # Two large products in all; the inner products, as if none were kept; one product with those per step.
-    span = 1.0 * sizes * inputs * (2 * outputs + _MOVED + sizes) + 2.0 * steps * batch * widths * outputs + _CALLS
-    return np.where((span < thin) & (widths <= _WIDEST), widths, 0)
+    span = (
+        1.0 * sizes * inputs * (2 * outputs + _MEMORY_COST + sizes)
+        + 2.0 * steps * batch * widths * outputs
+        + _TASK_COST
+    )
+    return np.where((span < thin) & (widths <= _MAX_EXAMPLES), widths, 0)
 
 
 def bytes_in_span(width: int, weight: Tensor) -> int:
@@ -212,7 +216,7 @@ def _rounded(factors: Tensor, dtype: torch.dtype) -> Tensor:
     made = rounded[0].double()
     for step in range(1, len(factors)):
         # Who rests keeps a factor of 1: when it rests depends on the tasks beside it, and bits must not.
-        moves = (made.abs() > _VANISHED) & (factors[step] != 1.0)
+        moves = (made.abs() > _MIN_FACTOR) & (factors[step] != 1.0)
         rounded[step] = torch.where(moves, exact[step] / made, factors[step]).to(dtype)
         made = made * rounded[step].double()
     return rounded
