@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from fedpriv.data import load
     from fedpriv.experiment import Experiment
     from fedpriv.privacy.target import Target
+    from fedpriv.roster import Roster
     from fedpriv.runs import free_folder
     from fedpriv.summary import RunResult
 
@@ -22,6 +23,7 @@ __all__ = [
     "FedprivError",
     "InputError",
     "NoGuarantee",
+    "Roster",
     "RunResult",
     "Target",
     "Tasks",
@@ -35,6 +37,7 @@ os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 _LATE = {
     "Experiment": "fedpriv.experiment",
+    "Roster": "fedpriv.roster",
     "RunResult": "fedpriv.summary",
     "Target": "fedpriv.privacy.target",
     "Tasks": "fedpriv.cohort.tasks",

@@ -158,6 +158,7 @@ def test_runs_on_both_versions_are_one_account(tmp_path: Path, fedpriv: Any) -> 
     found = json.loads(said)
     assert found["tasks"] == 7
     assert sum(one["entries"] for one in found["runs"].values()) == 6
+    assert "7 tasks, protected data, version 2 of its members" in fedpriv("ledger", "show", str(tmp_path / "first"))[1]
     # Nobody knows whose ids the first run's were, so its rounds count for each of the seven.
     assert found["individual"]["rounds_with_participants_assumed"] == 2, found["individual"]
     for name in ("first", "second", "third"):
