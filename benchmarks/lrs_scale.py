@@ -54,7 +54,7 @@ def drawn(ids: np.ndarray[Any, Any]) -> Tasks:
     return Tasks("drawn", tuple(map(str, ids)), block, nothing, nothing, num_classes=None, declared="benchmark")
 
 
-class Drawn(LowRankSparse):
+class GeneratedLowRankSparse(LowRankSparse):
     """The client, on examples that are drawn where they are needed."""
 
     def train(
@@ -93,7 +93,7 @@ def iteration(count: int) -> dict[str, Any]:
     experiment = Experiment(
         tasks=population(count),
         model=ModelSettings(name="low-rank", settings={"rank": RANK}),
-        client=Drawn(sparsity=SPARSITY, steps=2),
+        client=GeneratedLowRankSparse(sparsity=SPARSITY, steps=2),
         strategy=strategy,
         baseline=False,
         dtype="float64",

@@ -153,7 +153,7 @@ class LowRankSparseNet(LocalSGD):
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:
         """Start from the shared network: all coefficients and values 0."""
-        shared = _Shared.read(billboard)
+        shared = _SharedNetwork.read(billboard)
         some = next(iter(billboard.values()))
         own = Own.zeros(len(cohort), shared.directions.count, self.sparsity, some.dtype)
         return _to_state(own)
@@ -162,7 +162,7 @@ class LowRankSparseNet(LocalSGD):
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
         """Fit the own part with the billboard fixed, train the network with the own part fixed, send how it moved."""
-        shared = _Shared.read(billboard)
+        shared = _SharedNetwork.read(billboard)
         steps = self.personal_steps if key.round > self.warm_up else 0
         own, rest = _to_own(state), None
         if steps and self.fit_share < 1:
@@ -192,18 +192,18 @@ class LowRankSparseNet(LocalSGD):
         if not self.final_steps:
             return state
         fresh = _to_own(self.initial_state(billboard, cohort))
-        return _to_state(self._fit(learner, _Shared.read(billboard), fresh, cohort, self.final_steps))
+        return _to_state(self._fit(learner, _SharedNetwork.read(billboard), fresh, cohort, self.final_steps))
 
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:
         """Return each task's network, with an empty bank."""
         rest = {name: torch.zeros_like(value) for name, value in broadcast(billboard, len(cohort)).items()}
-        networks = _Shared.read(billboard).networks(_to_own(state))
+        networks = _SharedNetwork.read(billboard).networks(_to_own(state))
         return rest | {f"{_NET}{name}": value for name, value in networks.items()}
 
     def _fit(
         self,
         learner: Learner,
-        shared: _Shared,
+        shared: _SharedNetwork,
         own: Own,
         cohort: Cohort,
         steps: int,
@@ -234,7 +234,7 @@ class LowRankSparseNet(LocalSGD):
         )
 
 
-class _Shared:
+class _SharedNetwork:
     """What a billboard says: the shared network as a vector, and orthonormal directions."""
 
     def __init__(self, net: Params, bank: Params) -> None:
@@ -250,7 +250,7 @@ class _Shared:
         self.directions = Directions(tuple(blocks))
 
     @classmethod
-    def read(cls, billboard: Params) -> _Shared:
+    def read(cls, billboard: Params) -> _SharedNetwork:
         parts = [
             {name.removeprefix(start): value for name, value in billboard.items() if name.startswith(start)}
             for start in (_NET, _BANK)

@@ -19,7 +19,7 @@ _MAX_SECONDS_BETWEEN_LINES = 60.0
 """Seconds between two lines at most, where tenths take longer or nothing is known of them."""
 
 
-class _Shown(Protocol):
+class _Display(Protocol):
     """Where work is shown."""
 
     def update(self, what: str, unit: str, done: int, total: int | None) -> None:
@@ -175,7 +175,7 @@ class Progress:
 
     def __init__(self, *, quiet: bool, runs: int | None = None) -> None:
         self._quiet, self._total = quiet, runs
-        self._shown: _Shown | None = None
+        self._shown: _Display | None = None
         self._what, self._unit = _TRAINING, "rounds"
         self._token: Token[Progress | None] | None = None
 
@@ -226,7 +226,7 @@ class Progress:
             self._shown.update(what, unit, done, total)
 
 
-def _on_stderr() -> _Shown:
+def _on_stderr() -> _Display:
     from rich.console import Console
 
     console = Console(stderr=True)

@@ -22,7 +22,7 @@ from fedpriv.privacy.run_guarantees import guarantees_of_run
 from fedpriv.privacy.statements import charged_releases, metrics_alone, of_people, privacy_curve, spent_by_all_runs
 from fedpriv.privacy.target import check_delta
 from fedpriv.roster import Roster
-from fedpriv.runtime.server import Served
+from fedpriv.runtime.server import ServerResult
 from fedpriv.strategies.base import TaskStrategy
 
 __all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
@@ -135,7 +135,7 @@ class RunResult:
 def summarize(
     *,
     about: Mapping[str, Any],
-    served: Served,
+    served: ServerResult,
     journal: Journal,
     tasks: Roster,
     strategy: TaskStrategy,
@@ -232,12 +232,12 @@ def summarize(
     )
 
 
-def _share(served: Served, resolved: ResolvedPlan) -> float:
+def _share(served: ServerResult, resolved: ResolvedPlan) -> float:
     """Return which share of the answers that releases were to be made of could not be reached; the rest is public."""
     return served.unreachable / resolved.expected_answers
 
 
-def _unreachable(served: Served, resolved: ResolvedPlan) -> list[str]:
+def _unreachable(served: ServerResult, resolved: ResolvedPlan) -> list[str]:
     """Say how much of a run rests on the assumption about nodes that could not be reached."""
     if not served.unreachable:
         return []
@@ -248,7 +248,7 @@ def _unreachable(served: Served, resolved: ResolvedPlan) -> list[str]:
     ]
 
 
-def _problems(served: Served) -> list[str]:
+def _problems(served: ServerResult) -> list[str]:
     """Say loudly which updates did not count."""
     if not served.problems:
         return []
@@ -276,7 +276,7 @@ def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Roster) -> dict[
     }
 
 
-def _published(served: Served, resolved: ResolvedPlan, counts: Counter[Release]) -> dict[str, Any]:
+def _published(served: ServerResult, resolved: ResolvedPlan, counts: Counter[Release]) -> dict[str, Any]:
     """Return what was published besides billboards: metrics with the guarantee that they have alone, the last norm."""
     found: dict[str, Any] = {}
     if served.measured:
@@ -290,7 +290,7 @@ def _published(served: Served, resolved: ResolvedPlan, counts: Counter[Release])
     return found
 
 
-def _released_lines(served: Served, releases: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _released_lines(served: ServerResult, releases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was published besides billboards, for ``metrics.jsonl``: adapted clipping norms, and metrics."""
     norms: dict[int, float] = {}
     if served.boundary.clipping_norm is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import Billboards, Reply, RunName, billboards_from_record
@@ -93,7 +93,7 @@ class Session:
     sampled: dict[str, Ids] = field(default_factory=dict)
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     bits: dict[str, float] = field(default_factory=dict)
-    measured: dict[int, Measured] = field(default_factory=dict)
+    measured: dict[int, MetricsRelease] = field(default_factory=dict)
     scores: dict[str, NDArray[np.float64]] = field(default_factory=dict)
     start: Billboards = field(default_factory=dict)
     timeout: float = 3600.0

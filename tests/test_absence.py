@@ -27,7 +27,7 @@ from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime import limit, node, stock
 from fedpriv.runtime.flower_private import new_context, set_identity
 from fedpriv.runtime.grid import InProcessGrid, Worker
-from fedpriv.runtime.limit import TaskLate, TimeLimit
+from fedpriv.runtime.limit import TaskTimeout, TimeLimit
 from fedpriv.runtime.store import StateStore
 from fedpriv.strategies import Billboard, Silent
 from fedpriv.strategies.exchange import UNREACHABLE, lifetime
@@ -517,7 +517,7 @@ def test_only_a_tasks_own_computing_counts(monkeypatch: Any) -> None:
     monkeypatch.setattr(limit, "_WALL_CLOCK_FACTOR", 1e6)
     assert TimeLimit(0.001).run(lambda: go.wait(60)) is True
     monkeypatch.undo()
-    with pytest.raises(TaskLate, match=r"more than 0\.01 s"):
+    with pytest.raises(TaskTimeout, match=r"more than 0\.01 s"):
         TimeLimit(0.01).run(spin)
 
 

@@ -26,7 +26,7 @@ from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
-from fedpriv.privacy.metrics import Measured, contributions, metrics_norm, metrics_release, noisy_means
+from fedpriv.privacy.metrics import MetricsRelease, contributions, metrics_norm, metrics_release, noisy_means
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.stream import Stream
 from fedpriv.protocol import ALL, METRICS, Reply, Request
@@ -102,7 +102,7 @@ def test_means_are_unbiased_and_have_the_stated_noise() -> None:
     assert (np.abs(unit.mean(axis=0)) < 5.5 / math.sqrt(200)).all()
     assert (np.abs(np.square(unit).sum(axis=0) - 200) < 5.5 * 20).all()
     assert (np.abs(np.corrcoef(unit.T)[np.triu_indices(3, 1)]) < 0.35).all()
-    assert Measured.from_json(drawn[0].to_json()) == drawn[0]
+    assert MetricsRelease.from_json(drawn[0].to_json()) == drawn[0]
 
 
 def test_replacing_one_task_moves_the_exact_mean_by_at_most_its_share() -> None:

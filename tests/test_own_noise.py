@@ -24,7 +24,7 @@ from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.stream import Stream
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
-from fedpriv.runtime.ray_grid import RayGrid, _LineBroken
+from fedpriv.runtime.ray_grid import RayGrid, _LineFailure
 from fedpriv.runtime.wire import unpack
 from fedpriv.strategies import Billboard
 
@@ -163,7 +163,7 @@ def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(monkeypat
         if len(came) == 3:  # in round 3, past the snapshot of round 2
             os.kill(self.processes()[node], signal.SIGKILL)
             self._hang_up(node)
-            raise _LineBroken("killed after its rows were out")
+            raise _LineFailure("killed after its rows were out")
         return payload
 
     monkeypatch.setattr(RayGrid, "_result", result)

@@ -100,7 +100,7 @@ class _SumOfClipped(_Cohort):
 
 
 @dataclass
-class _Measured(Strategy):
+class _TimedStrategy(Strategy):
     """Stamps the rounds of another strategy, and charges the ledger before the next round may start."""
 
     inner: Strategy
@@ -176,7 +176,7 @@ def run_flower(
         noise_multiplier=work.noise_multiplier, sampling_name="full", rate=1.0, clipping_norm=work.clipping_norm
     )
     plan = _Plan(warm_up, warm_up_tasks, rounds, round_tasks or work.tasks)
-    measured = _Measured(_strategy(work, clipping, plan), _ledger(work, directory), release)
+    measured = _TimedStrategy(_strategy(work, clipping, plan), _ledger(work, directory), release)
     server, last = ServerApp(), ArrayRecord()
 
     @server.main()

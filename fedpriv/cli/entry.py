@@ -79,7 +79,7 @@ def _common(
 ) -> None: ...
 
 
-class _OnStderr(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Write what runs say of themselves to the stderr of the moment, which a progress bar may have replaced."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -94,7 +94,7 @@ def _said_on_stderr() -> Iterator[None]:
     if logger.handlers:  # who calls the command from Python may have handlers already
         yield
         return
-    handler, level = _OnStderr(), logger.level
+    handler, level = _StderrHandler(), logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try:
@@ -104,7 +104,7 @@ def _said_on_stderr() -> Iterator[None]:
         logger.setLevel(level)
 
 
-class _Stops:
+class _StopHandler:
     """Handles SIGTERM as Ctrl-C, so that what was started is stopped in order; remembers which of the two it was."""
 
     code = 130
@@ -134,12 +134,12 @@ def main() -> None:
     # Modules stay until the end: to look for garbage among them takes more than a second of a run that takes five.
     gc.set_threshold(100_000)
     atexit.register(gc.freeze)
-    stops = _Stops()
+    stops = _StopHandler()
     with _said_on_stderr(), stops.handling():
         _run_the_app(stops)
 
 
-def _run_the_app(stops: _Stops) -> None:
+def _run_the_app(stops: _StopHandler) -> None:
     try:
         code = _app(standalone_mode=False)
         if code == 130:  # typer turns an interrupt into this number

@@ -79,7 +79,7 @@ class FewShot(Settings):
 
 
 @dataclass(frozen=True)
-class _Made:
+class _ChosenTask:
     """One task: per class, positions in the data set."""
 
     name: str
@@ -179,7 +179,7 @@ def _apart(order: Positions, held: int, alike: Sequence[Sequence[int]]) -> Posit
     return np.array(chosen + [label for label in order.tolist() if label not in chosen], dtype=np.int64)
 
 
-def _by_classes(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[_Made]]:
+def _by_classes(dataset: Dataset, settings: FewShot) -> tuple[list[_ChosenTask], list[_ChosenTask]]:
     present = np.unique(dataset.targets)
     mine, theirs = _sides(dataset, settings)
     for classes, who in ((mine, "to learn from"), (theirs, "held out")):
@@ -199,9 +199,9 @@ def _by_classes(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[
 
 def _deal(
     dataset: Dataset, settings: FewShot, classes: Positions, stock: dict[int, list[int]], count: int | None, kind: str
-) -> list[_Made]:
+) -> list[_ChosenTask]:
     """Deal examples out to tasks, from the fullest classes (equal ones at random), so that none runs out early."""
-    made: list[_Made] = []
+    made: list[_ChosenTask] = []
     while count is None or len(made) < count:
         rng = generator(settings.seed, f"data/few-shot/{kind}", len(made))
         ranked = sorted(rng.permutation(classes).tolist(), key=lambda label: -(len(stock[label]) // settings.examples))
@@ -209,7 +209,9 @@ def _deal(
         if min(len(stock[label]) for label in chosen) < settings.examples:
             break
         drawn = [np.array([stock[label].pop() for _ in range(settings.examples)], dtype=np.int64) for label in chosen]
-        made.append(_Made(f"{dataset.name}/{settings.ways}-way(seed={settings.seed})/{kind}-{len(made):05d}", drawn))
+        made.append(
+            _ChosenTask(f"{dataset.name}/{settings.ways}-way(seed={settings.seed})/{kind}-{len(made):05d}", drawn)
+        )
     if not made or (count is not None and len(made) < count):
         number = "data.held_out" if kind == "held-out" else "data.tasks"
         fewer = f" or {number} to {len(made)}" if made and count is not None else ""
@@ -220,13 +222,13 @@ def _deal(
     return made
 
 
-def _by_writers(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[_Made]]:
+def _by_writers(dataset: Dataset, settings: FewShot) -> tuple[list[_ChosenTask], list[_ChosenTask]]:
     if dataset.natural_ids is None:
         raise InputError(f"few-shot: {dataset.name!r} has no writers; set data.by = 'classes', or use femnist.")
     if settings.held_out_classes is not None:
         raise InputError("few-shot: by writers, people are held out and not classes; leave out data.held_out_classes.")
     ids = np.asarray(dataset.natural_ids)
-    made: list[_Made] = []
+    made: list[_ChosenTask] = []
     for writer in np.unique(ids).tolist():
         rng = generator(settings.seed, f"data/few-shot/writer/{writer}")
         own = rng.permutation(np.flatnonzero(ids == writer)).astype(np.int64)
@@ -237,7 +239,7 @@ def _by_writers(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[
         # One example must be left for the test part.
         if len(chosen) == settings.ways and max(len(group) for group in chosen) > settings.shots + 1:
             rng.shuffle(chosen)
-            made.append(_Made(f"{dataset.name}/{dataset.natural_unit}-{writer}", chosen))
+            made.append(_ChosenTask(f"{dataset.name}/{dataset.natural_unit}-{writer}", chosen))
     order = generator(settings.seed, "data/few-shot/writers").permutation(len(made))
     new = [made[index] for index in sorted(order[: settings.held_out].tolist())]
     learning = [made[index] for index in sorted(order[settings.held_out :].tolist())]
@@ -252,7 +254,7 @@ def _by_writers(dataset: Dataset, settings: FewShot) -> tuple[list[_Made], list[
     return learning, new
 
 
-def _cut(task: _Made, shots: int) -> list[int]:
+def _cut(task: _ChosenTask, shots: int) -> list[int]:
     """Return how many examples of each class go to the train part."""
     return [
         len(group) - max(min(len(group) // 4, len(group) - shots - 1), int(len(group) > shots + 1))
@@ -260,7 +262,7 @@ def _cut(task: _Made, shots: int) -> list[int]:
     ]
 
 
-def _tasks(dataset: Dataset, origin: str, made: list[_Made], cuts: Sequence[int | list[int]], ways: int) -> Tasks:
+def _tasks(dataset: Dataset, origin: str, made: list[_ChosenTask], cuts: Sequence[int | list[int]], ways: int) -> Tasks:
     from fedpriv.cohort.tasks import Tasks
 
     first, second = [], []

@@ -6,7 +6,7 @@ from fedpriv.evidence.page import Study, difference_table, ending, opening, page
 from fedpriv.evidence.pairs import Difference, claimed, differences
 from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
 from fedpriv.evidence.run import Configs, Evidence, collect, configurations
-from fedpriv.evidence.tune import Tried, tune
+from fedpriv.evidence.tune import TuningResult, tune
 
 __all__ = [
     "Arm",
@@ -17,8 +17,8 @@ __all__ = [
     "Protocol",
     "Study",
     "Trial",
-    "Tried",
     "Tuning",
+    "TuningResult",
     "claimed",
     "collect",
     "configurations",

@@ -15,11 +15,11 @@ from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Configs, collect
 from fedpriv.sweep import Build
 
-__all__ = ["Tried", "tune"]
+__all__ = ["TuningResult", "tune"]
 
 
 @dataclass(frozen=True)
-class Tried:
+class TuningResult:
     """One combination of the grid, for one arm at one point.
 
     Attributes
@@ -41,7 +41,9 @@ class Tried:
     best: bool
 
 
-def tune(protocol: Protocol, configs: Configs, *, build: Build, out: Path, data_dir: Path | None = None) -> list[Tried]:
+def tune(
+    protocol: Protocol, configs: Configs, *, build: Build, out: Path, data_dir: Path | None = None
+) -> list[TuningResult]:
     """Run what a protocol tries at its points; what is finished is read.
 
     Parameters
@@ -60,7 +62,7 @@ def tune(protocol: Protocol, configs: Configs, *, build: Build, out: Path, data_
     """
     if not protocol.tuning.at:
         raise InputError("this protocol tunes nothing; say in tuning.at which grid and seeds every point tries.")
-    tried: list[Tried] = []
+    tried: list[TuningResult] = []
     for where, trial in protocol.tuning.at.items():
         cells = {_name(values): dict(zip(trial.grid, values, strict=True)) for values in product(*trial.grid.values())}
         mine = {arm: config for (arm, point), config in configs.items() if point == where}
@@ -74,7 +76,7 @@ def tune(protocol: Protocol, configs: Configs, *, build: Build, out: Path, data_
             scores = [fmean(found.column(arm, f"{where}-{name}")) for name in cells]
             best = scores.index(max(scores))
             tried += [
-                Tried(arm, where, cell, score, at == best)
+                TuningResult(arm, where, cell, score, at == best)
                 for at, (cell, score) in enumerate(zip(cells.values(), scores, strict=True))
             ]
     return tried

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 from fedpriv.cohort import engine_named, notes_on
 from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
-from fedpriv.experiment.preparation import Prepared, prepare
+from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
 from fedpriv.newcomers import score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
@@ -34,7 +34,7 @@ from fedpriv.runs.resume import Resume, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
-from fedpriv.runtime.server import Served, serve
+from fedpriv.runtime.server import ServerResult, serve
 from fedpriv.summary import RunResult, summarize
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class _Run:
 
     experiment: Experiment
     options: Options
-    prepared: Prepared
+    prepared: PreparedRun
     folder: RunFolder | None
     stack: ExitStack
     """Closes what the run has opened."""
@@ -325,7 +325,7 @@ def _tell_whether_sharing_paid(
     result.summary["warnings"] += [one for one in (found.get("forecast"), found.get("measured")) if one]
 
 
-def _means(served: Served) -> dict[str, Any]:
+def _means(served: ServerResult) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, values in served.scores.items():
         finite = values[np.isfinite(values)]

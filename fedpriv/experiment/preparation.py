@@ -20,11 +20,11 @@ from fedpriv.strategies.base import TaskStrategy
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["PreparedRun", "prepare"]
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """What a run starts with.
 
     Attributes
@@ -45,7 +45,7 @@ class Prepared:
     choice: Choice
 
 
-def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> Prepared:
+def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> PreparedRun:
     """Fit the strategy to the population, calibrate, do a dry run on made-up tasks, and choose the grid.
 
     Parameters
@@ -76,7 +76,7 @@ def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) 
     experiment.client.check(problem, experiment.tasks)
     work = probe(experiment.client, problem, engine_named(experiment.engine), experiment.tasks)
     started = started or experiment.address is not None
-    return Prepared(strategy, resolved, problem, _choose_grid(experiment, problem, *work, started=started))
+    return PreparedRun(strategy, resolved, problem, _choose_grid(experiment, problem, *work, started=started))
 
 
 def _choose_grid(

@@ -21,7 +21,7 @@ from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
 
 __all__ = ["Boundary", "Journal", "Storage"]
@@ -99,13 +99,13 @@ class Storage(Protocol):
     def promote(self, round: int) -> None:
         """Make the pending boundary of a round the newest one."""
 
-    def stage_measured(self, measured: Measured) -> None:
+    def stage_measured(self, measured: MetricsRelease) -> None:
         """Write metrics under a pending name."""
 
     def promote_measured(self, round: int) -> None:
         """Make the pending metrics of a round published ones."""
 
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[MetricsRelease]:
         """Return the metrics that were published, by round."""
 
 
@@ -197,7 +197,7 @@ class Journal:
             where = (self.population, self.run, boundary.round)
             self.ledger.charge_many(*where, dict(releases), digest=boundary.digest(), in_order=True)
 
-    def publish_measured(self, measured: Measured, release: Release) -> None:
+    def publish_measured(self, measured: MetricsRelease, release: Release) -> None:
         """Stage metrics, charge them to everybody, and promote them."""
         if self.storage:
             self.storage.stage_measured(measured)
@@ -205,23 +205,23 @@ class Journal:
         if self.storage:
             self.storage.promote_measured(measured.round)
 
-    def charge_measured(self, measured: Measured, release: Release) -> None:
+    def charge_measured(self, measured: MetricsRelease, release: Release) -> None:
         """Charge metrics; the same ones again count once, another draw is refused."""
         where = (self.population, self.run, measured.round, EVERYBODY)
         self.ledger.charge(*where, release, digest=measured.digest())
 
-    def charged(self, boundary: Boundary | Measured) -> bool:
+    def charged(self, boundary: Boundary | MetricsRelease) -> bool:
         """Tell whether this very boundary, or these very metrics, were charged already."""
         return boundary.charged_by(self.ledger.entries(self.population, self.run))
 
-    def refuse_missing(self, last: Boundary, measured: Iterable[Measured]) -> None:
+    def refuse_missing(self, last: Boundary, measured: Iterable[MetricsRelease]) -> None:
         """Refuse to go on, or to say what a run cost, if the ledger does not hold every release of the run.
 
         Parameters
         ----------
         last : Boundary
             After the last round that was published.
-        measured : iterable of Measured
+        measured : iterable of MetricsRelease
             The metrics that were published.
 
         Raises

@@ -31,7 +31,7 @@ from fedpriv.privacy.terms import Relation
 if TYPE_CHECKING:
     from fedpriv.privacy.ledger import Entry
 
-__all__ = ["Measured", "Metrics", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
+__all__ = ["Metrics", "MetricsRelease", "contributions", "metrics_norm", "metrics_release", "noisy_means"]
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Metrics:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MetricsRelease:
     """Means that were released after a round.
 
     Attributes
@@ -119,7 +119,7 @@ class Measured:
         return json.dumps(asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Measured:
+    def from_json(cls, text: str) -> MetricsRelease:
         """Read back what :meth:`to_json` wrote.
 
         Raises
@@ -185,7 +185,7 @@ def noisy_means(
     noise_multiplier: float,
     entropy: Entropy,
     round: int,
-) -> Measured:
+) -> MetricsRelease:
     """Add up what came, add noise, and divide by the number of tasks.
 
     Parameters
@@ -210,7 +210,7 @@ def noisy_means(
     (noisy,) = gaussian_sum([total], norm, noise_multiplier, entropy, round, EVERYBODY)
     std = noise_multiplier * norm / num_tasks
     values = {name: float(noisy[i] / num_tasks + 0.5) * _range(name, largest_loss) for i, name in enumerate(names)}
-    return Measured(round, values, {name: std * _range(name, largest_loss) for name in names})
+    return MetricsRelease(round, values, {name: std * _range(name, largest_loss) for name in names})
 
 
 def _range(name: str, largest_loss: float) -> float:

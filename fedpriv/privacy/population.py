@@ -327,21 +327,21 @@ def _left(
 
 
 @dataclass(frozen=True)
-class _Spent:
+class _Epsilons:
     """Epsilon per relation, None where a release has no formula under it, and who found them."""
 
     epsilons: dict[str, float | str | None]
     accountant: str
 
 
-def _spent(several: list[Counter[Release]], delta: float) -> _Spent:
+def _spent(several: list[Counter[Release]], delta: float) -> _Epsilons:
     """Return epsilon also against the other tasks."""
     several = [counted_in_full(one) for one in several]
     worst = {
         relation: max((epsilon(one, delta, relation) for one in several), key=lambda found: found.value)
         for relation in shared_relations(several)
     }
-    return _Spent(
+    return _Epsilons(
         # Zero-out has the epsilon of add/remove, so it is named only where it is what can be stated.
         {
             one.value: _number(worst[one].value) if one in worst else None

@@ -102,7 +102,7 @@ _TICK_NANOSECONDS = 50_000_000
 """Nanoseconds within which two changes of a file may carry the same time."""
 
 
-class _Known(NamedTuple):
+class _VerifiedState(NamedTuple):
     """What the file was when its content was last checked.
 
     ``counted`` is the number of changes that the kept connection has seen others make; None where there is none.
@@ -381,15 +381,15 @@ class LedgerFile:
         state, at = self._state(), time.time_ns()
         writer = connection if writes else self._writer_of(state)
         counted = None if writer is None else writer.execute("PRAGMA data_version").fetchone()[0]
-        if not self._unchanged(_Known(state, counted, at)):
+        if not self._unchanged(_VerifiedState(state, counted, at)):
             self._check_content(connection)
             self._check_chain(connection)
-            self._kept.known = _Known(state, counted, at)
+            self._kept.known = _VerifiedState(state, counted, at)
         self._check_heads(connection)
 
-    def _unchanged(self, now: _Known) -> bool:
+    def _unchanged(self, now: _VerifiedState) -> bool:
         """Tell whether nobody but this object changed the file since it was checked."""
-        before: _Known | None = getattr(self._kept, "known", None)
+        before: _VerifiedState | None = getattr(self._kept, "known", None)
         if before is None or before.state != now.state:
             return False
         if now.counted is not None:  # SQLite says whether another connection wrote
@@ -463,7 +463,7 @@ class LedgerFile:
                     file.write(newest)
             if newest == mine:  # else somebody wrote in between, and the next one to ask reads it all
                 counted = connection.execute("PRAGMA data_version").fetchone()[0]
-                self._kept.known = _Known(self._state(), counted, time.time_ns())
+                self._kept.known = _VerifiedState(self._state(), counted, time.time_ns())
             self._seen = newest
         finally:
             connection.execute("ROLLBACK")

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.journal import Boundary
-from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.runs.atomic import damage_said, pack, read_members, unpack, write_bytes, write_members
 
 __all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
@@ -95,7 +95,7 @@ class BoundaryStore:
         """Throw away a staged boundary that was never charged, so never published."""
         (self.directory / _PENDING).unlink(missing_ok=True)
 
-    def stage_measured(self, measured: Measured) -> None:
+    def stage_measured(self, measured: MetricsRelease) -> None:
         """Write metrics under a pending name, durably."""
         write_bytes(self.directory / _PENDING_METRICS, measured.to_json().encode())
 
@@ -106,7 +106,7 @@ class BoundaryStore:
             (self.directory / _PENDING_METRICS).replace(path)
             sync_directory(self.directory)
 
-    def pending_measured(self) -> Measured | None:
+    def pending_measured(self) -> MetricsRelease | None:
         """Return the metrics that were staged but not promoted, if there are any."""
         path = self.directory / _PENDING_METRICS
         return _metrics_in(path) if path.exists() else None
@@ -115,7 +115,7 @@ class BoundaryStore:
         """Throw away staged metrics that were never charged, so never published."""
         (self.directory / _PENDING_METRICS).unlink(missing_ok=True)
 
-    def measured(self) -> list[Measured]:
+    def measured(self) -> list[MetricsRelease]:
         """Return the published metrics, by round."""
         found = (path for path in self.directory.iterdir() if re.fullmatch(r"metrics-\d+\.json", path.name))
         return [_metrics_in(path) for path in sorted(found)]
@@ -180,9 +180,9 @@ class BoundaryStore:
             return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm, state=state)
 
 
-def _metrics_in(path: Path) -> Measured:
+def _metrics_in(path: Path) -> MetricsRelease:
     with damage_said(f"the checkpoint {path}"):
-        return Measured.from_json(path.read_text(encoding="utf-8"))
+        return MetricsRelease.from_json(path.read_text(encoding="utf-8"))
 
 
 def write_states(directory: Path, round: int, first: int, blocks: Iterable[Block]) -> None:

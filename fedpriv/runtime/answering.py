@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from fedpriv.protocol import Request
-from fedpriv.runtime.own_noise import Asked
+from fedpriv.runtime.own_noise import GroupRequest
 
 __all__ = ["Memory", "Work"]
 
@@ -54,7 +54,7 @@ class _Question:
     def digest(self) -> str:
         """Name everything that an answer may depend on."""
         asked, said = self.request, self.request.declared
-        parts = [Asked(asked, group).digest + ids.tobytes().hex() for group, ids in sorted(asked.tasks.items())]
+        parts = [GroupRequest(asked, group).digest + ids.tobytes().hex() for group, ids in sorted(asked.tasks.items())]
         return repr((self.kind, asked.epochs, said.fixed_size, said.metrics, said.largest_loss, parts))
 
 

@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedpriv.cohort import Cohort, Engine, Learner, Noise, Params, Problem, State, TaskFailure, unnest
-from fedpriv.runtime.limit import TaskLate, TimeLimit
+from fedpriv.runtime.limit import TaskTimeout, TimeLimit
 
 __all__ = ["Guard", "Outcome", "Stage"]
 
@@ -121,7 +121,7 @@ class Guard:
         alone = self.limit is not None and self.engine.loops
         try:
             if alone:
-                raise _OneByOne
+                raise _SingleTasks
             tree, learner = self._limited(name, stage, cohort, states, noise)
             _check_update(tree, update, len(cohort))
             learners = [learner]
@@ -165,7 +165,7 @@ class Guard:
             return whole(), learner
         try:
             return self.limit.run(whole), learner
-        except TaskLate:
+        except TaskTimeout:
             # The thread that was left behind has its task's weights in the network, and takes them out when it ends.
             self.problem = deepcopy(self._shared)
             raise
@@ -202,7 +202,7 @@ class Guard:
         return {key: torch.cat([(tree or empty)[key] for tree in trees]) for key in empty}, learners, done, note
 
 
-class _OneByOne(Exception):
+class _SingleTasks(Exception):
     """Nothing failed; the tasks are to run one by one from the start."""
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, cast
 
 import torch
 
-__all__ = ["TaskLate", "TimeLimit"]
+__all__ = ["TaskTimeout", "TimeLimit"]
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ _MIN_POLL_SECONDS = 0.001
 """Seconds between two looks at a task's clock, at least."""
 
 
-class TaskLate(Exception):
+class TaskTimeout(Exception):
     """A task computed longer than it may."""
 
 
@@ -94,7 +94,7 @@ class TimeLimit:
 
         Raises
         ------
-        TaskLate
+        TaskTimeout
             It took longer than it may.
         Exception
             What the function raised; what ends a thread or a process (``SystemExit``) becomes a RuntimeError.
@@ -106,7 +106,7 @@ class TimeLimit:
                 passed = time.monotonic() - began
                 left = self.seconds - work.computed(passed)
                 if left <= 0 or passed >= _WALL_CLOCK_FACTOR * self.seconds:
-                    raise TaskLate(f"it computed for more than {self.seconds:g} s ('run.task_seconds')")
+                    raise TaskTimeout(f"it computed for more than {self.seconds:g} s ('run.task_seconds')")
         except BaseException:  # also an interrupt of the thread that waits: nobody wants the result any more
             work.leave()
             raise

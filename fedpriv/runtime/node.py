@@ -48,7 +48,7 @@ from fedpriv.protocol import METRICS, Arrays, Reply, Request, RunName, TaskRange
 from fedpriv.runtime.answering import Memory
 from fedpriv.runtime.guard import Guard, Outcome, Stage
 from fedpriv.runtime.limit import TimeLimit
-from fedpriv.runtime.own_noise import Asked, OwnNoise
+from fedpriv.runtime.own_noise import GroupRequest, OwnNoise
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
@@ -186,7 +186,7 @@ class Node:
         bounds, asked = request.declared.bounds, request.declared.counted()
         for group, ids in request.tasks.items():
             billboard = _to_tensors(request.billboards[group])
-            question = Asked(request, group)
+            question = GroupRequest(request, group)
             std = request.declared.noise_multiplier * bounds.norm if request.declared.noise_at == "node" else None
             totals: _Totals = work.parts.setdefault(group, _Totals(request.reply, bounds, std=std))
 
@@ -241,7 +241,7 @@ class Node:
             def stage(learner: Learner, part: Cohort, state: State, public: Params = billboard) -> State:
                 return nest("state", algorithm.finish(learner, public, state, part, key))
 
-            question = Asked(request, group)
+            question = GroupRequest(request, group)
             for number, cohort in enumerate(self._chunks(ids, billboard)):
                 if (group, number) in done.done:
                     continue
@@ -298,7 +298,7 @@ class Node:
                 scores = self._score(learner, public, part, state)
                 return {name: scores[name] for name in names}
 
-            question = Asked(request, group)
+            question = GroupRequest(request, group)
             for number, cohort in enumerate(self._chunks(ids, billboard)):
                 if (group, number) in work.done:
                     continue
@@ -417,7 +417,7 @@ class Node:
         values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
         return dict(zip(_SCORES, values, strict=True))
 
-    def _own_noise(self, asked: Asked, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> OwnNoise:
+    def _own_noise(self, asked: GroupRequest, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> OwnNoise:
         return OwnNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:

@@ -25,11 +25,11 @@ from fedpriv.cohort import Cohort
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.protocol import Request
 
-__all__ = ["Asked", "OwnNoise"]
+__all__ = ["GroupRequest", "OwnNoise"]
 
 
 @dataclass(frozen=True)
-class Asked:
+class GroupRequest:
     """What a request asks of the tasks of one group."""
 
     request: Request
@@ -58,7 +58,7 @@ class OwnNoise:
     ----------
     source : ReproducibleEntropy
         Made from the node's secret.
-    asked : Asked
+    asked : GroupRequest
         What they answer.
     cohort : Cohort
         The tasks.
@@ -69,7 +69,7 @@ class OwnNoise:
     """
 
     source: ReproducibleEntropy
-    asked: Asked
+    asked: GroupRequest
     cohort: Cohort
     before: NDArray[np.int64]
     allowed: NDArray[np.bool_] | None = None

@@ -36,7 +36,7 @@ _POLL_SECONDS = 0.01
 """Seconds that lines are waited for before Ray is asked again, where both carry answers."""
 
 
-class _LineBroken(Exception):
+class _LineFailure(Exception):
     """A shard that lives does not answer its line any more."""
 
 
@@ -130,7 +130,7 @@ class RayGrid(LocalGrid):
                 node = message.metadata.dst_node_id
                 try:
                     replies[node] = unpack(self._result(call, node))
-                except (self._ray.exceptions.RayActorError, _LineBroken) as error:
+                except (self._ray.exceptions.RayActorError, _LineFailure) as error:
                     deaths[node] += 1
                     if deaths[node] > _MAX_REBUILDS:
                         if len(self.specs[node - 1].tasks) == 1:  # its data may be why; it decides over nobody else
@@ -240,7 +240,7 @@ class RayGrid(LocalGrid):
             actor = self.actors[node]
             why = self._ray.get(actor.failure.remote())  # if it died, Ray raises why
             self._pool.stop([actor])  # it lives, but will not answer
-            raise _LineBroken(why or "its line broke") from error
+            raise _LineFailure(why or "its line broke") from error
 
     def _hang_up(self, node: int) -> None:
         """Close the line to a shard; what went over it comes before all that Ray brings from now on."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.privacy.metrics import Measured
+from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
@@ -22,13 +22,13 @@ from fedpriv.roster import Roster
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.strategies.session import Session
 
-__all__ = ["Served", "serve"]
+__all__ = ["ServerResult", "serve"]
 
 Hook = Callable[[int, Billboards, dict[str, Any]], None]
 
 
 @dataclass
-class Served:
+class ServerResult:
     """What a run came to.
 
     Attributes
@@ -54,7 +54,7 @@ class Served:
         Tasks that counted as zero in this process because their node could not be reached.
     warnings : list of str
         What else the experimenter has to know.
-    measured : list of Measured
+    measured : list of MetricsRelease
         Metrics that were released, by round.
     """
 
@@ -69,7 +69,7 @@ class Served:
     note: str = ""
     unreachable: int = 0
     warnings: list[str] = field(default_factory=list)
-    measured: list[Measured] = field(default_factory=list)
+    measured: list[MetricsRelease] = field(default_factory=list)
 
 
 def serve(
@@ -88,7 +88,7 @@ def serve(
     timeout: float = 24 * 3600.0,
     attempts: int = 3,
     on_unreachable: Callable[[int, int], None] | None = None,
-) -> Served:
+) -> ServerResult:
     """Run a strategy to its end.
 
     Parameters
@@ -183,7 +183,7 @@ def serve(
             found = session.ask(grid, alone, "in the local-only reference", needed=False)
             scores.update(strategy.collect(found, everybody))
         seconds["baseline"] = time.perf_counter() - started
-    return Served(
+    return ServerResult(
         session.boundary,
         scores,
         session.trained,

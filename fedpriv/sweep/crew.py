@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 from fedpriv.machine import usable_cores
 from fedpriv.progress import Progress
 from fedpriv.runs.record import RunRecord
-from fedpriv.sweep.jobs import Build, Job, Measure, Need, run_job
+from fedpriv.sweep.jobs import Build, Job, Measure, RunNeeds, run_job
 from fedpriv.sweep.workers import Workers
 
 __all__ = ["Crew"]
@@ -62,7 +62,7 @@ class Crew:
         """Runs at a time."""
         return self._workers.count if self._workers else 1
 
-    def prepare(self, needs: Sequence[Need]) -> None:
+    def prepare(self, needs: Sequence[RunNeeds]) -> None:
         """Choose, and let processes start for the runs that are left.
 
         Raises

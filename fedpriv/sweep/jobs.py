@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
     from fedpriv.runtime.pool import ShardPool
 
-__all__ = ["Build", "Job", "Measure", "Need", "Prepare", "check_jobs", "measures_of", "run_job"]
+__all__ = ["Build", "Job", "Measure", "Prepare", "RunNeeds", "check_jobs", "measures_of", "run_job"]
 
 Build = Callable[[Config, Path | None], Any]
 Measure = Callable[[Any, Any], dict[str, Any]]
@@ -70,7 +70,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Need:
+class RunNeeds:
     """What a run that is left needs, as far as it decides where it runs.
 
     Attributes
@@ -89,7 +89,7 @@ class Need:
     free: bool
 
     @classmethod
-    def of(cls, job: Job, experiment: Experiment) -> Need:
+    def of(cls, job: Job, experiment: Experiment) -> RunNeeds:
         """Look at a job that was built."""
         tasks = experiment.data
         data = sum(part.inputs.nbytes + part.targets.nbytes for part in (tasks.train, tasks.validation, tasks.test))
@@ -104,7 +104,7 @@ class Need:
         )
 
 
-Prepare = Callable[[Sequence[Need]], None]
+Prepare = Callable[[Sequence[RunNeeds]], None]
 
 
 def measures_of(record: RunRecord) -> dict[str, float]:
@@ -136,7 +136,7 @@ def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, 
     from fedpriv.data import keep_data
 
     with keep_data():
-        needs = [Need.of(job, build(job.config, data_dir)) for job in jobs if not job.finished]
+        needs = [RunNeeds.of(job, build(job.config, data_dir)) for job in jobs if not job.finished]
         if prepare and needs:
             prepare(needs)
         checked: list[dict[str, Any]] = []

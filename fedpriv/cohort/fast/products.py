@@ -56,7 +56,7 @@ class Convolution:
     def __call__(self, params: Params, values: Tensor) -> Tensor:  # noqa: D102
         weight = params[f"{self.name}.weight"]
         count, outputs = weight.shape[:2]
-        patches: Tensor = _Patches.apply(values.flatten(0, 1), self.window)  # type: ignore[no-untyped-call]
+        patches: Tensor = _Im2col.apply(values.flatten(0, 1), self.window)  # type: ignore[no-untyped-call]
         height, width = patches.shape[1:3]
         rows = patches.view(count, -1, patches.shape[-1])
         columns = weight.permute(0, 3, 4, 2, 1).reshape(count, -1, outputs)
@@ -168,7 +168,7 @@ class Window:
         return made[:, down : down + height, across : across + width]
 
 
-class _Patches(torch.autograd.Function):
+class _Im2col(torch.autograd.Function):
     """Cutting is linear, and pasting is its transpose: each is the gradient of the other, as often as one likes."""
 
     @staticmethod
@@ -178,10 +178,10 @@ class _Patches(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Pasted.apply(gradients[0], ctx.window, ctx.shape), None  # type: ignore[no-untyped-call]
+        return _Col2im.apply(gradients[0], ctx.window, ctx.shape), None  # type: ignore[no-untyped-call]
 
 
-class _Pasted(torch.autograd.Function):
+class _Col2im(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patches: Tensor, window: Window, shape: torch.Size) -> Tensor:
         ctx.window = window
@@ -189,4 +189,4 @@ class _Pasted(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        return _Patches.apply(gradients[0], ctx.window), None, None  # type: ignore[no-untyped-call]
+        return _Im2col.apply(gradients[0], ctx.window), None, None  # type: ignore[no-untyped-call]
