@@ -21,7 +21,7 @@ from fedpriv.clients import GlobalModel
 from fedpriv.privacy import Ledger, Release, Target, epsilon, gaussian_epsilon
 from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.terms import Relation
 from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks

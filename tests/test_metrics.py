@@ -28,7 +28,7 @@ from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.metrics import MetricsRelease, contributions, metrics_norm, metrics_release, noisy_means
 from fedpriv.privacy.plan import ResolvedPlan
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.protocol import ALL, METRICS, Reply, Request
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.node import Node, NodeSpec

@@ -21,7 +21,7 @@ from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State,
 from fedpriv.errors import InputError
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.runtime.ray_grid import RayGrid, _LineFailure

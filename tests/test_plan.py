@@ -23,7 +23,7 @@ from fedpriv.privacy.metrics import Metrics
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import Mechanism, PrivacyPlan
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, fixed_size
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import BoundaryStore

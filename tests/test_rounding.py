@@ -20,7 +20,7 @@ from fedpriv import Target
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.cohort import Key, Learner
 from fedpriv.privacy import Release, ReproducibleEntropy, Stream, gaussian_sum, guarantee_for
-from fedpriv.privacy.correlated import correlated_sum
+from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.metrics import noisy_means
 from fedpriv.privacy.rounding import grid_step, to_grid

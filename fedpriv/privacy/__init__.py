@@ -10,7 +10,7 @@ from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
-from fedpriv.privacy.correlated import correlated_sum
+from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import GdpFilter, RenyiFilter
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
@@ -26,7 +26,7 @@ from fedpriv.privacy.sampling import (
     fixed_size,
     sampling_from,
 )
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 

@@ -15,7 +15,7 @@ from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import metrics_release
 from fedpriv.privacy.sampling import FullParticipation, Sampling, fixed_size
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 
 __all__ = ["Declaration"]
 

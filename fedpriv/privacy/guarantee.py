@@ -22,7 +22,7 @@ from fedpriv.privacy.cost import GAUSSIAN
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 

@@ -19,7 +19,7 @@ from fedpriv.privacy.gaussian_cost import GaussianCost
 from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, parameters_from
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.settings import Settings
 
 __all__ = ["Release", "gaussian_sum"]
@@ -242,7 +242,7 @@ def gaussian_sum(
         Which disjoint group of tasks the sum belongs to; empty for all tasks.
     relate : callable or None
         Turns the standard normals of this round into noise that depends on earlier rounds, too (see
-        :func:`fedpriv.privacy.correlated.correlated_sum`).
+        :func:`fedpriv.privacy.banded_noise.correlated_sum`).
 
     Returns
     -------

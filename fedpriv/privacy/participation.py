@@ -19,7 +19,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import kebab
 from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 
 __all__ = ["Participation", "Participations", "cohort_size", "round_robin", "uniform_choice"]
 

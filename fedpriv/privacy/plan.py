@@ -24,7 +24,7 @@ from fedpriv.names import unknown
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.claims import claim
-from fedpriv.privacy.correlated import correlated_sum
+from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.guarantee import Guarantee, guarantees_for
@@ -33,7 +33,7 @@ from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.metrics import Metrics, metrics_norm, metrics_release
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FullParticipation, Sampling
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 

@@ -36,7 +36,7 @@ from fedpriv.privacy import (
     guarantee_for,
     renyi,
 )
-from fedpriv.privacy.correlated import next_noise
+from fedpriv.privacy.banded_noise import next_noise
 
 
 def stream(horizon: int = 6, participations: int = 2, separation: int = 3, bands: int | None = None) -> Stream:

@@ -1,6 +1,6 @@
 """Noise that is correlated over rounds, made round by round from fresh noise and the last ``bands - 1`` vectors.
 
-Row t of ``C^{-1} Z`` (see :mod:`fedpriv.privacy.stream`) solves a triangular system: with ``N_t = n_t W_t``, where
+Row t of ``C^{-1} Z`` (see :mod:`fedpriv.privacy.banded`) solves a triangular system: with ``N_t = n_t W_t``, where
 ``n_t`` is the norm of column t, ``W_t = Z_t - c_1 W_{t-1} - ... - c_{b-1} W_{t-b+1}``. The coefficients fall, so the
 recursion damps rounding errors (the roots of such a polynomial lie outside the unit circle: Enestroem and Kakeya).
 
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from fedpriv.errors import InputError
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.mechanisms import gaussian_sum
-from fedpriv.privacy.stream import Stream
+from fedpriv.privacy.banded import Stream
 
 __all__ = ["correlated_sum", "next_noise"]
 
