@@ -1,13 +1,14 @@
-"""Names as users type them: kebab-case of class names, and the nearest known name for a typing error."""
+"""Names as users type them: kebab-case of class names, the nearest known name for a typing error, old names."""
 
 from __future__ import annotations
 
 import difflib
 import re
+import warnings
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-__all__ = ["dotted", "kebab", "nearest", "unknown"]
+__all__ = ["dotted", "kebab", "nearest", "renamed", "unknown"]
 
 
 def kebab(name: str) -> str:
@@ -30,6 +31,20 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name that is closest to ``name``, or None if nothing is close."""
     matches = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
+
+
+def renamed(module: str, name: str, old: Mapping[str, str]) -> str:
+    """Return the new name of what a module's users import under an old one, and warn whoever does.
+
+    Raises
+    ------
+    AttributeError
+        The module has, and had, no such name.
+    """
+    if name not in old:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(f"{module}.{name} is now called {old[name]}; use that name.", DeprecationWarning, stacklevel=3)
+    return old[name]
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:

@@ -249,7 +249,7 @@ class TaskStrategy(Settings, Strategy):
         resolved, done = session.resolved, session.participations()  # not self.plan, which is made anew each time
         session.sampled = {
             group: resolved.plan.participation.choose(
-                server_round, ids, session.entropy.coins(server_round, group), resolved.stream, done
+                server_round, ids, session.entropy.coins(server_round, group), resolved.banded, done
             )
             for group, ids in session.groups.items()
         }

@@ -188,7 +188,7 @@ largest_clipping_norm
 
     def check_boundary(self) -> None:
         """Refuse a boundary from which this strategy cannot go on: a secret or a public value is missing."""
-        session, boundary, stream = self.session, self.session.boundary, self.session.resolved.stream
+        session, boundary, banded = self.session, self.session.boundary, self.session.resolved.banded
         self.check_arrays(_names(boundary.billboards))
         if self._clipping.adaptive and boundary.clipping_norm is None:
             raise InputError(
@@ -200,10 +200,10 @@ largest_clipping_norm
                 f"the state of the server's step after round {boundary.round} is not whole in the checkpoint "
                 f"({name!r}); restore the checkpoint or start a new run."
             )
-        if stream is None or boundary.round in (0, self.rounds):
+        if banded is None or boundary.round in (0, self.rounds):
             return
         session.participations()  # which refuses what does not belong to this population
-        if stream.bands > 1 and session.resolved.noise_multiplier and set(boundary.noise) != set(session.groups):
+        if banded.bands > 1 and session.resolved.noise_multiplier and set(boundary.noise) != set(session.groups):
             raise InputError(
                 f"the noise of round {boundary.round} is not in the checkpoint, and later noise depends on it; it may "
                 "not be drawn again: restore the checkpoint or start a new run."
@@ -288,9 +288,9 @@ largest_clipping_norm
 
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
-        session, stream = self.session, self.session.resolved.stream
-        if session.journal is None or (stream is not None and session.boundary.round):
-            return  # a stream was paid for when it began
+        session, banded = self.session, self.session.resolved.banded
+        if session.journal is None or (banded is not None and session.boundary.round):
+            return  # a banded mechanism was paid for when it began
         bounds = self.bounds(session.boundary)
         if session.resolved.plan.at_node:  # what arrives here is out: it is charged before it is asked for, and once
             releases = {group: session.resolved.release(group, bounds) for group in session.groups}
@@ -311,9 +311,9 @@ largest_clipping_norm
         """
         session = self.session
         participations, done = {}, session.participations()
-        if session.resolved.stream is not None and done is not None:  # checked before anything is summed
+        if session.resolved.banded is not None and done is not None:  # checked before anything is summed
             asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
-            participations = done.after(asked, server_round, session.resolved.stream).to_arrays()
+            participations = done.after(asked, server_round, session.resolved.banded).to_arrays()
         session.noise, session.bits = {}, {}
         bounds = self.bounds(session.boundary)
         totals = {group: bounds.like(arrays) for group, arrays in session.boundary.billboards.items()}

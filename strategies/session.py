@@ -144,7 +144,7 @@ class Session:
 
     def participations(self) -> Participations | None:
         """Return how often each task was asked up to the last boundary, and when last; None without limits."""
-        if self.resolved.stream is None:
+        if self.resolved.banded is None:
             return None
         if self.boundary.round == 0:
             return Participations.none(self.registry.num_tasks)

@@ -109,14 +109,14 @@ class Still(GlobalModel):
 
 
 @pytest.mark.parametrize(
-    "stream", [{}, {"noise": "banded", "min_separation": 3, "sampling_rate": 0.3}], ids=["", "banded"]
+    "banded", [{}, {"noise": "banded", "min_separation": 3, "sampling_rate": 0.3}], ids=["", "banded"]
 )
-def test_the_published_noise_has_the_scales(stream: dict[str, Any]) -> None:
+def test_the_published_noise_has_the_scales(banded: dict[str, Any]) -> None:
     """With equal draws, the noise of a run with groups is that of a run with one norm of 1, times the scales."""
     tasks = toy_tasks(9)
     start = {name: value.numpy() for name, value in experiment(tasks).problem().initial().items()}
     one, two = (
-        final(tasks, client=Still(), strategy=Billboard(rounds=5, noise_multiplier=Z, **norms, **stream))
+        final(tasks, client=Still(), strategy=Billboard(rounds=5, noise_multiplier=Z, **norms, **banded))
         for norms in ({"clipping_norm": 1.0}, {"clipping_norms": NORMS})
     )
     _, scales = Bounds(NORMS).scales({name: value.size for name, value in start.items()})

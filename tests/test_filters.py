@@ -13,7 +13,16 @@ import pytest
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.errors import BudgetExceeded, InputError, NoGuarantee
-from fedpriv.privacy import GdpFilter, Ledger, Relation, Release, RenyiFilter, Stream, Target, calibrate_to_filter
+from fedpriv.privacy import (
+    BandedMechanism,
+    GdpFilter,
+    Ledger,
+    Relation,
+    Release,
+    RenyiFilter,
+    Target,
+    calibrate_to_filter,
+)
 from fedpriv.privacy.sampling import FixedSizeSampling, FullParticipation, PoissonSampling
 from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks
@@ -83,8 +92,8 @@ def test_the_gdp_allowance_is_the_exact_curve(eps: float, delta: float) -> None:
 
 def test_the_gdp_filter_counts_squares_of_mu() -> None:
     add, replace = (GdpFilter.for_budget(1.0, 1e-5, one) for one in (Relation.ADD_REMOVE, Relation.REPLACE_ONE))
-    stream = Stream(horizon=30, participations=4, separation=5, bands=5)
-    banded = PLAIN.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "stream": stream})
+    banded = BandedMechanism(horizon=30, participations=4, separation=5, bands=5)
+    banded = PLAIN.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "banded": banded})
     counted = PLAIN.model_copy(update={"sampling_name": "fixed-size-counted", "rate": 0.1})
     assert add.cost({PLAIN: 3, banded: 1}) == pytest.approx(0.03 + 0.04)
     assert replace.cost({PLAIN: 3, counted: 2}) == pytest.approx(4 * 0.05)

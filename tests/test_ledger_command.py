@@ -19,9 +19,9 @@ import pytest
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.privacy import Ledger, Release, Target, epsilon, gaussian_epsilon
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
 from fedpriv.privacy.journal import Boundary, Journal
-from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.terms import Relation
 from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks
@@ -77,7 +77,7 @@ def answer(fedpriv: Any, *words: str) -> Any:
         {"sampling_rate": 0.25, "noise": "banded", "min_separation": 3},
         {"sampling_rate": 1.0},
     ],
-    ids=["poisson", "groups", "stream", "full"],
+    ids=["poisson", "groups", "banded", "full"],
 )
 def test_single_tasks_have_spent_their_participations(
     tmp_path: Path, monkeypatch: Any, fedpriv: Any, strategy: dict[str, Any]
@@ -146,8 +146,8 @@ def test_what_is_not_known_counts_for_everybody() -> None:
     groups = {1: {"a": release, "b": louder, "": full}}
     found = individual_spending([(groups, Participants())], 3)
     assert found.squares.tolist() == [1.0 + 1 / 16] * 3
-    stream = Stream(horizon=9, participations=3, separation=3, bands=3)
-    banded = full.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "stream": stream})
+    banded = BandedMechanism(horizon=9, participations=3, separation=3, bands=3)
+    banded = full.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "banded": banded})
     rounds = {number: {"": banded} for number in range(1, 6)}
     limited = Participants(limited=np.array([2, 1, 0]), last=4)
     assert individual_spending([(rounds, limited)], 3).squares.tolist() == [3 / 16, 2 / 16, 1 / 16]

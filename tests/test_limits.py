@@ -20,7 +20,7 @@ from test_resume import killed_and_resumed
 from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Key, Learner, Params, State
-from fedpriv.privacy import Ledger, NodePolicy, Release, ReproducibleEntropy, Stream, epsilon
+from fedpriv.privacy import BandedMechanism, Ledger, NodePolicy, Release, ReproducibleEntropy, epsilon
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.participation import Participations, cohort_size, round_robin, uniform_choice
@@ -30,7 +30,7 @@ from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard
 
-LIMITS = Stream(horizon=20, participations=3, separation=4, bands=4)
+LIMITS = BandedMechanism(horizon=20, participations=3, separation=4, bands=4)
 
 
 def banded(**changes: Any) -> Billboard:
@@ -52,7 +52,7 @@ def personal(**changes: Any) -> Experiment:
     seed=st.integers(0, 2**32),
 )  # fmt: skip
 def test_whoever_may_be_asked_keeps_the_limits(tasks: int, separation: int, most: int, size: int, seed: int) -> None:
-    limits = Stream(horizon=25, participations=most, separation=separation, bands=1)
+    limits = BandedMechanism(horizon=25, participations=most, separation=separation, bands=1)
     done, asked = Participations.none(tasks), []
     coins = ReproducibleEntropy(seed).coins(1)
     for number in range(1, 26):
@@ -123,7 +123,7 @@ def test_a_run_keeps_and_records_its_limits(tmp_path: Path, schedule: Any, group
                 rounds[task].append(boundary.round)
         assert boundary.participations["counts"].tolist() == [len(mine) for mine in rounds.values()]
         assert boundary.participations["last"].tolist() == [max(mine, default=0) for mine in rounds.values()]
-    limits = strategy.resolve(12).stream
+    limits = strategy.resolve(12).banded
     assert limits is not None
     assert limits.separation == limits.bands == 3
     assert max(map(len, rounds.values())) <= limits.participations
@@ -192,7 +192,7 @@ def test_one_task_moves_the_whole_run_by_the_sensitivity(
 ) -> None:
     """From the billboards of two noiseless runs: || C (X - X') || is sqrt(k) clipping norms, twice when replaced."""
     strategy = banded(noise_multiplier=0.0, sampling_rate=0.29, min_separation=3, rounds=11, reply=reply)
-    limits = strategy.resolve(7).stream
+    limits = strategy.resolve(7).banded
     assert limits is not None
     sums = []
     for number, sent in enumerate((1.0, direction)):
@@ -227,7 +227,7 @@ MOMENTS = ["before stage", "after stage", "after charge", "after promote"]
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("schedule", ["round-robin", "random"])
 def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: str, round: int, schedule: Any) -> None:
-    """Bit for bit the same billboards, participants and noise, and the stream is charged once."""
+    """Bit for bit the same billboards, participants and noise, and the banded mechanism is charged once."""
     strategy = banded(schedule=schedule)
     whole = personal(strategy=strategy).run(tmp_path / "whole", reproduce=6)
     with crash_at(monkeypatch, moment, round):
@@ -261,7 +261,7 @@ class Quiet(GlobalModel):
         return state, {name: value.new_zeros((len(cohort), *value.shape)) for name, value in billboard.items()}
 
 
-def test_after_every_crash_the_noise_is_still_one_stream(tmp_path: Path, monkeypatch: Any) -> None:
+def test_after_every_crash_the_noise_is_still_a_banded_mechanism(tmp_path: Path, monkeypatch: Any) -> None:
     """With noise of the operating system and a crash at each moment, C times what was published is independent noise.
 
     If the past were lost or drawn again in any round, the variance of that round would be off by a third or more.
@@ -282,7 +282,7 @@ def test_after_every_crash_the_noise_is_still_one_stream(tmp_path: Path, monkeyp
     boards = [
         np.concatenate([value.ravel() for value in one.billboards[ALL].values()]) for one in history(tmp_path / "run")
     ]
-    limits = strategy.resolve(12).stream
+    limits = strategy.resolve(12).banded
     assert limits is not None
     assert limits.bands == 4
     noise = np.diff(boards, axis=0) * 3 / (2.0 * C)  # three take part; the standard deviation of Z is 2 C
@@ -304,7 +304,7 @@ def test_after_every_crash_the_noise_is_still_one_stream(tmp_path: Path, monkeyp
     assert 2 * edge * math.sqrt(2 / size) < 0.3, "a lost past would be seen"
 
 
-def test_a_stream_does_not_go_on_without_its_past(tmp_path: Path, monkeypatch: Any) -> None:
+def test_a_banded_mechanism_does_not_go_on_without_its_past(tmp_path: Path, monkeypatch: Any) -> None:
     with crash_at(monkeypatch, "after stage", 6):
         personal().run(tmp_path / "run")
     checkpoints = tmp_path / "run/checkpoints"
@@ -352,11 +352,13 @@ def test_asked_is_taken_part(tmp_path: Path) -> None:
 # --- the ledger ------------------------------------------------------------------------------------------------------
 
 
-def stream_release(**changes: Any) -> Release:
+def banded_release(**changes: Any) -> Release:
     values = {"noise_multiplier": 20.0, "clipping_norm": 1.0, "horizon": 5, "participations": 2, "separation": 2}
     values |= changes
-    limits = Stream(bands=2, **{name: values.pop(name) for name in ("horizon", "participations", "separation")})
-    return Release(mechanism="banded", sampling_name="limited", rate=1.0, stream=limits, **values)
+    limits = BandedMechanism(
+        bands=2, **{name: values.pop(name) for name in ("horizon", "participations", "separation")}
+    )
+    return Release(mechanism="banded", sampling_name="limited", rate=1.0, banded=limits, **values)
 
 
 @pytest.fixture
@@ -368,8 +370,8 @@ def ledger(tmp_path: Path) -> Ledger:
     return made
 
 
-def test_a_stream_is_charged_whole_and_once(ledger: Ledger) -> None:
-    one = stream_release()
+def test_a_banded_mechanism_is_charged_whole_and_once(ledger: Ledger) -> None:
+    one = banded_release()
     left = [ledger.left("people").allowance]  # type: ignore[union-attr]
     for number in range(1, 6):
         assert ledger.charge_many("people", "r", number, {"a": one, "b": one}, digest=f"d{number}") == 2
@@ -383,7 +385,7 @@ def test_a_stream_is_charged_whole_and_once(ledger: Ledger) -> None:
     assert ledger.spent("people", 1e-5).value == pytest.approx(epsilon({plain: 2}, 1e-5).value)
     with pytest.raises(InputError, match="another release"):
         ledger.charge("people", "r", 3, "a", one, "a second draw")
-    # Another run is another stream, and other releases of the same run are added.
+    # Another run is another mechanism, and other releases of the same run are added.
     ledger.charge("people", "s", 1, "", one)
     ledger.charge("people", "s", 7, "x", plain)
     assert ledger.counts("people") == Counter({one: 2, plain: 1})
@@ -397,15 +399,15 @@ def test_a_stream_is_charged_whole_and_once(ledger: Ledger) -> None:
     ],
     ids=lambda one: next(iter(one)),
 )  # fmt: skip
-def test_a_stream_may_not_change(ledger: Ledger, changes: dict[str, Any]) -> None:
-    ledger.charge("people", "r", 1, "a", stream_release(), "d")
-    with pytest.raises(InputError, match=r"a second stream needs a run of its own\. Nothing was charged"):
-        ledger.charge("people", "r", 2, "a", stream_release(**changes), "d2")
+def test_a_banded_mechanism_may_not_change(ledger: Ledger, changes: dict[str, Any]) -> None:
+    ledger.charge("people", "r", 1, "a", banded_release(), "d")
+    with pytest.raises(InputError, match=r"a second banded mechanism needs a run of its own\. Nothing was charged"):
+        ledger.charge("people", "r", 2, "a", banded_release(**changes), "d2")
     assert len(ledger.entries("people")) == 1
 
 
-def test_a_stream_has_no_rounds_beyond_its_horizon(ledger: Ledger) -> None:
-    one = stream_release()
+def test_a_banded_mechanism_has_no_rounds_beyond_its_horizon(ledger: Ledger) -> None:
+    one = banded_release()
     ledger.charge("people", "r", 3, "a", one)
     ledger.charge("people", "r", 7, "a", one)
     for number in (2, 8):
@@ -415,7 +417,7 @@ def test_a_stream_has_no_rounds_beyond_its_horizon(ledger: Ledger) -> None:
 
 
 def test_what_cannot_be_paid_is_refused_before_the_first_round(ledger: Ledger) -> None:
-    dear = stream_release(noise_multiplier=1.0)
+    dear = banded_release(noise_multiplier=1.0)
     with pytest.raises(BudgetExceeded):
         ledger.check("people", "r", {dear: 1})
     with pytest.raises(BudgetExceeded):
@@ -424,7 +426,7 @@ def test_what_cannot_be_paid_is_refused_before_the_first_round(ledger: Ledger) -
 
 
 def test_runs_on_a_protected_population_share_its_budget(tmp_path: Path, monkeypatch: Any) -> None:
-    """A stream that was stopped costs all of itself, its resumption nothing, and the next run a stream of its own."""
+    """A banded mechanism that was stopped costs all of itself, its resumption nothing; the next run has its own."""
     tasks = replace(toy_tasks(9), declared="protected")
     values: dict[str, Any] = {
         "tasks": tasks, "population": "clinic", "ledger": tmp_path / "clinic.sqlite",
@@ -451,16 +453,16 @@ def test_runs_on_a_protected_population_share_its_budget(tmp_path: Path, monkeyp
 # --- the node --------------------------------------------------------------------------------------------------------
 
 
-def test_a_node_counts_streams_and_keeps_the_separation_itself() -> None:
+def test_a_node_counts_banded_mechanisms_and_keeps_the_separation_itself() -> None:
     tasks = toy_tasks(2)
     problem = toy_problem(tasks)
-    limits = Stream(horizon=9, participations=2, separation=3, bands=3)
-    one = stream_release(noise_multiplier=4.0, horizon=9, participations=2, separation=3)
+    limits = BandedMechanism(horizon=9, participations=2, separation=3, bands=3)
+    one = banded_release(noise_multiplier=4.0, horizon=9, participations=2, separation=3)
     cost = epsilon([one], 1e-5).value
 
-    def asked(node: Node, number: int, stream: Stream | None = limits) -> Reply:
+    def asked(node: Node, number: int, banded: BandedMechanism | None = limits) -> Reply:
         billboard = {name: value.numpy() for name, value in problem.initial().items()}
-        request = Request(number, {ALL: billboard}, {ALL: np.array([0])}, "sum", Declaration(1.0, 4.0, stream=stream))
+        request = Request(number, {ALL: billboard}, {ALL: np.array([0])}, "sum", Declaration(1.0, 4.0, banded=banded))
         return Reply.from_content(node.train(request.to_content()))
 
     policy = NodePolicy(max_epsilon=cost * 1.01, delta=1e-5)
@@ -471,22 +473,22 @@ def test_a_node_counts_streams_and_keeps_the_separation_itself() -> None:
         if number in (2, 3):
             assert "at least 3 rounds apart, and round" in answer.note
         if number == 8:
-            assert "max_epsilon" in answer.note, "a third participation is a second stream"
-    assert asked(node, 9, stream=None).diagnostics["refused"] == 1, "what was granted in streams counts beside the rest"
+            assert "max_epsilon" in answer.note, "a third participation is a second mechanism"
+    assert asked(node, 9, banded=None).diagnostics["refused"] == 1, "what was granted so counts beside the rest"
     restored = Node(NodeSpec(tasks, GlobalModel(), problem, policy=NodePolicy()))
     restored.store.restore(node.store.blocks())
     assert asked(restored, 6).diagnostics["refused"] == 1, "the separation survives a checkpoint"
     assert asked(restored, 7).diagnostics["refused"] == 0
 
 
-def test_nodes_with_a_policy_serve_a_stream(tmp_path: Path) -> None:
+def test_nodes_with_a_policy_serve_a_banded_mechanism(tmp_path: Path) -> None:
     """The server's own limits and the nodes' agree: nothing is refused."""
     strategy = banded(noise_multiplier=5.0)
     policy = NodePolicy(max_epsilon=10.0, diagnostics=True)
     result = personal(strategy=strategy, policy=policy).run(tmp_path / "run")
     assert "refused" not in str(result.summary["warnings"])
     strict = personal(strategy=strategy, policy=NodePolicy(max_epsilon=0.1, diagnostics=True)).run()
-    assert "whole streams counted" in str(strict.summary["warnings"])
+    assert "banded noise counted as a whole" in str(strict.summary["warnings"])
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -519,32 +521,32 @@ def test_limits_that_a_population_cannot_keep_are_refused(tmp_path: Path) -> Non
 
 
 def test_what_is_charged_follows_from_the_settings() -> None:
-    def limits(tasks: int, **values: Any) -> Stream | None:
+    def limits(tasks: int, **values: Any) -> BandedMechanism | None:
         base = {"clipping_norm": 1.0, "noise_multiplier": 1.0}
-        return Billboard(**{**base, **values}).resolve(tasks).stream
+        return Billboard(**{**base, **values}).resolve(tasks).banded
 
     assert limits(100, rounds=40, sampling_rate=0.5) is None
-    assert limits(100, rounds=40, sampling_rate=0.5, noise="banded") == Stream(
+    assert limits(100, rounds=40, sampling_rate=0.5, noise="banded") == BandedMechanism(
         horizon=40, participations=20, separation=2, bands=2
     )
-    assert limits(206, rounds=1000, sampling_rate=100 / 206, noise="banded") == Stream(
+    assert limits(206, rounds=1000, sampling_rate=100 / 206, noise="banded") == BandedMechanism(
         horizon=1000, participations=486, separation=2, bands=2
     )
-    assert limits(10_000, rounds=500, sampling_rate=0.01, noise="banded") == Stream(
+    assert limits(10_000, rounds=500, sampling_rate=0.01, noise="banded") == BandedMechanism(
         horizon=500, participations=5, separation=100, bands=100
     )
     # The same limits without correlation: what known participation costs.
-    assert limits(1000, rounds=200, sampling_rate=0.1, min_separation=10) == Stream(
+    assert limits(1000, rounds=200, sampling_rate=0.1, min_separation=10) == BandedMechanism(
         horizon=200, participations=20, separation=10, bands=1
     )
     # A random schedule may ask some tasks as often as the separation permits.
-    assert limits(100, rounds=40, sampling_rate=0.2, min_separation=3, schedule="random") == Stream(
+    assert limits(100, rounds=40, sampling_rate=0.2, min_separation=3, schedule="random") == BandedMechanism(
         horizon=40, participations=14, separation=3, bands=1
     )
-    assert limits(100, rounds=40, sampling_rate=0.2, max_participations=9, schedule="random", noise="banded") == Stream(
-        horizon=40, participations=8, separation=5, bands=5
-    )
-    assert limits(10, rounds=3, sampling_rate=0.1, noise="banded") == Stream(
+    assert limits(
+        100, rounds=40, sampling_rate=0.2, max_participations=9, schedule="random", noise="banded"
+    ) == BandedMechanism(horizon=40, participations=8, separation=5, bands=5)
+    assert limits(10, rounds=3, sampling_rate=0.1, noise="banded") == BandedMechanism(
         horizon=3, participations=1, separation=10, bands=3
     )
     z = (

@@ -22,13 +22,13 @@ from fedpriv import BudgetExceeded, ComponentFailure, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.config import build_experiment, read_toml
 from fedpriv.privacy import NodePolicy, Relation, Release, epsilon
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import SystemEntropy
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.metrics import MetricsRelease, contributions, metrics_norm, metrics_release, noisy_means
 from fedpriv.privacy.plan import ResolvedPlan
-from fedpriv.privacy.banded import Stream
 from fedpriv.protocol import ALL, METRICS, Reply, Request
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.runtime.node import Node, NodeSpec
@@ -189,10 +189,10 @@ def test_the_target_covers_the_metrics() -> None:
     assert rounds.self_compose(6).compose(three).get_epsilon_for_delta(1e-3) == pytest.approx(2.0, rel=5e-3)
 
 
-STREAM = {"noise": "banded", "min_separation": 3, "sampling_rate": 0.25}
+BANDED_NOISE = {"noise": "banded", "min_separation": 3, "sampling_rate": 0.25}
 
 
-@pytest.mark.parametrize("settings", [{"sampling_rate": 1.0}, STREAM], ids=["full", "banded"])
+@pytest.mark.parametrize("settings", [{"sampling_rate": 1.0}, BANDED_NOISE], ids=["full", "banded"])
 @pytest.mark.parametrize("relation", list(Relation), ids=str)
 def test_without_sampling_target_and_metrics_add_up_exactly(relation: Relation, settings: dict[str, Any]) -> None:
     target = Target(epsilon=2.0, delta=1e-3, relation=relation)
@@ -337,8 +337,8 @@ def test_a_node_with_a_policy_contributes_without_telling_scores_and_counts_it()
     assert Request.from_content(asked.to_content()).declared.metrics == ("billboard.accuracy",)
     sums = []
     for noise in (9.0, 0.1, 9.0, 9.0):
-        stream = Stream(horizon=9, participations=9, separation=1, bands=1)
-        said = replace(asked.declared, noise_multiplier=noise, clipping_norm=1e-9, stream=stream)
+        banded = BandedMechanism(horizon=9, participations=9, separation=1, bands=1)
+        said = replace(asked.declared, noise_multiplier=noise, clipping_norm=1e-9, banded=banded)
         request = replace(asked, declared=said)  # its own bound holds
         answer = Reply.from_content(node.measure(request.to_content()))
         assert set(answer.diagnostics) == {"refused"}, "what failed depends on data"

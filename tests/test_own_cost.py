@@ -497,7 +497,7 @@ def test_a_scheme_in_the_table_is_not_charged_as_another(monkeypatch: pytest.Mon
         resolved.releases()
     # Limits are kept whoever chooses.
     limited = replace(plan, participation=wards.ByWard(sampling_rate=0.5, min_separation=2))
-    assert limited.resolve({"all": 20}).stream is not None
+    assert limited.resolve({"all": 20}).banded is not None
 
 
 def test_a_strategy_cannot_choose_beside_its_plan() -> None:

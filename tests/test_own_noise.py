@@ -19,9 +19,9 @@ from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.errors import InputError
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.privacy.banded import Stream
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.runtime.ray_grid import RayGrid, _LineFailure
@@ -139,7 +139,7 @@ def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
     tricks: list[dict[str, Any]] = [
         {"clipping_norms": {"": 1.0}},
         {"target_quantile": 0.5},
-        {"stream": Stream(horizon=1, participations=1, separation=1, bands=1)},
+        {"banded": BandedMechanism(horizon=1, participations=1, separation=1, bands=1)},
     ]
     for more in tricks:
         said = Declaration(1e-9, 12.0, noise_at="node", **more)

@@ -14,6 +14,7 @@ from test_billboard import experiment, noisy
 from fedpriv import InputError, Target
 from fedpriv.clients import MeanRegularized
 from fedpriv.privacy import Ledger, epsilon, plan
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.histories import EVERYBODY
@@ -23,7 +24,6 @@ from fedpriv.privacy.metrics import Metrics
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import Mechanism, PrivacyPlan
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, fixed_size
-from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import BoundaryStore
@@ -119,8 +119,8 @@ def test_both_sides_derive_their_release_from_one_declaration() -> None:
         counted = travelled.counted()
         assert (counted.cost.rate, counted.noise_multiplier, counted.clipping_norm) == (1.0, 2.0, 0.5)
         assert counted.cost.fixed == (name == "fixed-size")
-    stream = Stream(horizon=6, participations=2, separation=3, bands=3)
-    said = Declaration.of(Bounds({WHOLE: 0.5}), 2.0, stream=stream)
+    banded = BandedMechanism(horizon=6, participations=2, separation=3, bands=3)
+    said = Declaration.of(Bounds({WHOLE: 0.5}), 2.0, banded=banded)
     assert Declaration.from_settings(said.to_settings()) == said
     assert said.sampled(FullParticipation()) == said.counted()
     metrics = Declaration(noise_multiplier=3.0, metrics=("personal.loss",), clipping_norm=99.0)

@@ -1,4 +1,4 @@
-"""Streams of correlated noise: sensitivity by brute force, known errors, the law of the noise, what they cost."""
+"""Noise that is correlated over rounds: sensitivity by brute force, known errors, the law of the noise, the cost."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+import fedpriv.privacy
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy import (
+    BandedMechanism,
     FullParticipation,
     NodePolicy,
     NoiseAt,
@@ -24,7 +26,6 @@ from fedpriv.privacy import (
     Release,
     RenyiFilter,
     ReproducibleEntropy,
-    Stream,
     SystemEntropy,
     Target,
     calibrate_noise_multiplier,
@@ -39,15 +40,17 @@ from fedpriv.privacy import (
 from fedpriv.privacy.banded_noise import next_noise
 
 
-def stream(horizon: int = 6, participations: int = 2, separation: int = 3, bands: int | None = None) -> Stream:
+def limits_of(
+    horizon: int = 6, participations: int = 2, separation: int = 3, bands: int | None = None
+) -> BandedMechanism:
     bands = separation if bands is None else bands
-    return Stream(horizon=horizon, participations=participations, separation=separation, bands=bands)
+    return BandedMechanism(horizon=horizon, participations=participations, separation=separation, bands=bands)
 
 
 def release(noise: float = 2.0, clip: float = 0.5, **changes: int) -> Release:
-    limits = stream(**changes)
+    limits = limits_of(**changes)
     return Release(
-        mechanism="banded", noise_multiplier=noise, sampling_name="limited", rate=1.0, clipping_norm=clip, stream=limits
+        mechanism="banded", noise_multiplier=noise, sampling_name="limited", rate=1.0, clipping_norm=clip, banded=limits
     )
 
 
@@ -66,7 +69,7 @@ def patterns(horizon: int, participations: int, separation: int) -> list[tuple[i
 
 def test_coefficients_are_the_series_of_the_inverse_square_root() -> None:
     """(1 - x)^(-1/2) has the coefficients binomial(2j, j) / 4^j; the square of the whole series is all ones."""
-    found = stream(40, 1, 40).coefficients()
+    found = limits_of(40, 1, 40).coefficients()
     exact = [float(mpmath.binomial(2 * j, j) / mpmath.mpf(4) ** j) for j in range(40)]
     np.testing.assert_allclose(found, exact, rtol=1e-14)
     np.testing.assert_allclose(np.convolve(found, found)[:40], 1.0, rtol=1e-13)
@@ -74,13 +77,13 @@ def test_coefficients_are_the_series_of_the_inverse_square_root() -> None:
 
 def test_columns_have_norm_one_and_those_far_apart_are_orthogonal() -> None:
     for horizon, separation in ((1, 1), (7, 3), (12, 5), (4, 9)):
-        c = stream(horizon, 1, separation).matrix()
+        c = limits_of(horizon, 1, separation).matrix()
         np.testing.assert_allclose(np.linalg.norm(c, axis=0), 1.0, rtol=1e-14)
         assert np.array_equal(c, np.tril(c))
         gram = c.T @ c
         lag = np.abs(np.subtract.outer(np.arange(horizon), np.arange(horizon)))
         assert (gram[lag >= separation] == 0).all()
-    np.testing.assert_array_equal(stream(5, 5, 1).matrix(), np.eye(5))
+    np.testing.assert_array_equal(limits_of(5, 5, 1).matrix(), np.eye(5))
 
 
 @pytest.mark.parametrize(
@@ -92,7 +95,7 @@ def test_sensitivity_by_brute_force(horizon: int, participations: int, separatio
 
     Updates on the line take all signs; updates in the plane are searched by ascent from random starts.
     """
-    limits = stream(horizon, participations, separation, bands)
+    limits = limits_of(horizon, participations, separation, bands)
     c = limits.matrix()
     largest = 0.0
     rng = np.random.default_rng(0)
@@ -113,12 +116,12 @@ def test_sensitivity_by_brute_force(horizon: int, participations: int, separatio
 
 def test_brute_force_would_find_participations_that_are_too_close() -> None:
     """The limits matter: one round less apart, and a task moves more than is accounted."""
-    limits = stream(8, 2, 3)
+    limits = limits_of(8, 2, 3)
     c = limits.matrix()
     worst = max(float(np.linalg.norm(c[:, list(rounds)].sum(axis=1))) for rounds in patterns(8, 2, 2))
     assert worst > 1.05 * limits.sensitivity
     with pytest.raises(InputError, match="'bands' must be at most separation=3, got 4"):
-        stream(8, 2, 3, 4)
+        limits_of(8, 2, 3, 4)
 
 
 # --- errors that were computed elsewhere -----------------------------------------------------------------------------
@@ -134,10 +137,10 @@ def test_error_of_prefix_sums_at_epsilon_two(
     """Populations of 1,000, 206 and 10,000 with cohorts of 100: delta 1e-5, add/remove, units of the clipping norm."""
     z = calibrate_noise_multiplier(Target(epsilon=2.0, delta=1e-5), FullParticipation(), participations, 10_000)
     assert z == pytest.approx(math.sqrt(participations) / gaussian_mu(2.0, 1e-5), rel=1e-9)
-    banded = stream(rounds, participations, separation)
+    banded = limits_of(rounds, participations, separation)
     # The oracles have two or three digits: half a unit of the last one is allowed.
     assert z * banded.prefix_error() == pytest.approx(error, abs=0.05 if error < 100 else 0.5)
-    alone = z * stream(rounds, participations, separation, 1).prefix_error()
+    alone = z * limits_of(rounds, participations, separation, 1).prefix_error()
     assert alone == pytest.approx(independent, abs=0.5 if independent > 80 else 0.05)
     assert alone == pytest.approx(z * math.sqrt((rounds + 1) / 2), rel=1e-12)
     inverse = np.linalg.inv(banded.matrix())
@@ -152,7 +155,7 @@ def test_error_of_prefix_sums_at_epsilon_two(
 # --- the noise -------------------------------------------------------------------------------------------------------
 
 
-def released_noise(limits: Stream, size: int, entropy: SystemEntropy | ReproducibleEntropy) -> np.ndarray:
+def released_noise(limits: BandedMechanism, size: int, entropy: SystemEntropy | ReproducibleEntropy) -> np.ndarray:
     """Return the noise [T, d] that a run adds to sums of zeros, with standard deviation 1 of Z."""
     past, rows = None, []
     for number in range(1, limits.horizon + 1):
@@ -164,7 +167,7 @@ def released_noise(limits: Stream, size: int, entropy: SystemEntropy | Reproduci
 @settings(max_examples=40, deadline=None)
 @given(horizon=st.integers(1, 30), separation=st.integers(1, 12), bands=st.integers(1, 12), seed=st.integers(0, 2**32))
 def test_the_recursion_solves_the_triangular_system(horizon: int, separation: int, bands: int, seed: int) -> None:
-    limits = stream(horizon, 1, max(separation, bands), bands)
+    limits = limits_of(horizon, 1, max(separation, bands), bands)
     fresh = np.random.default_rng(seed).normal(size=(horizon, 3))
     past = np.zeros((len(limits.coefficients()) - 1, 3))
     found = []
@@ -180,7 +183,7 @@ def test_the_recursion_solves_the_triangular_system(horizon: int, separation: in
 
 
 def test_rounding_errors_do_not_grow() -> None:
-    limits = stream(3000, 10, 100)
+    limits = limits_of(3000, 10, 100)
     fresh = np.array([ReproducibleEntropy(1).normal("noise", number, 2) for number in range(1, 3001)])
     noise, past = np.empty((3000, 2)), np.zeros((limits.bands - 1, 2))
     for number in range(1, 3001):  # before the released sums are rounded to their grid
@@ -198,7 +201,7 @@ def test_the_noise_has_the_accounted_covariance() -> None:
 
     False alarms: 45 + 9 + 9 + 8 tests at 1e-7 each, below 1e-5 in all (Bonferroni).
     """
-    limits, size = stream(9, 2, 4), 40_000
+    limits, size = limits_of(9, 2, 4), 40_000
     noise = released_noise(limits, size, SystemEntropy())
     white = limits.matrix() @ noise
     level = 1e-7
@@ -222,7 +225,7 @@ def test_the_noise_has_the_accounted_covariance() -> None:
 
 
 def test_a_round_without_its_past_is_refused() -> None:
-    limits = stream(5, 2, 3)
+    limits = limits_of(5, 2, 3)
     zeros = [np.zeros((2, 2)), np.zeros(3)]
     arguments = (1.0, 1.0, limits)
     sums, past = correlated_sum(zeros, *arguments, None, ReproducibleEntropy(0), 1)
@@ -246,7 +249,7 @@ def test_a_round_without_its_past_is_refused() -> None:
     exponent=st.floats(-9.0, -2.0),
     relation=st.sampled_from(Relation),
 )
-def test_a_stream_costs_as_much_as_its_participations_alone(
+def test_a_banded_mechanism_costs_as_much_as_its_participations_alone(
     noise: float, participations: int, separation: int, exponent: float, relation: Relation
 ) -> None:
     """Not more, because columns are orthogonal; not less, because nothing is amplified; the horizon costs nothing."""
@@ -266,7 +269,7 @@ def test_a_stream_costs_as_much_as_its_participations_alone(
 
 def test_epsilon_by_an_independent_derivation() -> None:
     """The privacy loss of C X + Z for the worst pattern, by mpmath: N(mu^2/2, mu^2) with mu = ||C dX|| / z."""
-    limits = stream(8, 3, 3)
+    limits = limits_of(8, 3, 3)
     z, delta = 3.0, 1e-5
     largest = max(float(np.linalg.norm(limits.matrix()[:, list(p)].sum(axis=1))) for p in patterns(8, 3, 3))
     for relation, factor in ((Relation.ADD_REMOVE, 1), (Relation.REPLACE_ONE, 2)):
@@ -281,7 +284,7 @@ def test_epsilon_by_an_independent_derivation() -> None:
 
 def test_epsilon_by_monte_carlo() -> None:
     """delta = E[(1 - exp(epsilon - L))_+] over the losses of the noise that is really drawn, within 6 deviations."""
-    limits = stream(7, 2, 3)
+    limits = limits_of(7, 2, 3)
     z, count = 1.5, 200_000
     white = limits.matrix() @ released_noise(limits, count, ReproducibleEntropy(3))
     shift = limits.matrix()[:, [1, 4]].sum(axis=1) / z
@@ -318,6 +321,12 @@ def test_releases_are_read_back_and_odd_ones_refused() -> None:
     assert one.rounds == 6
     plain = Release(noise_multiplier=1.0, sampling_name="poisson", rate=0.5, clipping_norm=1.0)
     assert '"stream"' not in plain.to_json(), "ledgers that were written before hold the same text"
+    # As a ledger of commit 9945953 spells it; another text for the same release would be a second mechanism of the run.
+    assert one.to_json() == (
+        '{"clipping_norm": 0.5, "mechanism": "banded", "noise_multiplier": 2.0, "rate": 1.0, '
+        '"sampling_name": "limited", "stream": {"bands": 3, "horizon": 6, "participations": 2, "separation": 3}, '
+        '"version": 1}'
+    )
     assert epsilon([release(0.0)], 1e-5).value == math.inf
     assert one.counted() == one, "nothing was amplified, so nothing is counted anew"
     values = {"noise_multiplier": 1.0, "rate": 1.0, "clipping_norm": 1.0}
@@ -325,8 +334,8 @@ def test_releases_are_read_back_and_odd_ones_refused() -> None:
         {"sampling_name": "limited"},
         {"mechanism": "banded", "sampling_name": "full"},
         {"mechanism": "banded", "sampling_name": "limited"},
-        {"sampling_name": "full", "stream": stream()},
-        {"mechanism": "banded", "sampling_name": "limited", "stream": stream(), "rate": 0.5},
+        {"sampling_name": "full", "banded": limits_of()},
+        {"mechanism": "banded", "sampling_name": "limited", "banded": limits_of(), "rate": 0.5},
     ):
         with pytest.raises(InputError):
             Release(**{**values, **wrong})
@@ -362,18 +371,25 @@ def test_the_guarantee_says_what_is_assumed() -> None:
             )  # fmt: skip
 
 
-def test_a_node_counts_whole_streams() -> None:
-    """It cannot see the noise, so the first participation counts as all that the stream allows."""
+def test_a_node_counts_whole_banded_mechanisms() -> None:
+    """It cannot see the noise, so the first participation counts as all that its limits allow."""
     one = release(4.0, participations=3, horizon=9)
     plain = Release(noise_multiplier=4.0, sampling_name="full", rate=1.0, clipping_norm=0.5)
     policy = NodePolicy(delta=1e-5)
-    for before, streams in ((0, 1), (1, 1), (2, 1), (3, 2), (5, 2)):
+    for before, banded in ((0, 1), (1, 1), (2, 1), (3, 2), (5, 2)):
         verdict = decide(policy, {one: before}, one)
-        assert verdict.epsilon == pytest.approx(epsilon({plain: 3 * streams}, 1e-5).value)
-        assert verdict.label == "if the server adds its noise, whole streams counted"
+        assert verdict.epsilon == pytest.approx(epsilon({plain: 3 * banded}, 1e-5).value)
+        assert verdict.label == "if the server adds its noise, banded noise counted as a whole"
     mixed = decide(policy, Counter({one: 2, plain: 1}), plain)
     assert mixed.epsilon == pytest.approx(epsilon({plain: 5}, 1e-5).value)
     assert not decide(NodePolicy(max_participations=2), {one: 2}, one).allowed
     limit = epsilon([one], 1e-5).value
     assert decide(NodePolicy(max_epsilon=limit * 1.001, delta=1e-5), {one: 2}, one).allowed
     assert not decide(NodePolicy(max_epsilon=limit * 0.999, delta=1e-5), [], one).allowed
+
+
+def test_the_old_name_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match=r"privacy\.Stream is now called BandedMechanism; use that name"):
+        assert fedpriv.privacy.Stream is BandedMechanism
+    with pytest.raises(AttributeError, match="has no attribute 'Streams'"):
+        fedpriv.privacy.Streams  # noqa: B018

@@ -19,7 +19,7 @@ from test_maml import people
 from fedpriv import Target
 from fedpriv.clients import MAML, GlobalModel
 from fedpriv.cohort import Key, Learner
-from fedpriv.privacy import Release, ReproducibleEntropy, Stream, gaussian_sum, guarantee_for
+from fedpriv.privacy import BandedMechanism, Release, ReproducibleEntropy, gaussian_sum, guarantee_for
 from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.metrics import noisy_means
@@ -90,9 +90,9 @@ def test_the_last_bits_of_a_sum_do_not_get_out() -> None:
 
 
 def test_correlated_sums_and_published_metrics_lie_on_the_grid() -> None:
-    stream, past = Stream(horizon=4, participations=2, separation=2, bands=2), None
+    banded, past = BandedMechanism(horizon=4, participations=2, separation=2, bands=2), None
     for number in (1, 2, 3):
-        (found,), past = correlated_sum([np.full(9, 0.123456789)], 0.3, 1.1, stream, past, SOURCE, number)
+        (found,), past = correlated_sum([np.full(9, 0.123456789)], 0.3, 1.1, banded, past, SOURCE, number)
         assert on_grid(found, 0.33)
     names = ("personal.accuracy", "personal.loss", "billboard.loss")
     published = noisy_means([(np.array([1.0, 2.0, 1 / 3]), 64)], names, 4.0, 64, 2.0, SOURCE, 1)

@@ -13,7 +13,7 @@ from helpers import toy_tasks
 from test_billboard import experiment, noisy
 
 from fedpriv import Target
-from fedpriv.privacy import Release, Stream, epsilon, guarantee_for
+from fedpriv.privacy import BandedMechanism, Release, epsilon, guarantee_for
 from fedpriv.privacy.accounting import relations_for, shared_relations
 from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
@@ -23,7 +23,7 @@ ALONE = {"max_participations": 3, "rounds": 6, "sampling_rate": 0.25}
 PLAIN = Release(noise_multiplier=2.0, sampling_name="poisson", rate=0.5, clipping_norm=1.0)
 LIMITED = Release(
     mechanism="banded", noise_multiplier=2.0, sampling_name="limited", rate=1.0, clipping_norm=1.0,
-    stream=Stream(horizon=6, participations=2, separation=3, bands=3),
+    banded=BandedMechanism(horizon=6, participations=2, separation=3, bands=3),
 )  # fmt: skip
 
 

@@ -48,10 +48,10 @@ def _budget(found: dict[str, Any]) -> list[str]:
 
 def _releases(run: dict[str, Any]) -> str:
     words = f"{run['releases']} release{'s' if run['releases'] != 1 else ''}"
-    for group, stream in run["streams"].items():
+    for group, banded in run["streams"].items():
         name = f" of group {group!r}" if group else ""
         words += (
-            f", the stream{name} paid for {stream['horizon']} rounds with at most {stream['participations']} "
+            f", the banded noise{name} paid for {banded['horizon']} rounds with at most {banded['participations']} "
             f"participations ({run['entries']} entries so far)"
         )
     return words

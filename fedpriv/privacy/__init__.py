@@ -5,12 +5,16 @@ This package knows no Flower and no model; it works on numpy arrays and plain va
 
 from __future__ import annotations
 
+from typing import Any
+
+from fedpriv.names import renamed
 from fedpriv.privacy.accounting import Accountant, Epsilon, delta_for, epsilon, renyi
 from fedpriv.privacy.attacker import Attacker, attacker_for
+from fedpriv.privacy.banded import BandedMechanism
+from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, calibrate_to_filter
 from fedpriv.privacy.claims import CLAIMS, Row, claim
 from fedpriv.privacy.clipping import ClippedRows, clip_rows, clipped_sum, update_norms
-from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, SystemEntropy
 from fedpriv.privacy.filters import GdpFilter, RenyiFilter
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon, gaussian_mu
@@ -26,7 +30,6 @@ from fedpriv.privacy.sampling import (
     fixed_size,
     sampling_from,
 )
-from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import Target, check_delta, default_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -34,6 +37,7 @@ __all__ = [
     "CLAIMS",
     "Accountant",
     "Attacker",
+    "BandedMechanism",
     "ClippedRows",
     "Decision",
     "Entropy",
@@ -56,7 +60,6 @@ __all__ = [
     "ReproducibleEntropy",
     "Row",
     "Sampling",
-    "Stream",
     "SystemEntropy",
     "Target",
     "attacker_for",
@@ -81,3 +84,10 @@ __all__ = [
     "sampling_from",
     "update_norms",
 ]
+
+_OLD = {"Stream": "BandedMechanism"}
+"""Old names of what is here, and their new ones; they work, with a warning, until version 0.2."""
+
+
+def __getattr__(name: str) -> Any:
+    return globals()[renamed(__name__, name, _OLD)]

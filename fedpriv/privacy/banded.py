@@ -1,4 +1,4 @@
-"""A stream of releases whose noise is correlated over rounds: one Gaussian mechanism for a whole training.
+"""The banded mechanism: noise that is correlated over rounds, one Gaussian mechanism for a whole training.
 
 The server publishes functions of ``X + C^{-1} Z``, where the rows of ``X`` [T, d] are the clipped sums of the rounds
 and those of ``Z`` are independent noise: as private as ``C X + Z`` (Denisov et al., NeurIPS 2022). Here ``C`` is lower
@@ -24,13 +24,13 @@ from pydantic import Field, model_validator
 
 from fedpriv.settings import Settings
 
-__all__ = ["Stream"]
+__all__ = ["BandedMechanism"]
 
 Vector = NDArray[np.float64]
 
 
-class Stream(Settings):
-    """What a correlated stream is charged for; it is charged as a whole when it begins.
+class BandedMechanism(Settings):
+    """Limits of participation and bands of noise, for all rounds together; charged as a whole when the first begins.
 
     Attributes
     ----------
@@ -50,7 +50,7 @@ class Stream(Settings):
     bands: int = Field(ge=1)
 
     @model_validator(mode="after")
-    def _columns_are_orthogonal(self) -> Stream:
+    def _columns_are_orthogonal(self) -> BandedMechanism:
         if self.bands > self.separation:
             raise ValueError(
                 f"'bands' must be at most separation={self.separation}, got {self.bands}: a task that takes part again "

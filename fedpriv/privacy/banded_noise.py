@@ -17,9 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.mechanisms import gaussian_sum
-from fedpriv.privacy.banded import Stream
 
 __all__ = ["correlated_sum", "next_noise"]
 
@@ -30,13 +30,13 @@ def correlated_sum(
     total: Sequence[NDArray[Any]],
     clipping_norm: float,
     noise_multiplier: float,
-    stream: Stream,
+    banded: BandedMechanism,
     past: Vectors | None,
     entropy: Entropy,
     round: int,
     group: str = "",
 ) -> tuple[list[NDArray[np.float64]], Vectors]:
-    """Add the noise of one round of a stream to a clipped sum.
+    """Add the noise of one round of a banded mechanism to a clipped sum.
 
     Parameters
     ----------
@@ -45,16 +45,16 @@ def correlated_sum(
     clipping_norm, noise_multiplier : float
         ``Z`` has a standard deviation of ``noise_multiplier * clipping_norm``. One participation costs what a plain
         Gaussian release with this multiplier costs.
-    stream : Stream
+    banded : BandedMechanism
         Horizon, limits and bands.
     past : array [bands - 1, d] or None
         What the round before returned; None before round 1.
     entropy : Entropy
         Asked once, for the purpose "noise" of this round and group.
     round : int
-        Number of the round, 1 to ``stream.horizon``.
+        Number of the round, 1 to ``banded.horizon``.
     group : str
-        Which disjoint group of tasks the sum belongs to: each has a stream of its own.
+        Which disjoint group of tasks the sum belongs to: each has a mechanism of its own.
 
     Returns
     -------
@@ -69,12 +69,12 @@ def correlated_sum(
         If the round lies outside the horizon, or ``past`` does not belong to it.
     """
     size = sum(np.asarray(array).size for array in total)
-    if not 1 <= round <= stream.horizon:
+    if not 1 <= round <= banded.horizon:
         raise InputError(
-            f"mechanism: round {round} lies outside the {stream.horizon} rounds that the stream was charged for; start "
-            "a new run, which is charged for a stream of its own."
+            f"mechanism: round {round} lies outside the {banded.horizon} rounds that the banded mechanism was charged "
+            "for; start a new run, which is charged for a mechanism of its own."
         )
-    shape = (len(stream.coefficients()) - 1, size)
+    shape = (len(banded.coefficients()) - 1, size)
     if past is None and round == 1:
         past = np.zeros(shape)
     if past is None or past.shape != shape:
@@ -87,7 +87,7 @@ def correlated_sum(
 
     def relate(fresh: NDArray[np.float64]) -> NDArray[np.float64]:
         nonlocal after
-        noise, after = next_noise(stream, round, fresh, past)
+        noise, after = next_noise(banded, round, fresh, past)
         return noise
 
     sums = gaussian_sum(total, clipping_norm, noise_multiplier, entropy, round, group, relate=relate)
@@ -95,14 +95,14 @@ def correlated_sum(
 
 
 def next_noise(
-    stream: Stream, round: int, fresh: NDArray[np.float64], past: Vectors
+    banded: BandedMechanism, round: int, fresh: NDArray[np.float64], past: Vectors
 ) -> tuple[NDArray[np.float64], Vectors]:
     """Return row ``round`` (from 1) of ``C^{-1} Z`` for independent standard normals [d], and the new past.
 
     Row i of ``past`` holds the vector ``W`` of the last round that is i + 1 modulo ``bands - 1``; zeros stand for
     rounds before the first. ``past`` itself stays as it is: a round that fails is made again from it.
     """
-    coefficients = stream.coefficients()
+    coefficients = banded.coefficients()
     mine = np.array(fresh, dtype=np.float64)
     kept = np.array(past)
     term = np.empty_like(mine)
@@ -112,4 +112,4 @@ def next_noise(
         mine -= term
     if len(kept):
         kept[(round - 1) % len(kept)] = mine
-    return mine * stream.column_norms()[round - 1], kept
+    return mine * banded.column_norms()[round - 1], kept

@@ -80,7 +80,7 @@ CLAIMS: tuple[Row, ...] = (
         samplings=("limited",),
         amplified=True,
         notion=Notion.DP,
-        accounting="the exact Gaussian curve of a whole stream; who is asked when may be public",
+        accounting="the exact Gaussian curve of the whole banded mechanism; who is asked when may be public",
         attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
     Row(
@@ -102,7 +102,8 @@ CLAIMS: tuple[Row, ...] = (
         samplings=("limited",),
         amplified=True,
         notion=Notion.JOINT_DP,
-        accounting="the same billboards, through the billboard lemma; the exact Gaussian curve of a whole stream",
+        accounting="the same billboards, through the billboard lemma; the exact Gaussian curve of the whole banded "
+        "mechanism",
         attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
     Row(

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, Literal
 
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import metrics_release
 from fedpriv.privacy.sampling import FullParticipation, Sampling, fixed_size
-from fedpriv.privacy.banded import Stream
 
 __all__ = ["Declaration"]
 
@@ -32,7 +32,7 @@ class Declaration:
         Whether cohorts have a fixed size, for which add/remove does not hold.
     noise_at : {"server", "node"}
         Who adds the noise: with "node" every task's row gets its own before it leaves.
-    stream : Stream or None
+    banded : BandedMechanism or None
         Where noise is correlated over rounds, or participation is limited; None if the noise is drawn for this round
         alone.
     clipping_norms : mapping
@@ -49,7 +49,7 @@ class Declaration:
     noise_multiplier: float = 0.0
     fixed_size: bool = False
     noise_at: Literal["server", "node"] = "server"
-    stream: Stream | None = None
+    banded: BandedMechanism | None = None
     clipping_norms: Mapping[str, float] = field(default_factory=dict)
     target_quantile: float | None = None
     metrics: tuple[str, ...] = ()
@@ -78,14 +78,14 @@ class Declaration:
         """
         noise = self.noise_multiplier if noise_multiplier is None else noise_multiplier
         norm = self.bounds.norm
-        if self.stream is not None:
+        if self.banded is not None:
             return Release(
                 mechanism="banded",
                 noise_multiplier=noise,
                 sampling_name="limited",
                 rate=1.0,
                 clipping_norm=norm,
-                stream=self.stream,
+                banded=self.banded,
             )
         return _release(sampling, noise, norm, "node" if self.noise_at == "node" else None)
 
@@ -94,7 +94,7 @@ class Declaration:
 
         An update stays one, whatever else is declared: who asks for it could otherwise pass it off as metrics.
         """
-        fixed = self.fixed_size and self.stream is None
+        fixed = self.fixed_size and self.banded is None
         return self.sampled(fixed_size(1.0, 1, counted=True) if fixed else FullParticipation())
 
     def measured(self) -> Release:
@@ -109,8 +109,8 @@ class Declaration:
             "fixed_size": self.fixed_size,
             "noise_at": self.noise_at,
         }
-        if self.stream is not None:
-            found["stream"] = list(self.stream.model_dump().values())
+        if self.banded is not None:
+            found["stream"] = list(self.banded.model_dump().values())
         if self.clipping_norms:
             found["clipped_groups"] = list(self.clipping_norms)
             found["clipping_norms"] = [float(norm) for norm in self.clipping_norms.values()]
@@ -129,7 +129,7 @@ class Declaration:
             noise_multiplier=float(found["noise_multiplier"]),
             fixed_size=bool(found.get("fixed_size", False)),
             noise_at="node" if found.get("noise_at") == "node" else "server",
-            stream=Stream(**dict(zip(Stream.model_fields, limits, strict=True))) if limits else None,
+            banded=BandedMechanism(**dict(zip(BandedMechanism.model_fields, limits, strict=True))) if limits else None,
             clipping_norms=dict(zip(found.get("clipped_groups", ()), found.get("clipping_norms", ()), strict=True)),
             target_quantile=found.get("target_quantile"),
             metrics=tuple(found.get("metrics", ())),

@@ -17,12 +17,12 @@ from fedpriv.privacy.accounting import (
     epsilon,
     relations_for,
 )
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.cost import GAUSSIAN
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.rounding import NOT_EXACT
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
-from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -63,7 +63,7 @@ class Guarantee:
     sampling_names : tuple of str
         Names of the samplings that ran, as releases name them.
     rounds : int
-        Number of releases that were charged: all rounds of a stream once it began.
+        Number of releases that were charged: all rounds of a banded mechanism once it began.
     noise_multiplier, clipping_norm : float or None
         Of the updates, where there are any; None if the releases differ in it, or there were none.
     num_tasks : int
@@ -313,7 +313,7 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
 
 
 def _sampling(counts: dict[Release, int]) -> str:
-    plain = [release for release in counts if release.stream is None and release.measures is None]
+    plain = [release for release in counts if release.banded is None and release.measures is None]
     kinds = sorted({(release.sampling_name, release.rate) for release in plain})
     metrics = ["all tasks for the metrics"] if any(release.measures for release in counts) else []
     words = {
@@ -322,16 +322,16 @@ def _sampling(counts: dict[Release, int]) -> str:
         FIXED_SIZE: "cohorts of fixed size, rate {rate:g}",
         COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
     }
-    streams = sorted({_limits(release.stream) for release in counts if release.stream is not None})
-    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *streams, *metrics]) or "no sampling"
+    banded = sorted({_limits(release.banded) for release in counts if release.banded is not None})
+    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *banded, *metrics]) or "no sampling"
 
 
-def _limits(stream: Stream) -> str:
-    times = f"{stream.participations} participation{'s' if stream.participations != 1 else ''} of a task"
-    noise = f"correlated over {stream.bands} rounds" if stream.bands > 1 else "independent from round to round"
+def _limits(banded: BandedMechanism) -> str:
+    times = f"{banded.participations} participation{'s' if banded.participations != 1 else ''} of a task"
+    noise = f"correlated over {banded.bands} rounds" if banded.bands > 1 else "independent from round to round"
     return (
-        f"no sampling assumed (at most {times}, at least {stream.separation} round"
-        f"{'s' if stream.separation != 1 else ''} apart, enforced by the server; noise {noise})"
+        f"no sampling assumed (at most {times}, at least {banded.separation} round"
+        f"{'s' if banded.separation != 1 else ''} apart, enforced by the server; noise {noise})"
     )
 
 

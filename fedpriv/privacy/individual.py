@@ -76,7 +76,7 @@ def individual_spending(runs: Iterable[tuple[Charges, Participants]], num_tasks:
     total = Spending(np.zeros(num_tasks))
     for charges, known in runs:
         total.rounds += len(charges)
-        _add_streams(total, charges, known)
+        _add_banded(total, charges, known)
         _add_rounds(total, charges, known)
     return total
 
@@ -89,20 +89,20 @@ def individual_epsilons(spending: Spending, delta: float, relation: Relation) ->
     return np.asarray(found, dtype=np.float64)[index]
 
 
-def _add_streams(total: Spending, charges: Charges, known: Participants) -> None:
-    """Add streams: a task that took part k times moved one by sqrt(k) clipping norms."""
-    streams = {one for groups in charges.values() for one in groups.values() if one.stream is not None}
-    if not streams:
+def _add_banded(total: Spending, charges: Charges, known: Participants) -> None:
+    """Add banded mechanisms: a task that took part k times moved one by sqrt(k) clipping norms."""
+    banded = {one for groups in charges.values() for one in groups.values() if one.banded is not None}
+    if not banded:
         return
     later = sum(1 for number in charges if number > known.last)  # charged, and perhaps published by now
     costs = []
-    for one in streams:
-        assert one.stream is not None
-        most = one.stream.participations
+    for one in banded:
+        assert one.banded is not None
+        most = one.banded.participations
         times = np.full(len(total.squares), most) if known.limited is None else np.minimum(known.limited + later, most)
         costs.append(times * _square(one))
     if known.limited is None:
-        total.assumed += sum(1 for groups in charges.values() if any(one.stream for one in groups.values()))
+        total.assumed += sum(1 for groups in charges.values() if any(one.banded for one in groups.values()))
     total.squares += np.max(costs, axis=0)  # a task is in one group
 
 
@@ -112,7 +112,7 @@ def _add_rounds(total: Spending, charges: Charges, known: Participants) -> None:
         asked = known.asked.get(number, {})
         unknown = []
         for group, release in groups.items():
-            if release.stream is not None:
+            if release.banded is not None:
                 continue
             if group in asked:
                 total.squares[asked[group]] += _square(release)

@@ -53,7 +53,7 @@ def problems(connection: sqlite3.Connection, population: str) -> Iterator[str]:
         except ComponentFailure as error:
             yield f"release number {number}: {_finding(error)}"
     yield from _entries(connection, population)
-    yield from _streams(connection, population, releases)
+    yield from _banded_mechanisms(connection, population, releases)
     try:
         find_population(connection, population)
     except ComponentFailure as error:
@@ -104,7 +104,7 @@ def _entries(connection: sqlite3.Connection, population: str) -> Iterator[str]:
         yield f"run {bad[0]!r} was charged for round {bad[1]}, and rounds count from 0"
 
 
-def _streams(connection: sqlite3.Connection, population: str, releases: dict[int, Release]) -> Iterator[str]:
+def _banded_mechanisms(connection: sqlite3.Connection, population: str, releases: dict[int, Release]) -> Iterator[str]:
     seen: set[tuple[str, str]] = set()
     rows = connection.execute(
         "SELECT run, part, release, min(round), max(round) FROM entries WHERE population = ? "
@@ -113,13 +113,13 @@ def _streams(connection: sqlite3.Connection, population: str, releases: dict[int
     )
     for run, group, number, first, last in rows:
         release = releases.get(number)
-        if release is None or release.stream is None:
+        if release is None or release.banded is None:
             continue
         if (run, group) in seen:
-            yield f"run {run!r} (group {group!r}) has two streams, and was charged for one at a time"
+            yield f"run {run!r} (group {group!r}) has two banded mechanisms, and was charged for one at a time"
         seen.add((run, group))
-        if last - first >= release.stream.horizon:
+        if last - first >= release.banded.horizon:
             yield (
-                f"run {run!r} (group {group!r}) has rounds {first} to {last} of a stream that was charged for "
-                f"{release.stream.horizon} rounds"
+                f"run {run!r} (group {group!r}) has rounds {first} to {last} of banded noise that was charged for "
+                f"{release.banded.horizon} rounds"
             )

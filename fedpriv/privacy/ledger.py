@@ -243,8 +243,8 @@ class Ledger:
         With ``in_order`` a round of a group is charged only if the one before it, from round 1 on, was: if it is gone,
         so are others. What goes to everybody is exempt, whose mechanisms number it as they like.
 
-        The first round of a stream is charged for all of its rounds, also those that will not be run; the later ones
-        are recorded and cost nothing more. A run's group has one stream: anything that differs in it is refused.
+        The first round of a banded mechanism is charged for all of its rounds, also those that will not be run; the
+        later ones are recorded and cost nothing more. A run's group has one banded mechanism: another is refused.
 
         Returns
         -------
@@ -281,8 +281,8 @@ class Ledger:
                 release.cost  # noqa: B018 (which refuses what nobody could account for)
                 if in_order and round > 1 and group != EVERYBODY:
                     self._refuse_gap(connection, (population, run, round - 1, group))
-                if release.stream is not None:
-                    _refuse_other_stream(connection, (population, run, group), round, release)
+                if release.banded is not None:
+                    _refuse_other_banded(connection, (population, run, group), round, release)
             if new and known.filter is not None:
                 charged = charged_releases(connection, population, alike=True)
                 for group, release in new.items():
@@ -539,19 +539,20 @@ class Ledger:
             )
 
 
-def _refuse_other_stream(
+def _refuse_other_banded(
     connection: sqlite3.Connection, where: tuple[str, str, str], round: int, release: Release
 ) -> None:
-    """Refuse a round that the stream of this (population, run, group) does not cover, or a second stream."""
+    """Refuse a round that the banded mechanism of this (population, run, group) does not cover, or a second one."""
     mine = "FROM entries e JOIN releases r ON r.id = e.release WHERE e.population = ? AND e.run = ? AND e.part = ?"
     for number, text in connection.execute(f"SELECT DISTINCT r.id, r.release {mine}", where).fetchall():
         before = release_from(text)
-        if before.stream is None:
+        if before.banded is None:
             continue
         if before != release:
             raise InputError(
-                f"ledger: run {where[1]!r} (group {where[2]!r}) has a stream already: its rounds, limits, clipping "
-                "norm and noise may not change, and a second stream needs a run of its own. Nothing was charged."
+                f"ledger: run {where[1]!r} (group {where[2]!r}) has banded noise already: its rounds, limits, "
+                "clipping norm and noise may not change, and a second banded mechanism needs a run of its own. "
+                "Nothing was charged."
             )
         first, last = (
             connection.execute(
@@ -559,8 +560,8 @@ def _refuse_other_stream(
             ).fetchone()[0]
             for order in ("ASC", "DESC")
         )
-        if max(round, last) - min(round, first) >= before.stream.horizon:
+        if max(round, last) - min(round, first) >= before.banded.horizon:
             raise InputError(
-                f"ledger: round {round} of run {where[1]!r} lies outside the {before.stream.horizon} rounds that its "
-                f"stream, from round {first} on, was charged for; start a new run. Nothing was charged."
+                f"ledger: round {round} of run {where[1]!r} lies outside the {before.banded.horizon} rounds that its "
+                f"banded noise, from round {first} on, was charged for; start a new run. Nothing was charged."
             )

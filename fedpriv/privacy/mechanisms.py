@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
 from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.cost import GAUSSIAN, Cost
 from fedpriv.privacy.entropy import Entropy
@@ -19,7 +20,6 @@ from fedpriv.privacy.gaussian_cost import GaussianCost
 from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, parameters_from
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
-from fedpriv.privacy.banded import Stream
 from fedpriv.settings import Settings
 
 __all__ = ["Release", "gaussian_sum"]
@@ -36,19 +36,19 @@ class Release(Settings):
     ----------
     mechanism : str
         "gaussian" or "banded", Gaussian noise on a sum of clipped updates: drawn for this release alone, or one round
-        of a stream. Every round of a stream has the same release, and all of them together cost what one of them says.
+        of a banded mechanism. All its rounds have the same release, and all of them together cost what it says.
         Other mechanisms go by the name of their cost (:mod:`fedpriv.privacy.own_cost`).
     noise_multiplier : float or None
         Standard deviation of Gaussian noise divided by the clipping norm; 0 means no noise and no guarantee.
     sampling_name : "poisson", "full", "fixed-size", "fixed-size-counted" or "limited"
         How the tasks of the round were chosen; "fixed-size-counted" is not amplified
-        (:mod:`fedpriv.privacy.sampling`), and "limited" says that nothing is known but the limits of the stream.
+        (:mod:`fedpriv.privacy.sampling`), and "limited" says that nothing is known but the limits of participation.
     rate : float
         Probability in (0, 1] that a task takes part; 1 for "full" and "limited".
     clipping_norm : float or None
         Bound of the l2 norm of a task's update, for Gaussian noise.
-    stream : Stream or None
-        Of which stream this is one round, for "banded".
+    banded : BandedMechanism or None
+        Of which mechanism this is one round, for "banded".
     measures : "metrics" or None
         Of what the sum is: mean scores of the tasks; None is their updates. It costs the same.
     noise_at : "node" or None
@@ -63,10 +63,18 @@ class Release(Settings):
     sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted", "limited"]
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float | None = Field(default=None, ge=1e-100, le=1e100)
-    stream: Stream | None = None
+    banded: BandedMechanism | None = Field(default=None, serialization_alias="stream")
     measures: Literal["metrics"] | None = None
     noise_at: Literal["node"] | None = None
     parameters: SerializeAsAny[OwnCost] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, values: Any) -> Any:
+        """Read the name that ledgers and run folders have for ``banded``, whichever version wrote them."""
+        if isinstance(values, dict) and "stream" in values and "banded" not in values:
+            return {"banded" if name == "stream" else name: value for name, value in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _noise_is_said_once(self) -> Release:
@@ -94,12 +102,12 @@ class Release(Settings):
         return self
 
     @model_validator(mode="after")
-    def _streams_are_limited(self) -> Release:
-        parts = (self.mechanism == BANDED, self.sampling_name == "limited", self.stream is not None)
+    def _banded_is_limited(self) -> Release:
+        parts = (self.mechanism == BANDED, self.sampling_name == "limited", self.banded is not None)
         if len(set(parts)) != 1:
             raise ValueError(
-                "a stream of noise needs all of mechanism='banded', sampling_name='limited' and stream=..., got "
-                f"{self.mechanism!r}, {self.sampling_name!r} and {self.stream!r}."
+                "banded noise needs all of mechanism='banded', sampling_name='limited' and banded=..., got "
+                f"{self.mechanism!r}, {self.sampling_name!r} and {self.banded!r}."
             )
         return self
 
@@ -139,14 +147,14 @@ class Release(Settings):
 
     @property
     def rounds(self) -> int:
-        """Number of rounds that are paid for: the horizon of a stream, else 1."""
-        return 1 if self.stream is None else self.stream.horizon
+        """Number of rounds that are paid for: the horizon of a banded mechanism, else 1."""
+        return 1 if self.banded is None else self.banded.horizon
 
     @property
     def cost(self) -> Cost:
         """All that the release costs.
 
-        A whole stream is one Gaussian release without sampling, whose noise is compared with its sensitivity.
+        A whole banded mechanism is one Gaussian release without sampling, whose noise is compared with its sensitivity.
 
         Every formula of this package asks here, so that a new kind of release is refused until it has one of its own.
 
@@ -159,8 +167,8 @@ class Release(Settings):
         if self.parameters is not None:
             return self.parameters
         noise = self.noise_multiplier or 0.0
-        if self.stream is not None and (self.mechanism, self.sampling_name) == (BANDED, "limited"):
-            return GaussianCost(noise / self.stream.sensitivity, 1.0)
+        if self.banded is not None and (self.mechanism, self.sampling_name) == (BANDED, "limited"):
+            return GaussianCost(noise / self.banded.sensitivity, 1.0)
         known = ("poisson", "full", FIXED_SIZE, COUNTED)
         if self.mechanism != GAUSSIAN or self.sampling_name not in known:
             raise NoGuarantee(
@@ -173,8 +181,8 @@ class Release(Settings):
         return GaussianCost(noise, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
 
     def at_any_norm(self) -> Release:
-        """Return this release with the clipping norm 1, which costs the same; to a stream its norm belongs."""
-        fixed = self.stream is not None or self.parameters is not None
+        """Return this release with the clipping norm 1, which costs the same; a banded mechanism keeps its norm."""
+        fixed = self.banded is not None or self.parameters is not None
         return self if fixed else self.model_copy(update={"clipping_norm": 1.0})
 
     def counted(self) -> Release:
@@ -185,12 +193,13 @@ class Release(Settings):
 
     def record(self) -> dict[str, Any]:
         """Return all that is known of the release, for a run's record."""
-        return self.model_dump(exclude={"parameters"} if self.parameters is None else None)
+        return self.model_dump(by_alias=True, exclude={"parameters"} if self.parameters is None else None)
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
-        # What is None is left out, so that releases are spelled as before there were streams.
-        return json.dumps({"version": _VERSION, **self.model_dump(exclude_none=True)}, sort_keys=True)
+        # As it always was: what is None is left out, and ``banded`` is called "stream".
+        values = self.model_dump(by_alias=True, exclude_none=True)
+        return json.dumps({"version": _VERSION, **values}, sort_keys=True)
 
     @classmethod
     def from_json(cls, text: str) -> Release:

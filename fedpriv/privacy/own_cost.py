@@ -19,7 +19,7 @@ __all__ = ["BANDED", "OwnCost", "check_known", "mechanism", "parameters_from"]
 _Kind = TypeVar("_Kind", bound="type[OwnCost]")
 
 BANDED = "banded"
-"""Name of a stream of correlated Gaussian noise."""
+"""Name of Gaussian noise that is correlated over rounds."""
 
 
 class OwnCost(Settings):

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import kebab
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
-from fedpriv.privacy.banded import Stream
 
 __all__ = ["Participation", "Participations", "cohort_size", "round_robin", "uniform_choice"]
 
@@ -127,7 +127,7 @@ class Participation:
             return cohort_size(num_tasks, self.sampling_rate)
         return self.sampling_of(num_tasks, counted=False).participants(num_tasks)
 
-    def stream(self, sizes: Mapping[str, int], rounds: int, *, banded: bool) -> Stream | None:
+    def banded_mechanism(self, sizes: Mapping[str, int], rounds: int, *, correlated: bool) -> BandedMechanism | None:
         """Return what rounds are charged for under limits, None without limits.
 
         Parameters
@@ -136,7 +136,7 @@ class Participation:
             Public group to its number of tasks.
         rounds : int
             Of the run.
-        banded : bool
+        correlated : bool
             Whether noise is correlated over the separation.
 
         Raises
@@ -167,10 +167,12 @@ class Participation:
         most = 1 + (rounds - 1) // separation
         wanted = needed if self.schedule == "round-robin" else most
         participations = min(self.max_participations or wanted, most)
-        bands = min(separation, rounds) if banded else 1
-        return Stream(horizon=rounds, participations=participations, separation=separation, bands=bands)
+        bands = min(separation, rounds) if correlated else 1
+        return BandedMechanism(horizon=rounds, participations=participations, separation=separation, bands=bands)
 
-    def choose(self, number: int, ids: Ids, coins: Coins, stream: Stream | None, done: Participations | None) -> Ids:
+    def choose(
+        self, number: int, ids: Ids, coins: Coins, banded: BandedMechanism | None, done: Participations | None
+    ) -> Ids:
         """Return who of a group takes part in a round.
 
         Parameters
@@ -181,16 +183,16 @@ class Participation:
             Tasks of the group, sorted.
         coins : Coins
             Where the draw comes from.
-        stream, done : Stream and Participations, or None
+        banded, done : BandedMechanism and Participations, or None
             Under limits: what was charged, and who took part so far.
         """
-        if stream is None or done is None:
+        if banded is None or done is None:
             return ids[self.sampling_of(len(ids), counted=False).draw(len(ids), coins)]
         size = cohort_size(len(ids), self.sampling_rate)
         if self.schedule == "random":
-            return uniform_choice(ids[done.may(ids, number, stream)], size, coins)
+            return uniform_choice(ids[done.may(ids, number, banded)], size, coins)
         turn = ids[round_robin(len(ids), size, number)]
-        return turn[done.may(turn, number, stream)]
+        return turn[done.may(turn, number, banded)]
 
 
 @dataclass(frozen=True)
@@ -231,12 +233,12 @@ class Participations:
         """Return the record as named arrays, for a checkpoint."""
         return {"counts": self.counts, "last": self.last}
 
-    def may(self, ids: Ids, round: int, stream: Stream) -> NDArray[np.bool_]:
+    def may(self, ids: Ids, round: int, banded: BandedMechanism) -> NDArray[np.bool_]:
         """Return for some tasks whether they may be asked in a round."""
-        rested = (self.counts[ids] == 0) | (round - self.last[ids] >= stream.separation)
-        return np.asarray(rested & (self.counts[ids] < stream.participations))
+        rested = (self.counts[ids] == 0) | (round - self.last[ids] >= banded.separation)
+        return np.asarray(rested & (self.counts[ids] < banded.participations))
 
-    def after(self, ids: Ids, round: int, stream: Stream) -> Participations:
+    def after(self, ids: Ids, round: int, banded: BandedMechanism) -> Participations:
         """Return the record after a round in which these tasks were asked.
 
         Raises
@@ -244,10 +246,10 @@ class Participations:
         ComponentFailure
             A limit was not kept, by whatever chose the tasks: what was summed must not be released.
         """
-        if len(np.unique(ids)) != len(ids) or not self.may(ids, round, stream).all():
+        if len(np.unique(ids)) != len(ids) or not self.may(ids, round, banded).all():
             raise ComponentFailure(
-                f"round {round} asked a task more than {stream.participations} times or less than "
-                f"{stream.separation} rounds apart, which the noise was not made for; nothing was released."
+                f"round {round} asked a task more than {banded.participations} times or less than "
+                f"{banded.separation} rounds apart, which the noise was not made for; nothing was released."
             )
         counts, last = self.counts.copy(), self.last.copy()
         counts[ids] += 1

@@ -21,10 +21,11 @@ from numpy.typing import NDArray
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.names import unknown
+from fedpriv.privacy.banded import BandedMechanism
+from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
 from fedpriv.privacy.calibration import calibrate_noise_multiplier
 from fedpriv.privacy.claims import claim
-from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.guarantee import Guarantee, guarantees_for
@@ -33,7 +34,6 @@ from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.metrics import Metrics, metrics_norm, metrics_release
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FullParticipation, Sampling
-from fedpriv.privacy.banded import Stream
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 
@@ -151,7 +151,7 @@ class PrivacyPlan:
             )
         if clipping.adaptive and self.participation.limited:
             raise InputError(
-                "adaptive clipping changes the norm from round to round, and the noise of a stream is made, and "
+                "adaptive clipping changes the norm from round to round, and banded noise is made, and "
                 "charged, for one norm; use clipping='flat' with limits of participation, or secret coins "
                 "('sampling_rate' alone)."
             )
@@ -278,7 +278,7 @@ class PrivacyPlan:
         InputError
             The plan does not fit this population, or no noise meets the target.
         """
-        mechanism, stream = self.mechanism, None
+        mechanism, banded = self.mechanism, None
         if mechanism is not None:
             seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
             for size in sizes.values():
@@ -289,11 +289,11 @@ class PrivacyPlan:
                         f"tasks are chosen by {name!r}, and a round would be charged as {charged!r}; let 'sampling_of' "
                         "return a sampling of that name."
                     )
-            stream = self.participation.stream(sizes, self.rounds, banded=mechanism.noise == "banded")
+            banded = self.participation.banded_mechanism(sizes, self.rounds, correlated=mechanism.noise == "banded")
             self._check_groups(mechanism, sizes)
         delta = self.delta(sum(sizes.values()))
         measured = self.metrics.noise(self.rounds, delta, self.relation)
-        found = ResolvedPlan(self, dict(sizes), stream, delta, dict.fromkeys(sizes, 0.0), measured)
+        found = ResolvedPlan(self, dict(sizes), banded, delta, dict.fromkeys(sizes, 0.0), measured)
         if mechanism is None or self.clipping is None:
             return found
         if mechanism.target is None:
@@ -303,7 +303,7 @@ class PrivacyPlan:
             epsilons = {group: own.get(group.removeprefix(_PREFIX), mechanism.target.epsilon) for group in sizes}
             needed = {one: found.calibrated(mechanism.target, one) for one in sorted(set(epsilons.values()))}
             noise = {group: needed[one] for group, one in epsilons.items()}
-        found = ResolvedPlan(self, dict(sizes), stream, delta, noise, measured)
+        found = ResolvedPlan(self, dict(sizes), banded, delta, noise, measured)
         found.bit_share()  # which refuses a count that is too exact for the noise
         return found
 
@@ -329,7 +329,7 @@ class ResolvedPlan:
         What was planned.
     sizes : mapping
         Public group to its number of tasks.
-    stream : Stream or None
+    banded : BandedMechanism or None
         Under limits of participation: what all rounds together are charged for.
     delta : float
         Of the guarantees.
@@ -341,7 +341,7 @@ class ResolvedPlan:
 
     plan: PrivacyPlan
     sizes: Mapping[str, int]
-    stream: Stream | None
+    banded: BandedMechanism | None
     delta: float
     noise: Mapping[str, float]
     metrics_noise: float
@@ -386,7 +386,7 @@ class ResolvedPlan:
             self.noise_multiplier,
             fixed_size=self.plan.participation.fixed_cohorts,
             noise_at="node" if self.plan.at_node else "server",
-            stream=self.stream,
+            banded=self.banded,
         )
 
     @property
@@ -411,7 +411,7 @@ class ResolvedPlan:
 
     def _release(self, sampling: Sampling, bounds: Bounds, noise_multiplier: float) -> Release:
         clipping = self.plan.clipping
-        if self.stream is not None and clipping is not None:  # one release for all rounds, to the last bit
+        if self.banded is not None and clipping is not None:  # one release for all rounds, to the last bit
             bounds = Bounds({WHOLE: clipping.start})
         return self.declaration(bounds).sampled(sampling, noise_multiplier)
 
@@ -424,13 +424,13 @@ class ResolvedPlan:
     def releases(self, rounds: int | None = None) -> Counter[Release]:
         """Return what the last so many rounds will be charged, for the group that costs most; all by default.
 
-        A stream is charged whole when it begins: nothing is left to pay for the rounds after its first.
+        A banded mechanism is charged whole when it begins: nothing is left to pay for the rounds after its first.
         """
         rounds = self.plan.rounds if rounds is None else rounds
         found = self.measurements(rounds)
         if self.plan.clipping is None:
             return found
-        times = (1 if rounds >= self.plan.rounds else 0) if self.stream is not None else rounds
+        times = (1 if rounds >= self.plan.rounds else 0) if self.banded is not None else rounds
         if times:
             found[self.costliest(Bounds({WHOLE: self.plan.clipping.start}))] += times
         return found
@@ -438,13 +438,13 @@ class ResolvedPlan:
     def priced(self, rounds: int) -> tuple[Sampling, int]:
         """Return a sampling and how many releases with it cost as much as a number of rounds, for the same noise.
 
-        A stream costs one plain release per participation, whenever it stops; and sampling hides nothing from a server
-        that reads rows.
+        A banded mechanism costs one plain release per participation, whenever it stops; and sampling hides nothing from
+        a server that reads rows.
         """
         if self.plan.at_node:
             return FullParticipation(), rounds
-        if self.stream is not None:
-            return FullParticipation(), self.stream.participations
+        if self.banded is not None:
+            return FullParticipation(), self.banded.participations
         return self.sampling, rounds
 
     def calibrated(self, target: Target, epsilon: float) -> float:
@@ -563,9 +563,9 @@ class ResolvedPlan:
         norm, scales = bounds.scales({name: value.size for name, value in total.items()}, self.bit_share())
         scaled = [total[name] / scales[name] for name in total] if scales else list(total.values())
         mechanism, kept = (norm, self.noise[group]), None
-        if self.stream is None or self.stream.bands == 1 or self.noise_multiplier == 0:
+        if self.banded is None or self.banded.bands == 1 or self.noise_multiplier == 0:
             noisy = gaussian_sum(scaled, *mechanism, entropy, number, group)
         else:
-            noisy, kept = correlated_sum(scaled, *mechanism, self.stream, past, entropy, number, group)
+            noisy, kept = correlated_sum(scaled, *mechanism, self.banded, past, entropy, number, group)
         found: Mapping[str, NDArray[Any]] = dict(zip(total, noisy, strict=True))
         return {name: value * scales[name] if scales else value for name, value in found.items()}, kept

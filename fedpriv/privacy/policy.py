@@ -88,7 +88,7 @@ def decide(
 
     Every participation counts as a plain Gaussian mechanism with its noise multiplier: the node knows that it
     took part, so sampling hides nothing from whoever shares that knowledge. The curve is exact. The first participation
-    in a stream of correlated noise counts as all that the stream allows, because the node cannot see the noise: it
+    in a banded mechanism counts as all that its limits allow, because the node cannot see the noise: it
     takes the server's word that the noise was made for these limits, as it does for the noise itself.
 
     Parameters
@@ -106,9 +106,9 @@ def decide(
     counts[request] += 1
     delta = policy.delta or _USUAL_DELTA
     label = _LABELS[noise_at]
-    if any(release.stream is not None for release in counts):
-        label = f"{label}, whole streams counted"
-    relation, spent = policy.relation, _whole_streams(counts)
+    if any(release.banded is not None for release in counts):
+        label = f"{label}, banded noise counted as a whole"
+    relation, spent = policy.relation, _whole_mechanisms(counts)
     if relation is not Relation.REPLACE_ONE and relations_for(spent)[0] is Relation.REPLACE_ONE:
         if policy.max_epsilon is not None:
             return Decision(
@@ -130,11 +130,11 @@ def _requested(request: Release) -> str:
     return "rows with noise of their own" if request.noise_at == "node" else "the cohorts of fixed size"
 
 
-def _whole_streams(participations: Counter[Release]) -> Counter[Release]:
-    """Count streams in place of participations in them: one for every k participations that were begun."""
+def _whole_mechanisms(participations: Counter[Release]) -> Counter[Release]:
+    """Count banded mechanisms in place of participations in them: one for every k participations that were begun."""
     return Counter(
         {
-            release: count if release.stream is None else math.ceil(count / release.stream.participations)
+            release: count if release.banded is None else math.ceil(count / release.banded.participations)
             for release, count in participations.items()
         }
     )

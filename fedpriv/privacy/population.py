@@ -177,7 +177,7 @@ def find_population(connection: sqlite3.Connection, name: str) -> Population | N
 def charged_releases(
     connection: sqlite3.Connection, population: str, run: str | None = None, *, alike: bool = False
 ) -> dict[str, dict[str, Counter[Release]]]:
-    """Count releases per run and group, from the index alone; all rounds of a stream count once.
+    """Count releases per run and group, from the index alone; all rounds of a banded mechanism count once.
 
     With ``alike`` those that differ in the clipping norm only are one kind, since they cost the same: an adaptive norm
     makes every round a release of its own, and a charge would take longer with every round.
@@ -196,8 +196,8 @@ def charged_releases(
 
 
 def add_release(counts: Counter[Release], release: Release, count: int = 1) -> None:
-    """Count releases to one group of one run, where the rounds of a stream are paid for by the first one."""
-    counts[release] = 1 if release.stream is not None else counts[release] + count
+    """Count releases to one group of one run, where the rounds of a banded mechanism are paid for by the first one."""
+    counts[release] = 1 if release.banded is not None else counts[release] + count
 
 
 @functools.lru_cache(maxsize=4096)
@@ -260,7 +260,7 @@ def describe_population(
     name, population, charged
         Who, and what each of its runs was charged.
     entries : mapping
-        Per run, the number of its rows in the ledger; a stream has one per round that was run.
+        Per run, the number of its rows in the ledger; a banded mechanism has one per round that was run.
     newest : Release or None
         What was charged last.
     delta : float
@@ -289,12 +289,12 @@ def describe_population(
 
 def _run(groups: Mapping[str, Counter[Release]], delta: float) -> dict[str, Any]:
     found = _spent(of_run(groups), delta)
-    streams = {group: one for group, counts in groups.items() for one in counts if one.stream is not None}
+    banded = {group: one for group, counts in groups.items() for one in counts if one.banded is not None}
     return {
         "releases": sum(count * one.rounds for counts in groups.values() for one, count in counts.items()),
         **found.epsilons,
         "accountant": found.accountant,
-        "streams": {group: one.stream.model_dump() for group, one in sorted(streams.items()) if one.stream is not None},
+        "streams": {group: one.banded.model_dump() for group, one in sorted(banded.items()) if one.banded is not None},
     }
 
 

@@ -90,14 +90,14 @@ def privacy_curve(
     if len(updates) != 1:
         return []
     ((release, rounds),) = updates.items()
-    if release.stream is not None:  # charged as a whole when it begins
+    if release.banded is not None:  # charged as a whole when it begins
         rounds = release.rounds
         points = sorted({1, *measured, rounds})
     else:
         points = np.unique(np.linspace(1, rounds, min(_POINTS, rounds)).round().astype(int)).tolist()
     lines = []
     for point in points:
-        history = {release: 1 if release.stream is not None else point}
+        history = {release: 1 if release.banded is not None else point}
         done = sum(number <= point for number in measured)
         lines.append(_line(point, {**history, **({metrics: done} if metrics and done else {})}, delta, relation))
     return lines

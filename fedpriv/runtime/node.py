@@ -358,12 +358,12 @@ class Node:
         """
         request = Request.from_content(content)
         said = request.declared
-        more = said.clipping_norms or said.stream is not None or said.target_quantile is not None
+        more = said.clipping_norms or said.banded is not None or said.target_quantile is not None
         if said.noise_at == "node" and more:
             # The row's noise is made, and judged by the policy, for one norm over the whole update and one round.
             raise InputError(
-                "a request for rows with noise of their own declares groups, bits or a stream; noise on the node goes "
-                "with one clipping norm for the whole update."
+                "a request for rows with noise of their own declares groups, bits or banded noise; noise on the node "
+                "goes with one clipping norm for the whole update."
             )
         tasks = self.tasks
         ids = np.concatenate([np.empty(0, dtype=np.int64), *request.tasks.values()])
@@ -506,14 +506,14 @@ class Node:
         ]
         allowed = np.array([answer.allowed for answer in answers], dtype=bool)[which.reshape(-1)]
         reason = next((answer.reason for answer in answers if not answer.allowed), "")
-        if asked.stream is not None:
+        if asked.banded is not None:
             last = self.store.last_grants(asked.to_json())
             apart = np.abs(request.round - last[cohort.positions])
             before = self.store.grants(asked.at_any_norm().to_json())[cohort.positions] > 0
-            soon = before & (apart < asked.stream.separation)
+            soon = before & (apart < asked.banded.separation)
             if soon.any():
                 reason = reason or (
-                    f"the request declares noise for participations at least {asked.stream.separation} rounds apart, "
+                    f"the request declares noise for participations at least {asked.banded.separation} rounds apart, "
                     f"and round {request.round} is {apart[soon].min()} from one that was granted."
                 )
             allowed &= ~soon
@@ -524,7 +524,7 @@ class Node:
         if self.spec.policy is None or not self.spec.algorithm.sends_update:
             return
         self.store.grants(asked.at_any_norm().to_json())[cohort.positions] += allowed
-        if asked.stream is not None:
+        if asked.banded is not None:
             self.store.last_grants(asked.to_json())[cohort.positions[allowed]] = request.round
 
 

@@ -40,7 +40,7 @@ class GroupRequest:
         """SHA-256 of all that a task's answer may depend on, besides the task."""
         asked, said = self.request, self.request.declared
         found = hashlib.sha256()
-        limits = () if said.stream is None else tuple(said.stream.model_dump().values())
+        limits = () if said.banded is None else tuple(said.banded.model_dump().values())
         mechanism = (said.clipping_norm, sorted(said.clipping_norms.items()), said.target_quantile, limits)
         for part in (asked.round, self.group, asked.reply, said.noise_at, said.noise_multiplier, *mechanism):
             found.update(f"{part!r}|".encode())
