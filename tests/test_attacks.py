@@ -568,7 +568,7 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
 
 
 def test_controlled_others_share_the_class_and_are_in_no_episode() -> None:
-    from fedpriv.adversary.seen import others
+    from fedpriv.adversary.observed_rows import others
 
     parts = rows_of_digits()
     seen, _ = seen_rows(*parts)

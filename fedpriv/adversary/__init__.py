@@ -4,11 +4,11 @@ from fedpriv.adversary.first_layer import class_counts, first_layer_inputs
 from fedpriv.adversary.games import RULES, SETS, Games, Played
 from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, support_match
+from fedpriv.adversary.observed_rows import Seen, seen_rows
 from fedpriv.adversary.observer import Observer, Sighting
 from fedpriv.adversary.outcome import Outcome, Rate, auc_bound, judge, roc
 from fedpriv.adversary.recorded import Scores, read_scores, read_sighting, record, recorded_rounds
 from fedpriv.adversary.results import as_text, results_of
-from fedpriv.adversary.seen import Seen, seen_rows
 from fedpriv.adversary.watch import (
     Attacked,
     Watch,

@@ -20,9 +20,9 @@ from fedpriv.adversary.cores import side_by_side
 from fedpriv.adversary.first_layer import class_counts
 from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, refuse_unusable, support_match
+from fedpriv.adversary.observed_rows import Seen, others
 from fedpriv.adversary.outcome import Outcome, judge
 from fedpriv.adversary.score import standardised
-from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
 from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.cohort.fast.threads import one_torch_thread

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from fedpriv.adversary.figures import write_pictures
 from fedpriv.adversary.games import SETS, Games, Played, SetName
+from fedpriv.adversary.observed_rows import Seen, seen_rows
 from fedpriv.adversary.observer import Sighting
 from fedpriv.adversary.outcome import auc_bound
 from fedpriv.adversary.page import write_attack_page
 from fedpriv.adversary.recorded import private_folder, record, record_scores
-from fedpriv.adversary.seen import Seen, seen_rows
 from fedpriv.adversary.which_task import WhichTask, which_task
 from fedpriv.cohort import Cohort, Key, refuse_once_differentiable_on, usable
 from fedpriv.errors import FedprivError, InputError

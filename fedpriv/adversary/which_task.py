@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpriv.adversary.matching import query_match
+from fedpriv.adversary.observed_rows import Seen, others
 from fedpriv.adversary.outcome import Rate, exact_rate, threshold
-from fedpriv.adversary.seen import Seen, others
 from fedpriv.cohort import Cohort, Engine
 from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.cohort.fast.threads import one_torch_thread
