@@ -23,7 +23,7 @@ S = TypeVar("S", bound=TaskStrategy)
 
 
 @dataclass(frozen=True)
-class _Listening:
+class _FunctionObserver:
     """An observer that hands on what it sees."""
 
     rounds: frozenset[int]
@@ -66,4 +66,4 @@ class MaliciousMetaLearner(Settings):
         InputError
             A round is not one of the run's.
         """
-        return strategy.observed_by(_Listening(frozenset(rounds), listener))
+        return strategy.observed_by(_FunctionObserver(frozenset(rounds), listener))

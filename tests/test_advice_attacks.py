@@ -14,7 +14,7 @@ from advice import Case, cases
 from test_attacks import WAYS, network, sets
 from torch import nn
 
-from fedpriv.adversary import Games, Seen, query_match, seen_rows, which_task
+from fedpriv.adversary import Games, ObservedRows, observe_rows, query_match, which_task
 from fedpriv.clients import MAML
 from fedpriv.cohort import Cohort, Key, Learner, LoopEngine, Problem, Ragged, Tasks
 from fedpriv.data import FewShot, few_shot, load
@@ -54,10 +54,10 @@ def rows_of(tasks: Tasks, queries: int = 1, *, bias: bool = True) -> Any:
 
 def seen_of(
     who: int = 8, *, queries: int = 1, bias: bool = True, flat: bool = False, each: int | None = None
-) -> tuple[Seen, Cohort]:
+) -> tuple[ObservedRows, Cohort]:
     """What a server saw of so many tasks."""
     parts = rows_of(people(flat=flat, each=each), queries, bias=bias)
-    seen, left_out = seen_rows(*parts, KEY)
+    seen, left_out = observe_rows(*parts, KEY)
     assert left_out == 0
     return seen.part(slice(0, who)), parts[-1]
 
@@ -81,7 +81,7 @@ def put_beside(queries: int = 1, damage: dict[int, float] | None = None, leave_o
             value[place] = number
     left = np.setdiff1d(cohort.positions, leave_out)
     some = {name: value[left] for name, value in rows.items()}
-    seen, _ = seen_rows(problem, client, billboard, some, Cohort(cohort.tasks, left), KEY)
+    seen, _ = observe_rows(problem, client, billboard, some, Cohort(cohort.tasks, left), KEY)
     assert set(seen.positions.tolist()) <= set(left.tolist())
 
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedpriv.adversary import Played, judge, read_scores
+from fedpriv.adversary import GameResults, judge, read_scores
 from fedpriv.adversary.recorded import record_scores
 from fedpriv.evidence import Evidence
 from fedpriv.scenarios.maml_attack import noise, tables
 from fedpriv.scenarios.maml_attack.cells import Cell, Level, below, judged, trend
 
 
-def played(rng: np.random.Generator, count: int, shift: float) -> Played:
+def played(rng: np.random.Generator, count: int, shift: float) -> GameResults:
     """Return games whose members score higher by ``shift`` standard deviations."""
     sides = {side: rng.normal(shift * (side == "members"), 1.0, count) for side in ("members", "paper", "controlled")}
-    return Played({"inversion": sides, "score": sides}, {}, {}, 0)
+    return GameResults({"inversion": sides, "score": sides}, {}, {}, 0)
 
 
 def test_games_of_several_runs_are_judged_by_one_threshold(tmp_path: Path) -> None:

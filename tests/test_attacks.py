@@ -21,9 +21,9 @@ from fedpriv.adversary import (
     class_counts,
     first_layer_inputs,
     judge,
+    observe_rows,
     query_match,
     roc,
-    seen_rows,
     support_match,
     which_task,
 )
@@ -506,7 +506,7 @@ def test_the_server_knows_which_arrays_start_from_zero(order: Any, which: str) -
     """The truth explains what was sent to the last bit but rounding; another image does not."""
     own = ("3.weight", "3.bias") if which == "last" else ("1.bias",)
     problem, client, billboard, rows, cohort, key = rows_of_digits(from_zero=own, order=order)
-    seen, _ = seen_rows(problem, client, billboard, rows, cohort, key)
+    seen, _ = observe_rows(problem, client, billboard, rows, cohort, key)
     assert set(seen.gradient) == set(billboard) - set(own)
     match = support_match(
         LoopEngine(), problem, seen.billboard, seen.gradient, seen.support.targets, seen.query, seen.inner
@@ -519,7 +519,7 @@ def test_the_server_knows_which_arrays_start_from_zero(order: Any, which: str) -
 def test_games_on_digits() -> None:
     """16 games a side. By chance, an AUC of 0.8 comes less than once in 500 (normal approximation of Mann-Whitney)."""
     parts = rows_of_digits()
-    seen, left_out = seen_rows(*parts)
+    seen, left_out = observe_rows(*parts)
     assert (len(seen), left_out) == (24, 0)
     games = Games(games=16, validation=8, iterations=40)
     played = games.play(seen, "query", parts[4])
@@ -553,7 +553,7 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
     problem = Problem(Plain())
     billboard = problem.initial()
     _, rows = client.train(Learner(problem), billboard, {}, cohort, key)
-    seen, _ = seen_rows(problem, client, billboard, rows, cohort, key)
+    seen, _ = observe_rows(problem, client, billboard, rows, cohort, key)
     games = Games(games=16, validation=8, iterations=5, together=2)
     played, steps = [], []
     for cores in (1, 8):
@@ -568,12 +568,12 @@ def test_games_on_several_cores_are_those_on_one(monkeypatch: Any) -> None:
 
 
 def test_controlled_others_share_the_class_and_are_in_no_episode() -> None:
-    from fedpriv.adversary.observed_rows import others
+    from fedpriv.adversary.observed_rows import non_members
 
     parts = rows_of_digits()
-    seen, _ = seen_rows(*parts)
+    seen, _ = observe_rows(*parts)
     slots = torch.zeros(len(seen), dtype=torch.int64)
-    found = others(seen, parts[4], seen.query, slots, np.random.default_rng(0))
+    found = non_members(seen, parts[4], seen.query, slots, np.random.default_rng(0))
     tasks = parts[4].tasks
     for row, position in enumerate(seen.positions.tolist()):
         own = np.concatenate([part.inputs[part.rows(position)] for part in (tasks.train, tasks.test)])
@@ -592,15 +592,15 @@ def test_rows_that_cannot_be_attacked() -> None:
     problem, client, billboard, rows, cohort, key = rows_of_digits()
     rows["1.weight"][5] = math.nan
     with pytest.raises(InputError, match=r"1 of 24 recorded rows hold NaN.*task-00005"):
-        seen_rows(problem, client, billboard, rows, cohort, key)
+        observe_rows(problem, client, billboard, rows, cohort, key)
     for value in rows.values():
         value[:20] = 0.0
-    seen, left_out = seen_rows(problem, client, billboard, rows, cohort, key)
+    seen, left_out = observe_rows(problem, client, billboard, rows, cohort, key)
     assert (len(seen), left_out) == (4, 20)
     with pytest.raises(InputError, match="need 24 rows, and 4 were seen"):
         Games(games=16, validation=8).play(seen, "query", cohort)
     with pytest.raises(InputError, match=r"all 24 recorded rows are zero: .*, so there is nothing to attack"):
-        seen_rows(problem, client, billboard, {name: value * 0 for name, value in rows.items()}, cohort, key)
+        observe_rows(problem, client, billboard, {name: value * 0 for name, value in rows.items()}, cohort, key)
 
 
 def test_every_image_in_an_episode_leaves_no_controlled_game() -> None:
@@ -619,6 +619,6 @@ def test_every_image_in_an_episode_leaves_no_controlled_game() -> None:
     empty = Ragged.from_lists([x[:0] for x in two], [y[:0] for y in labels])
     cohort = Cohort(replace(tasks, train=small, test=empty), np.arange(24))
     _, rows = client.train(Learner(problem), problem.initial(), {}, cohort, Key(0, 1))
-    seen, _ = seen_rows(problem, client, problem.initial(), rows, cohort, Key(0, 1))
+    seen, _ = observe_rows(problem, client, problem.initial(), rows, cohort, Key(0, 1))
     with pytest.raises(InputError, match=r"'.*/task-\d+' has none left of a class; lower client\.queries"):
         Games(games=16, validation=8).play(seen, "query", cohort)

@@ -1,16 +1,16 @@
 """What a server that reads rows of updates learns: gradient inversion, membership games, attacks on a run."""
 
 from fedpriv.adversary.first_layer import class_counts, first_layer_inputs
-from fedpriv.adversary.games import RULES, SETS, Games, Played
+from fedpriv.adversary.games import RULES, SETS, GameResults, Games
 from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, support_match
-from fedpriv.adversary.observed_rows import Seen, seen_rows
+from fedpriv.adversary.observed_rows import ObservedRows, observe_rows
 from fedpriv.adversary.observer import Observer, Sighting
 from fedpriv.adversary.outcome import Outcome, Rate, auc_bound, judge, roc
 from fedpriv.adversary.recorded import Scores, read_scores, read_sighting, record, recorded_rounds
 from fedpriv.adversary.results import as_text, results_of
 from fedpriv.adversary.watch import (
-    Attacked,
+    AttackResult,
     Watch,
     attack_sighting,
     episode_seed,
@@ -24,15 +24,15 @@ from fedpriv.adversary.which_task import WhichTask, which_task
 __all__ = [
     "RULES",
     "SETS",
-    "Attacked",
+    "AttackResult",
+    "GameResults",
     "Games",
     "Inversion",
+    "ObservedRows",
     "Observer",
     "Outcome",
-    "Played",
     "Rate",
     "Scores",
-    "Seen",
     "Sighting",
     "Watch",
     "WhichTask",
@@ -44,6 +44,7 @@ __all__ = [
     "first_layer_inputs",
     "judge",
     "keep",
+    "observe_rows",
     "query_match",
     "read_scores",
     "read_sighting",
@@ -52,7 +53,6 @@ __all__ = [
     "refuse_unattackable",
     "results_of",
     "roc",
-    "seen_rows",
     "support_match",
     "to_json",
     "which_task",

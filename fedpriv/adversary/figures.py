@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedpriv.adversary.games import RULES, Played
+from fedpriv.adversary.games import RULES, GameResults
 from fedpriv.adversary.outcome import roc
 from fedpriv.errors import ComponentFailure
 from fedpriv.report.figures import COLOURS, INK, canvas, save_svg
@@ -26,7 +26,7 @@ _SIDES = {
 _COLUMNS = ("start", "result", "truth")
 
 
-def draw_triples(played: dict[str, Played], title: str) -> Figure:
+def draw_triples(played: dict[str, GameResults], title: str) -> Figure:
     """Draw start, result and truth side by side: a member stays, a non-member turns into what is really there."""
     rows = [(name, side, one.shown[side]) for name, one in played.items() for side in _SIDES]
     count, _, height, width = max((shown.shape for _, _, shown in rows), key=lambda shape: shape[0])
@@ -55,7 +55,7 @@ def draw_triples(played: dict[str, Played], title: str) -> Figure:
     return figure
 
 
-def draw_roc(played: dict[str, Played], bound: float | None, title: str) -> Figure:
+def draw_roc(played: dict[str, GameResults], bound: float | None, title: str) -> Figure:
     """Draw the ROC curves of both sets under both rules, by inversion."""
     figure, axes = canvas(4.6)
     colours = dict(zip(played, (COLOURS["personal"], COLOURS["billboard"]), strict=False))
@@ -77,7 +77,7 @@ def draw_roc(played: dict[str, Played], bound: float | None, title: str) -> Figu
     return figure
 
 
-def write_pictures(run: Path, number: int, played: dict[str, Played], bound: float | None) -> list[Path]:
+def write_pictures(run: Path, number: int, played: dict[str, GameResults], bound: float | None) -> list[Path]:
     """Write both pictures of one round to the run's private folder, as SVG and PNG.
 
     Reconstructions are as private as the images; they do not go to ``figures/``.

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedpriv.cohort import Batch, InnerLoop, Params, Problem, broadcast
 from fedpriv.cohort.fast.chain import POINTWISE, untouched
 
-__all__ = ["Entrance", "class_counts", "first_layer_inputs"]
+__all__ = ["FirstLayer", "class_counts", "first_layer_inputs"]
 
 
 def first_layer_inputs(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def class_counts(bias: Tensor, shares: Tensor, examples: int) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Entrance:
+class FirstLayer:
     """A chain that begins with a linear layer with a bias, and the seen gradients at unit length.
 
     The first layer's weights enter a meta-gradient only through the pre-activations ``z = x W + b`` of support and
@@ -92,7 +92,7 @@ class Entrance:
     seen_rest: Params  # each [G, ...]
 
     @classmethod
-    def of(cls, problem: Problem, billboard: Params, seen: Params) -> Entrance | None:
+    def of(cls, problem: Problem, billboard: Params, seen: Params) -> FirstLayer | None:
         """Return None for models that do not begin like this; the seen gradients are of length 1."""
         model = problem.model
         parts = list(model._modules.items()) if type(model) is nn.Sequential else []

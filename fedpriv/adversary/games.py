@@ -20,7 +20,7 @@ from fedpriv.adversary.cores import side_by_side
 from fedpriv.adversary.first_layer import class_counts
 from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, refuse_unusable, support_match
-from fedpriv.adversary.observed_rows import Seen, others
+from fedpriv.adversary.observed_rows import ObservedRows, non_members
 from fedpriv.adversary.outcome import Outcome, judge
 from fedpriv.adversary.score import standardised
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
@@ -29,7 +29,7 @@ from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
 
-__all__ = ["RULES", "SETS", "Games", "Played", "SetName", "similarity"]
+__all__ = ["RULES", "SETS", "GameResults", "Games", "SetName", "similarity"]
 
 SetName = Literal["query", "support"]
 SETS: tuple[SetName, ...] = ("query", "support")
@@ -40,7 +40,7 @@ _SHOWN_IMAGES = 6
 
 
 @dataclass(frozen=True)
-class Played:
+class GameResults:
     """Games against one set in one round.
 
     Attributes
@@ -99,19 +99,19 @@ class Games(Inversion):
 
     def play(
         self,
-        seen: Seen,
+        seen: ObservedRows,
         which: SetName,
         cohort: Cohort,
         *,
         seed: int = 0,
         engine: Engine | None = None,
         progress: Callable[[int, int], None] | None = None,
-    ) -> Played:
+    ) -> GameResults:
         """Play one game of each kind on every row, as many rows as are asked for.
 
         Parameters
         ----------
-        seen : Seen
+        seen : ObservedRows
             Rows and truth.
         which : {"query", "support"}
             Which set members come from.
@@ -135,7 +135,7 @@ class Games(Inversion):
         _refuse_no_images(target.inputs)
         slots = torch.from_numpy(rng.integers(target.mask.shape[1], size=len(seen)))
         everyone = torch.arange(len(seen))
-        found = others(seen, cohort, target, slots, rng)
+        found = non_members(seen, cohort, target, slots, rng)
         candidates = {
             "members": target.inputs[everyone, slots],
             "paper": torch.from_numpy(found.anywhere),
@@ -180,9 +180,9 @@ class Games(Inversion):
             attack: {rule: judge(sides["members"], sides[rule], self.validation, seed) for rule in RULES}
             for attack, sides in scores.items()
         }
-        return Played(scores, outcomes, shown, width)
+        return GameResults(scores, outcomes, shown, width)
 
-    def _enough(self, seen: Seen, rng: np.random.Generator) -> Seen:
+    def _enough(self, seen: ObservedRows, rng: np.random.Generator) -> ObservedRows:
         count = self.games + self.validation
         if len(seen) < count:
             raise InputError(
@@ -191,7 +191,7 @@ class Games(Inversion):
             )
         return seen.part(rng.permutation(len(seen))[:count])
 
-    def _labels(self, seen: Seen, which: SetName, target: Batch, cohort: Cohort) -> Tensor:
+    def _labels(self, seen: ObservedRows, which: SetName, target: Batch, cohort: Cohort) -> Tensor:
         """Return what the server holds for the labels of the slots, int64 [G, n]."""
         if which == "support" or self.labels == "known":
             return target.targets
@@ -207,7 +207,7 @@ class Games(Inversion):
         counts = class_counts(seen.gradient[biases[-1]], shares, target.mask.shape[1])
         return torch.stack([torch.repeat_interleave(torch.arange(kinds), row) for row in counts])
 
-    def _invert(self, engine: Engine, seen: Seen, which: SetName, images: Tensor, slots: _Slots) -> Tensor:
+    def _invert(self, engine: Engine, seen: ObservedRows, which: SetName, images: Tensor, slots: _Slots) -> Tensor:
         """Return what the candidates' slots came to."""
         known = (engine, seen.problem, seen.billboard, seen.gradient, slots.labels)
         match = query_match(*known) if which == "query" else support_match(*known, seen.query, seen.inner)
@@ -215,7 +215,7 @@ class Games(Inversion):
         return slots.taken(found)
 
     def _cheap(
-        self, engine: Engine, seen: Seen, which: SetName, images: Tensor, slots: _Slots, references: Tensor
+        self, engine: Engine, seen: ObservedRows, which: SetName, images: Tensor, slots: _Slots, references: Tensor
     ) -> Tensor:
         """Return the cosine that candidates reach, against the query set alone, against the support set in its slot.
 

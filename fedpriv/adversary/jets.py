@@ -48,7 +48,10 @@ class Passes:
         self._layers = [_Step(layer) for layer in chain.layers]
         self._layers[0].rows[PLAIN] = rows
         self._chain, self._games = chain, len(targets)
-        ends: dict[str, type[_CrossEntropy | _Squared]] = {"cross-entropy": _CrossEntropy, "squared": _Squared}
+        ends: dict[str, type[_CrossEntropy | _SquaredError]] = {
+            "cross-entropy": _CrossEntropy,
+            "squared": _SquaredError,
+        }
         self._end = ends[problem.loss](targets)
 
     def extend(self, part: int, flat: Tensor) -> None:
@@ -89,7 +92,7 @@ class _Step:
         self._turned: _Parts = {}
         self._heard: _Parts = {}
         self._deltas: _Parts = {}  # adjoints of the product
-        self._follows = None if layer.follows is None else _Following(layer.follows)
+        self._follows = None if layer.follows is None else _ActivationParts(layer.follows)
 
     def forward(self, part: int) -> Tensor:
         """Return this part of what the layer gives, [G, r, out]."""
@@ -114,7 +117,7 @@ class _Step:
         return _products(pairs)
 
 
-class _Following:
+class _ActivationParts:
     """The parts of what follows a layer, and of its slopes.
 
     The slope of a tanh is ``1 - f f``, that of a sigmoid ``f - f f``: its parts follow from those of the values. The
@@ -196,7 +199,7 @@ class _CrossEntropy:
         return made * share
 
 
-class _Squared:
+class _SquaredError:
     """The same of half the squared error, summed over outputs and averaged over examples."""
 
     def __init__(self, targets: Tensor) -> None:

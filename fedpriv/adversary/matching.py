@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fedpriv.adversary.first_layer import Entrance
+from fedpriv.adversary.first_layer import FirstLayer
 from fedpriv.adversary.quick_cosines import QuickCosines
 from fedpriv.cohort import Batch, Engine, InnerLoop, Marks, Params, Problem, broadcast, meta_gradient, task_gradients
 from fedpriv.cohort.descent import per_task
@@ -34,9 +34,9 @@ def query_match(engine: Engine, problem: Problem, billboard: Params, seen: Param
         Of the guessed inputs.
     """
     seen = _unit(billboard, seen)
-    entrance, quick = _shortcuts(engine, problem, billboard, seen)
-    if entrance is not None:
-        return lambda inputs: entrance.query_cosine(inputs, labels)
+    first_layer, quick = _shortcuts(engine, problem, billboard, seen)
+    if first_layer is not None:
+        return lambda inputs: first_layer.query_cosine(inputs, labels)
     if quick is not None:
         return quick.query(labels)
     params = {name: value.detach().requires_grad_() for name, value in broadcast(billboard, len(labels)).items()}
@@ -64,9 +64,9 @@ def support_match(
     """
     seen = _unit(billboard, seen)
     if inner.steps == 1 and query.marks.padding is None:
-        entrance, quick = _shortcuts(engine, problem, billboard, seen)
-        if entrance is not None:
-            return lambda inputs: entrance.support_cosine(inputs, labels, query, inner)
+        first_layer, quick = _shortcuts(engine, problem, billboard, seen)
+        if first_layer is not None:
+            return lambda inputs: first_layer.support_cosine(inputs, labels, query, inner)
         if quick is not None:
             return quick.support(labels, query, inner)
     params = broadcast(billboard, len(labels))
@@ -127,13 +127,13 @@ def _unit(billboard: Params, seen: Params) -> Params:
 
 def _shortcuts(
     engine: Engine, problem: Problem, billboard: Params, seen: Params
-) -> tuple[Entrance | None, QuickCosines | None]:
+) -> tuple[FirstLayer | None, QuickCosines | None]:
     """Return the ways around whole gradients that a model allows; the second is for the engine that knows patches."""
     if type(problem) is not Problem:  # its loss may be another one
         return None, None
-    entrance = Entrance.of(problem, billboard, seen)
-    if entrance is not None or type(engine) is not ProductEngine:
-        return entrance, None
+    first_layer = FirstLayer.of(problem, billboard, seen)
+    if first_layer is not None or type(engine) is not ProductEngine:
+        return first_layer, None
     return None, QuickCosines.of(problem, billboard, seen)
 
 

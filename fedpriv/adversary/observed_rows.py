@@ -13,12 +13,12 @@ from torch import Tensor
 from fedpriv.cohort import Batch, Cohort, Episodes, InnerLoop, Key, Marks, Params, Problem
 from fedpriv.errors import InputError
 
-__all__ = ["Episodic", "Others", "Seen", "others", "seen_rows"]
+__all__ = ["EpisodicClient", "NonMembers", "ObservedRows", "non_members", "observe_rows"]
 
 Images = NDArray[np.float32]
 
 
-class Episodic(Protocol):
+class EpisodicClient(Protocol):
     """A client whose update is the gradient of one episode; see :class:`fedpriv.clients.MAML`."""
 
     @property
@@ -37,7 +37,7 @@ class Episodic(Protocol):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ObservedRows:
     """One game per row.
 
     Attributes
@@ -67,7 +67,7 @@ class Seen:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def part(self, which: NDArray[np.int64] | slice) -> Seen:
+    def part(self, which: NDArray[np.int64] | slice) -> ObservedRows:
         """Return some of the rows."""
         return replace(
             self,
@@ -78,9 +78,9 @@ class Seen:
         )
 
 
-def seen_rows(
-    problem: Problem, client: Episodic, billboard: Params, rows: Params, cohort: Cohort, key: Key
-) -> tuple[Seen, int]:
+def observe_rows(
+    problem: Problem, client: EpisodicClient, billboard: Params, rows: Params, cohort: Cohort, key: Key
+) -> tuple[ObservedRows, int]:
     """Put rows that a server received beside the episodes that they came from.
 
     Parameters
@@ -94,7 +94,7 @@ def seen_rows(
 
     Returns
     -------
-    Seen
+    ObservedRows
         Rows that can be attacked.
     int
         How many cannot: all zero (refused, failed) or of an episode that is not full.
@@ -128,12 +128,12 @@ def seen_rows(
             "have fewer examples than client.shots and client.queries ask for; lower these."
         )
     gradient = {name: -value.to(problem.dtype) for name, value in rows.items() if name not in client.from_zero}
-    whole = Seen(problem, client.begin(billboard), gradient, support, query, client.inner, cohort.positions)
+    whole = ObservedRows(problem, client.begin(billboard), gradient, support, query, client.inner, cohort.positions)
     return whole.part(kept), len(cohort) - len(kept)
 
 
 @dataclass(frozen=True)
-class Others:
+class NonMembers:
     """Images that were in no seen episode.
 
     Attributes
@@ -148,7 +148,9 @@ class Others:
     alike: list[Images]
 
 
-def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, generator: np.random.Generator) -> Others:
+def non_members(
+    seen: ObservedRows, cohort_of: Cohort, slots_of: Batch, slots: Tensor, generator: np.random.Generator
+) -> NonMembers:
     """Find non-members for a slot of every row, by the paper's rule and by the controlled one.
 
     Parameters
@@ -188,7 +190,7 @@ def others(seen: Seen, cohort_of: Cohort, slots_of: Batch, slots: Tensor, genera
         other = int(generator.integers(len(tasks) - 1))
         stock = tasks.train.inputs[tasks.train.rows(other + (other >= position))]
         anywhere.append(stock[int(generator.integers(len(stock)))].astype(truth.dtype))
-    return Others(np.stack(anywhere), alike)
+    return NonMembers(np.stack(anywhere), alike)
 
 
 def _same(images: NDArray[np.float32], one: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -31,7 +31,7 @@ class QuickCosines:
 
     def __init__(self, problem: Problem, billboard: Params, seen: Params) -> None:
         self.problem, self.billboard, self.seen = problem, billboard, seen
-        self._made: tuple[torch.Size, _Packed] | None = None
+        self._made: tuple[torch.Size, _PackedChain] | None = None
 
     @classmethod
     def of(cls, problem: Problem, billboard: Params, seen: Params) -> QuickCosines | None:
@@ -87,18 +87,18 @@ class QuickCosines:
 
         return lambda inputs: _Cosine.apply(inputs, work)  # type: ignore[no-untyped-call]
 
-    def _packed(self, shape: torch.Size) -> _Packed:
+    def _packed(self, shape: torch.Size) -> _PackedChain:
         """Return all that does not change with the guess, for examples of this shape [c, H, W]."""
         if self._made is None or self._made[0] != shape:
             chain = Chain.of(self.problem, shape)
             start = chain.pack({name: value.detach().unsqueeze(0) for name, value in self.billboard.items()})
             sent = chain.pack({name: torch.ones_like(value[:1]) for name, value in self.seen.items()})
-            self._made = (shape, _Packed(chain, start, chain.pack(self.seen), sent))
+            self._made = (shape, _PackedChain(chain, start, chain.pack(self.seen), sent))
         return self._made[1]
 
 
 @dataclass(frozen=True)
-class _Packed:
+class _PackedChain:
     chain: Chain
     start: Tensor  # [1, P], where tasks begin
     goal: Tensor  # [G, P], of unit length

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.adversary.games import Played
+from fedpriv.adversary.games import GameResults
 from fedpriv.adversary.observer import Sighting
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import private_directory
@@ -115,7 +115,7 @@ def read_sighting(run: Path, number: int) -> Sighting:
     return Sighting(int(header["round"]), header["kind"], billboards, tasks, updates)
 
 
-def record_scores(played: Mapping[str, Played], run: Path, number: int) -> None:
+def record_scores(played: Mapping[str, GameResults], run: Path, number: int) -> None:
     """Write the score of every game of one round, so that games of several runs can be judged together."""
     arrays = {
         f"{name}/{attack}/{side}": values

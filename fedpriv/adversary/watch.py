@@ -14,8 +14,8 @@ import torch
 from pydantic import Field
 
 from fedpriv.adversary.figures import write_pictures
-from fedpriv.adversary.games import SETS, Games, Played, SetName
-from fedpriv.adversary.observed_rows import Seen, seen_rows
+from fedpriv.adversary.games import SETS, GameResults, Games, SetName
+from fedpriv.adversary.observed_rows import ObservedRows, observe_rows
 from fedpriv.adversary.observer import Sighting
 from fedpriv.adversary.outcome import auc_bound
 from fedpriv.adversary.page import write_attack_page
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
 
 __all__ = [
-    "Attacked",
+    "AttackResult",
     "Watch",
     "attack_sighting",
     "episode_seed",
@@ -72,7 +72,7 @@ class Watch(Games):
 
 
 @dataclass(frozen=True)
-class Attacked:
+class AttackResult:
     """What came out of one round.
 
     Attributes
@@ -85,7 +85,7 @@ class Attacked:
         Rows that could not be attacked: all zero, or of an episode that is not full.
     """
 
-    played: dict[str, Played]
+    played: dict[str, GameResults]
     which_task: WhichTask | None
     unusable: int
 
@@ -111,12 +111,12 @@ def with_watch(experiment: Experiment, watch: Watch) -> Experiment:
                 f"{watch.games} games and {watch.validation} for the threshold need {needed} rows of one round, and "
                 f"there are {len(experiment.tasks)} tasks; lower attack.games or attack.validation, or add tasks."
             )
-    watching = Watching(experiment, watch, frozenset(rounds))
+    watching = AttackObserver(experiment, watch, frozenset(rounds))
     return experiment.model_copy(update={"strategy": experiment.strategy.observed_by(watching)})
 
 
 @dataclass(frozen=True)
-class Watching:
+class AttackObserver:
     """The observer of ``[attack]``: it records what it sees in the run's folder, and attacks inside the rounds."""
 
     experiment: Experiment
@@ -145,7 +145,7 @@ class Watching:
                 logging.getLogger("fedpriv").warning("no pictures of the attack in round %d: %s", sighting.round, error)
 
 
-def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> Attacked:
+def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, seed: int) -> AttackResult:
     """Play the games on what was seen in one round.
 
     Parameters
@@ -161,7 +161,7 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
     if sighting.kind == "sum":
         raise InputError(_sums(sighting))
     seen, cohort, left_out = _largest_group(experiment, sighting, seed)
-    played: dict[str, Played] = {
+    played: dict[str, GameResults] = {
         name: games.play(
             seen,
             name,
@@ -172,10 +172,10 @@ def attack_sighting(experiment: Experiment, sighting: Sighting, games: Watch, se
         for name in games.sets
     }
     named = which_task(seen, cohort, seed=seed) if games.global_game else None
-    return Attacked(played, named, left_out)
+    return AttackResult(played, named, left_out)
 
 
-def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[Seen, Cohort, int]:
+def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tuple[ObservedRows, Cohort, int]:
     group = max(sighting.updates, key=lambda name: len(sighting.tasks[name]))
     problem = experiment.problem()
     ids = sighting.tasks[group]
@@ -186,7 +186,7 @@ def _largest_group(experiment: Experiment, sighting: Sighting, seed: int) -> tup
     }
     billboard = {name: torch.from_numpy(np.array(value)) for name, value in sighting.billboards[group].items()}
     client: Any = experiment.client
-    seen, left_out = seen_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))
+    seen, left_out = observe_rows(problem, client, billboard, rows, cohort, Key(seed, sighting.round))
     return seen, cohort, left_out
 
 
@@ -249,7 +249,7 @@ def episode_seed(run: Path) -> int:
     return int(stored.get("reproduce", stored["seed"]))
 
 
-def to_json(found: Attacked, experiment: Experiment) -> dict[str, Any]:
+def to_json(found: AttackResult, experiment: Experiment) -> dict[str, Any]:
     """Return what came out of one round as plain values, with the bound where there is one."""
     result: dict[str, Any] = {name: played.to_json() for name, played in found.played.items()}
     result["unusable"] = found.unusable
@@ -266,7 +266,7 @@ def keep(run: Path, found: dict[str, Any]) -> None:
     write_bytes(path, (json.dumps(plain({"released": False, **found}), indent=2) + "\n").encode())
 
 
-def show(run: Path, found: dict[str, Any], attacked: Attacked) -> list[Path]:
+def show(run: Path, found: dict[str, Any], attacked: AttackResult) -> list[Path]:
     """Write scores and pictures of one round, and the page on all rounds whose results are there; return the files."""
     written = []
     if attacked.played:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpriv.adversary.matching import query_match
-from fedpriv.adversary.observed_rows import Seen, others
+from fedpriv.adversary.observed_rows import ObservedRows, non_members
 from fedpriv.adversary.outcome import Rate, exact_rate, threshold
 from fedpriv.cohort import Cohort, Engine
 from fedpriv.cohort.fast.products import ProductEngine
@@ -46,7 +46,7 @@ class WhichTask:
 
 
 def which_task(
-    seen: Seen, cohort: Cohort, *, tasks: int = 20, seed: int = 0, engine: Engine | None = None
+    seen: ObservedRows, cohort: Cohort, *, tasks: int = 20, seed: int = 0, engine: Engine | None = None
 ) -> WhichTask:
     """Play the paper's global game on query sets with the cheap score.
 
@@ -55,7 +55,7 @@ def which_task(
 
     Parameters
     ----------
-    seen : Seen
+    seen : ObservedRows
         Rows and truth; the first ``tasks`` of them take part.
     cohort : Cohort
         Any cohort of the population.
@@ -70,7 +70,7 @@ def which_task(
     if len(seen) < 4:
         raise InputError(f"the global game needs the rows of 4 tasks or more, got {len(seen)}; let more take part.")
     slots = torch.from_numpy(rng.integers(seen.query.mask.shape[1], size=len(seen)))
-    found = others(seen, cohort, seen.query, slots, rng)
+    found = non_members(seen, cohort, seen.query, slots, rng)
     members = seen.query.inputs[torch.arange(len(seen)), slots]
     strangers = torch.from_numpy(np.stack([images[0] for images in found.alike])).to(members.dtype)
     with one_torch_thread():
@@ -83,7 +83,7 @@ def which_task(
     return WhichTask(len(seen), exact_rate(wins, 2 * count), exact_rate(int(named[half:].sum()), count))
 
 
-def _scores(engine: Engine, seen: Seen, images: Tensor) -> NDArray[np.float64]:
+def _scores(engine: Engine, seen: ObservedRows, images: Tensor) -> NDArray[np.float64]:
     """Return how well every image explains every gradient, under the name for its class that fits best, [C, T]."""
     kinds = int(max(seen.query.targets.max(), seen.support.targets.max())) + 1
     known = (engine, seen.problem, seen.billboard, seen.gradient)
