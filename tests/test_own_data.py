@@ -16,7 +16,7 @@ from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import PARTS, Cohort, Ragged, Tasks, usable
 from fedpriv.cohort.episodes import check_shots
-from fedpriv.newcomers import pretrained, score_newcomers
+from fedpriv.held_out import pretrained, score_newcomers
 from fedpriv.protocol import ALL
 from fedpriv.settings import Settings
 from fedpriv.strategies import Billboard

@@ -20,7 +20,7 @@ from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
-from fedpriv.newcomers import score_newcomers
+from fedpriv.held_out import score_newcomers
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger

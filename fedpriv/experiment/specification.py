@@ -21,10 +21,10 @@ from fedpriv.errors import InputError
 from fedpriv.experiment.compatibility import misfits
 from fedpriv.experiment.execution import Options, Rounds, execute
 from fedpriv.experiment.preparation import prepare
+from fedpriv.held_out import Newcomers
 from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
-from fedpriv.newcomers import Newcomers
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.plan import ResolvedPlan

@@ -25,7 +25,7 @@ from fedpriv.evidence import (
     page_root,
     read_protocol,
 )
-from fedpriv.newcomers import score_start
+from fedpriv.held_out import score_start
 from fedpriv.runs.checkpoint import BoundaryStore
 from fedpriv.statistics import interval
 
