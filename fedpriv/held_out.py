@@ -31,7 +31,7 @@ from fedpriv.cohort import (
 from fedpriv.progress import phase
 from fedpriv.statistics import contrast, interval
 
-__all__ = ["Newcomers", "pretrained", "score_newcomers", "score_start"]
+__all__ = ["HeldOutPeople", "pretrained", "score_held_out", "score_start"]
 
 _RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
 """References adapt at the client's own rate, and at the one of these multiples that is best on the held-out people
@@ -40,7 +40,7 @@ _BATCH, _RATE, _MOMENTUM, _EPOCHS = 32, 0.05, 0.9, 100
 
 
 @dataclass(frozen=True)
-class Newcomers:
+class HeldOutPeople:
     """People held out, and the run that they are compared with.
 
     Attributes
@@ -70,7 +70,9 @@ class Newcomers:
     rebuild: Callable[[int | None], Problem] | None
 
 
-def score_newcomers(run: Newcomers, problem: Problem, billboard: dict[str, NDArray[Any]], work: int) -> dict[str, Any]:
+def score_held_out(
+    run: HeldOutPeople, problem: Problem, billboard: dict[str, NDArray[Any]], work: int
+) -> dict[str, Any]:
     """Score the last billboard on held-out people, beside two references with the same adaptation steps.
 
     ``scratch`` starts from the public initial model. ``pretrained`` is a plain network that was trained on the pooled
@@ -79,7 +81,7 @@ def score_newcomers(run: Newcomers, problem: Problem, billboard: dict[str, NDArr
 
     Parameters
     ----------
-    run : Newcomers
+    run : HeldOutPeople
         The people, and the run.
     problem : Problem
         Model and loss.
@@ -145,7 +147,7 @@ def _scores_or_nan(client: ClientAlgorithm, learner: Learner, start: Params, coh
         return torch.full((len(cohort),), torch.nan)
 
 
-def pretrained(run: Newcomers, problem: Problem, work: int) -> Params | None:
+def pretrained(run: HeldOutPeople, problem: Problem, work: int) -> Params | None:
     """Train a plain network on the pooled examples of the population; None if that cannot be."""
     if run.population is None:
         return None

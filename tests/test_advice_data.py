@@ -490,7 +490,7 @@ def values_of(loss: str = "squared", **changes: Any) -> Experiment:
     return built
 
 
-def with_newcomers(names: str = "new", kind: str = "float32", **changes: Any) -> Experiment:
+def with_held_out(names: str = "new", kind: str = "float32", **changes: Any) -> Experiment:
     """An experiment with people held out who are like the population."""
     tasks = toys()
     parts = {
@@ -609,7 +609,7 @@ LEARNED = [
         ),
     ),
     *cases(
-        with_newcomers,
+        with_held_out,
         {},
         ({"names": "task"}, "is in the population, too; leave it out", {"names": "new"}),
         ({"kind": "int64"}, "got {}; give both one type", {"kind": "float32"}),

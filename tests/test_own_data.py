@@ -16,7 +16,7 @@ from fedpriv import Experiment, InputError
 from fedpriv.clients import MAML, GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import PARTS, Cohort, Ragged, Tasks, usable
 from fedpriv.cohort.episodes import check_shots
-from fedpriv.held_out import pretrained, score_newcomers
+from fedpriv.held_out import pretrained, score_held_out
 from fedpriv.protocol import ALL
 from fedpriv.settings import Settings
 from fedpriv.strategies import Billboard
@@ -492,10 +492,10 @@ def test_people_held_out_and_the_pooled_reference_leave_out_who_cannot_be_used(t
     run = private(tasks, tmp_path, held_out=late, client=GlobalModel(final_epochs=1), model="linear")
     problem = run.problem()
     start = {name: value.numpy() for name, value in problem.initial().items()}
-    found = score_newcomers(run.newcomers(), problem, start, 100)
+    found = score_held_out(run.held_out_people(), problem, start, 100)
     assert found["people"] == 6
     assert np.isfinite(found["billboard"]["accuracy"])
-    network = pretrained(run.newcomers(), problem, 100)
+    network = pretrained(run.held_out_people(), problem, 100)
     assert network is not None
     assert all(value.isfinite().all() for value in network.values())
 

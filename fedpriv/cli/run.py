@@ -244,7 +244,7 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
         console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
     for local in result.summary.get("local_guarantees", []):
         console.print(local["sentence"], highlight=False, soft_wrap=True)
-    _print_newcomers(console, result.summary["diagnostics"].get("held_out"))
+    _print_held_out(console, result.summary["diagnostics"].get("held_out"))
     for warning in result.summary["warnings"]:
         console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
     if (where := result.summary.get("sharing", {}).get("measured_in")) is not None:
@@ -302,7 +302,7 @@ def _published(last: dict[str, Any]) -> str:
     return f"published: {', '.join(said)} (mean over all tasks, ± the standard deviation of its noise)"
 
 
-def _print_newcomers(console: Any, found: dict[str, Any] | None) -> None:
+def _print_held_out(console: Any, found: dict[str, Any] | None) -> None:
     """Say what the billboard is worth to people who took no part."""
     if not found:
         return

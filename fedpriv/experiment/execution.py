@@ -20,7 +20,7 @@ from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
-from fedpriv.held_out import score_newcomers
+from fedpriv.held_out import score_held_out
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Boundary, Journal
 from fedpriv.privacy.ledger import Ledger
@@ -182,7 +182,7 @@ class _Run:
             )
         if experiment.held_out is not None and len(served.boundary.billboards) == 1:
             (last,) = served.boundary.billboards.values()
-            scores = score_newcomers(experiment.newcomers(), problem, last, served.work)
+            scores = score_held_out(experiment.held_out_people(), problem, last, served.work)
             result.summary["diagnostics"]["held_out"] = scores
         if folder is not None:
             folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})

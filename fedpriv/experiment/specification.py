@@ -21,7 +21,7 @@ from fedpriv.errors import InputError
 from fedpriv.experiment.compatibility import misfits
 from fedpriv.experiment.execution import Options, Rounds, execute
 from fedpriv.experiment.preparation import prepare
-from fedpriv.held_out import Newcomers
+from fedpriv.held_out import HeldOutPeople
 from fedpriv.machine import usable_cores
 from fedpriv.models import build_model
 from fedpriv.names import kebab
@@ -438,10 +438,10 @@ class Experiment(Settings):
                 _LOG.warning("warning: %s", warning)
         return result
 
-    def newcomers(self) -> Newcomers:
+    def held_out_people(self) -> HeldOutPeople:
         """Return the people held out, with all that their scores need."""
         own = isinstance(self.model, nn.Module)  # which has as many outputs as it has
-        return Newcomers(
+        return HeldOutPeople(
             self.held_out,
             None if isinstance(self.tasks, Roster) else self.tasks,
             self.client,

@@ -19,8 +19,8 @@ __all__ = [
     "Cell",
     "Level",
     "below",
+    "held_out_scores",
     "judged",
-    "newcomers",
     "proportion",
     "rate_text",
     "read_cells",
@@ -149,7 +149,7 @@ def read_cells(
                 for attack in ("inversion", "score")
             )
             cells.append(
-                Cell(which, data, int(ways), int(shots), found, cheap, (counts[0], counts[1]), newcomers(runs))
+                Cell(which, data, int(ways), int(shots), found, cheap, (counts[0], counts[1]), held_out_scores(runs))
             )
     values = holm([below(cell) for cell in cells])
     return [replace(cell, p=p) for cell, p in zip(cells, values, strict=True)]
@@ -165,7 +165,7 @@ def judged(runs: Sequence[Scores], which: str, attack: str, rule: str, validatio
     return judge(side("members"), side(rule), validation * len(runs))
 
 
-def newcomers(runs: Iterable[Path]) -> dict[str, float]:
+def held_out_scores(runs: Iterable[Path]) -> dict[str, float]:
     """Return the accuracy of people who took no part, mean over runs, by where they began."""
     found: dict[str, list[float]] = {}
     for run in runs:
