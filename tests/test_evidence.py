@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from itertools import product
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from scipy import stats
 
 from fedpriv import InputError
@@ -23,8 +25,10 @@ from fedpriv.evidence import (
     configurations,
     differences,
     ending,
+    fill_page,
     page_root,
     read_protocol,
+    table_rows,
     tune,
 )
 from fedpriv.runs.finished import write_summary
@@ -232,6 +236,34 @@ def test_a_page_ends_with_its_refutation(tmp_path: Path, monkeypatch: pytest.Mon
     root = Path(__file__).parent.parent
     monkeypatch.chdir(root)
     assert page_root() == root
+
+
+TEMPLATES = sorted((Path(__file__).parent.parent / "scenarios").glob("*/evidence-*.md.j2"))
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name.removesuffix(".md.j2"))
+def test_a_page_says_what_its_template_says(template: Path) -> None:
+    """Words are changed in the template, never in docs/ alone, where the next `make evidence` would undo it."""
+    page = (Path(__file__).parent.parent / "docs" / template.stem).read_text(encoding="utf-8")
+    words = template.read_text(encoding="utf-8")
+    for name in re.findall(r'{% include "(.+)" %}', words):
+        words += "{% and %}" + template.with_name(name).read_text(encoding="utf-8")
+    words = re.sub(r"{% (for|if) .*?{% end\1 %}", "{% and %}", words, flags=re.DOTALL)  # may not be there
+    pieces = [piece.strip("\n") for piece in re.split(r"{[{%].*?[%}]}", words)]
+    assert max(map(len, pieces)) > 200
+    assert [piece for piece in pieces if piece not in page] == []
+
+
+def test_a_template_names_parts_that_are_there_and_is_no_html(tmp_path: Path) -> None:
+    (tmp_path / "page.md.j2").write_text('# {{ opening("pmtl/one.toml") }}\n{{ rows|lines }}\n{{ ending }}\n')
+    protocol = read_protocol(write(tmp_path, ARMS))
+    rows = table_rows([["a < b", "1"], ["c", "2"]])
+    page = fill_page(tmp_path / "page.md.j2", protocol, made_up({}), ["small"], rows=rows)
+    assert "(../scenarios/pmtl/one.toml), which was committed before" in page
+    assert "\n| a < b | 1 |\n| c | 2 |\nWhat would have refuted the claim: " in page
+    assert "It was refuted: small." in page
+    with pytest.raises(UndefinedError, match="rows"):
+        fill_page(tmp_path / "page.md.j2", protocol, made_up({}), [])
 
 
 STREAMS = Path(streams.__file__).parent

@@ -523,7 +523,7 @@ def test_the_page_of_the_evidence_says_what_failed(tmp_path: Path) -> None:
         for model in ("personal", "billboard")
     }
     found = Evidence(columns, {}, 60.0, {"fedpriv": "0"})
-    page = evidence._page(evidence._STUDIES[0], protocol, found)
+    page = evidence._page("lrs-net", protocol, found)
     label = protocol.arms["lrs"].label
     assert f"It was refuted: {label} minus fine-tuned: 62 of all 110 biases (plain)." in page
     assert f"| {label} | 62 | 0.6" in page

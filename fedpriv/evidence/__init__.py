@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from fedpriv.evidence.page import Study, difference_table, ending, opening, page_root
+from fedpriv.evidence.page import difference_table, ending, fill_page, page_root, table_rows
 from fedpriv.evidence.pairs import Difference, claimed, differences
 from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
-from fedpriv.evidence.run import Configs, Evidence, collect, configurations
+from fedpriv.evidence.run import UNSEEN, Configs, Evidence, collect, configurations, read_study
 from fedpriv.evidence.tune import TuningResult, tune
 
 __all__ = [
+    "UNSEEN",
     "Arm",
     "Configs",
     "Difference",
     "Evidence",
     "Point",
     "Protocol",
-    "Study",
     "Trial",
     "Tuning",
     "TuningResult",
@@ -25,8 +25,10 @@ __all__ = [
     "difference_table",
     "differences",
     "ending",
-    "opening",
+    "fill_page",
     "page_root",
     "read_protocol",
+    "read_study",
+    "table_rows",
     "tune",
 ]

@@ -1,9 +1,11 @@
-"""What the pages of all evidence share: where they lie, and how they end."""
+"""The pages of all evidence: filled templates that begin and end alike, and the tables in them.
+
+A template is Markdown beside the protocol, ``NAME.md.j2``, in the language of Jinja; it writes ``docs/NAME.md``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from fedpriv.errors import InputError
@@ -11,27 +13,7 @@ from fedpriv.evidence.pairs import Difference, claimed
 from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Evidence
 
-__all__ = ["Study", "difference_table", "ending", "opening", "page_root"]
-
-
-@dataclass(frozen=True)
-class Study:
-    """One of several protocols that a module follows, and what is written about it.
-
-    Attributes
-    ----------
-    protocol : str
-        Its file, beside the module.
-    name : str
-        Of its page and its runs.
-    title, explained : str
-        What the page says before its tables.
-    """
-
-    protocol: str
-    name: str
-    title: str
-    explained: str
+__all__ = ["difference_table", "ending", "fill_page", "page_root", "table_rows"]
 
 
 def page_root(root: Path | None = None) -> Path:
@@ -48,15 +30,49 @@ def page_root(root: Path | None = None) -> Path:
     return root
 
 
-def opening(protocol: Protocol, title: str, place: str) -> list[str]:
-    """Return the title, where the protocol lies below ``scenarios/``, and its question."""
-    return [
-        f"# {title}",
-        "",
-        f"Made by `make evidence` from [the protocol](../scenarios/{place}), which was committed before the first "
-        f"report run. {protocol.question}",
-        "",
-    ]
+def fill_page(template: Path, protocol: Protocol, evidence: Evidence, failed: Sequence[str], **parts: object) -> str:
+    """Return the page that a template becomes.
+
+    Besides the parts, a template can write ``{{ opening("FOLDER/PROTOCOL.toml") }}``, the first sentences,
+    ``{{ ending }}`` (:func:`ending`), ``{{ protocol }}``, and ``{{ part|lines }}`` for a part that is a list of lines.
+
+    Parameters
+    ----------
+    template : Path
+        Its file; it may include others of its folder.
+    protocol : Protocol
+        Whose page.
+    evidence : Evidence
+        Its runs.
+    failed : sequence of str
+        Where the claim did not hold, in words; empty if it held.
+    **parts : object
+        What the template names; a name without a part is an error.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
+
+    def opening(place: str) -> str:
+        return (
+            f"Made by `make evidence` from [the protocol](../scenarios/{place}), which was committed before the first "
+            f"report run. {protocol.question}"
+        )
+
+    environment = Environment(
+        autoescape=select_autoescape(),  # nothing in Markdown
+        loader=FileSystemLoader(template.parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters["lines"] = "\n".join
+    shared = {"opening": opening, "ending": "\n".join(ending(protocol, evidence, failed)), "protocol": protocol}
+    return environment.get_template(template.name).render(shared, **parts)
+
+
+def table_rows(rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the rows of a table in Markdown."""
+    return [f"| {' | '.join(row)} |" for row in rows]
 
 
 def difference_table(
@@ -85,7 +101,7 @@ def difference_table(
     rows = [heading, ["---"] * len(heading)]
     claims = claimed(protocol, found)
     rows += [[*cells(one), f"{one.p:.2g}", "yes" if one in claims else ""] for one in found]
-    return [f"| {' | '.join(row)} |" for row in rows]
+    return table_rows(rows)
 
 
 def ending(protocol: Protocol, evidence: Evidence, failed: Sequence[str]) -> list[str]:

@@ -7,14 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fedpriv.config import Config, apply
+from fedpriv.config import Config, apply, read_toml
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.evidence.protocol import Protocol
+from fedpriv.evidence.protocol import Protocol, read_protocol
 from fedpriv.names import unknown
 from fedpriv.progress import Progress
 from fedpriv.sweep import Build, Crew, Job, Measure, check_jobs, measures_of
 
-__all__ = ["Configs", "Evidence", "collect", "configurations"]
+__all__ = ["UNSEEN", "Configs", "Evidence", "collect", "configurations", "read_study"]
+
+UNSEEN: Mapping[str, Any] = {"run.grid": "in-process", "run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
+"""What runs of which only the end is read have in common."""
 
 Configs = Mapping[tuple[str, str], Config]
 """What is run, by (arm, point)."""
@@ -78,6 +81,14 @@ def configurations(
         for where, point in protocol.points.items()
         for name, arm in protocol.arms.items()
     }
+
+
+def read_study(
+    path: Path, common: Mapping[str, Any], own: Sequence[str] = ()
+) -> tuple[Protocol, dict[tuple[str, str], Config]]:
+    """Read a protocol (:func:`fedpriv.evidence.read_protocol`), and make its configurations from presets beside it."""
+    protocol = read_protocol(path, own)
+    return protocol, configurations(protocol, lambda name: read_toml(path.with_name(f"{name}.toml")), common)
 
 
 def collect(

@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedpriv.errors import ComponentFailure
 from fedpriv.files import private_directory
 from fedpriv.report.reader import Run
 from fedpriv.report.words import MODELS, delta_text, gains, mean_interval, relation_text
+from fedpriv.statistics import Interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +30,8 @@ __all__ = [
     "MARKERS",
     "accuracies",
     "canvas",
+    "draw_intervals",
+    "dress",
     "loss_and_epsilon",
     "per_task",
     "save_svg",
@@ -231,10 +234,20 @@ def canvas(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.2, height), layout=padded, facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor="white")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
+    dress(axes)
     return figure, axes
+
+
+def dress(axes: Axes, grid: Literal["both", "x", "y"] = "both", hidden: Sequence[str] = ("top", "right")) -> None:
+    """Hide these sides of the frame, and draw a light grid behind the data."""
+    axes.spines[list(hidden)].set_visible(False)
+    axes.grid(axis=grid, color=GRID, lw=0.7)
+    axes.set_axisbelow(True)
+
+
+def draw_intervals(axes: Axes, places: Sequence[float], found: Sequence[Interval], **style: Any) -> None:
+    """Draw means at these places with their intervals as bars; ``style`` is that of ``errorbar``."""
+    axes.errorbar(places, [one.mean for one in found], [one.half or 0.0 for one in found], **{"capsize": 2.5, **style})
 
 
 def _epsilon_axis(run: Run, axes: Axes, rounds: Sequence[int], values: Sequence[float]) -> None:

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from fedpriv.config import Config, build_experiment, read_toml
+from fedpriv.config import build_experiment
 from fedpriv.evidence import (
+    UNSEEN,
     Configs,
     Difference,
     Evidence,
     Protocol,
     claimed,
     collect,
-    configurations,
     difference_table,
     differences,
-    ending,
-    opening,
+    fill_page,
     page_root,
-    read_protocol,
+    read_study,
+    table_rows,
 )
 from fedpriv.scenarios.lrs_ratings.compare import KINDS, compare
 from fedpriv.statistics import Interval, interval
@@ -31,12 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["COMMON", "main", "rating_differences", "side"]
 
 _HERE = Path(__file__).parent
-COMMON: dict[str, Any] = {
-    "run.grid": "in-process",
-    "run.baseline": False,
-    "run.checkpoint_every": 1000,
-    "strategy.evaluate_every": 0,
-}
+COMMON = {**UNSEEN, "run.baseline": False}
 _BIAS = {"movielens": 0.938, "insteval": 1.202}
 """User and item bias on single ratings of a random 80/20 split, as the data's page has it."""
 _TITLES = {"movielens": "MovieLens 100K, groups of people", "insteval": "InstEval, students"}
@@ -46,13 +41,8 @@ _MISLEADING = ("full",)
 """Kinds whose errors would flatten every axis; the table has them."""
 
 
-def _preset(name: str) -> Config:
-    return read_toml(_HERE / f"{name}.toml")
-
-
 def _read() -> tuple[Protocol, Configs]:
-    protocol = read_protocol(_HERE / "protocol.toml")
-    return protocol, configurations(protocol, _preset, COMMON)
+    return read_study(_HERE / "protocol.toml", COMMON)
 
 
 def _found(evidence: Evidence, point: str, kind: str, part: str = "rmse", arm: str = "amht") -> Interval:
@@ -64,18 +54,15 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
         "| model | own numbers per task | all test ratings | data-starved tasks | other tasks |",
         "| --- | ---: | --- | --- | --- |",
     ]
-    for arm, size in _SIZES.items():
-        found = [str(_found(evidence, point, "amht", part, arm)) for part in ("rmse", "starved", "rich")]
-        rows.append(f"| {protocol.arms[arm].label} | {size} | {' | '.join(found)} |")
-    for arm in _PRIVATE:
-        found = [str(_found(evidence, point, "amht", part, arm)) for part in ("rmse", "starved", "rich")]
-        rows.append(f"| {protocol.arms[arm].label}, joint DP | {_SIZES['amht']} | {' | '.join(found)} |")
+    parts = ("rmse", "starved", "rich")
+    sizes = {protocol.arms[arm].label: (arm, size) for arm, size in _SIZES.items()}
+    sizes |= {f"{protocol.arms[arm].label}, joint DP": (arm, _SIZES["amht"]) for arm in _PRIVATE}
+    for label, (arm, size) in sizes.items():
+        rows += table_rows([[label, f"{size}", *(str(_found(evidence, point, "amht", part, arm)) for part in parts)]])
     for kind, label in KINDS.items():
-        if kind == "amht":
-            continue
-        own = "1, and 1 per item" if kind == "bias" else f"{_found(evidence, point, kind, 'own').mean:.0f}"
-        found = [str(_found(evidence, point, kind, part)) for part in ("rmse", "starved", "rich")]
-        rows.append(f"| {label} | {own} | {' | '.join(found)} |")
+        if kind != "amht":
+            own = "1, and 1 per item" if kind == "bias" else f"{_found(evidence, point, kind, 'own').mean:.0f}"
+            rows += table_rows([[label, own, *(str(_found(evidence, point, kind, part)) for part in parts)]])
     starved, rich = (f"{_found(evidence, point, part, 'tasks').mean:.0f}" for part in ("starved", "rich"))
     said = evidence.guarantees["epsilon1", point]
     return [
@@ -106,57 +93,6 @@ def rating_differences(protocol: Protocol, found: list[Difference]) -> list[str]
     return difference_table(protocol, found, ("difference", "tasks", "data", "mean and 95% interval"), cells, "below")
 
 
-_EXPLAINED = """\
-What is measured: the root of the mean squared error over test ratings, mean and 95% interval over fresh seeds; smaller
-is better. A seed divides each task's ratings anew, 60% to train, 20% to validate, 20% to test. Diagnostics, not
-released; public benchmark data, each run accounted alone.
-
-- *Tasks.* MovieLens 100K: groups of equal gender, age group and occupation; a target is the group's mean rating of a
-  film. A person belongs to one group, so what protects groups protects people, but with the epsilon of replace-one
-  (printed in brackets below): who joins or leaves changes a group and does not add or remove it. InstEval: students,
-  who rate lecturers.
-- *Features.* 30% of the people were declared public, the same for every seed. Levels and rank-50 factors of the items
-  are fitted on their ratings alone, and they are no tasks: factors fitted on protected people would be a release of
-  their ratings, and there is no way here to make them. Models have 52 weights: a level, one for the item's own level,
-  50 for its factors; each feature is scaled by how much the public people differ in it.
-- *AMHT-LRS* is here its special case w = 1 (Remark 3 of the paper): one shared vector on the billboard, which costs a
-  task nothing, and 5 own entries anywhere among the 52, with a ridge of 2 on them. The paper has no ridge. In the pilot
-  the error without it was above that of the prompt on both sets: 5 entries that were picked among 52 do not fit what
-  they were picked for.
-- *Simpler models* are fitted in one place to the same training ratings. Where they have something to choose (how much
-  is shrunk), the validation ratings of all tasks decide, seed by seed. *Prompt* is an offset per task, as the paper has
-  it; *shrunk* is the same as a random effect. *Full fine-tuning* has all 52 numbers per task.
-- *Task and item bias* also fits a level per item on the protected tasks, so it publishes a number per film or lecturer.
-  Drawn beside it is what the same model reaches for single ratings of a random 80/20 split (0.938, 1.202): other
-  targets (MovieLens: means of groups) and, on InstEval, more training data; so a line to see, not a contrast.
-- *Private* runs send one clipped, noisy gradient of the shared vector per round, 5 in all, every task in every round.
-  The ledger holds 5 releases per run, and they are all that leaves the tasks; own entries never do.""".splitlines()
-
-
-def _reasons(evidence: Evidence) -> list[str]:
-    """Return what to make of it, with the numbers that were found."""
-
-    def gap(point: str, first: str, second: str) -> str:
-        pairs = zip(*(evidence.column("amht", point, f"rmse.{kind}") for kind in (first, second)), strict=True)
-        return f"{interval([a - b for a, b in pairs]).mean:.3f}"
-
-    return [
-        "What to make of it:",
-        "",
-        f"- Sharing a vector is worth {gap('insteval', 'sparse', 'amht')} on InstEval (sparse only minus AMHT-LRS) "
-        f"and {gap('movielens', 'sparse', 'amht')} on MovieLens, where tasks have enough ratings of their own. Most is "
-        "in the features, which public people paid for.",
-        "- That is also why privacy costs so little here: one vector of 52 is learned from all tasks, and one of its "
-        "entries, that for an item's own level, matters most.",
-        "- Own entries pay on MovieLens. On InstEval tasks have about 13 training ratings, and a shrunk offset, one "
-        "number, is as good as five.",
-        "- Full fine-tuning with a ridge that was tuned is a stronger rival than the paper's, which overfits: with 52 "
-        "numbers per task it cannot be told from five on the data-starved groups of MovieLens here. [80 divisions]"
-        "(evidence-starved.md) can: five numbers are ahead of ridge, and level with ridge to the single model.",
-        "- Intervals in tables and figure are wide because splits differ; differences are paired by split.",
-    ]
-
-
 def _sentence(evidence: Evidence, protocol: Protocol) -> str:
     parts = []
     for point in protocol.points:
@@ -168,7 +104,7 @@ def _sentence(evidence: Evidence, protocol: Protocol) -> str:
             f"{_TITLES[point]}: {mine:.3f} with 5 own numbers, and {private:.3f} at epsilon 1, against {single:.3f} "
             f"for a single model. The best simpler model there is {KINDS[best]}: {rest[best]:.3f}."
         )
-    return f"**{' '.join(parts)}**"
+    return " ".join(parts)
 
 
 def _page(protocol: Protocol, evidence: Evidence) -> str:
@@ -178,33 +114,27 @@ def _page(protocol: Protocol, evidence: Evidence) -> str:
         for one in claimed(protocol, found)
         if not one.below
     ]
-    lines = [
-        *opening(protocol, "Ratings: one shared model and five own numbers", "lrs_ratings/protocol.toml"),
-        _sentence(evidence, protocol),
-        "",
-        "![Errors by own numbers, by kind of model, and by epsilon](images/lrs-ratings.svg)",
-        "",
-        *_EXPLAINED,
-    ]
-    lines += ["", *_reasons(evidence)]
-    for point in protocol.points:
-        lines += ["", f"## {_TITLES[point]}", "", *_table(protocol, evidence, point)]
-    lines += [
-        "",
-        "## Differences",
-        "",
-        *rating_differences(protocol, found),
-        "",
-        *ending(protocol, evidence, failed),
-        "",
-    ]
-    return "\n".join(lines)
+
+    def gap(point: str, first: str, second: str) -> str:
+        pairs = zip(*(evidence.column("amht", point, f"rmse.{kind}") for kind in (first, second)), strict=True)
+        return f"{interval([a - b for a, b in pairs]).mean:.3f}"
+
+    return fill_page(
+        _HERE / "evidence-ratings.md.j2",
+        protocol,
+        evidence,
+        failed,
+        sentence=_sentence(evidence, protocol),
+        gap=gap,
+        tables={_TITLES[point]: _table(protocol, evidence, point) for point in protocol.points},
+        differences=rating_differences(protocol, found),
+    )
 
 
 def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from fedpriv.report.figures import GRID, save_svg
+    from fedpriv.report.figures import dress, save_svg
 
     figure = Figure(figsize=(11.5, 7.4), layout="constrained", facecolor="white")
     panels = figure.subplots(len(protocol.points), 3)
@@ -214,21 +144,15 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
         _epsilons(row[2], evidence, point)
         row[1].set_title(_TITLES[point], fontsize=11, pad=24)
         for axes in row:
-            axes.spines[["top", "right"]].set_visible(False)
-            axes.grid(color=GRID, lw=0.7)
-            axes.set_axisbelow(True)
+            dress(axes)
             axes.tick_params(labelsize=8.5)
     figure.supylabel("root mean squared test error (diagnostic, not released)", fontsize=10)
     save_svg(figure, path)
 
 
-def _bar(axes: Axes, place: float, one: Interval, **style: Any) -> None:
-    axes.errorbar([place], [one.mean], yerr=[one.half or 0.0], capsize=2.5, ms=5.5, lw=1.4, ls="none", **style)
-
-
 def _sizes(axes: Axes, evidence: Evidence, point: str) -> None:
     """Error against own numbers per task (the paper's Figure 1)."""
-    from fedpriv.report.figures import COLOURS, INK
+    from fedpriv.report.figures import COLOURS, INK, draw_intervals
 
     styles: Mapping[str, tuple[str, str]] = {
         "prompt": ("#CC79A7", "D"),
@@ -239,19 +163,12 @@ def _sizes(axes: Axes, evidence: Evidence, point: str) -> None:
     }
     for kind, colour in (("amht", COLOURS["personal"]), ("sparse", COLOURS["local_only"])):
         found = [_found(evidence, point, kind, arm=arm) for arm in _SIZES]
-        axes.errorbar(
-            list(_SIZES.values()),
-            [one.mean for one in found],
-            [one.half or 0.0 for one in found],
-            marker="o",
-            ms=5.5,
-            capsize=2.5,
-            color=colour,
-            label=KINDS[kind],
-        )
+        look = {"marker": "o", "ms": 5.5, "color": colour, "label": KINDS[kind]}
+        draw_intervals(axes, list(_SIZES.values()), found, **look)
     for kind, (colour, mark) in styles.items():
         size = _found(evidence, point, kind, "own").mean
-        _bar(axes, size, _found(evidence, point, kind), color=colour, marker=mark, label=KINDS[kind])
+        look = {"marker": mark, "ms": 5.5, "lw": 1.4, "ls": "none", "color": colour, "label": KINDS[kind]}
+        draw_intervals(axes, [size], [_found(evidence, point, kind)], **look)
     axes.axhline(_found(evidence, point, "single").mean, color=INK, lw=1.2, label="single model (0 own numbers)")
     axes.axhline(_found(evidence, point, "bias").mean, color=INK, ls=":", lw=1.4, label="task and item bias")
     axes.set_xscale("log")
@@ -268,7 +185,7 @@ def _legend(axes: Axes) -> None:
 
 def _kinds(axes: Axes, evidence: Evidence, point: str) -> None:
     """Data-starved and other tasks apart (the paper's Figure 1 b and c)."""
-    from fedpriv.report.figures import COLOURS
+    from fedpriv.report.figures import COLOURS, draw_intervals
 
     kinds = [kind for kind in KINDS if kind not in (*_MISLEADING, "representation_wide")]
     for part, label, colour, mark, shift in (
@@ -276,17 +193,8 @@ def _kinds(axes: Axes, evidence: Evidence, point: str) -> None:
         ("rich", "other tasks", COLOURS["personal"], "o", 0.12),
     ):
         found = [_found(evidence, point, kind, part) for kind in kinds]
-        axes.errorbar(
-            [place + shift for place in range(len(kinds))],
-            [one.mean for one in found],
-            [one.half or 0.0 for one in found],
-            color=colour,
-            marker=mark,
-            ms=5.5,
-            ls="none",
-            capsize=2.5,
-            label=label,
-        )
+        places = [place + shift for place in range(len(kinds))]
+        draw_intervals(axes, places, found, color=colour, marker=mark, ms=5.5, ls="none", label=label)
     axes.set_xticks(range(len(kinds)), [KINDS[kind].replace("full fine-tuning, ", "full, ") for kind in kinds])
     axes.tick_params(axis="x", rotation=40)
     for text in axes.get_xticklabels():
@@ -296,19 +204,11 @@ def _kinds(axes: Axes, evidence: Evidence, point: str) -> None:
 
 def _epsilons(axes: Axes, evidence: Evidence, point: str) -> None:
     """Private runs against epsilon."""
-    from fedpriv.report.figures import COLOURS, INK
+    from fedpriv.report.figures import COLOURS, INK, draw_intervals
 
     found = [_found(evidence, point, "amht", arm=arm) for arm in _PRIVATE]
-    axes.errorbar(
-        list(_PRIVATE.values()),
-        [one.mean for one in found],
-        [one.half or 0.0 for one in found],
-        marker="o",
-        ms=5.5,
-        capsize=2.5,
-        color=COLOURS["personal"],
-        label="AMHT-LRS, private",
-    )
+    look = {"marker": "o", "ms": 5.5, "color": COLOURS["personal"], "label": "AMHT-LRS, private"}
+    draw_intervals(axes, list(_PRIVATE.values()), found, **look)
     lines = [
         (_found(evidence, point, "amht").mean, "AMHT-LRS, no noise", COLOURS["personal"], "--"),
         (_found(evidence, point, "single").mean, "single model, no noise", INK, "-"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedpriv.config import Config, apply, read_toml
-from fedpriv.evidence import Protocol, Study, collect, ending, opening, page_root, read_protocol
+from fedpriv.evidence import UNSEEN, Protocol, collect, fill_page, page_root, read_protocol
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
 from fedpriv.scenarios.maml_attack.noise import AREA, BOUNDS, GAMES, areas_table, confident, noise_table, read_level
@@ -16,44 +15,17 @@ from fedpriv.scenarios.maml_attack.pictures import draw_noise
 __all__ = ["main"]
 
 _HERE = Path(__file__).parent
-_COMMON = {"run.grid": "in-process", "run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
 _NONE = ("none", "0")
 _SETS = ("query", "support")
 _LOSS = BOUNDS[1]
 
 
-@dataclass(frozen=True)
-class _Study(Study):
-    """Also which keys its protocol has of its own."""
-
-    own: tuple[str, ...] = ("places", "tasks")
-
-
-_OTHERWISE = """\
-Otherwise as in [noise at four places](evidence-maml-noise.md). Levels are plain standard deviations, as in the paper:
-**they promise nothing by themselves**. The observer is the server, who reads each task's row. Plus and minus is the 95%
-interval over the people held out."""
-
-_STUDIES = (
-    _Study(
-        "area-protocol.toml",
-        "area",
-        "A confident area of noise, with many tasks",
-        "MNIST, 5-way 1-shot, 300 tasks, 60 rounds, 30 people held out.",
-    ),
-    _Study(
-        "many-protocol.toml",
-        "many",
-        "A confident area of noise, with a thousand tasks",
-        "MNIST, 5-way 1-shot, 1,000 tasks, 60 rounds, 100 people held out. With [300 tasks](evidence-noise-area.md)\n"
-        "there was no such level. (1,299 tasks would have fitted into MNIST, not 1,000 as the protocol has it.)",
-        ("places", "tasks", "settings"),
-    ),
-)
+_STUDIES = {"area": ("places", "tasks"), "many": ("places", "tasks", "settings")}
+"""Keys that the protocol of each page has of its own."""
 
 
 def _configs(protocol: Protocol) -> dict[tuple[str, str], Config]:
-    changes = {**_COMMON, **GAMES, "data.tasks": protocol.own["tasks"], **protocol.own.get("settings", {})}
+    changes = {**UNSEEN, **GAMES, "data.tasks": protocol.own["tasks"], **protocol.own.get("settings", {})}
     base = apply(read_toml(_HERE / f"{protocol.preset}.toml"), changes)
     noisy = {
         (name, f"{level:g}"): apply(base, {place["key"]: level})
@@ -90,54 +62,49 @@ def _by_accuracy(protocol: Protocol, found: Mapping[int, Mapping[str, list[Level
         ]
         both = ", ".join(f"{level:g}" for level in sorted(set.intersection(*near)))
         said.append(f"{place['label']}: {both or 'none of those tried'}")
-    return [
-        "Not decided before: the paper draws the accuracy of the attack and not its AUC. Levels at which, with both "
-        f"seeds, it cannot be told from one half against either set, at a loss of at most {_LOSS}: {'; '.join(said)}."
-    ]
+    return said
 
 
 def main(root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-noise-area.md and docs/evidence-noise-many.md."""
     root = page_root(root)
-    for study in _STUDIES:
-        _write(study, root)
+    for name, own in _STUDIES.items():
+        _write(name, own, root)
 
 
-def _write(study: _Study, root: Path) -> None:
-    protocol = read_protocol(_HERE / study.protocol, own=study.own)
-    runs = root / f"runs/evidence/maml-{study.name}"
+def _write(name: str, own: tuple[str, ...], root: Path) -> None:
+    protocol = read_protocol(_HERE / f"{name}-protocol.toml", own=own)
+    runs = root / f"runs/evidence/maml-{name}"
     evidence = collect(_configs(protocol), protocol.report_seeds, build=scenario("maml-attack").build, out=runs)
     found = {seed: _levels(protocol, runs, seed) for seed in protocol.report_seeds}
     everywhere = {
-        name: set.intersection(*(set(confident(levels[name], which)) for levels in found.values() for which in _SETS))
-        for name in protocol.own["places"]
+        place: set.intersection(*(set(confident(levels[place], which)) for levels in found.values() for which in _SETS))
+        for place in protocol.own["places"]
     }
     failed = [] if any(everywhere.values()) else ["no level is confident against both sets with both seeds"]
-    lines = [
-        *opening(protocol, study.title, f"maml_attack/{study.protocol}"),
-        study.explained,
-        *_OTHERWISE.splitlines(),
-        "",
-        f"{AREA} It is no promise: another attack, even the cheap score, may see more.",
-    ]
-    lines += ["", f"![Attack against learning](images/maml-noise-{study.name}.svg)"]
-    lines += [
-        f"\n**{protocol.own['places'][name]['label'].capitalize()}: confident against both sets with both seeds at "
-        f"{', '.join(f'{level:g}' for level in sorted(levels))}.**"
-        for name, levels in everywhere.items()
-        if levels
-    ]
-    lines += ["", *_by_accuracy(protocol, found)]
-    for seed, levels in found.items():
-        lines += ["", f"## Seed {seed}", "", *noise_table(protocol, levels), "", *areas_table(protocol, levels)]
-    lines += ["", *ending(protocol, evidence, failed), ""]
-    (root / f"docs/evidence-noise-{study.name}.md").write_text("\n".join(lines), encoding="utf-8")
+    text = fill_page(
+        _HERE / f"evidence-noise-{name}.md.j2",
+        protocol,
+        evidence,
+        failed,
+        name=name,
+        area=AREA,
+        loss=_LOSS,
+        everywhere={
+            protocol.own["places"][place]["label"]: ", ".join(f"{level:g}" for level in sorted(levels))
+            for place, levels in everywhere.items()
+            if levels
+        },
+        near=_by_accuracy(protocol, found),
+        tables={seed: (noise_table(protocol, levels), areas_table(protocol, levels)) for seed, levels in found.items()},
+    )
+    (root / f"docs/evidence-noise-{name}.md").write_text(text, encoding="utf-8")
     panels = {
-        f"noise on the {place['label']}, seed {seed}": levels[name]
+        f"noise on the {place['label']}, seed {seed}": levels[key]
         for seed, levels in found.items()
-        for name, place in protocol.own["places"].items()
+        for key, place in protocol.own["places"].items()
     }
-    draw_noise(panels, BOUNDS, root / f"docs/images/maml-noise-{study.name}.svg")
+    draw_noise(panels, BOUNDS, root / f"docs/images/maml-noise-{name}.svg")
 
 
 if __name__ == "__main__":

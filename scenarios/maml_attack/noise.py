@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fedpriv.adversary import auc_bound, results_of
 from fedpriv.config import Config, apply, build_experiment, read_toml
-from fedpriv.evidence import Evidence, Protocol, collect, ending, opening, page_root, read_protocol
+from fedpriv.evidence import UNSEEN, Evidence, Protocol, collect, fill_page, page_root, read_protocol, table_rows
 from fedpriv.runs.finished import read_record
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
@@ -19,7 +19,6 @@ __all__ = ["AREA", "BOUNDS", "GAMES", "areas_table", "confident", "main", "noise
 
 _HERE = Path(__file__).parent
 _RUNS = "runs/evidence/maml-noise"
-_COMMON = {"run.grid": "in-process", "run.checkpoint_every": 1000, "strategy.evaluate_every": 0}
 GAMES = {
     "data.tasks": 80,
     "attack.rounds": [1],
@@ -44,11 +43,11 @@ def _read() -> tuple[Protocol, dict[str, dict[tuple[str, str], Config]]]:
     protocol = read_protocol(_HERE / "noise-protocol.toml", own=("learning", "places", "calibrated", "wider"))
     maml = {name: read_toml(_HERE.parent / "maml" / f"{name}.toml") for name in protocol.own["learning"]}
     learning = {
-        (name, f"{shots}-shot"): apply(maml[name], {**_COMMON, "data.shots": shots})
+        (name, f"{shots}-shot"): apply(maml[name], {**UNSEEN, "data.shots": shots})
         for name, several in protocol.own["learning"].items()
         for shots in several
     }
-    base = apply(read_toml(_HERE / "mnist.toml"), {**_COMMON, **GAMES})
+    base = apply(read_toml(_HERE / "mnist.toml"), {**UNSEEN, **GAMES})
     noise = {(_NONE, "0"): base}
     for kind in ("places", "calibrated"):
         for name, place in protocol.own[kind].items():
@@ -129,7 +128,7 @@ def noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str
                     _rate(games["cheap"]["auc"]),
                     f"{one.bound:.3f}" if bounded else "none",
                 ]
-                rows.append(f"| {' | '.join(shown)} |")
+                rows += table_rows([shown])
     return rows
 
 
@@ -170,63 +169,17 @@ def _page(
     levels: Mapping[str, list[Level]],
     gains: Mapping[tuple[str, int], dict[str, Interval]],
 ) -> str:
-    lines = [
-        *opening(
-            protocol,
-            "MAML: what it learns, and noise against a malicious meta-learner",
-            "maml_attack/noise-protocol.toml",
-        ),
-        "## What MAML learns",
-        "",
-        *_LEARNING,
-        "",
-        *learning_table(gains, [one for one in gains if one[0] in _CLAIMED]),
-        "",
-        "## Noise at four places",
-        "",
-        "![Attack against learning](images/maml-noise.svg)",
-        "",
-        *_NOISE,
-        "",
-        *noise_table(protocol, levels, "places"),
-        "",
-        f"{AREA} The largest levels (the last of each place, of the validation gradient the "
-        "last two) were added after the others had been measured: they are exploratory, and no verdict rests on them. "
-        "The area is about inversion, as in the paper. It is no promise: another attack, even the cheap score, may see "
-        "more.",
-        "",
-        *areas_table(protocol, levels),
-        "",
-        "## Noise with a guarantee",
-        "",
-        *_CALIBRATED,
-        "",
-        *noise_table(protocol, levels, "calibrated"),
-        "",
-        *ending(protocol, evidence, list(_failed(protocol, levels, gains))),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-_LEARNING = """\
-Accuracy of people who took no part, after one step on their shots: of classes that nobody had (mnist, fashion: 4 of 10,
-images turned by quarters), or other writers (femnist). From the meta-model, from the public start, and from a plain
-network that was trained on the pooled images of the population and got a new last layer. All take the same number of
-steps; the two references at the one of five rates that is best for them on these very people, which favours them. Mean
-and 95% interval over fresh seeds. Settings are those of `fedpriv run maml`; no noise. Femnist has too few writers with
-five examples of five classes in the part that is used here, so its 5-shot row is missing.""".splitlines()
-
-_NOISE = """\
-MNIST, 5-way 1-shot, 80 tasks, 60 rounds; the first round is attacked by inversion, 50 games a side, the paper's game
-unless said otherwise. Levels are plain standard deviations, as in the paper: **they promise nothing by themselves**.
-Held out are 30 people; plus and minus is the 95% interval over them. The observer is the server.""".splitlines()
-
-_CALIBRATED = """\
-The bound is Phi(mu / sqrt 2), where mu is what one row says at most about the replaced example or task: 2 / multiplier.
-It holds for every attack on one row; over rounds it grows. Noise on the adaptation gradient protects the support set
-only, and in first order only. Pixels: the range of an image of 28x28 values between 0 and 1 is 28, so noise that means
-something leaves nothing to see, nor to learn from.""".splitlines()
+    return fill_page(
+        _HERE / "evidence-maml-noise.md.j2",
+        protocol,
+        evidence,
+        list(_failed(protocol, levels, gains)),
+        learned=learning_table(gains, [one for one in gains if one[0] in _CLAIMED]),
+        places=noise_table(protocol, levels, "places"),
+        area=AREA,
+        areas=areas_table(protocol, levels),
+        calibrated=noise_table(protocol, levels, "calibrated"),
+    )
 
 
 def main(root: Path | None = None) -> None:

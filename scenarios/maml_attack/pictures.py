@@ -87,7 +87,7 @@ def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float],
     """
     from matplotlib.figure import Figure
 
-    from fedpriv.report.figures import COLOURS, GRID, INK, save_svg
+    from fedpriv.report.figures import COLOURS, INK, dress, save_svg
 
     rows = len(panels) // 2
     figure = Figure(figsize=(8.4, 0.6 + 2.9 * rows), layout="constrained", facecolor="white")
@@ -123,9 +123,7 @@ def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float],
         axes.set_title(title, fontsize=10)
         axes.set_ylim(0.3, 1.04)
         axes.set_xlim(least - 0.05, min(1.0, most + 0.1))
-        axes.grid(color=GRID, lw=0.7)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
+        dress(axes)
         axes.tick_params(labelsize=8)
     figure.supxlabel(
         "held-out accuracy after the last round (numbers: standard deviation of the noise, where it changes something)",
@@ -148,11 +146,9 @@ def _bars(
 
 
 def _dress(axes: Axes) -> None:
-    from fedpriv.report.figures import GRID, INK
+    from fedpriv.report.figures import INK, dress
 
     axes.axhline(0.5, color=INK, lw=1, ls=":", label="guessing")
     axes.set_ylim(0.4, 1.02)
     axes.tick_params(labelsize=7.5)
-    axes.grid(axis="y", color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    dress(axes, "y")

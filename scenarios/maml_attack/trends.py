@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedpriv.adversary import Outcome, read_scores
-from fedpriv.config import Config, read_toml
-from fedpriv.evidence import Evidence, Protocol, collect, configurations, ending, opening, page_root, read_protocol
+from fedpriv.evidence import Evidence, Protocol, collect, fill_page, page_root, read_study, table_rows
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import judged, proportion, rate_text, trend
 from fedpriv.statistics import Interval
@@ -23,10 +22,6 @@ _COMMON = {
     "attack.limit_mib": 1,
 }
 _ARM, _ROUNDS, _MIDDLE = "support", (1, 30, 60), 30
-
-
-def _preset(name: str) -> Config:
-    return read_toml(_HERE / f"{name}.toml")
 
 
 def _outcomes(protocol: Protocol, runs: Path, validation: int) -> dict[str, dict[int, Outcome]]:
@@ -65,38 +60,23 @@ def _verdict(one: Interval) -> str:
 def _page(protocol: Protocol, evidence: Evidence, found: dict[str, dict[int, Outcome]]) -> str:
     differences = _differences(found)
     failed = [f"{name}: {one} ({_verdict(one)})" for name, one in differences.items() if one.low <= 0]
-    lines = [
-        *opening(
-            protocol,
-            "Is the support set most exposed in the middle of training? Figure 8 again",
-            "maml_attack/trends-protocol.toml",
+    rates = [(data, number, one) for data, rounds in found.items() for number, one in rounds.items()]
+    return fill_page(
+        _HERE / "evidence-figure8.md.j2",
+        protocol,
+        evidence,
+        failed,
+        rounds=table_rows(
+            [data, f"{number}", rate_text(one.accuracy), rate_text(one.auc)] for data, number, one in rates
         ),
-        "Inversion of support sets in the paper's game, as in [Tables I and II](evidence-attacks.md); the observer is",
-        "the server. 500 games a side; intervals of accuracies are exact (Clopper and Pearson).",
-        "",
-        "| data, 5-way 1-shot | round | accuracy | AUC |",
-        "| --- | ---: | --- | --- |",
-        *(
-            f"| {data} | {number} | {rate_text(one.accuracy)} | {rate_text(one.auc)} |"
-            for data, rounds in found.items()
-            for number, one in rounds.items()
-        ),
-        "",
-        "| difference of accuracies | mean and 95% interval | as the paper says: above 0 |",
-        "| --- | --- | --- |",
-        *(f"| {name} | {one} | {_verdict(one)} |" for name, one in differences.items()),
-        "",
-        *ending(protocol, evidence, failed),
-        "",
-    ]
-    return "\n".join(lines)
+        differences=table_rows([name, str(one), _verdict(one)] for name, one in differences.items()),
+    )
 
 
 def main(root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-figure8.md."""
     root = page_root(root)
-    protocol = read_protocol(_HERE / "trends-protocol.toml")
-    configs = configurations(protocol, _preset, _COMMON)
+    protocol, configs = read_study(_HERE / "trends-protocol.toml", _COMMON)
     evidence = collect(configs, protocol.seeds, build=scenario("maml-attack").build, out=root / _RUNS)
     validation = int(next(iter(configs.values()))["attack"]["validation"])
     found = _outcomes(protocol, root / _RUNS, validation)

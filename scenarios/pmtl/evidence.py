@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedpriv.config import apply, build_experiment, read_toml
-from fedpriv.evidence import Evidence, Protocol, collect, differences, ending, page_root, read_protocol
+from fedpriv.evidence import Evidence, Protocol, collect, differences, fill_page, page_root, read_protocol, table_rows
 from fedpriv.statistics import interval
 
 __all__ = ["main"]
@@ -29,46 +29,24 @@ def _collect(protocol: Protocol, runs: Path) -> Evidence:
     return collect(configs, protocol.report_seeds, build=build_experiment, out=runs)
 
 
-def _table(protocol: Protocol, evidence: Evidence) -> str:
+def _page(protocol: Protocol, evidence: Evidence) -> str:
     epsilons = protocol.own["epsilons"]
     gains = differences(evidence, [("pmtl", "pmtl.local_only")], map(_name, epsilons))
-    lines = [
-        "# PMTL on digits: does sharing pay under privacy?",
-        "",
-        f"Made by `make evidence` from [the protocol](../scenarios/pmtl/protocol.toml). {protocol.question}",
-        f"Mean test accuracy over 100 tasks, mean and 95% interval over {len(protocol.report_seeds)} fresh seeds;",
-        "joint DP of the personal models against a coalition of all other tasks, add/remove, delta = 1e-5, PLD.",
-        "Diagnostics, not released; public benchmark data, each run accounted alone.",
-        "",
-        "| epsilon | local only | billboard | personal | personal - local only | p (Holm) | FedAvg + fine-tuning |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    refuted = []
-    for epsilon, gain in zip(epsilons, gains, strict=True):
-        models = [("pmtl", "local_only"), ("pmtl", "billboard"), ("pmtl", "personal"), ("reference", "personal")]
-        *mine, other = (interval(evidence.column(arm, _name(epsilon), model)) for arm, model in models)
-        shown = [*map(str, mine), str(gain.interval), f"{gain.p:.2g}", str(other)]
-        lines.append(f"| {epsilon:g} | {' | '.join(shown)} |")
-        if epsilon >= 2 and not gain.above:
-            refuted.append(f"epsilon {gain.point}")
-    lines += [
-        "",
-        "FedAvg with fine-tuning is shown without a claim; it was not tuned for itself.",
-        *ending(protocol, evidence, refuted),
-        "",
-        "![Accuracy against epsilon](images/pmtl-digits.svg)",
-        "",
-    ]
-    return "\n".join(lines)
+    models = [("pmtl", "local_only"), ("pmtl", "billboard"), ("pmtl", "personal"), ("reference", "personal")]
+    rows = []
+    for gain in gains:
+        *mine, other = (str(interval(evidence.column(arm, gain.point, model))) for arm, model in models)
+        rows.append([gain.point, *mine, str(gain.interval), f"{gain.p:.2g}", other])
+    refuted = [f"epsilon {gain.point}" for gain in gains if float(gain.point) >= 2 and not gain.above]
+    return fill_page(_HERE / "evidence-pmtl.md.j2", protocol, evidence, refuted, rows=table_rows(rows))
 
 
 def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
-    import numpy as np
     from matplotlib.figure import Figure
 
-    from fedpriv.report.figures import COLOURS, save_svg
+    from fedpriv.report.figures import COLOURS, draw_intervals, save_svg
 
-    epsilons = np.array(protocol.own["epsilons"])
+    epsilons = protocol.own["epsilons"]
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     curves = [
@@ -78,16 +56,9 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
         ("pmtl", "local_only", "local only (nothing shared)", COLOURS["local_only"], "D"),
     ]
     for shift, (arm, model, label, colour, mark) in enumerate(curves):
-        points = [interval(evidence.column(arm, _name(epsilon), model)) for epsilon in protocol.own["epsilons"]]
-        axes.errorbar(
-            epsilons * (0.97 + 0.02 * shift),
-            [point.mean for point in points],
-            [point.half or 0.0 for point in points],
-            label=label,
-            color=colour,
-            marker=mark,
-            capsize=3,
-        )
+        points = [interval(evidence.column(arm, _name(epsilon), model)) for epsilon in epsilons]
+        places = [epsilon * (0.97 + 0.02 * shift) for epsilon in epsilons]
+        draw_intervals(axes, places, points, label=label, color=colour, marker=mark, capsize=3)
     axes.set_xscale("log", base=2)
     axes.set_xticks(epsilons, [f"{epsilon:g}" for epsilon in epsilons])
     axes.set_xlabel("epsilon (joint DP, add/remove, delta = 1e-5)")
@@ -102,7 +73,7 @@ def main(root: Path | None = None) -> None:
     root = page_root(root)
     protocol = read_protocol(_HERE / "protocol.toml", own=("epsilons", "reference"))
     evidence = _collect(protocol, root / "runs/evidence/pmtl")
-    (root / "docs/evidence-pmtl.md").write_text(_table(protocol, evidence), encoding="utf-8")
+    (root / "docs/evidence-pmtl.md").write_text(_page(protocol, evidence), encoding="utf-8")
     _figure(protocol, evidence, root / "docs/images/pmtl-digits.svg")
 
 

@@ -9,24 +9,25 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedpriv.config import Config, build_experiment, read_toml
+from fedpriv.config import build_experiment
 from fedpriv.errors import InputError
 from fedpriv.evidence import (
+    UNSEEN,
     Configs,
     Difference,
     Evidence,
     Protocol,
     claimed,
     collect,
-    configurations,
     difference_table,
     differences,
-    ending,
-    opening,
+    fill_page,
     page_root,
-    read_protocol,
+    read_study,
+    table_rows,
     tune,
 )
+from fedpriv.scenarios import scenario
 from fedpriv.statistics import Interval, interval
 
 if TYPE_CHECKING:
@@ -35,23 +36,12 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _HERE = Path(__file__).parent
-_COMMON = {
-    "run.grid": "in-process",
-    "run.baseline": False,
-    "run.checkpoint_every": 1000,
-    "strategy.evaluate_every": 0,
-}
 _ALONE, _CEILING = ("poisson", "local_only"), "no-noise"
 """Where the references stand: training alone with the work of the first arm, and the arm without noise."""
 
 
 def _read() -> tuple[Protocol, Configs]:
-    protocol = read_protocol(_HERE / "streams-protocol.toml")
-    return protocol, configurations(protocol, _preset, _COMMON)
-
-
-def _preset(name: str) -> Config:
-    return read_toml(_HERE / f"{name}.toml")
+    return read_study(_HERE / "streams-protocol.toml", {**UNSEEN, "run.baseline": False})
 
 
 def _tune(root: Path) -> None:
@@ -83,7 +73,7 @@ def _table(protocol: Protocol, configs: Configs, evidence: Evidence, point: str)
         promise = [said["relation"], f"{said['epsilon_replace_one']:.2f}"] if private else ["no guarantee", ""]
         billboard, personal = (interval(evidence.column(name, point, model)) for model in ("billboard", "personal"))
         chosen = [f"{said['noise_multiplier']:.2f}", str(strategy["rounds"]), f"{strategy['server_learning_rate']:g}"]
-        rows.append(f"| {' | '.join([arm.label, *promise, *chosen, str(billboard), str(personal)])} |")
+        rows += table_rows([[arm.label, *promise, *chosen, str(billboard), str(personal)]])
     alone = _alone(evidence, point)
     rows.append(f"| alone (nothing shared) | nothing is released | | | | | | {alone} |")
     worse = [name for name in protocol.arms if interval(evidence.column(name, point)).mean < alone.mean]
@@ -114,74 +104,34 @@ def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
     )
 
 
-def _sentence(found: list[Difference]) -> str:
-    """Return what a practitioner needs to know, with the numbers that were found."""
+def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
+    found = differences(evidence, protocol.pairs, protocol.points)
 
     def points(first: str, second: str) -> str:
         shown = {one.point: one.interval for one in found if (one.first, one.second) == (first, second)}
         parts = [f"{100 * one.mean:.1f} \u00b1 {100 * (one.half or 0.0):.1f} on {at}" for at, one in shown.items()]
         return " and ".join(parts)
 
-    return (
-        "**With secret coins use Poisson sampling. Where nobody can promise them, let tasks take turns and correlate "
-        f"the noise (`strategy.noise=banded`): at epsilon 2 that costs {points('poisson', 'banded')} (points of "
-        f"accuracy), where independent noise costs {points('poisson', 'independent')}. Do not draw fixed cohorts with "
-        f"PMTL: under replace-one, turns with banded noise are better by {points('banded-replace', 'fixed-size')}.**"
+    return fill_page(
+        _HERE / "evidence-streams.md.j2",
+        protocol,
+        evidence,
+        [
+            f"{_names(protocol, one.first, one.second)} on {one.point}"
+            for one in claimed(protocol, found)
+            if not one.above
+        ],
+        points=points,
+        claims=[f"{_names(protocol, *pair)} > 0" for pair in protocol.claims],
+        tables={point: _table(protocol, configs, evidence, point) for point in protocol.points},
+        differences=_differences(protocol, found),
     )
-
-
-def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
-    found = differences(evidence, protocol.pairs, protocol.points)
-    failed = [
-        f"{_names(protocol, one.first, one.second)} on {one.point}" for one in claimed(protocol, found) if not one.above
-    ]
-    lines = [
-        *opening(protocol, "PMTL at epsilon 2: who takes part, and what that costs", "pmtl/streams-protocol.toml"),
-        _sentence(found),
-        "",
-        "![Accuracy by way of taking part](images/pmtl-streams.svg)",
-        "",
-        f"*Claimed on both data sets: {'; '.join(f'{_names(protocol, *pair)} > 0' for pair in protocol.claims)}.*",
-        "",
-        *_EXPLAINED,
-    ]
-    for point in protocol.points:
-        lines += ["", f"## {point.capitalize()}", "", *_table(protocol, configs, evidence, point)]
-    lines += ["", "## Differences", "", *_differences(protocol, found), "", *ending(protocol, evidence, failed), ""]
-    return "\n".join(lines)
-
-
-_EXPLAINED = """\
-What is measured: test accuracy of the personal models after the final fit, mean over tasks; mean and 95% interval
-over fresh seeds. Diagnostics, not released; public benchmark data, each run accounted alone. What is promised:
-joint differential privacy of the personal models against a coalition of all other tasks, delta = 1e-5 on digits and
-1e-6 on fashion, the server trusted. What differs is who takes part in a round, and what must be assumed for that:
-
-- *Secret coins (Poisson)*: every task takes part by a coin of its own that nobody else ever sees.
-- *Turns*: one part of the tasks after the other is asked. Who is asked is public, nothing is amplified, and every
-  participation counts. *Banded* noise is correlated over the rounds between two turns of a task (2 on digits, 10 on
-  fashion), so that much of it cancels; *independent* noise is drawn anew each round. Add/remove means here that a
-  task which is removed counts as zero in its place.
-- *Fixed cohorts*: 50 of 100, or 300 of 3,000 tasks are drawn anew each round. They have no guarantee under
-  add/remove. PMTL's clients keep a state between rounds, so all rounds count in full, also those in which a task
-  does not take part.
-- *Alone*: no task shares anything; trained as long as the busiest task of the first row.
-
-Compare ways under the same relation only: epsilon 2 under replace-one promises more than epsilon 2 under
-add/remove, whose replace-one epsilon stands beside it.
-
-What is equal: data, partition, start and mini-batches of a seed, expected participants per round, clipping norm,
-local steps and final fit. What was tuned alike, for every row of a table by the best accuracy on other seeds: the
-number of rounds (80 at most) and the server's step ([every cell](../scenarios/pmtl/streams-tuning.csv)). Rows with
-80 rounds or the smallest step (0.5 on digits, 1 on fashion) are best at the edge of what was tried, so more tuning may
-help them. All other settings are those of the presets, which were chosen with Poisson coins. Seeds divide the same
-public images, so tuning has seen them in other roles, alike for all rows.""".splitlines()
 
 
 def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     from matplotlib.figure import Figure
 
-    from fedpriv.report.figures import GRID, save_svg
+    from fedpriv.report.figures import dress, save_svg
 
     arms = [name for name in protocol.arms if name != _CEILING]
     relations = [evidence.guarantees[name, next(iter(protocol.points))]["relation"] for name in arms]
@@ -192,12 +142,10 @@ def _figure(protocol: Protocol, evidence: Evidence, path: Path) -> None:
     panels = figure.subplots(1, len(protocol.points), sharey=True, gridspec_kw={"wspace": 0.06})
     for axes, (point, where) in zip(panels, protocol.points.items(), strict=True):
         _panel(axes, evidence, point, rows)
-        tasks = _preset(str(where.preset))["data"]["tasks"]
+        tasks = scenario("pmtl").preset(where.preset)["data"]["tasks"]
         axes.set_title(f"{point}, {tasks:,} tasks, {len(protocol.seeds[point])} seeds", fontsize=10)
         axes.tick_params(labelsize=8.5)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.grid(axis="x", color=GRID, lw=0.7)
-        axes.set_axisbelow(True)
+        dress(axes, "x", ("top", "right", "left"))
     labels = [f"{protocol.arms[name].label}\nepsilon 2, {one}" for name, one in zip(arms, relations, strict=True)]
     panels[0].set_yticks(list(rows.values()), labels, fontsize=9)
     panels[0].set_ylim(max(rows.values()) + 0.5, -0.7)
