@@ -202,7 +202,9 @@ class TaskStrategy(Settings, Strategy):
             How often a node with several tasks is asked, if it fails or is late, before the run stops.
         """
         run = RunName() if journal is None else RunName(journal.population, journal.run)
-        registry = Registry.query(grid, timeout, run, roster)
+        plan = self.plan if resolved is None else resolved.plan
+        stateless = plan.participation.fixed_cohorts and not plan.updates_use_state
+        registry = Registry.query(grid, timeout, run, roster, stateless=stateless)
         groups = members(self.groups, registry.num_tasks)
         first = self.first_boundary(initial_arrays, registry.num_tasks)
         self._session = Session(

@@ -35,12 +35,15 @@ class Registry:
         Number of tasks of the population, a public constant; with a roster some may be on nodes that are away.
     roster : Roster or None
         Who the tasks are; None where the nodes alone say it.
+    stateless : bool
+        Whether the accounting counts on updates that do not depend on rounds before.
     """
 
     nodes: list[int]
     ranges: Ids
     num_tasks: int
     roster: Roster | None = field(default=None, repr=False)
+    stateless: bool = False
 
     @cached_property
     def complete(self) -> bool:
@@ -64,7 +67,9 @@ class Registry:
         return int(last - first)
 
     @classmethod
-    def query(cls, grid: Grid, timeout: float, run: RunName, roster: Roster | None = None) -> Registry:
+    def query(
+        cls, grid: Grid, timeout: float, run: RunName, roster: Roster | None = None, *, stateless: bool = False
+    ) -> Registry:
         """Ask every node which tasks it hosts.
 
         Parameters
@@ -78,34 +83,40 @@ class Registry:
         roster : Roster or None
             Who the tasks are: nodes that cannot be reached may come later. Without one the nodes must host all tasks,
             from 0 on, since nothing else says how many there are.
+        stateless : bool
+            Whether to refuse nodes whose updates may depend on rounds before.
 
         Raises
         ------
         ComponentFailure
             No node is there; one failed, or did not answer in time; the ranges overlap, leave gaps where there is no
-            roster, or are of other tasks than the roster's; or a node speaks another version of the protocol.
+            roster, or are of other tasks than the roster's; or a node speaks another version of the protocol, or uses
+            what it kept of rounds before where ``stateless`` says that none does.
         """
-        hosts = _asked(grid, list(grid.get_node_ids()), timeout, run, roster)
+        hosts = _asked(grid, list(grid.get_node_ids()), timeout, run, roster, stateless=stateless)
         if not hosts:
             raise ComponentFailure("no node of this run can be reached; start some, then retry.")
         num_tasks = max(tasks.last for tasks, _ in hosts) if roster is None else len(roster)
-        return cls._of(hosts, num_tasks, roster)
+        return cls._of(hosts, num_tasks, roster, stateless=stateless)
 
     def completed(self, grid: Grid, timeout: float, run: RunName) -> Registry:
         """Return the same with nodes that came since; where every task has a node, nobody is asked."""
         if self.complete:
             return self
         there = list(grid.get_node_ids())
-        new = _asked(grid, [node for node in there if node not in self._positions], timeout, run, self.roster)
+        strangers = [node for node in there if node not in self._positions]
+        new = _asked(grid, strangers, timeout, run, self.roster, stateless=self.stateless)
         if not new:
             return self
         ours = [TaskRange(int(first), int(last - first), "") for first, last in self.ranges]
         # A node may come back under another id: the one that left is not asked for its tasks any more.
         kept = [one for one in zip(ours, self.nodes, strict=True) if one[1] in there]
-        return self._of(kept + new, self.num_tasks, self.roster)
+        return self._of(kept + new, self.num_tasks, self.roster, stateless=self.stateless)
 
     @classmethod
-    def _of(cls, hosts: Sequence[tuple[TaskRange, int]], num_tasks: int, roster: Roster | None) -> Registry:
+    def _of(
+        cls, hosts: Sequence[tuple[TaskRange, int]], num_tasks: int, roster: Roster | None, *, stateless: bool
+    ) -> Registry:
         hosts = sorted(hosts, key=lambda item: item[0].first)
         end = 0
         for tasks, node in hosts:
@@ -117,11 +128,11 @@ class Registry:
                 )
             end = tasks.last
         ranges = np.array([(tasks.first, tasks.last) for tasks, _ in hosts], dtype=np.int64)
-        return cls([node for _, node in hosts], ranges, num_tasks, roster)
+        return cls([node for _, node in hosts], ranges, num_tasks, roster, stateless)
 
 
 def _asked(
-    grid: Grid, nodes: Sequence[int], timeout: float, run: RunName, roster: Roster | None
+    grid: Grid, nodes: Sequence[int], timeout: float, run: RunName, roster: Roster | None, *, stateless: bool
 ) -> list[tuple[TaskRange, int]]:
     """Ask nodes which tasks they host; those that cannot be reached are left out where there is a roster."""
     if not nodes:
@@ -132,7 +143,7 @@ def _asked(
     for reply in grid.send_and_receive(list(asked.values()), timeout=timeout):
         node = reply.metadata.src_node_id
         if not reply.has_error():
-            hosts.append((_checked(TaskRange.from_content(reply.content), node, roster), node))
+            hosts.append((_checked(TaskRange.from_content(reply.content), node, roster, stateless=stateless), node))
         elif roster is not None and reply.error.code in UNREACHABLE:
             away += 1
         else:
@@ -142,9 +153,15 @@ def _asked(
     return hosts
 
 
-def _checked(tasks: TaskRange, node: int, roster: Roster | None) -> TaskRange:
+def _checked(tasks: TaskRange, node: int, roster: Roster | None, *, stateless: bool) -> TaskRange:
     """Refuse a node that hosts other tasks than those whose budget is spent."""
     refuse_other_version(tasks.protocol, f"node {node}", "this server")
+    if stateless and tasks.uses_state:
+        raise ComponentFailure(
+            f"node {node} sends what depends on rounds before, by its client or its policy's limits, and this "
+            "run's cohorts of fixed size are accounted as if no update did; give the server the client and the policy "
+            "of its nodes, or choose strategy.sampling = 'poisson'."
+        )
     if roster is None:
         return tasks
     if not 0 <= tasks.first <= tasks.last <= len(roster):

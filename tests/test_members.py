@@ -180,3 +180,46 @@ def test_one_salt_per_population_is_kept_with_the_ledger(ledger: Ledger, tmp_pat
         file.write_bytes(b"")
     with pytest.raises(ComponentFailure, match="restore it from a copy"):
         ledger.salt("people")
+
+
+def test_a_new_version_that_the_budget_cannot_pay_is_not_entered(ledger: Ledger) -> None:
+    ledger.charge("people", "run", 1, "all", RELEASE)
+    before = ledger.path.read_bytes()
+    with pytest.raises(BudgetExceeded, match="Nothing was charged"):
+        ledger.register("people", **SECOND, new_version=True, planned={RELEASE: 1000})
+    assert ledger.path.read_bytes() == before
+    ledger.register("people", **SECOND, new_version=True, planned={RELEASE: 1})
+    assert ledger.describe("people")["tasks"] == 110
+
+
+def test_delta_is_small_enough_for_the_largest_version(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "l.sqlite")
+    without = {"declared": "protected", "new_version": True}
+    ledger.register("people", fingerprint="one", num_tasks=1500, **without)
+    ledger.charge("people", "run", 1, "all", RELEASE)
+    before = ledger.describe("people")
+    ledger.register("people", fingerprint="two", num_tasks=4, **without)
+    after = ledger.describe("people")
+    assert after["delta"] == before["delta"] == 1 / 150_000
+    with pytest.raises(InputError, match="delta"):
+        ledger.describe("people", 1 / 1500)
+
+
+def test_public_groups_may_not_change_between_stop_and_resume(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    class Stop(Exception):
+        pass
+
+    def stop(done: int, _: int) -> None:
+        if done == 1:
+            raise Stop
+
+    def run(labels: tuple[int, ...]) -> Experiment:
+        return experiment(replace(toy_tasks(6), groups=labels), strategy=noisy(rounds=2))
+
+    with pytest.raises(Stop):
+        run((0, 0, 0, 1, 1, 1)).run(tmp_path / "run", progress=stop)
+    with pytest.raises(InputError, match=r"data\.groups was '.*' when .* was started"):
+        run((1, 1, 1, 0, 0, 0)).run(tmp_path / "run", resume=True)
+    run((0, 0, 0, 1, 1, 1)).run(tmp_path / "run", resume=True)

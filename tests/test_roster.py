@@ -11,18 +11,20 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
 from helpers import toy_tasks
 from test_absence import Weather, equal, personal
 from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, Experiment, InputError
-from fedpriv.clients import GlobalModel
+from fedpriv.clients import GlobalModel, MeanRegularized
+from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.guarantee import REACHED
 from fedpriv.privacy.policy import NodePolicy
-from fedpriv.protocol import PROTOCOL, Request, RunName, TaskRange
+from fedpriv.protocol import ALL, PROTOCOL, Reply, Request, RunName, TaskRange
 from fedpriv.roster import Roster
+from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.grid import InProcessGrid
 
 SALT = b"s" * 32
@@ -286,3 +288,48 @@ def test_states_of_another_run_are_never_continued_and_the_policy_counts_on() ->
         counts.append(granted.copy())
     assert counts[0].sum() > 0
     np.testing.assert_array_equal(counts[1], 2 * counts[0])
+
+
+@pytest.mark.parametrize("change", [{"client": MeanRegularized()}, {"policy": NodePolicy(max_participations=3)}])
+def test_cohorts_of_fixed_size_are_amplified_only_over_nodes_that_say_their_updates_use_no_state(change: Any) -> None:
+    strategy = noisy(rounds=2, sampling="fixed-size", sampling_rate=0.4)
+    run = experiment(toy_tasks(7), client=GlobalModel(learning_rate=0.5), strategy=strategy)
+    other = experiment(toy_tasks(7), strategy=strategy, **{"client": run.client, **change})
+    server = served(run, toy_tasks(7).roster)
+    server.run(on=Remote(on_nodes(run)))
+    with pytest.raises(ComponentFailure, match="node 1 sends what depends on rounds before"):
+        server.run(on=Remote(on_nodes(other)))
+    told = other.model_copy(update={"tasks": server.tasks})  # whose strategy knows the client and the policy
+    assert (
+        told.run(on=Remote(on_nodes(other))).guarantee.epsilon > server.run(on=Remote(on_nodes(run))).guarantee.epsilon
+    )
+    poisson = noisy(rounds=2, sampling_rate=0.4)  # amplified whatever the updates depend on
+    server.model_copy(update={"strategy": poisson}).run(on=Remote(on_nodes(other)))
+
+
+def test_a_question_is_not_answered_twice_by_a_node_that_went_on_with_another_run() -> None:
+    run = experiment(toy_tasks(7), strategy=noisy(noise_at="node"))
+    node = on_nodes(run, (0, 7)).workers[0].node
+    billboard = {name: value.numpy() for name, value in run.problem().initial().items()}
+    said = Declaration(clipping_norm=1.0, noise_multiplier=1.0, noise_at="node")
+
+    def asked(name: str, attempt: int) -> dict[str, Any]:
+        of = RunName("people", name)
+        request = Request(1, {ALL: billboard}, {ALL: np.arange(7)}, "rows", said, of=of, attempt=attempt)
+        return Reply.from_content(node.train(request.to_content())).updates[ALL]
+
+    first, again = asked("one", 1), asked("one", 2)
+    assert all(np.array_equal(first[name], again[name]) for name in first)
+    asked("two", 1)
+    with pytest.raises(InputError, match="run 'one' repeats a question, and this node has gone on with another run"):
+        asked("one", 2)
+
+
+def test_what_fails_while_a_node_is_built_says_no_value() -> None:
+    def build(_: Any) -> Any:
+        raise ValueError("could not convert string to float: 'diagnosis'")
+
+    message = Message(RunName().to_content(), 1, "query.tasks")
+    with pytest.raises(ComponentFailure) as caught:
+        client_app(build)(message, Context(0, 1, {}, RecordDict(), {}))
+    assert str(caught.value) == "ValueError, while the node was built"

@@ -31,7 +31,7 @@ from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.privacy.target import Target
 from fedpriv.progress import Progress, progress_shown
-from fedpriv.roster import Roster
+from fedpriv.roster import Roster, fingerprint_of
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.settings import Settings
@@ -303,12 +303,14 @@ class Experiment(Settings):
             chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
             model = {"name": chosen.name, **chosen.settings}
         skip = {"tasks", "held_out", "model", "client", "strategy"}
+        groups = self.tasks.groups
         return {
             "data": {
                 "origin": self.tasks.dataset,
                 "tasks": len(self.tasks),
                 "declared": self.declared,
                 "fingerprint": self.tasks.fingerprint,
+                **({} if groups is None else {"groups": fingerprint_of(map(str, groups))}),
             },
             "model": model,
             "client": {"name": kebab(type(self.client).__name__), **self.client.model_dump(mode="json")},

@@ -125,8 +125,8 @@ class Ledger:
         budget_filter : "renyi" or "gdp"
             What cuts off the budget (:mod:`fedpriv.privacy.filters`).
         planned : mapping or None
-            What shall be charged to it first. A filter that cannot pay for such releases is not entered: it would
-            stay.
+            What shall be charged to it first. A filter that cannot pay for such releases is not entered, as it would
+            stay, and neither is a new version that the budget cannot pay them for.
         new_version : bool
             Whether another list of tasks than the newest one is meant to be the next version of this population.
 
@@ -134,6 +134,8 @@ class Ledger:
         ------
         InputError
             If a value is wrong, or differs from what was entered before.
+        BudgetExceeded
+            If the budget cannot pay what is planned for a new version.
         """
         if declared not in get_args(Declared):
             raise InputError("ledger: " + unknown("declaration", declared, get_args(Declared)))
@@ -166,6 +168,10 @@ class Ledger:
                 return
             self._refuse_twin(connection, population, fingerprint)
             if known is not None:
+                if known.filter is not None and planned:  # what is refused here enters no version
+                    charged = charged_releases(connection, population, alike=True)
+                    charged[""] = {EVERYBODY: Counter(planned)}
+                    self._refuse_excess(connection, population, "", known, charged)
                 self._file.add_members(connection)
                 connection.execute(
                     "INSERT INTO members (population, version, fingerprint, num_tasks) VALUES (?, ?, ?, ?)",
@@ -453,7 +459,7 @@ class Ledger:
             ).fetchone()
         last = None if newest is None else release_from(newest[0])
         if delta is not None:
-            check_delta(delta, known.num_tasks)
+            check_delta(delta, known.largest)
         return describe_population(population, known, charged, entries, last, known.delta if delta is None else delta)
 
     def _read(

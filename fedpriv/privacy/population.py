@@ -109,7 +109,12 @@ class Population:
     def delta(self) -> float:
         """The budget's delta, or the default of a population of this size."""
         first = self.versions[0][1] if self.versions else self.num_tasks
-        return self.budget.delta_for(first) if self.budget else default_delta(self.num_tasks)
+        return self.budget.delta_for(first) if self.budget else default_delta(self.largest)
+
+    @property
+    def largest(self) -> int:
+        """Number of tasks of the largest version: a delta has to be small enough for each of them."""
+        return max([self.num_tasks, *(size for _, size in self.versions)])
 
     @property
     def filter(self) -> BudgetFilter | None:

@@ -370,6 +370,8 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                 continue
             if (section, key) == ("model", "initial"):
                 continue  # last, below: a setting says more
+            if (section, key) == ("data", "groups") and key not in old:
+                continue  # an earlier version kept none
             if old.get(key) != new.get(key):
                 raise InputError(
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "

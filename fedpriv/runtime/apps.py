@@ -35,16 +35,18 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
     ) -> None:
         @register
         def handle(message: Message, context: Context) -> Message:
-            node = node_for(context)
+            node: Node | None = None
             try:
+                node = node_for(context)
                 content = work(node, message.content)
             except FedprivError:
                 raise
             except Exception as error:
-                # Its text may hold values, and Flower sends it to the server.
-                if node.spec.tasks.declared != "protected":
+                # Its text may hold values, and Flower sends it to the server. Who is not built declares nothing.
+                if node is not None and node.spec.tasks.declared != "protected":
                     raise
-                raise ComponentFailure(type(error).__name__) from None
+                where = "" if node is not None else ", while the node was built"
+                raise ComponentFailure(type(error).__name__ + where) from None
             if changes and after:
                 after(node, context)
             return Message(content, reply_to=message)

@@ -173,8 +173,9 @@ class Node:
     def describe(self, content: RecordDict) -> RecordDict:
         """Answer which tasks are hosted here, to a server that speaks this version of the protocol."""
         RunName.from_content(content)
-        tasks = self.tasks
-        return TaskRange(tasks.first, len(tasks), tasks.fingerprint).to_content()
+        tasks, policy = self.tasks, self.spec.policy
+        uses_state = self.spec.algorithm.updates_use_state or (policy is not None and policy.counts)
+        return TaskRange(tasks.first, len(tasks), tasks.fingerprint, uses_state).to_content()
 
     def train(self, content: RecordDict) -> RecordDict:
         """Train the asked tasks on their group's billboard; answer with the clipped sum or with clipped rows."""
@@ -375,6 +376,11 @@ class Node:
                 f"{tasks.first + len(tasks) - 1}."
             )
         if self.run not in (None, request.of):
+            if request.attempt > 1:  # its rows were charged once, and others would come now
+                raise InputError(
+                    f"run {request.of.run!r} repeats a question, and this node has gone on with another run since, so "
+                    "its first answer is lost; start that run anew, and do not start two runs on one node."
+                )
             self.store.forget_states()
             self.memory.forget()
         self.run = request.of
