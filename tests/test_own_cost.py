@@ -38,6 +38,7 @@ from fedpriv.privacy.distribution import Distribution, Piece
 from fedpriv.privacy.individual import Participants, individual_spending
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.own_cost import _KNOWN, OwnCost, mechanism
+from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.poisson import bounded_losses
 from fedpriv.privacy.sampling import FullParticipation
@@ -498,6 +499,40 @@ def test_a_scheme_in_the_table_is_not_charged_as_another(monkeypatch: pytest.Mon
     # Limits are kept whoever chooses.
     limited = replace(plan, participation=wards.ByWard(sampling_rate=0.5, min_separation=2))
     assert limited.resolve({"all": 20}).banded is not None
+
+
+@pytest.mark.parametrize("name", sorted({name for row in claims.CLAIMS for name in row.samplings}))
+@pytest.mark.parametrize("changes", ["choose", "sampling_of"])
+def test_no_scheme_takes_over_a_name_that_is_accounted_for(name: str, changes: str) -> None:
+    """By its class's name it would be charged as coins, or as whatever bears the name."""
+    wards = written('"""A billboard whose participants come by wards', "fedpriv.strategies.wards")
+    called = "".join(map(str.capitalize, name.split("-")))
+    if changes == "choose":
+        mine: Any = type(called, (wards.ByWard,), {})
+    else:
+        drawn = type(called, (FullParticipation,), {})()
+        mine = type("Mine", (Participation,), {"sampling_of": lambda self, size, counted: drawn})
+    plan = wards.Wards(clipping_norm=1.0, noise_multiplier=2.0, rounds=2, sampling_rate=0.5).plan
+    with pytest.raises(InputError, match=f"the name '{name}' is taken by a scheme .*give the class {called} another"):
+        replace(plan, participation=mine(sampling_rate=0.5)).resolve({"all": 20})
+
+
+def test_banded_noise_without_limits_is_refused() -> None:
+    wards = written('"""A billboard whose participants come by wards', "fedpriv.strategies.wards")
+    banded = {"clipping_norm": 1.0, "noise_multiplier": 2.0, "rounds": 4, "sampling_rate": 0.25, "noise": "banded"}
+    with pytest.raises(InputError, match="banded noise is made for tasks whose participation is limited"):
+        wards.Wards(**banded)
+
+    class Kept(strategies.Billboard):
+        """What the message advises."""
+
+        @property
+        def plan(self) -> Any:
+            return replace(super().plan, participation=self._part(wards.ByWard, limits=True))
+
+    stream = Kept(**banded).resolve(20).stream
+    assert stream is not None
+    assert stream.bands == 4
 
 
 def test_a_strategy_cannot_choose_beside_its_plan() -> None:

@@ -19,7 +19,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import kebab
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.coins import Coins
-from fedpriv.privacy.sampling import Sampling, fixed_size, sampling_from
+from fedpriv.privacy.sampling import TAKEN, Sampling, fixed_size, sampling_from
 
 __all__ = ["Participation", "Participations", "cohort_size", "round_robin", "uniform_choice"]
 
@@ -113,13 +113,24 @@ class Participation:
 
         A class that chooses in its own way has its own name, in kebab-case: the formulas of others are not borrowed.
         Under limits it does not matter who chooses, because the limits alone are accounted for, and checked.
+
+        Raises
+        ------
+        InputError
+            The class has the name of a scheme that is accounted for already.
         """
         if self.limited:
             return "limited"
         sampling = self.sampling_of(num_tasks, counted=counted)
-        known = type(sampling) in get_args(Sampling)
-        name = sampling.name if known else kebab(type(sampling).__name__)
-        return name if type(self).choose is Participation.choose else kebab(type(self).__name__)
+        chooser = type(sampling) if type(self).choose is Participation.choose else type(self)
+        if chooser in get_args(Sampling):
+            return sampling.name
+        if (name := kebab(chooser.__name__)) in TAKEN:
+            raise InputError(
+                f"the name {name!r} is taken by a scheme that chooses in another way, whose formulas would be "
+                f"borrowed; give the class {chooser.__name__} another name."
+            )
+        return name
 
     def expected(self, num_tasks: int) -> float:
         """Return how many tasks of a group of this size take part in a round: a public constant."""

@@ -144,6 +144,11 @@ class PrivacyPlan:
         self._check_relation(self.mechanism)
 
     def _check_limits(self, mechanism: Mechanism, clipping: Clipping) -> None:
+        if mechanism.noise == "banded" and not self.participation.limited:
+            raise InputError(
+                "banded noise is made for tasks whose participation is limited, and this plan's is not; give its "
+                "participation limits=True, or use noise='independent'."
+            )
         if mechanism.noise == "banded" and self.participation.separation < 2:
             raise InputError(
                 "banded noise needs tasks that wait between two participations: use 'min_separation' of at least 2 and "

@@ -22,6 +22,7 @@ from fedpriv.privacy.coins import Coins
 __all__ = [
     "COUNTED",
     "FIXED_SIZE",
+    "TAKEN",
     "FixedSizeSampling",
     "FullParticipation",
     "PoissonSampling",
@@ -35,6 +36,9 @@ FIXED_SIZE = "fixed-size"
 
 COUNTED = "fixed-size-counted"
 """Name of cohorts of fixed size of which every round counts as a participation."""
+
+TAKEN = ("poisson", "full", FIXED_SIZE, COUNTED, "limited")
+"""Names of the schemes that are proven here; no class that chooses in another way may bear one."""
 
 
 @dataclass(frozen=True)
