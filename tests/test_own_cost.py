@@ -530,9 +530,9 @@ def test_banded_noise_without_limits_is_refused() -> None:
         def plan(self) -> Any:
             return replace(super().plan, participation=self._part(wards.ByWard, limits=True))
 
-    stream = Kept(**banded).resolve(20).stream
-    assert stream is not None
-    assert stream.bands == 4
+    found = Kept(**banded).resolve(20).banded
+    assert found is not None
+    assert found.bands == 4
 
 
 def test_a_strategy_cannot_choose_beside_its_plan() -> None:
