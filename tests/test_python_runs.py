@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,24 @@ def test_the_name_that_older_versions_advised_still_works() -> None:
     with pytest.warns(DeprecationWarning, match=r"called fedpriv\.adversary now"):
         from fedpriv.exposure import with_watch as old
     assert old is with_watch
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("adversary", "Attacked", "AttackResult"),
+        ("adversary", "Played", "GameResults"),
+        ("adversary", "Seen", "ObservedRows"),
+        ("adversary", "seen_rows", "observe_rows"),
+        ("cohort", "Usable", "UsableTasks"),
+    ],
+)
+def test_old_names_are_found_under_the_new_ones_with_a_warning(module: str, old: str, new: str) -> None:
+    where = import_module(f"fedpriv.{module}")
+    with pytest.warns(DeprecationWarning, match=rf"fedpriv\.{module}\.{old} is now called {new}; use that name\."):
+        assert getattr(where, old) is getattr(where, new)
+    with pytest.raises(AttributeError, match=f"'fedpriv.{module}' has no attribute 'Unknown'"):
+        where.Unknown  # noqa: B018
 
 
 def test_a_folder_that_is_taken_says_how_to_go_on_and_one_can(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What a server that reads rows of updates learns: gradient inversion, membership games, attacks on a run."""
 
+from typing import Any
+
 from fedpriv.adversary.first_layer import class_counts, first_layer_inputs
 from fedpriv.adversary.games import RULES, SETS, GameResults, Games
 from fedpriv.adversary.inversion import Inversion
@@ -20,6 +22,7 @@ from fedpriv.adversary.watch import (
     with_watch,
 )
 from fedpriv.adversary.which_task import WhichTask, which_task
+from fedpriv.names import renamed
 
 __all__ = [
     "RULES",
@@ -58,3 +61,10 @@ __all__ = [
     "which_task",
     "with_watch",
 ]
+
+_OLD = {"Attacked": "AttackResult", "Played": "GameResults", "Seen": "ObservedRows", "seen_rows": "observe_rows"}
+"""Old names of what is here, and their new ones; they work, with a warning, until version 0.2."""
+
+
+def __getattr__(name: str) -> Any:
+    return globals()[renamed(__name__, name, _OLD)]

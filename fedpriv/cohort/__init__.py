@@ -1,5 +1,7 @@
 """Batches of ragged tasks, and local optimisation over the task axis. Knows no Flower."""
 
+from typing import Any
+
 from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
 from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
@@ -23,7 +25,8 @@ from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.tasks import PARTS, Population, Ragged, Tasks
 from fedpriv.cohort.trees import Params, State, broadcast, nest, select, subtract, unnest, zeros_like
-from fedpriv.cohort.usable import Usable, only, strange_tasks, usable
+from fedpriv.cohort.usable import UsableTasks, only, strange_tasks, usable
+from fedpriv.names import renamed
 
 __all__ = [
     "PARTS",
@@ -53,7 +56,7 @@ __all__ = [
     "State",
     "TaskFailure",
     "Tasks",
-    "Usable",
+    "UsableTasks",
     "VmapEngine",
     "adapt",
     "broadcast",
@@ -77,3 +80,10 @@ __all__ = [
     "usable",
     "zeros_like",
 ]
+
+_OLD = {"Usable": "UsableTasks"}
+"""Old names of what is here, and their new ones; they work, with a warning, until version 0.2."""
+
+
+def __getattr__(name: str) -> Any:
+    return globals()[renamed(__name__, name, _OLD)]

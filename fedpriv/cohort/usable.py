@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Ragged, Tasks
 
-__all__ = ["Usable", "only", "strange_tasks", "usable"]
+__all__ = ["UsableTasks", "only", "strange_tasks", "usable"]
 
 
 @dataclass(frozen=True)
-class Usable:
+class UsableTasks:
     """Tasks whose values can all be computed with.
 
     Attributes
@@ -39,7 +39,7 @@ class Usable:
     scores: NDArray[np.bool_]
 
 
-def usable(tasks: Tasks, dtype: torch.dtype) -> Usable:
+def usable(tasks: Tasks, dtype: torch.dtype) -> UsableTasks:
     """Find the tasks with values that cannot be computed with in ``dtype``, and put zeros in their place."""
     train, validation, test = (
         strange_tasks(part, tasks.num_classes, dtype) for part in (tasks.train, tasks.validation, tasks.test)
@@ -47,14 +47,14 @@ def usable(tasks: Tasks, dtype: torch.dtype) -> Usable:
     train |= validation
     test |= train
     if not test.any():
-        return Usable(tasks, ~train, ~test)
+        return UsableTasks(tasks, ~train, ~test)
     clean = replace(
         tasks,
         train=_without(tasks.train, train),
         validation=_without(tasks.validation, train),
         test=_without(tasks.test, test),
     )
-    return Usable(clean, ~train, ~test)
+    return UsableTasks(clean, ~train, ~test)
 
 
 def only(tasks: Tasks, who: NDArray[np.bool_]) -> Tasks:
