@@ -15,7 +15,7 @@ from typing import Any
 from flwr.app import RecordDict
 
 from fedpriv.protocol import Request
-from fedpriv.runtime.own_noise import GroupRequest
+from fedpriv.runtime.local_noise import GroupRequest
 
 __all__ = ["Memory", "Work"]
 

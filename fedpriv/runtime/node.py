@@ -48,7 +48,7 @@ from fedpriv.protocol import METRICS, Arrays, Reply, Request, RunName, TaskRange
 from fedpriv.runtime.answering import Memory
 from fedpriv.runtime.guard import Guard, Outcome, Stage
 from fedpriv.runtime.limit import TimeLimit
-from fedpriv.runtime.own_noise import GroupRequest, OwnNoise
+from fedpriv.runtime.local_noise import GroupRequest, OwnNoise
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
