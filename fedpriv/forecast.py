@@ -37,7 +37,7 @@ class Forecast:
     numbers, tasks : int
         p and m; with public groups, of the group with the largest ratio.
     rows : bool
-        Whether every task's row has noise of its own: the mean then has sqrt(m) times as much.
+        Whether every task's row has local noise: the mean then has sqrt(m) times as much.
     """
 
     ratio: float

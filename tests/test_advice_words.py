@@ -426,7 +426,7 @@ def release(**changes: Any) -> Release:
 
 
 def allowed(**limits: Any) -> str:
-    """What a node says to a request for rows with noise of their own."""
+    """What a node says to a request for rows with local noise."""
     decision = decide(NodePolicy(**limits), (), release(noise_at="node"), NoiseAt.NODE)
     if not decision.allowed:
         raise InputError(decision.reason)

@@ -36,7 +36,7 @@ SIZE = sum(value.size for value in START.values())
 
 
 class Silence(ClientAlgorithm):
-    """Sends zeros, or noise of its own: what leaves the node is noise alone."""
+    """Sends zeros, or local noise: what leaves the node is noise alone."""
 
     own: bool = False
 

@@ -503,7 +503,7 @@ def test_metrics_do_not_stand_beside_noise_of_the_tasks() -> None:
         experiment(MAML(noise_support=0.1), strategy={"metrics": "personal.accuracy", "metrics_epsilon": 0.5})
 
 
-def test_a_node_counts_its_own_noise() -> None:
+def test_a_node_counts_its_local_noise() -> None:
     policy = NodePolicy(max_participations=1, relation="replace-one", max_epsilon=100.0)
     result = experiment(strategy={"noise_at": "node", "rounds": 2}, policy=policy).run()
     assert "2" not in result.summary["diagnostics"]["per_task"].get("note", "")

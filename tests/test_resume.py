@@ -393,7 +393,7 @@ def test_a_damaged_summary_of_tasks_with_noise_of_their_own_is_not_to_be_deleted
     summary = tmp_path / "run/summary.json"
     whole = summary.read_text(encoding="utf-8")
     summary.write_text("{")
-    with pytest.raises(InputError, match=r"restore it from a copy: these tasks added noise of their own"):
+    with pytest.raises(InputError, match=r"restore it from a copy: these tasks added local noise"):
         local.run(tmp_path / "run", resume=True)
     summary.write_text(whole, encoding="utf-8")
     assert local.run(tmp_path / "run", resume=True).summary["finished"]

@@ -102,7 +102,7 @@ def test_correlated_sums_and_published_metrics_lie_on_the_grid() -> None:
 
 
 def rows(reply: Any, round: int = 1) -> NDArray[np.float64]:
-    """Return what a node with noise of its own sends, flat."""
+    """Return what a node with local noise sends, flat."""
     tasks = toy_tasks(3)
     problem = toy_problem(tasks)
     node = Node(NodeSpec(tasks, GlobalModel(), problem, noise_seed=5))

@@ -50,7 +50,7 @@ class ClientAlgorithm(Settings, ABC):
 
     @property
     def draws_noise(self) -> bool:
-        """Whether tasks draw noise of their own (``learner.normal``)."""
+        """Whether tasks draw local noise (``learner.normal``)."""
         return False
 
     @property
@@ -83,7 +83,7 @@ class ClientAlgorithm(Settings, ABC):
         delta: float,  # noqa: ARG002
         reproduction: bool = False,  # noqa: ARG002
     ) -> tuple[list[Guarantee], list[str]]:
-        """Return what the tasks' own noise promises about examples, and sentences about noise that promises nothing."""
+        """Return what local noise promises about examples, and sentences about noise that promises nothing."""
         return [], []
 
     def initial_state(self, billboard: Params, cohort: Cohort) -> State:  # noqa: ARG002

@@ -140,7 +140,7 @@ class Learner:
         return torch.from_numpy(np.stack(rows)).to(cohort.dtype)
 
     def noisy(self, value: Tensor, std: float, purpose: str, cohort: Cohort, key: Key) -> Tensor:
-        """Return what every task computed, [C, ...], with noise of its own of this standard deviation, on a grid.
+        """Return what every task computed, [C, ...], with local noise of this standard deviation, on a grid.
 
         See :meth:`normal` for the noise and :mod:`fedpriv.privacy.rounding` for the grid. Gradients pass as if nothing
         was rounded.

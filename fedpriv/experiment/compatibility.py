@@ -72,7 +72,7 @@ def _noise(run: Experiment) -> Iterator[str]:
     metrics = run.strategy.plan.metrics.metrics
     if run.client.draws_noise and metrics:
         yield (
-            "tasks that add noise of their own hide from the server, and published metrics would send it their "
+            "tasks that add local noise hide from the server, and published metrics would send it their "
             "scores without any; leave out strategy.metrics, or the client's noise."
         )
     still, mechanism = run.client.leaves_still, run.strategy.plan.mechanism

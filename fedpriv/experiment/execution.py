@@ -251,7 +251,7 @@ class _Run:
         return RayGrid(specs, self.experiment.address, self.options.pool)
 
     def _noise_seed(self) -> int:
-        """Return what the nodes' own noise comes from: one secret for all nodes, drawn once per run.
+        """Return what the nodes' local noise comes from: one secret for all nodes, drawn once per run.
 
         A shard that is rebuilt answers again what was asked before. With a secret of its own it would send a second
         copy of each row, with fresh noise, for one charge.

@@ -338,7 +338,7 @@ class Experiment(Settings):
         salt : bytes or None
             Of the population, where the roster knows hashes only.
         noise_seed : int or None
-            What its tasks' own noise comes from; None makes a secret, which is right for a real node.
+            What its tasks' local noise comes from; None makes a secret, which is right for a real node.
 
         Raises
         ------

@@ -24,7 +24,7 @@ class GaussianCost(NamedTuple):
     rate : float
         Rate of the sampling that amplifies; 1 if nothing does.
     fixed : bool
-        True for cohorts of fixed size and for rows with noise of their own, which have formulas under replace-one only.
+        True for cohorts of fixed size and for rows with local noise, which have formulas under replace-one only.
     """
 
     noise_multiplier: float

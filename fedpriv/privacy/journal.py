@@ -65,7 +65,7 @@ class Boundary:
     def charged_by(self, entries: Iterable[Entry]) -> bool:
         """Tell whether a ledger's entries for this round and its groups are for this very draw, and there are any.
 
-        Rows with noise of their own are charged before they are made, so without a digest.
+        Rows with local noise are charged before they are made, so without a digest.
         """
         digest = self.digest()
         mine = [one for one in entries if one.round == self.round and one.group in self.billboards]

@@ -1,4 +1,4 @@
-"""Local guarantees about examples: what a task's node can promise about single examples by noise of its own.
+"""Local guarantees about examples: what a task's node can promise about single examples by local noise.
 
 They stand beside the guarantee of the task, never in its place: the unit is smaller, and they are not charged to the
 ledger, whose unit is the task.

@@ -2,7 +2,7 @@
 
 The relation is the k-fold one of the history: k tasks are added or removed, count as zero, or are replaced. A sum then
 moves by at most k times what one task moves it, so plain Gaussian noise has the exact curve with k times the
-sensitivity; rows with noise of their own are moved one by one, so there it is the square root of k. Sampling cannot
+sensitivity; rows with local noise are moved one by one, so there it is the square root of k. Sampling cannot
 hurt: that curve holds for sampled releases too. Often better there is to walk from one population to the other task by
 task: (e, d) for one task gives (k e, d (1 + exp(e) + ... + exp((k - 1) e))) for k of them (Dwork and Roth, 2014), and
 the best e of the history's own curve is taken.

@@ -127,7 +127,7 @@ def decide(
 
 
 def _requested(request: Release) -> str:
-    return "rows with noise of their own" if request.noise_at == "node" else "the cohorts of fixed size"
+    return "rows with local noise" if request.noise_at == "node" else "the cohorts of fixed size"
 
 
 def _whole_mechanisms(participations: Counter[Release]) -> Counter[Release]:

@@ -12,11 +12,11 @@ from fedpriv.errors import InputError
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.record import RunRecord, plain
 
-__all__ = ["adds_own_noise", "check_summary", "read_record", "what_to_do", "write_summary"]
+__all__ = ["adds_local_noise", "check_summary", "read_record", "what_to_do", "write_summary"]
 
 
-_OWN_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
-"""Settings with which tasks add noise of their own: another engine would round another row under the same noise."""
+_LOCAL_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
+"""Settings with which tasks add local noise: another engine would round another row under the same noise."""
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
@@ -69,10 +69,10 @@ def read_record(folder: Path) -> RunRecord:
     return record
 
 
-def adds_own_noise(config: dict[str, Any]) -> bool:
-    """Tell from a configuration by section whether tasks add noise of their own."""
+def adds_local_noise(config: dict[str, Any]) -> bool:
+    """Tell from a configuration by section whether tasks add local noise."""
     settings = {**config.get("client", {}), **config.get("strategy", {})}
-    return any(settings.get(name) not in (None, 0, "server") for name in _OWN_NOISE)
+    return any(settings.get(name) not in (None, 0, "server") for name in _LOCAL_NOISE)
 
 
 def what_to_do(folder: Path) -> str:
@@ -82,8 +82,8 @@ def what_to_do(folder: Path) -> str:
         config = tomllib.loads((folder / "config.toml").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "restore it from a copy"
-    if adds_own_noise(config):
-        return "restore it from a copy: these tasks added noise of their own, which cannot be made again"
+    if adds_local_noise(config):
+        return "restore it from a copy: these tasks added local noise, which cannot be made again"
     return "delete it and go on with --resume (in Python: resume=True)"
 
 

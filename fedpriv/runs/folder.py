@@ -20,7 +20,7 @@ from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import damage_said, write_bytes
 from fedpriv.runs.checkpoint import BoundaryStore
-from fedpriv.runs.finished import adds_own_noise, read_record, write_summary
+from fedpriv.runs.finished import adds_local_noise, read_record, write_summary
 from fedpriv.runs.record import RunRecord, plain
 
 __all__ = ["RunFolder", "begun", "free_folder", "made_in_python", "read_config", "read_finished"]
@@ -359,7 +359,7 @@ said once: a run may go on under other ones."""
 
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     wanted = _toml(wanted)
-    free = _FREE - {"engine"} if adds_own_noise(stored) else _FREE
+    free = _FREE - {"engine"} if adds_local_noise(stored) else _FREE
     for section in sorted({*stored, *wanted}):
         old, new = stored.get(section, {}), wanted.get(section, {})
         for key in sorted({*old, *new}):

@@ -2,7 +2,7 @@
 
 A server that gets no answer asks again. The node may have done all of the work (its answer was late), some of it
 (something failed in the middle) or none. What is done stays done: a task that trained twice would answer from another
-state, and with noise of its own two different rows of it would be out where one was charged.
+state, and with local noise two different rows of it would be out where one was charged.
 """
 
 from __future__ import annotations

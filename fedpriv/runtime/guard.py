@@ -111,7 +111,7 @@ class Guard:
         states : callable
             From a cohort to its state; it may run a task's own code, so it is guarded, too.
         noise : Noise or None
-            Where the tasks' own noise comes from.
+            Where the tasks' local noise comes from.
         update : dict or None
             The form of an update among the results, which is public: a task that gives another one counts as zero,
             whatever most others give.

@@ -1,4 +1,4 @@
-"""The noise that tasks add themselves, bound to what was asked of them and to how often they answered.
+"""Local noise: what tasks add themselves, bound to what was asked of them and to how often they answered.
 
 A round that is run again because nothing of it was published must give the very same rows: two copies of a row with
 fresh noise would be out where one was charged. So noise comes from a secret, by key. But it may not be the same for
@@ -25,7 +25,7 @@ from fedpriv.cohort import Cohort
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.protocol import Request
 
-__all__ = ["GroupRequest", "OwnNoise"]
+__all__ = ["GroupRequest", "LocalNoise"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class GroupRequest:
 
 
 @dataclass(frozen=True)
-class OwnNoise:
+class LocalNoise:
     """Noise of some tasks for one answer; implements :class:`fedpriv.cohort.Noise`.
 
     Attributes

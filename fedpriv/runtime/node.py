@@ -48,7 +48,7 @@ from fedpriv.protocol import METRICS, Arrays, Reply, Request, RunName, TaskRange
 from fedpriv.runtime.answering import Memory
 from fedpriv.runtime.guard import Guard, Outcome, Stage
 from fedpriv.runtime.limit import TimeLimit
-from fedpriv.runtime.local_noise import GroupRequest, OwnNoise
+from fedpriv.runtime.local_noise import GroupRequest, LocalNoise
 from fedpriv.runtime.store import StateStore
 
 __all__ = ["Node", "NodeSpec"]
@@ -86,7 +86,7 @@ class NodeSpec:
     memory_bytes : float
         Personal states beyond this live in a file.
     noise_seed : int or None
-        What the tasks' own noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
+        What the tasks' local noise comes from: a secret of 256 bits that the simulation keeps, or the number of a
         reproduction. None, as on a real node: the node makes a secret of its own.
     task_seconds : float
         How long a task may compute in one stage, where time can depend on data: with the loop engine, and with an
@@ -117,7 +117,7 @@ class _Totals:
     std: float | None = None
     """Standard deviation of the noise that every task adds to its own row; None if the server adds the noise."""
 
-    def clipped(self, update: Arrays, noise: OwnNoise) -> Arrays:
+    def clipped(self, update: Arrays, noise: LocalNoise) -> Arrays:
         """Clip a cohort's updates and return their sum or their rows; nothing that was not clipped leaves the node."""
         if self.kind == "sum" and self.std is None:
             return self.bounds.sum(update)
@@ -199,7 +199,7 @@ class Node:
                 if (group, number) in work.done:
                     continue
                 allowed, reason = self._allowed(cohort, request, asked)
-                own = self._own_noise(question, cohort, allowed)
+                own = self._local_noise(question, cohort, allowed)
                 outcome = self._run(
                     "train", stage, cohort, billboard, own, billboard if algorithm.sends_update else None
                 )
@@ -246,7 +246,7 @@ class Node:
             for number, cohort in enumerate(self._chunks(ids, billboard)):
                 if (group, number) in done.done:
                     continue
-                own = self._own_noise(question, cohort)
+                own = self._local_noise(question, cohort)
                 outcome = self._run("finish", stage, cohort, billboard, own)
                 self._keep(cohort, unnest("state", outcome.tree), outcome.counted)
                 self._count(cohort, outcome)
@@ -304,7 +304,7 @@ class Node:
                 if (group, number) in work.done:
                     continue
                 allowed, reason = self._allowed(cohort, request, asked)
-                own = self._own_noise(question, cohort)
+                own = self._local_noise(question, cohort)
                 outcome = self._run("measure", stage, cohort, billboard, own)
                 if outcome.tree:
                     scores = {name: value.double().numpy() for name, value in outcome.tree.items()}
@@ -363,7 +363,7 @@ class Node:
         if said.noise_at == "node" and more:
             # The row's noise is made, and judged by the policy, for one norm over the whole update and one round.
             raise InputError(
-                "a request for rows with noise of their own declares groups, bits or banded noise; noise on the node "
+                "a request for rows with local noise declares groups, bits or banded noise; noise on the node "
                 "goes with one clipping norm for the whole update."
             )
         tasks = self.tasks
@@ -392,7 +392,7 @@ class Node:
         stage: Stage,
         cohort: Cohort,
         billboard: Params,
-        noise: OwnNoise,
+        noise: LocalNoise,
         update: Params | None = None,
     ) -> Outcome:
         outcome = self._guard.run(name, stage, cohort, lambda part: self._state(billboard, part), noise, update)
@@ -423,8 +423,8 @@ class Node:
         values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
         return dict(zip(_SCORES, values, strict=True))
 
-    def _own_noise(self, asked: GroupRequest, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> OwnNoise:
-        return OwnNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
+    def _local_noise(self, asked: GroupRequest, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> LocalNoise:
+        return LocalNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
 
     def _keep(self, cohort: Cohort, state: State, counted: NDArray[np.bool_]) -> None:
         """Keep new states of tasks that count; the others keep their old one."""
@@ -534,8 +534,8 @@ class Node:
             self.store.last_grants(asked.to_json())[cohort.positions[allowed]] = request.round
 
 
-def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: OwnNoise) -> None:
-    """Add each task's own noise to its clipped row, over all arrays; rows of zeros get it, too. All lie on a grid."""
+def _add_noise(rows: list[NDArray[np.float64]], std: float, noise: LocalNoise) -> None:
+    """Add each task's local noise to its clipped row, over all arrays; rows of zeros get it, too. All lie on a grid."""
     sizes = [row[0].size for row in rows]
     for position in range(len(rows[0])):
         drawn = std * noise.row(position, [row[position] for row in rows])
