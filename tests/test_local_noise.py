@@ -15,10 +15,10 @@ from helpers import toy_problem, toy_tasks
 from numpy.typing import NDArray
 from test_billboard import experiment, noisy
 
-from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.errors import InputError
+from fedpriv.experiment.execution import _Run
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.policy import NodePolicy
@@ -181,13 +181,13 @@ def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(monkeypat
 def test_all_nodes_of_a_run_have_one_secret_and_no_two_runs_the_same(monkeypatch: Any, tmp_path: Path) -> None:
     """Also for algorithms that do not say that they draw noise."""
     seen: list[set[int | None]] = []
-    original = Experiment._grid
+    original = _Run._started
 
-    def grid(self: Experiment, specs: list[NodeSpec], pool: Any) -> Any:
+    def started(self: _Run, specs: list[NodeSpec]) -> Any:
         seen.append({one.noise_seed for one in specs})
-        return original(self, specs, pool)
+        return original(self, specs)
 
-    monkeypatch.setattr(Experiment, "_grid", grid)
+    monkeypatch.setattr(_Run, "_started", started)
     at_node = {"strategy": noisy(noise_at="node")}
     for more, where in ((at_node, None), (at_node, tmp_path / "a"), ({}, None), ({}, tmp_path / "b")):
         for client in (GlobalModel(), Silence(own=True)):
