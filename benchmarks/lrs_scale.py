@@ -169,28 +169,8 @@ def main() -> None:
     write_report(measure_parts("benchmarks.lrs_scale", chosen.parts, RESULTS), chosen.report)
 
 
-_TEXT = """\
-# AMHT-LRS and the number of tasks
-
-Written by `python -m benchmarks.lrs_scale` on {today}; {machine}. d = 50, r = 2, k = 5, m = 40, one shard on one core,
-float64. Seconds are processor time: other work was running on the machine. Memory is what cannot be given back.
-
-## One outer iteration
-
-All tasks take part: pursuit with two changes of the support and two exchanges, a clipped gradient each, their sum,
-noise, durable charge and checkpoint, the step and QR. A task's 40 examples are drawn from its number where it is
-worked on and forgotten afterwards (part of the time); all examples of a million tasks would be 16 GB.
-
-![Seconds per outer iteration against tasks](images/scale-lrs.svg)
-
-{table}
-
-{verdict}
-
-## Serving
-
-{serving}
-"""
+_TEXT = Path(__file__).with_suffix(".md")
+"""The words of the page, with fields."""
 
 
 def write_report(results: dict[str, Any], path: Path) -> None:
@@ -225,7 +205,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
         else "Not measured yet."
     )
     path.write_text(
-        _TEXT.format(
+        _TEXT.read_text(encoding="utf-8").format(
             today=date.today().isoformat(),
             machine=describe_machine(),
             table=table(head, lines, "---:"),

@@ -12,41 +12,8 @@ from fedpriv.report.figures import COLOURS, canvas, save_svg
 
 __all__ = ["growth_figure", "table", "write_report"]
 
-_TEXT = """\
-# How the simulation grows
-
-Written by `python -m benchmarks.scale` on {today}; {machine}. Two shards on the Ray grid unless said otherwise, with
-clipping, noise, a run folder and a ledger. Memory is what cannot be given back: anonymous pages of all processes and
-shared memory once, without pages of files.
-
-## Registered tasks
-
-A round without work: 100 sampled tasks send zeros (the model has 30 parameters). What is left is sampling, messages,
-the durable checkpoint and the durable charge. 200 rounds each.
-
-{overhead}
-
-## Sampled tasks
-
-An MLP 100-32-2, 20 examples per task, 10 SGD steps of 5, 100,000 registered tasks.
-
-![Time per round against sampled tasks](images/scale.svg)
-
-{curve}
-
-## Rounds
-
-1,000 rounds of mean-regularised learning with personal models (1,000 tasks of which 100 are sampled). Memory after
-every hundredth round, in GiB: {growth}.
-
-## Personal states
-
-{states}
-
-## Sweeps
-
-{sweep}
-"""
+_TEXT = Path(__file__).with_suffix(".md")
+"""The words of the page, with fields."""
 
 
 def write_report(results: dict[str, Any], path: Path) -> None:
@@ -62,7 +29,7 @@ def write_report(results: dict[str, Any], path: Path) -> None:
             path.parent / "images" / "scale.svg",
         )
     path.write_text(
-        _TEXT.format(
+        _TEXT.read_text(encoding="utf-8").format(
             today=date.today().isoformat(),
             machine=describe_machine(),
             overhead=table(
