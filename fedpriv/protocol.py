@@ -252,14 +252,15 @@ class Reply:
 class TaskRange:
     """Which tasks a node hosts: ids ``first`` to ``first + count``, with the fingerprint of their names.
 
-    ``uses_state`` says whether what its tasks send may depend on rounds before, by its client or its policy, and
-    ``protocol`` is the version that the node speaks.
+    ``uses_state`` says whether what its tasks send may depend on rounds before, by its client or its policy,
+    ``protected`` whether its data are people's, and ``protocol`` is the version that the node speaks.
     """
 
     first: int
     count: int
     fingerprint: str
     uses_state: bool = True
+    protected: bool = True
     protocol: int = PROTOCOL
 
     @property
@@ -276,5 +277,5 @@ class TaskRange:
         """Read a range from the content of a Flower message."""
         hosts: Any = _of_kind(content, ConfigRecord)["hosts"]
         version = int(hosts.get("protocol", 0))
-        uses_state = bool(hosts.get("uses_state", True))
-        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]), uses_state, version)
+        said = (bool(hosts.get(name, True)) for name in ("uses_state", "protected"))
+        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]), *said, version)

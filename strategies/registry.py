@@ -164,6 +164,11 @@ def _checked(tasks: TaskRange, node: int, roster: Roster | None, *, stateless: b
         )
     if roster is None:
         return tasks
+    if tasks.protected and roster.declared != "protected":
+        raise ComponentFailure(
+            f"node {node} hosts protected data, and the roster of this run declares a benchmark, which spends no "
+            "budget; declare the roster's data 'protected', and give run.population and run.ledger."
+        )
     if not 0 <= tasks.first <= tasks.last <= len(roster):
         raise ComponentFailure(
             f"node {node} hosts tasks up to {tasks.last - 1}, and the population has {len(roster)}, from 0 on; give "

@@ -19,6 +19,7 @@ from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, Experiment, InputError
 from fedpriv.clients import GlobalModel, MeanRegularized
+from fedpriv.privacy import Ledger
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.guarantee import REACHED
 from fedpriv.privacy.policy import NodePolicy
@@ -333,3 +334,16 @@ def test_what_fails_while_a_node_is_built_says_no_value() -> None:
     with pytest.raises(ComponentFailure) as caught:
         client_app(build)(message, Context(0, 1, {}, RecordDict(), {}))
     assert str(caught.value) == "ValueError, while the node was built"
+
+
+def test_nodes_with_protected_data_answer_no_server_that_spends_no_budget(tmp_path: Path) -> None:
+    run, protected = experiment(toy_tasks(7)), replace(toy_tasks(7), declared="protected")
+    spent = {"population": "people", "ledger": tmp_path / "people.sqlite"}
+    own = experiment(protected, **spent)
+    nodes = InProcessGrid([own.node(replace(protected.shard(0, 7), first=0), noise_seed=7)])
+    with pytest.raises(
+        ComponentFailure, match="node 1 hosts protected data, and the roster of this run declares a ben"
+    ):
+        served(run, toy_tasks(7).roster).run(on=Remote(nodes))
+    served(own, protected.roster).run(on=Remote(nodes))
+    assert Ledger(tmp_path / "people.sqlite").counts("people").total() == own.strategy.rounds

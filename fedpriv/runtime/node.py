@@ -175,7 +175,9 @@ class Node:
         RunName.from_content(content)
         tasks, policy = self.tasks, self.spec.policy
         uses_state = self.spec.algorithm.updates_use_state or (policy is not None and policy.counts)
-        return TaskRange(tasks.first, len(tasks), tasks.fingerprint, uses_state).to_content()
+        return TaskRange(
+            tasks.first, len(tasks), tasks.fingerprint, uses_state, tasks.declared == "protected"
+        ).to_content()
 
     def train(self, content: RecordDict) -> RecordDict:
         """Train the asked tasks on their group's billboard; answer with the clipped sum or with clipped rows."""
