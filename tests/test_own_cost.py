@@ -167,6 +167,101 @@ def test_a_vector_is_dominated_by_one_dimension() -> None:
             assert product <= curve(first + second, tau) + mp.mpf(10) ** -10
 
 
+@mechanism
+class Coin(OwnCost):
+    """Randomised response: a bit that is 1 with probability ``one`` for the task's 1, and ``zero`` without it."""
+
+    mechanism: ClassVar[str] = "coin"
+    samplings: ClassVar[tuple[str, ...]] = ("full", "poisson")
+
+    one: float
+    zero: float
+
+    def losses(self, relation: Relation, cut: float) -> list[Distribution]:
+        rows = [(self.one, self.zero), (1 - self.one, 1 - self.zero)]
+        pair = [
+            Piece(0.0, 1.0, lambda x, p=p: math.log(p) + 0 * x, lambda x, p=p, q=q: math.log(p / q) + 0 * x)
+            for p, q in rows
+        ]
+        return bounded_losses(pair, self.rate, relation)
+
+
+def divergences(one: float, zero: float, rate: float, count: int) -> list[list[tuple[Any, Any]]]:
+    """Return for removing and adding the probabilities (P, Q) of all outputs of several releases, exactly."""
+    p, q, r = mp.mpf(one), mp.mpf(zero), mp.mpf(rate)
+    mixed = r * p + (1 - r) * q
+    pairs = [
+        (
+            mp.binomial(count, k) * mixed**k * (1 - mixed) ** (count - k),
+            mp.binomial(count, k) * q**k * (1 - q) ** (count - k),
+        )
+        for k in range(count + 1)
+    ]
+    return [pairs, [(b, a) for a, b in pairs]]
+
+
+@pytest.mark.parametrize("rate", [1.0, 0.3])
+@pytest.mark.parametrize(("one", "zero"), [(0.5, 0.05), (0.05, 0.5), (0.9, 0.8)])
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_pair_that_is_not_symmetric_counts_in_both_directions(
+    one: float, zero: float, rate: float, count: int
+) -> None:
+    """Exchanged, it would hide that an answer is rare without the task, or with it."""
+    release, ways = Release.own(Coin(one=one, zero=zero, rate=rate)), divergences(one, zero, rate, count)
+    at = [0.0, 0.2, 0.6, 1.5]
+    exact = [max(sum(max(mp.mpf(0), p - mp.exp(tau) * q) for p, q in way) for way in ways) for tau in at]
+    for relation in (ADD, ZERO):
+        just_above(deltas_for({release: count}, at, relation), exact)
+    for order in (1.5, 2.0, 8.0):
+        sums = [mp.log(sum(p**order * q ** (1 - order) for p, q in way)) / (order - 1) for way in ways]
+        assert count * renyi(release, order) == pytest.approx(float(max(sums)), rel=1e-9)
+    # Replacing may go either way, in each release anew; one is charged as everybody's, at the largest loss.
+    whole, largest = (
+        divergences(one, zero, 1.0, 1),
+        max(abs(math.log(one / zero)), abs(math.log((1 - one) / (1 - zero)))),
+    )
+    for tau, found in zip(at, deltas_for([release], at, REPLACE), strict=True):
+        exact = max(sum(max(mp.mpf(0), p - mp.exp(tau) * q) for p, q in way) for way in whole)
+        assert float(exact) * min(1.0, rate) * (1 - 1e-12) <= found <= math.tanh(largest / 2) * (1 + 1e-3)
+    there_and_back = [(p * q2, q * p2) for p, q in whole[0] for p2, q2 in whole[0]]
+    for tau, found in zip(at, deltas_for({Release.own(Coin(one=one, zero=zero)): 2}, at, REPLACE), strict=True):
+        exact = sum(max(mp.mpf(0), p - mp.exp(tau) * q) for p, q in there_and_back)
+        assert float(exact) * (1 - 1e-12) <= found
+    assert epsilon([Release.own(Coin(one=one, zero=zero))], 1e-9, REPLACE).value == pytest.approx(largest, rel=1e-3)
+    assert renyi(release, 64.0, REPLACE) <= largest
+
+
+def test_randomised_response_is_refused_by_a_budget_that_cannot_pay() -> None:
+    for one, zero in ((0.5, 0.05), (0.05, 0.5)):
+        release = Release.own(Coin(one=one, zero=zero))
+        for relation in (ADD, REPLACE):
+            assert epsilon([release], 1e-6, relation).value == pytest.approx(math.log(10), rel=1e-3)
+            limit = RenyiFilter.for_budget(1.5, 1e-6, relation)
+            assert not limit.admits(limit.cost({release: 1}))
+
+
+@mechanism
+class OneWay(Coin):
+    """Believes one direction, by formulas of its own."""
+
+    mechanism: ClassVar[str] = "one-way"
+    both: bool = False
+
+    def losses(self, relation: Relation, cut: float) -> list[Distribution]:
+        found = list(super().losses(ADD, cut))
+        return found if self.both else found[:1]
+
+
+def test_losses_of_one_direction_are_refused_where_both_differ() -> None:
+    values = {"one": 0.5, "zero": 0.05}
+    alone, both = Release.own(OneWay(**values)), Release.own(OneWay(**values, both=True))
+    for release, relation in ((alone, ADD), (alone, REPLACE), (both, REPLACE)):
+        for ask in (lambda: epsilon([release], 1e-6, relation), lambda: renyi(release, 2.0, relation)):  # noqa: B023
+            with pytest.raises(NoGuarantee, match="'one-way' has no losses that hold in both directions of"):
+                ask()
+    assert epsilon([both], 1e-6, ADD) == epsilon([Release.own(Coin(**values))], 1e-6, ADD)
+
+
 def test_pieces_that_are_no_pair_are_refused() -> None:
     half = Piece(0.0, 1.0, lambda x: 0.0 * x - math.log(2.0), lambda x: 0.0 * x + 1.0)
     other = Piece(0.0, 1.0, half.density, lambda x: 0.0 * x - 1.0)

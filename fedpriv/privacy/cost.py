@@ -15,7 +15,7 @@ from fedpriv.errors import NoGuarantee
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation, refuse_add_remove
 
-__all__ = ["GAUSSIAN", "Cost", "check_relation", "refuse", "renyi_many"]
+__all__ = ["GAUSSIAN", "Cost", "check_relation", "directions", "refuse", "renyi_many"]
 
 GAUSSIAN = "gaussian"
 """Name of Gaussian noise on a clipped sum."""
@@ -50,7 +50,8 @@ class Cost(Hashable, Protocol):
     def losses(self, relation: Relation, cut: float) -> Sequence[Distribution] | None:
         """Return the privacy losses of a dominating pair: of removing and of adding, or one where both are the same.
 
-        Outputs with a probability of ``cut`` at most may be left out of each; they count as an infinite loss.
+        Under replace-one it is one, because either neighbour may be the first, and another one in each release. Outputs
+        with a probability of ``cut`` at most may be left out of each; they count as an infinite loss.
         """
 
     def renyi(self, orders: tuple[float, ...], relation: Relation) -> tuple[float, ...] | None:
@@ -82,6 +83,29 @@ def refuse(cost: Cost, lacks: str, instead: str) -> NoReturn:
         Always.
     """
     raise NoGuarantee(f"accounting: the mechanism {cost.mechanism!r} has no {lacks}; {instead}.")
+
+
+def directions(cost: Cost, relation: Relation, cut: float) -> Sequence[Distribution] | None:
+    """Return the privacy losses of one release, None without formulas.
+
+    Directions compose each on its own, so which one is meant must be the same in all releases.
+
+    Raises
+    ------
+    NoGuarantee
+        Directions are missing, or there are too many: what is given as both is not the same in both, as far as can be
+        seen where nothing was cut off.
+    """
+    found = cost.losses(relation, cut)
+    if found is not None:
+        one = len(found) == 1 and (found[0].cut > 0.0 or found[0].symmetric)
+        if not one and (len(found) != 2 or relation is Relation.REPLACE_ONE):
+            refuse(
+                cost,
+                f"losses that hold in both directions of {relation.value}",
+                "return those of removing and of adding a task, or under replace-one those of a symmetric pair",
+            )
+    return found
 
 
 @functools.lru_cache(maxsize=1024)

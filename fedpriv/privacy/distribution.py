@@ -128,11 +128,8 @@ class Distribution:
         return self._moments[index]
 
     def _log_moment(self, tilt: float) -> float:
-        logs, losses, largest = self._coarse
-        if tilt * largest < _MAX_PLAIN_EXPONENT:
-            # M - 1 may be as small as 1e-16, which summing M itself would lose; the masses add up to 1.
-            return math.log1p(float(np.exp(logs) @ np.expm1(tilt * losses)))
-        return _log_sum(logs + tilt * losses)
+        logs, losses, _ = self._coarse
+        return _log_mean(logs, tilt * losses)
 
     @property
     def masses(self) -> tuple[float, float]:
@@ -146,6 +143,14 @@ class Distribution:
         steps = [np.diff(_on_panels(piece, edges)[1].ravel()) for piece, edges in self._pieces]
         slack = 1e-12 * (1.0 + abs(self._coarse[2]))
         return all(bool((one >= -slack).all() or (one <= slack).all()) for one in steps)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether Q against P has the same losses as P against Q: their moments agree. Nothing may be cut off."""
+        logs, losses, _ = self._coarse
+        slack = 1e-15 * float(np.abs(losses).max())
+        pairs = ((self._log_moment(t), _log_mean(logs - losses, -t * losses)) for t in (0.3, 1.0, 2.7, 8.0))
+        return all(abs(one - other) <= 1e-9 * abs(one) + slack for one, other in pairs)
 
     def divergence(self, order: float) -> float:
         """Return the Renyi divergence of P from Q at an order above 1, rounded up; without what was cut off."""
@@ -256,6 +261,14 @@ def _on_panels(piece: Piece, edges: Vector) -> tuple[Vector, Vector]:
 def _rule() -> tuple[Vector, Vector]:
     nodes, weights = np.polynomial.legendre.leggauss(_NODES_PER_PANEL)
     return nodes, weights
+
+
+def _log_mean(logs: Vector, exponents: Vector) -> float:
+    """Return the log of the mean of exp(exponents) under masses with these logs."""
+    if float(exponents.max()) < _MAX_PLAIN_EXPONENT:
+        # M - 1 may be as small as 1e-16, which summing M itself would lose; the masses add up to 1.
+        return math.log1p(float(np.exp(logs) @ np.expm1(exponents)))
+    return _log_sum(logs + exponents)
 
 
 def _log_sum(values: Vector) -> float:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 from pydantic import Field
 
 from fedpriv.errors import InputError, NoGuarantee
-from fedpriv.privacy.cost import GAUSSIAN
+from fedpriv.privacy.cost import GAUSSIAN, directions
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 from fedpriv.settings import Settings
@@ -63,10 +63,10 @@ class OwnCost(Settings):
         noise = self.gaussian_noise(relation)
         if noise is not None:  # as if every task took part
             return tuple(order / (2.0 * noise * noise) if noise > 0.0 else math.inf for order in orders)
-        directions = self.losses(relation, 0.0)
-        if directions is None or any(one.cut > 0.0 for one in directions):
+        found = directions(self, relation, 0.0)
+        if found is None or any(one.cut > 0.0 for one in found):
             return None
-        return tuple(max(one.divergence(order) for one in directions) for order in orders)
+        return tuple(max(one.divergence(order) for one in found) for order in orders)
 
 
 _KNOWN: dict[str, type[OwnCost]] = {}

@@ -17,7 +17,7 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.privacy.contour import Composition
-from fedpriv.privacy.cost import GAUSSIAN, Cost, refuse
+from fedpriv.privacy.cost import GAUSSIAN, Cost, directions, refuse
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 
@@ -104,18 +104,16 @@ def _composed(events: tuple[Event, ...], relation: Relation, level: int) -> list
             square += count * mu * mu
         else:
             parts.append((_single(cost, relation, cut), count))
-    directions = max((len(single) for single, _ in parts), default=1)
-    # What has one direction only is symmetric: it goes with either direction of the others.
-    each = [
-        [(single[min(direction, len(single) - 1)], count) for single, count in parts] for direction in range(directions)
-    ]
+    number = max((len(single) for single, _ in parts), default=1)
+    # What has one direction only is symmetric (`directions` sees to it): it goes with either direction of the others.
+    each = [[(single[min(way, len(single) - 1)], count) for single, count in parts] for way in range(number)]
     return [Composition(one, square) for one in each]
 
 
 @functools.lru_cache(maxsize=64)
 def _single(cost: Cost, relation: Relation, cut: float) -> Sequence[Distribution]:
     """Return the privacy loss of one release per direction; what was integrated stays with it."""
-    found = cost.losses(relation, cut)
+    found = directions(cost, relation, cut)
     if found is None:
         refuse(cost, "distribution of its privacy loss", "use the accountant 'rdp', or 'auto'")
     return found

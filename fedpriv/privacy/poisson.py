@@ -57,20 +57,27 @@ def poisson_losses(noise_multiplier: float, rate: float, relation: Relation, cut
 def bounded_losses(pieces: Sequence[Piece], rate: float, relation: Relation) -> list[Distribution]:
     """Return the privacy losses of any mechanism whose losses are bounded, for everybody or for a Poisson sample.
 
-    Of removing a task from a sample they are those of ``(1-p) Q + p P`` against Q, and of adding one of P against
-    ``(1-p) P + p Q`` (Zhu, Dong and Wang, AISTATS 2022, Theorem 11). Replacing one is not amplified here: an upper
-    bound, because sampling cannot hurt.
+    Of removing a task from a sample they are those of ``(1-p) Q + p P`` against Q, and of adding one of Q against that
+    mixture (Zhu, Dong and Wang, AISTATS 2022, Theorem 11). Replacing one is not amplified here: an upper bound, because
+    sampling cannot hurt. There either neighbour may be P, and another one in each release; a pair that is not symmetric
+    is then bounded by its largest loss, as pure differential privacy is (Kairouz, Oh and Viswanath, ICML 2015).
 
     Parameters
     ----------
     pieces : sequence of Piece
-        A pair (P, Q) that dominates the mechanism when all take part, in both directions of the relation: log density
-        of P, and log P / Q, which rises or falls on each piece and changes little over a length of 1. P and Q have
-        densities in the same places.
+        A pair (P, Q) that dominates the mechanism when all take part: log density of P, and log P / Q, which rises or
+        falls on each piece and changes little over a length of 1. P and Q have densities in the same places. Under
+        add/remove P is what comes out with the task and Q what comes out without it; under replace-one (P, Q) or
+        (Q, P) dominates each release.
     rate : float
         Probability p in (0, 1] that a task takes part.
     relation : Relation
         Neighbouring relation, for which the pair is.
+
+    Returns
+    -------
+    list of Distribution
+        Of removing and of adding; one where both are the same.
 
     Raises
     ------
@@ -83,20 +90,39 @@ def bounded_losses(pieces: Sequence[Piece], rate: float, relation: Relation) -> 
             f"the pieces of a pair must have the probability 1 under P and Q, got {base.masses}, and losses that rise "
             "or fall on each; mend the formulas, or cut a piece where its loss turns."
         )
-    if rate == 1.0 or relation is Relation.REPLACE_ONE:
+    if base.symmetric and (rate == 1.0 or relation is Relation.REPLACE_ONE):
         return [base]
+    if relation is Relation.REPLACE_ONE:
+        largest = max(float(np.abs(one.loss(np.array([one.low, one.high]))).max()) for one in pieces)
+        if not math.isfinite(largest):
+            raise InputError(f"the losses of a pair must be bounded, got {largest}; mend the formulas.")
+        return [Distribution(_pure(largest), 1.0, 0.0, 0.0, graded=True)]
+    removed = list(pieces) if rate == 1.0 else [_sampled(one, rate) for one in pieces]
+    return [Distribution(way, 1.0, 0.0, 0.0, graded=True) for way in (removed, [_exchanged(one) for one in removed])]
 
-    def remove(one: Piece) -> Piece:
-        def density(x: Vector) -> Vector:
-            found: Vector = one.density(x) - one.loss(x) + _log_mixed(rate, one.loss(x))
-            return found
 
-        return Piece(one.low, one.high, density, lambda x: _log_mixed(rate, one.loss(x)))
+def _sampled(one: Piece, rate: float) -> Piece:
+    """Return ``(1-p) Q + p P`` against Q."""
 
-    def add(one: Piece) -> Piece:
-        return Piece(one.low, one.high, one.density, lambda x: -_log_mixed(rate, -one.loss(x)))
+    def density(x: Vector) -> Vector:
+        found: Vector = one.density(x) - one.loss(x) + _log_mixed(rate, one.loss(x))
+        return found
 
-    return [Distribution([way(one) for one in pieces], 1.0, 0.0, 0.0, graded=True) for way in (remove, add)]
+    return Piece(one.low, one.high, density, lambda x: _log_mixed(rate, one.loss(x)))
+
+
+def _exchanged(one: Piece) -> Piece:
+    """Return Q against P."""
+    return Piece(one.low, one.high, lambda x: one.density(x) - one.loss(x), lambda x: -one.loss(x))
+
+
+def _pure(loss: float) -> list[Piece]:
+    """Return the symmetric pair of two outputs that dominates all whose losses are at most this, both ways."""
+    log_sum = float(np.logaddexp(loss, 0.0))
+    return [
+        Piece(0.0, 1.0, lambda x: loss - log_sum + 0.0 * x, lambda x: loss + 0.0 * x),
+        Piece(0.0, 1.0, lambda x: -log_sum + 0.0 * x, lambda x: -loss + 0.0 * x),
+    ]
 
 
 def far(cut: float) -> float:
