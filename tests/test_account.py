@@ -69,6 +69,16 @@ def test_the_reference_numbers_through_the_command_line() -> None:
     assert "against a coalition of them epsilon is 2268.8" in found["warnings"][0]
 
 
+def test_the_old_name_of_a_sampling_is_said_to_be_one(fedpriv: Any) -> None:
+    words = ["account", *RUN, "--observer", "coalition", "--json", "--sampling"]
+    new, old = fedpriv(*words, "fixed-size-unamplified"), fedpriv(*words, "fixed-size-counted")
+    assert new[0] == old[0] == 0
+    assert new[1] == old[1]
+    said = "the sampling 'fixed-size-counted' is called 'fixed-size-unamplified' now; use that name"
+    assert said in old[2]
+    assert said not in new[2]
+
+
 def test_the_words_and_the_figure(fedpriv: Any, tmp_path: Path) -> None:
     words = ["--epsilon", "2", "--rounds", "100", "--sampling", "full", "--population", "100"]
     code, out, err = fedpriv("account", *words, "--figure", "a.svg")
@@ -170,7 +180,7 @@ def test_what_real_deployments_cost(
 
 CONFIGURATIONS = st.fixed_dictionaries(
     {
-        "sampling": st.sampled_from(["poisson", "fixed-size", "full", "fixed-size-counted"]),
+        "sampling": st.sampled_from(["poisson", "fixed-size", "full", "fixed-size-unamplified"]),
         "noise_multiplier": st.floats(0.8, 8.0),
         "rounds": st.integers(2, 300),
         "population": st.integers(50, 5000),
@@ -317,7 +327,7 @@ def test_observers() -> None:
     coalition = account(**run, sampling_rate=0.1, observer="coalition")
     assert public.epsilon() == coalition.epsilon(), "secret coins hide as much from a coalition"
     assert as_json(coalition)["notion"] == "joint differential privacy"
-    counted = account(**run, sampling="fixed-size-counted", observer="coalition")
+    counted = account(**run, sampling="fixed-size-unamplified", observer="coalition")
     full = account(**run, sampling="full", relation=REPLACE)
     assert counted.epsilon() == full.epsilon()
     assert as_json(counted)["sampling_rate"] is None
@@ -325,7 +335,7 @@ def test_observers() -> None:
     assert server.epsilon() == full.epsilon(), "the server sees who takes part"
     assert "every round counted in full" in as_text(server)
     assert as_json(server)["output"] == "rows of updates"
-    sized = account(**run, sampling="fixed-size-counted", observer="coalition", population=1000, sampling_rate=0.1)
+    sized = account(**run, sampling="fixed-size-unamplified", observer="coalition", population=1000, sampling_rate=0.1)
     assert (sized.cohort, sized.rate) == (100, 0.1)
     assert sized.epsilon() == full.epsilon()
 
@@ -336,7 +346,7 @@ FIXED = ["--sampling", "fixed-size", *TENTH, "--population", "1000"]
 WRONG = [
     # a fixed cohort with Poisson's relation; a coalition with amplification; delta; the server and its own noise
     ([*RUN, *FIXED, "--relation", "add-remove"], "use the relation replace-one, or Poisson sampling"),
-    ([*RUN, *FIXED, "--observer", "coalition"], "count every round in full ('fixed-size-counted')"),
+    ([*RUN, *FIXED, "--observer", "coalition"], "count every round in full ('fixed-size-unamplified')"),
     ([*RUN, *FIXED, "--observer", "server", "--noise-at", "node"], "count every round in full"),
     ([*RUN, *TENTH, "--population", "100000"], "below 1/m = 1e-05 for m = 100000 tasks, got 1e-05"),
     ([*RUN, *TENTH, "--observer", "server"], "add the noise on the node"),
@@ -370,7 +380,7 @@ WRONG = [
     ([*RUN[2:], "--sampling", "full", "--epsilon", "2000"], "at most 1000"),
     ([*RUN, "--epsilon", "1e-6", "--sampling", "fixed-size", "--population", "99"], "even a cohort of one task costs"),
     ([*RUN, "--epsilon", "0.0001", "--cohort", "50"], "use a smaller delta, more noise or fewer rounds"),
-    ([*RUN, "--epsilon", "1", "--sampling", "fixed"], "'poisson', 'fixed-size', 'fixed-size-counted', 'full'"),
+    ([*RUN, "--epsilon", "1", "--sampling", "fixed"], "'poisson', 'fixed-size', 'fixed-size-unamplified', 'full'"),
 ]
 
 
@@ -389,7 +399,7 @@ def test_replace_one_cannot_be_had_for_the_price_of_add_remove() -> None:
     one = account(noise_multiplier=30.0, rounds=10, sampling="full", relation=REPLACE)
     assert one.epsilon() == account(noise_multiplier=15.0, rounds=10, sampling="full").epsilon()
     with pytest.raises(InputError, match="replace-one"):
-        Account(noise_multiplier=1.0, rounds=1, delta=DELTA, sampling="fixed-size-counted", relation=ADD)
+        Account(noise_multiplier=1.0, rounds=1, delta=DELTA, sampling="fixed-size-unamplified", relation=ADD)
     assert Account(noise_multiplier=1.0, rounds=1, delta=DELTA, sampling="full").observer is Observer.PUBLIC
 
 

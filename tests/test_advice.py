@@ -288,7 +288,7 @@ ACCOUNTS = cases(
         {"observer": "coalition", "sampling": "fixed-size", "relation": "replace-one"},
         "or let every task flip its own coin ('poisson')",
         {"sampling": "poisson"},
-        {"sampling": "fixed-size-counted"},
+        {"sampling": "fixed-size-unamplified"},
     ),
     (
         {"noise_multiplier": 0.5, "rounds": GONE, "epsilon": 0.1, "sampling_rate": 0.5},

@@ -302,7 +302,7 @@ FUNCTIONS = [
             {"output": Output.BILLBOARDS},
         ),
         (
-            {**ROWS, "sampling": "limited"},
+            {**ROWS, "sampling": "min-separation"},
             "or all of them take part ('full')",
             {"sampling": POISSON},
             {"sampling": ALL},
@@ -555,7 +555,7 @@ ACCOUNTED = [
         (
             {"sampling_name": "fixed-size", "rate": 0.5},
             "use mechanism='gaussian', and {} for cohorts of fixed size",
-            {"sampling_name": "fixed-size-counted"},
+            {"sampling_name": "fixed-size-unamplified"},
             {"sampling_name": "full", "rate": 1.0},
         ),
     ),

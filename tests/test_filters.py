@@ -93,8 +93,8 @@ def test_the_gdp_allowance_is_the_exact_curve(eps: float, delta: float) -> None:
 def test_the_gdp_filter_counts_squares_of_mu() -> None:
     add, replace = (GdpFilter.for_budget(1.0, 1e-5, one) for one in (Relation.ADD_REMOVE, Relation.REPLACE_ONE))
     banded = BandedMechanism(horizon=30, participations=4, separation=5, bands=5)
-    banded = PLAIN.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "banded": banded})
-    counted = PLAIN.model_copy(update={"sampling_name": "fixed-size-counted", "rate": 0.1})
+    banded = PLAIN.model_copy(update={"mechanism": "banded", "sampling_name": "min-separation", "banded": banded})
+    counted = PLAIN.model_copy(update={"sampling_name": "fixed-size-unamplified", "rate": 0.1})
     assert add.cost({PLAIN: 3, banded: 1}) == pytest.approx(0.03 + 0.04)
     assert replace.cost({PLAIN: 3, counted: 2}) == pytest.approx(4 * 0.05)
     assert add.cost({PLAIN.model_copy(update={"noise_multiplier": 0.0}): 1}) == math.inf

@@ -87,7 +87,7 @@ def test_oracles(case: tuple[float, float, int]) -> None:
     below = epsilon({release(z / 2, rate, "poisson"): rounds}, DELTA, ADD).value
     assert below == pytest.approx(lower, abs=0.02)
     assert below < found.value
-    counted = {release(z, rate, "fixed-size-counted"): rounds}
+    counted = {release(z, rate, "fixed-size-unamplified"): rounds}
     assert epsilon(counted, DELTA, REPLACE).value == pytest.approx(plain, rel=3e-3)
     assert epsilon(counted, DELTA, REPLACE) == epsilon({release(z, 1.0, "full"): rounds}, DELTA, REPLACE)
     assert epsilon({release(z, rate, "poisson"): rounds}, DELTA, REPLACE).value < found.value
@@ -215,7 +215,7 @@ def test_extremes_fail_safe() -> None:
 
 
 def test_add_remove_is_refused_everywhere() -> None:
-    for name in ("fixed-size", "fixed-size-counted"):
+    for name in ("fixed-size", "fixed-size-unamplified"):
         one = release(2.0, 0.1, name)
         for accountant in ("auto", "pld", "rdp", "gaussian", "opacus-rdp"):
             with pytest.raises(NoGuarantee, match="takes the place of one that is removed; use the relation"):
@@ -292,7 +292,7 @@ def test_sizes_and_refusals() -> None:
     for rate, m, size in [(0.01, 10_000, 100), (0.5, 5, 3), (0.3, 5, 2), (1e-9, 7, 1), (1.0, 7, 7), (0.999, 7, 7)]:
         found = fixed_size(rate, m)
         assert (found.size, found.rate, found.participants(m)) == (size, size / m, size)
-    assert (fixed_size(0.5, 4).name, fixed_size(0.5, 4, counted=True).name) == ("fixed-size", "fixed-size-counted")
+    assert (fixed_size(0.5, 4).name, fixed_size(0.5, 4, counted=True).name) == ("fixed-size", "fixed-size-unamplified")
     for size, m in [(0, 5), (6, 5), (1.5, 5), (True, 5), (-1, 5), (1, 0)]:
         with pytest.raises(InputError, match=r"'size'|'num_tasks'"):
             FixedSizeSampling(size, m)  # type: ignore[arg-type]
@@ -313,9 +313,9 @@ def test_only_the_public_is_fooled_by_a_draw() -> None:
         (Output.ROWS, Observer.SERVER, NoiseAt.NODE),
         (Output.CLIPPED_SUM, Observer.SERVER, NoiseAt.NODE),
     ]:
-        with pytest.raises(NoGuarantee, match=r"count every round in full \('fixed-size-counted'\)"):
+        with pytest.raises(NoGuarantee, match=r"count every round in full \('fixed-size-unamplified'\)"):
             claim(output, observer, noise_at, "fixed-size")
-        row = claim(output, observer, noise_at, "fixed-size-counted")
+        row = claim(output, observer, noise_at, "fixed-size-unamplified")
         assert (row.relations, row.amplified) == ((REPLACE,), False)
 
 
@@ -326,7 +326,7 @@ def test_guarantees() -> None:
     assert (public.relation, public.accountant) == (REPLACE, "pld")
     assert "cohorts of fixed size, rate 0.1," in str(public)
     assert any("other tasks too" in said for said in public.assumptions)
-    with pytest.raises(NoGuarantee, match="counted"):
+    with pytest.raises(NoGuarantee, match="unamplified"):
         guarantee_for({one: 200}, delta=DELTA, num_tasks=1000)
     joint = guarantee_for({one.counted(): 200}, delta=DELTA, num_tasks=1000)
     assert (joint.notion, joint.relation, joint.accountant) == (Notion.JOINT_DP, REPLACE, "gaussian")
@@ -349,7 +349,7 @@ def test_guarantees() -> None:
 
 
 def test_a_node_counts_in_full_and_under_replace_one() -> None:
-    asked = release(5.0, 0.1, "fixed-size-counted")
+    asked = release(5.0, 0.1, "fixed-size-unamplified")
     refused = decide(NodePolicy(max_epsilon=100.0), [], asked)
     assert not refused.allowed
     assert "set 'relation' to replace-one" in refused.reason
@@ -425,9 +425,9 @@ def test_what_a_client_says_about_its_updates_is_true_and_not_inherited() -> Non
     ("client", "policy", "name"),
     [
         (GlobalModel(), None, "fixed-size"),
-        (MeanRegularized(), None, "fixed-size-counted"),
-        (Lazy(), None, "fixed-size-counted"),
-        (GlobalModel(), NodePolicy(max_participations=1), "fixed-size-counted"),
+        (MeanRegularized(), None, "fixed-size-unamplified"),
+        (Lazy(), None, "fixed-size-unamplified"),
+        (GlobalModel(), NodePolicy(max_participations=1), "fixed-size-unamplified"),
         (GlobalModel(), NodePolicy(min_noise_multiplier=1.0), "fixed-size"),
     ],
     ids=str,

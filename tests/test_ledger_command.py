@@ -147,7 +147,7 @@ def test_what_is_not_known_counts_for_everybody() -> None:
     found = individual_spending([(groups, Participants())], 3)
     assert found.squares.tolist() == [1.0 + 1 / 16] * 3
     banded = BandedMechanism(horizon=9, participations=3, separation=3, bands=3)
-    banded = full.model_copy(update={"mechanism": "banded", "sampling_name": "limited", "banded": banded})
+    banded = full.model_copy(update={"mechanism": "banded", "sampling_name": "min-separation", "banded": banded})
     rounds = {number: {"": banded} for number in range(1, 6)}
     limited = Participants(limited=np.array([2, 1, 0]), last=4)
     assert individual_spending([(rounds, limited)], 3).squares.tolist() == [3 / 16, 2 / 16, 1 / 16]

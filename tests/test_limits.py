@@ -358,7 +358,7 @@ def banded_release(**changes: Any) -> Release:
     limits = BandedMechanism(
         bands=2, **{name: values.pop(name) for name in ("horizon", "participations", "separation")}
     )
-    return Release(mechanism="banded", sampling_name="limited", rate=1.0, banded=limits, **values)
+    return Release(mechanism="banded", sampling_name="min-separation", rate=1.0, banded=limits, **values)
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_metrics_of_states_tell_who_was_drawn() -> None:
     fixed = {"sampling": "fixed-size", "rounds": 2, "sampling_rate": 0.5}
     for names, counted in ((("billboard.accuracy",), False), (("personal.accuracy",), True)):
         strategy = measured(metrics=names, **fixed).for_updates(use_state=False)
-        assert strategy.plan.sampling_of(9).name == ("fixed-size-counted" if counted else "fixed-size")
+        assert strategy.plan.sampling_of(9).name == ("fixed-size-unamplified" if counted else "fixed-size")
         result = personal(client=GlobalModel(), strategy=strategy).run(reproduce=0)
         assert result.guarantee.relation is Relation.REPLACE_ONE
         assert result.summary["metrics"]["alone"]["relation"] == "replace-one"

@@ -41,7 +41,7 @@ from fedpriv.privacy.own_cost import _KNOWN, OwnCost, mechanism
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.poisson import bounded_losses
-from fedpriv.privacy.sampling import FullParticipation
+from fedpriv.privacy.sampling import OLD_NAMES, FullParticipation
 
 ADD, REPLACE, ZERO = Relation.ADD_REMOVE, Relation.REPLACE_ONE, Relation.ZERO_OUT
 GAUSS = Release(noise_multiplier=4.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
@@ -366,7 +366,7 @@ def test_gaussian_noise_of_another_mechanism_composes_in_closed_form(relation: R
 
 def test_relations_are_those_that_all_releases_have() -> None:
     added = Release.own(Added(scale=2.0))
-    counted = GAUSS.model_copy(update={"sampling_name": "fixed-size-counted", "rate": 0.5})
+    counted = GAUSS.model_copy(update={"sampling_name": "fixed-size-unamplified", "rate": 0.5})
     assert relations_for([added, GAUSS]) == (ADD,)
     assert epsilon([added], 1e-5, ZERO) == epsilon([laplace()], 1e-5, ADD)
     with pytest.raises(NoGuarantee, match=r"'added' has no formula under the relation replace-one; use .* add/remove"):
@@ -596,7 +596,7 @@ def test_a_scheme_in_the_table_is_not_charged_as_another(monkeypatch: pytest.Mon
     assert limited.resolve({"all": 20}).banded is not None
 
 
-@pytest.mark.parametrize("name", sorted({name for row in claims.CLAIMS for name in row.samplings}))
+@pytest.mark.parametrize("name", sorted({name for row in claims.CLAIMS for name in row.samplings} | set(OLD_NAMES)))
 @pytest.mark.parametrize("changes", ["choose", "sampling_of"])
 def test_no_scheme_takes_over_a_name_that_is_accounted_for(name: str, changes: str) -> None:
     """By its class's name it would be charged as coins, or as whatever bears the name."""

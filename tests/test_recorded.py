@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sqlite3
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -18,8 +19,9 @@ from record import differences, record
 
 from fedpriv import BudgetExceeded, Experiment, Target
 from fedpriv.clients import MeanRegularized
-from fedpriv.privacy import Ledger
+from fedpriv.privacy import BandedMechanism, Ledger, Release
 from fedpriv.privacy.terms import Relation
+from fedpriv.runs.record import ReleaseRecord
 from fedpriv.strategies import Billboard
 
 RECORDED = Path(__file__).with_name("recorded")
@@ -106,6 +108,30 @@ def test_protected_people_go_on_with_all_that_was_charged(there: Path, monkeypat
     assert resumed.guarantee.epsilon < spent, "the run before is on the ledger, too"
     with pytest.raises(BudgetExceeded):
         half_done(ledger, strategy=half_done(ledger).strategy.model_copy(update={"rounds": 400})).run(there / "more")
+
+
+def test_releases_under_their_old_names_are_those_of_today(there: Path) -> None:
+    """A run that goes on charges the same releases: another text for one would be a second banded mechanism."""
+    limits = BandedMechanism(horizon=6, participations=2, separation=3, bands=3)
+    values: dict[str, Any] = {"noise_multiplier": 20.0, "clipping_norm": 0.5}
+    runs = {
+        "banded": Release(mechanism="banded", sampling_name="min-separation", rate=1.0, banded=limits, **values),
+        "cohorts": Release(sampling_name="fixed-size-unamplified", rate=0.1, **values),
+    }
+    ledger = Ledger(there / "names.sqlite")
+    before = ledger.spent("people", 1e-5, Relation.REPLACE_ONE).value
+    assert before == pytest.approx(0.7255217508578847)
+    with sqlite3.connect(there / "names.sqlite") as connection:
+        texts = sorted(text for (text,) in connection.execute("SELECT release FROM releases"))
+    assert texts == sorted(one.to_json() for one in runs.values())
+    for run, one in runs.items():
+        for number in (1, 2):
+            assert not ledger.charge("people", run, number, "all", one, f"{run[0]}{number}"), "it was charged"
+        assert ledger.charge("people", run, 3, "all", one, f"{run[0]}3")
+    assert ledger.counts("people") == {runs["banded"]: 1, runs["cohorts"]: 3}
+    # What a summary of then says is read, too, and said in today's words.
+    found = ReleaseRecord(round=1, **{key: value for key, value in json.loads(texts[0]).items() if key != "version"})
+    assert (found.sampling_name, found.release) == ("min-separation", runs["banded"])
 
 
 @pytest.mark.parametrize("name", ["poisson", "banded", "an epsilon per group", "noise on the nodes"])

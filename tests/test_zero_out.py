@@ -22,7 +22,7 @@ BANDED = {"noise": "banded", "min_separation": 3, "rounds": 6, "sampling_rate": 
 ALONE = {"max_participations": 3, "rounds": 6, "sampling_rate": 0.25}
 PLAIN = Release(noise_multiplier=2.0, sampling_name="poisson", rate=0.5, clipping_norm=1.0)
 LIMITED = Release(
-    mechanism="banded", noise_multiplier=2.0, sampling_name="limited", rate=1.0, clipping_norm=1.0,
+    mechanism="banded", noise_multiplier=2.0, sampling_name="min-separation", rate=1.0, clipping_norm=1.0,
     banded=BandedMechanism(horizon=6, participations=2, separation=3, bands=3),
 )  # fmt: skip
 
@@ -76,6 +76,7 @@ def test_asked_as_add_remove_it_is_stated_as_zero_out() -> None:
     assert guarantee_for([PLAIN], delta=1e-5, num_tasks=100).relation is Relation.ADD_REMOVE
     older = stated.to_json() | {"relation": "add/remove"}
     assert Guarantee.from_json(older) == stated
+    assert Guarantee.from_json(older | {"sampling_names": ["limited"]}) == stated, "its name until version 0.1"
 
 
 def test_the_headline_has_the_epsilon_of_the_relation_it_names() -> None:

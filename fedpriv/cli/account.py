@@ -18,8 +18,9 @@ class SamplingKind(StrEnum):
 
     POISSON = "poisson"
     FIXED_SIZE = "fixed-size"
-    COUNTED = "fixed-size-counted"
+    UNAMPLIFIED = "fixed-size-unamplified"
     FULL = "full"
+    COUNTED = "fixed-size-counted"  # its name until version 0.1
 
 
 class RelationKind(StrEnum):
@@ -54,7 +55,8 @@ def account(
     population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
     sampling: Annotated[
-        SamplingKind, typer.Option(help="How tasks are chosen; 'counted': every round counts in full.")
+        SamplingKind,
+        typer.Option(help="How tasks are chosen; 'unamplified': every round counts in full."),
     ] = SamplingKind.POISSON,
     relation: Annotated[
         RelationKind | None, typer.Option(help="Under which epsilon holds; add-remove where it can.")

@@ -7,7 +7,7 @@ from typing import Any
 
 from fedpriv.privacy.attacker import Attacker
 from fedpriv.privacy.guarantee import AGAINST, assumptions_for
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
+from fedpriv.privacy.sampling import FIXED_SIZE, UNAMPLIFIED
 from fedpriv.privacy.solve import Answer
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs import plain
@@ -113,9 +113,9 @@ def sampling_words(answer: Answer) -> str:
     if name == "full":
         return "full participation"
     at = "" if rate is None else f" at rate {rate:.4g}"
-    if name in (FIXED_SIZE, COUNTED):
+    if name in (FIXED_SIZE, UNAMPLIFIED):
         size = "" if answer.cohort is None else f" of {answer.cohort:,} of {answer.population:,} tasks"
-        return f"cohorts of fixed size{size}" + (" (every round counted in full)" if name == COUNTED else "")
+        return f"cohorts of fixed size{size}" + (" (every round counted in full)" if name == UNAMPLIFIED else "")
     counted = "" if answer.question.row.amplified else " (every round counted in full)"
     return f"Poisson sampling{at}{counted}"
 

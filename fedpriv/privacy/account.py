@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+import logging
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from fedpriv.errors import InputError, NoGuarantee
 from fedpriv.privacy.calibration import SMALLEST_EPSILON
 from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.sampling import (
-    COUNTED,
     FIXED_SIZE,
+    UNAMPLIFIED,
     FixedSizeSampling,
     FullParticipation,
     PoissonSampling,
     Sampling,
+    current,
     fixed_size,
 )
 from fedpriv.privacy.target import check_delta, default_delta
@@ -25,6 +27,8 @@ from fedpriv.settings import Settings
 __all__ = ["Account", "Unknown"]
 
 Unknown = Literal["epsilon", "noise_multiplier", "rounds", "sampling_rate", "population"]
+
+_log = logging.getLogger(__name__)
 
 _SEEN = {
     Observer.PUBLIC: Output.BILLBOARDS,
@@ -53,7 +57,7 @@ class Account(Settings):
         What all rounds together may cost.
     delta : float or None
         1/(100 population) unless given.
-    sampling : {"poisson", "fixed-size", "fixed-size-counted", "full"}
+    sampling : {"poisson", "fixed-size", "fixed-size-unamplified", "full"}
         How tasks are chosen; the third counts every round in full.
     relation : Relation or None
         Under which ``epsilon`` holds; the first one of the claim unless given.
@@ -73,11 +77,18 @@ class Account(Settings):
     population: int | None = Field(default=None, ge=1)
     epsilon: float | None = Field(default=None, ge=SMALLEST_EPSILON)
     delta: float | None = Field(default=None, gt=0.0, lt=1.0)
-    sampling: Literal["poisson", "fixed-size", "fixed-size-counted", "full"] = "poisson"
+    sampling: Literal["poisson", "fixed-size", "fixed-size-unamplified", "full"] = "poisson"
     relation: Relation | None = None
     observer: Observer = Observer.PUBLIC
     noise_at: NoiseAt = NoiseAt.SERVER
     tasks_per_person: int = Field(default=1, ge=1)
+
+    @field_validator("sampling", mode="before")
+    @classmethod
+    def _old_name(cls, value: Any) -> Any:
+        if (name := current(value)) != value:
+            _log.warning("the sampling %r is called %r now; use that name.", value, name)
+        return name
 
     @model_validator(mode="after")
     def _can_be_answered(self) -> Self:
@@ -119,7 +130,7 @@ class Account(Settings):
     @property
     def fixed(self) -> bool:
         """Whether cohorts have a fixed size."""
-        return self.sampling in (FIXED_SIZE, COUNTED)
+        return self.sampling in (FIXED_SIZE, UNAMPLIFIED)
 
     @property
     def row(self) -> Row:
@@ -177,10 +188,10 @@ class Account(Settings):
         cohort = self.cohort if cohort is None else cohort
         tasks = self.population if population is None else population
         if self.fixed and tasks is not None and cohort is not None:
-            return FixedSizeSampling(cohort, tasks, self.sampling == COUNTED)
+            return FixedSizeSampling(cohort, tasks, self.sampling == UNAMPLIFIED)
         if self.fixed and tasks is not None and rate is not None:
-            return fixed_size(rate, tasks, counted=self.sampling == COUNTED)
-        if self.sampling == COUNTED:
+            return fixed_size(rate, tasks, counted=self.sampling == UNAMPLIFIED)
+        if self.sampling == UNAMPLIFIED:
             return FixedSizeSampling(1, 1, counted=True)  # every round counts in full, whatever the size
         if cohort is not None and tasks is not None:
             rate = cohort / tasks

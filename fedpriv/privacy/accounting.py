@@ -29,6 +29,7 @@ from fedpriv.privacy.cost import Cost, check_relation, refuse, renyi_many
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.pld import Event, has_losses, is_plain, pld_deltas, pld_epsilon
+from fedpriv.privacy.sampling import MIN_SEPARATION
 from fedpriv.privacy.terms import Relation
 
 __all__ = [
@@ -171,7 +172,7 @@ def shared_relations(several: Iterable[Releases]) -> list[Relation]:
             f"accounting: releases of the mechanisms {names} have no relation in common under which all have formulas; "
             "charge them to different populations."
         )
-    limited = any(release.sampling_name == "limited" for release in made)
+    limited = any(release.sampling_name == MIN_SEPARATION for release in made)
     return [Relation.ZERO_OUT if limited and one is Relation.ADD_REMOVE else one for one in shared]
 
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fedpriv.errors import NoGuarantee
 from fedpriv.privacy.cost import GAUSSIAN
 from fedpriv.privacy.own_cost import BANDED
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
+from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, UNAMPLIFIED, Sampling, current
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
 __all__ = ["CLAIMS", "Row", "claim"]
@@ -77,7 +77,7 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.PUBLIC,
         noise_at=NoiseAt.SERVER,
         relations=_LIMITED,
-        samplings=("limited",),
+        samplings=(MIN_SEPARATION,),
         amplified=True,
         notion=Notion.DP,
         accounting="the exact Gaussian curve of the whole banded mechanism; who is asked when may be public",
@@ -99,7 +99,7 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.COALITION,
         noise_at=NoiseAt.SERVER,
         relations=_LIMITED,
-        samplings=("limited",),
+        samplings=(MIN_SEPARATION,),
         amplified=True,
         notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; the exact Gaussian curve of the whole banded "
@@ -123,7 +123,7 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.PUBLIC,
         noise_at=NoiseAt.SERVER,
         relations=_REPLACE,
-        samplings=(COUNTED,),
+        samplings=(UNAMPLIFIED,),
         amplified=False,
         notion=Notion.DP,
         accounting="the exact Gaussian curve, every round counted as a participation",
@@ -134,7 +134,7 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.COALITION,
         noise_at=NoiseAt.SERVER,
         relations=_REPLACE,
-        samplings=(COUNTED,),
+        samplings=(UNAMPLIFIED,),
         amplified=False,
         notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; the coalition knows who took part, so every "
@@ -158,7 +158,7 @@ CLAIMS: tuple[Row, ...] = (
         noise_at=NoiseAt.NODE,
         # A row that is missing is seen to be missing: only its content can be hidden.
         relations=_REPLACE,
-        samplings=(*_SAMPLINGS, COUNTED),
+        samplings=(*_SAMPLINGS, UNAMPLIFIED),
         amplified=False,
         notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every participation counted",
@@ -180,7 +180,7 @@ CLAIMS: tuple[Row, ...] = (
         observer=Observer.SERVER,
         noise_at=NoiseAt.NODE,
         relations=_REPLACE,
-        samplings=(COUNTED,),
+        samplings=(UNAMPLIFIED,),
         amplified=False,
         notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every round counted as a participation",
@@ -214,7 +214,7 @@ def claim(
         If the table has no such line; the message says what to do instead.
     """
     output, observer, noise_at = Output(output), Observer(observer), NoiseAt(noise_at)
-    name = sampling if isinstance(sampling, str) else sampling.name
+    name = current(sampling) if isinstance(sampling, str) else sampling.name
     rows = [row for row in CLAIMS if (row.output, row.observer, row.noise_at) == (output, observer, noise_at)]
     for row in rows:
         if name in row.samplings and mechanism in row.mechanisms:
@@ -228,8 +228,8 @@ def claim(
     if rows and name == FIXED_SIZE:
         raise NoGuarantee(
             f"no guarantee for {output.value} seen by the {observer.value} with {FIXED_SIZE!r} sampling, which is "
-            f"amplified only towards those who cannot tell who takes part; count every round in full ({COUNTED!r}), or "
-            "let every task flip its own coin ('poisson')."
+            f"amplified only towards those who cannot tell who takes part; count every round in full "
+            f"({UNAMPLIFIED!r}), or let every task flip its own coin ('poisson')."
         )
     if rows:
         known = [one for row in rows for one in row.samplings]

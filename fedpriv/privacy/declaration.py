@@ -15,7 +15,7 @@ from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import metrics_release
-from fedpriv.privacy.sampling import FullParticipation, Sampling, fixed_size
+from fedpriv.privacy.sampling import MIN_SEPARATION, FullParticipation, Sampling, fixed_size
 
 __all__ = ["Declaration"]
 
@@ -82,7 +82,7 @@ class Declaration:
             return Release(
                 mechanism="banded",
                 noise_multiplier=noise,
-                sampling_name="limited",
+                sampling_name=MIN_SEPARATION,
                 rate=1.0,
                 clipping_norm=norm,
                 banded=self.banded,

@@ -22,7 +22,7 @@ from fedpriv.privacy.claims import Row, claim
 from fedpriv.privacy.cost import GAUSSIAN
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.rounding import NOT_EXACT
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE
+from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, UNAMPLIFIED, current
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
@@ -176,6 +176,7 @@ class Guarantee:
                 kept[name] = float(kept[name])
             for name in ("sampling_names", "assumptions", "warnings"):
                 kept[name] = tuple(kept[name])
+            kept["sampling_names"] = tuple(map(current, kept["sampling_names"]))
             kept["relation"] = _proven(kept["relation"], kept["sampling_names"])  # older files said add/remove
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"guarantee: {error} is missing or wrong; the text was not written by fedpriv.") from None
@@ -289,7 +290,7 @@ def guarantees_for(
 
 
 def _proven(relation: Relation, names: tuple[str, ...]) -> Relation:
-    return Relation.ZERO_OUT if relation is Relation.ADD_REMOVE and "limited" in names else relation
+    return Relation.ZERO_OUT if relation is Relation.ADD_REMOVE and MIN_SEPARATION in names else relation
 
 
 def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> list[str]:
@@ -304,7 +305,7 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
     if FIXED_SIZE in names:
         out.append("who is drawn stays secret from everybody, from the other tasks too")
         out.append("what a task sends depends on the billboard and its own data, not on rounds before")
-    if "limited" in names:
+    if MIN_SEPARATION in names:
         out.append("the server keeps the limits of participation")
         out.append("the list of tasks and who is asked are public: a task that is removed counts as zero in its place")
     if row.notion is Notion.JOINT_DP:
@@ -320,7 +321,7 @@ def _sampling(counts: dict[Release, int]) -> str:
         "full": "full participation",
         "poisson": "Poisson, rate {rate:g}",
         FIXED_SIZE: "cohorts of fixed size, rate {rate:g}",
-        COUNTED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
+        UNAMPLIFIED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
     }
     banded = sorted({_limits(release.banded) for release in counts if release.banded is not None})
     return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *banded, *metrics]) or "no sampling"

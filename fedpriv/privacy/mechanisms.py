@@ -19,12 +19,13 @@ from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.gaussian_cost import GaussianCost
 from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, parameters_from
 from fedpriv.privacy.rounding import to_grid
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, Sampling
+from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, OLD_NAMES, UNAMPLIFIED, Sampling, current
 from fedpriv.settings import Settings
 
 __all__ = ["Release", "gaussian_sum"]
 
 _VERSION = 1
+_WRITTEN = {new: old for old, new in OLD_NAMES.items()}
 
 
 class Release(Settings):
@@ -40,11 +41,12 @@ class Release(Settings):
         Other mechanisms go by the name of their cost (:mod:`fedpriv.privacy.own_cost`).
     noise_multiplier : float or None
         Standard deviation of Gaussian noise divided by the clipping norm; 0 means no noise and no guarantee.
-    sampling_name : "poisson", "full", "fixed-size", "fixed-size-counted" or "limited"
-        How the tasks of the round were chosen; "fixed-size-counted" is not amplified
-        (:mod:`fedpriv.privacy.sampling`), and "limited" says that nothing is known but the limits of participation.
+    sampling_name : "poisson", "full", "fixed-size", "fixed-size-unamplified" or "min-separation"
+        How the tasks of the round were chosen; "fixed-size-unamplified" is not amplified
+        (:mod:`fedpriv.privacy.sampling`), and "min-separation" says that nothing is known but the limits of
+        participation.
     rate : float
-        Probability in (0, 1] that a task takes part; 1 for "full" and "limited".
+        Probability in (0, 1] that a task takes part; 1 for "full" and "min-separation".
     clipping_norm : float or None
         Bound of the l2 norm of a task's update, for Gaussian noise.
     banded : BandedMechanism or None
@@ -60,7 +62,7 @@ class Release(Settings):
 
     mechanism: Annotated[str, AfterValidator(check_known)] = GAUSSIAN
     noise_multiplier: float | None = Field(default=None, ge=0.0)
-    sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-counted", "limited"]
+    sampling_name: Literal["poisson", "full", "fixed-size", "fixed-size-unamplified", "min-separation"]
     rate: float = Field(gt=0.0, le=1.0)
     clipping_norm: float | None = Field(default=None, ge=1e-100, le=1e100)
     banded: BandedMechanism | None = Field(default=None, serialization_alias="stream")
@@ -71,10 +73,15 @@ class Release(Settings):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:
-        """Read the name that ledgers and run folders have for ``banded``, whichever version wrote them."""
-        if isinstance(values, dict) and "stream" in values and "banded" not in values:
-            return {"banded" if name == "stream" else name: value for name, value in values.items()}
-        return values
+        """Read the names that ledgers and run folders have, whichever version wrote them."""
+        if not isinstance(values, dict):
+            return values
+        found = dict(values)
+        if "stream" in found and "banded" not in found:
+            found["banded"] = found.pop("stream")
+        if "sampling_name" in found:
+            found["sampling_name"] = current(found["sampling_name"])
+        return found
 
     @model_validator(mode="after")
     def _noise_is_said_once(self) -> Release:
@@ -97,16 +104,16 @@ class Release(Settings):
 
     @model_validator(mode="after")
     def _full_means_one(self) -> Release:
-        if self.sampling_name in ("full", "limited") and self.rate != 1.0:
+        if self.sampling_name in ("full", MIN_SEPARATION) and self.rate != 1.0:
             raise ValueError(f"'rate' must be 1 for {self.sampling_name} participation, got {self.rate!r}.")
         return self
 
     @model_validator(mode="after")
     def _banded_is_limited(self) -> Release:
-        parts = (self.mechanism == BANDED, self.sampling_name == "limited", self.banded is not None)
+        parts = (self.mechanism == BANDED, self.sampling_name == MIN_SEPARATION, self.banded is not None)
         if len(set(parts)) != 1:
             raise ValueError(
-                "banded noise needs all of mechanism='banded', sampling_name='limited' and banded=..., got "
+                "banded noise needs all of mechanism='banded', sampling_name='min-separation' and banded=..., got "
                 f"{self.mechanism!r}, {self.sampling_name!r} and {self.banded!r}."
             )
         return self
@@ -117,7 +124,7 @@ class Release(Settings):
             raise ValueError(
                 "noise on the node is independent from row to row and never amplified, got "
                 f"{self.mechanism!r} with {self.sampling_name!r} sampling; use mechanism='gaussian', and "
-                f"{COUNTED!r} for cohorts of fixed size."
+                f"{UNAMPLIFIED!r} for cohorts of fixed size."
             )
         return self
 
@@ -130,7 +137,7 @@ class Release(Settings):
         noise_at: Literal["node"] | None = None,
     ) -> Release:
         """Return the release of a noisy sum, or of noisy rows, over tasks that this sampling chose."""
-        name = COUNTED if noise_at == "node" and sampling.name == FIXED_SIZE else sampling.name
+        name = UNAMPLIFIED if noise_at == "node" and sampling.name == FIXED_SIZE else sampling.name
         return cls(
             noise_multiplier=noise_multiplier,
             sampling_name=name,
@@ -167,9 +174,9 @@ class Release(Settings):
         if self.parameters is not None:
             return self.parameters
         noise = self.noise_multiplier or 0.0
-        if self.banded is not None and (self.mechanism, self.sampling_name) == (BANDED, "limited"):
+        if self.banded is not None and (self.mechanism, self.sampling_name) == (BANDED, MIN_SEPARATION):
             return GaussianCost(noise / self.banded.sensitivity, 1.0)
-        known = ("poisson", "full", FIXED_SIZE, COUNTED)
+        known = ("poisson", "full", FIXED_SIZE, UNAMPLIFIED)
         if self.mechanism != GAUSSIAN or self.sampling_name not in known:
             raise NoGuarantee(
                 f"accounting: there is no formula for the mechanism {self.mechanism!r} with {self.sampling_name!r} "
@@ -177,8 +184,8 @@ class Release(Settings):
             )
         if self.noise_at == "node":  # the server knows who took part: every participation counts, and a row is replaced
             return GaussianCost(noise, 1.0, fixed=True)
-        fixed = self.sampling_name in (FIXED_SIZE, COUNTED)
-        return GaussianCost(noise, 1.0 if self.sampling_name == COUNTED else self.rate, fixed)
+        fixed = self.sampling_name in (FIXED_SIZE, UNAMPLIFIED)
+        return GaussianCost(noise, 1.0 if self.sampling_name == UNAMPLIFIED else self.rate, fixed)
 
     def at_any_norm(self) -> Release:
         """Return this release with the clipping norm 1, which costs the same; a banded mechanism keeps its norm."""
@@ -189,7 +196,7 @@ class Release(Settings):
         """Return the release as it counts where a cohort of fixed size is not amplified; others stay as they are."""
         if self.sampling_name != FIXED_SIZE:
             return self
-        return self.model_copy(update={"sampling_name": COUNTED})
+        return self.model_copy(update={"sampling_name": UNAMPLIFIED})
 
     def record(self) -> dict[str, Any]:
         """Return all that is known of the release, for a run's record."""
@@ -197,8 +204,9 @@ class Release(Settings):
 
     def to_json(self) -> str:
         """Return the release as one line of JSON with sorted keys; equal releases give equal text."""
-        # As it always was: what is None is left out, and ``banded`` is called "stream".
+        # As it always was: what is None is left out, ``banded`` is called "stream", and samplings have old names.
         values = self.model_dump(by_alias=True, exclude_none=True)
+        values["sampling_name"] = _WRITTEN.get(self.sampling_name, self.sampling_name)
         return json.dumps({"version": _VERSION, **values}, sort_keys=True)
 
     @classmethod

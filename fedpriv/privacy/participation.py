@@ -19,7 +19,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import kebab
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.coins import Coins
-from fedpriv.privacy.sampling import TAKEN, Sampling, fixed_size, sampling_from
+from fedpriv.privacy.sampling import MIN_SEPARATION, TAKEN, Sampling, fixed_size, sampling_from
 
 __all__ = ["Participation", "Participations", "cohort_size", "round_robin", "uniform_choice"]
 
@@ -120,7 +120,7 @@ class Participation:
             The class has the name of a scheme that is accounted for already.
         """
         if self.limited:
-            return "limited"
+            return MIN_SEPARATION
         sampling = self.sampling_of(num_tasks, counted=counted)
         chooser = type(sampling) if type(self).choose is Participation.choose else type(self)
         if chooser in get_args(Sampling):

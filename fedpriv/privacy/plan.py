@@ -33,7 +33,7 @@ from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.metrics import Metrics, metrics_norm, metrics_release
 from fedpriv.privacy.participation import Participation
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FullParticipation, Sampling
+from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, UNAMPLIFIED, FullParticipation, Sampling
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 
@@ -289,7 +289,7 @@ class PrivacyPlan:
             for size in sizes.values():
                 name, charged = self.participation.scheme(size, counted=self.at_node), self.sampling_of(size).name
                 claim(*seen, NoiseAt(mechanism.noise_at), name)
-                if name not in ("limited", FIXED_SIZE, COUNTED, charged):
+                if name not in (MIN_SEPARATION, FIXED_SIZE, UNAMPLIFIED, charged):
                     raise NoGuarantee(
                         f"tasks are chosen by {name!r}, and a round would be charged as {charged!r}; let 'sampling_of' "
                         "return a sampling of that name."

@@ -5,13 +5,14 @@ the clipping norm: the formulas of Poisson sampling and the relation add/remove 
 does. Its amplification needs more than secret draws. A coalition of all other tasks counts its own participations and
 knows who else took part; and where updates depend on earlier rounds, the updates of the others tell the same to
 everybody, round after round, because nobody's part is independent of theirs. In both cases every round counts in full,
-which is what the name "fixed-size-counted" stands for.
+which is what the name "fixed-size-unamplified" stands for.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,13 +21,16 @@ from fedpriv.errors import InputError
 from fedpriv.privacy.coins import Coins
 
 __all__ = [
-    "COUNTED",
     "FIXED_SIZE",
+    "MIN_SEPARATION",
+    "OLD_NAMES",
     "TAKEN",
+    "UNAMPLIFIED",
     "FixedSizeSampling",
     "FullParticipation",
     "PoissonSampling",
     "Sampling",
+    "current",
     "fixed_size",
     "sampling_from",
 ]
@@ -34,10 +38,16 @@ __all__ = [
 FIXED_SIZE = "fixed-size"
 """Name of cohorts of fixed size that sampling amplifies."""
 
-COUNTED = "fixed-size-counted"
+UNAMPLIFIED = "fixed-size-unamplified"
 """Name of cohorts of fixed size of which every round counts as a participation."""
 
-TAKEN = ("poisson", "full", FIXED_SIZE, COUNTED, "limited")
+MIN_SEPARATION = "min-separation"
+"""Name of participation of which nothing is assumed but limits: so many rounds apart, so often at most."""
+
+OLD_NAMES = {"fixed-size-counted": UNAMPLIFIED, "limited": MIN_SEPARATION}
+"""Names until version 0.1, by which ledgers go on to spell releases: equal releases have equal text."""
+
+TAKEN = ("poisson", "full", FIXED_SIZE, UNAMPLIFIED, MIN_SEPARATION, *OLD_NAMES)
 """Names of the schemes that are proven here; no class that chooses in another way may bear one."""
 
 
@@ -167,7 +177,7 @@ class FixedSizeSampling:
     @property
     def name(self) -> str:
         """The name in releases."""
-        return COUNTED if self.counted else FIXED_SIZE
+        return UNAMPLIFIED if self.counted else FIXED_SIZE
 
     def participants(self, num_tasks: int) -> float:
         """Return the number of participants, a public constant."""
@@ -191,6 +201,11 @@ class FixedSizeSampling:
 
 
 Sampling = PoissonSampling | FullParticipation | FixedSizeSampling
+
+
+def current(name: Any) -> Any:
+    """Return the name that a sampling has now; what is no old name is returned as it is."""
+    return OLD_NAMES.get(name, name) if isinstance(name, str) else name
 
 
 def sampling_from(rate: float) -> Sampling:

@@ -13,7 +13,7 @@ from fedpriv.privacy.attacker import Attacker, attacker_for
 from fedpriv.privacy.calibration import calibrate_noise_multiplier, needs_no_noise, without_noise
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.person import person_epsilon
-from fedpriv.privacy.sampling import COUNTED, FIXED_SIZE, FixedSizeSampling, Sampling
+from fedpriv.privacy.sampling import FIXED_SIZE, UNAMPLIFIED, FixedSizeSampling, Sampling
 from fedpriv.privacy.target import Target, check_delta
 from fedpriv.privacy.terms import Relation
 
@@ -103,7 +103,7 @@ class Answer:
             known = epsilon(counted_in_full(self.history), self.delta, Relation.REPLACE_ONE).value
             said.append(
                 f"the other tasks know who takes part: against a coalition of them epsilon is {known:.5g} "
-                f"(--observer coalition --sampling {COUNTED})."
+                f"(--observer coalition --sampling {UNAMPLIFIED})."
             )
         counted = self.question.as_counted(self.sampling)
         if needs_no_noise(counted, self.rounds, self.delta):

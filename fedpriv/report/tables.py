@@ -169,7 +169,7 @@ def outputs(run: Run) -> Table:
                 f"{len(made)} ({_rounds(made)})",
                 mechanism,
                 f"{noise} × {norm}",
-                sampling if rate == "–" or sampling == "limited" else f"{sampling}, rate {rate}",
+                sampling if rate == "–" or sampling == "min-separation" else f"{sampling}, rate {rate}",
                 _ledger(run),
             )
         )

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StrictInt, StrictStr, ValidationError
 
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.sampling import current
 from fedpriv.settings import sentences
 
 __all__ = [
@@ -123,7 +124,7 @@ class ReleaseRecord(_Record):
     mechanism: str
     group: StrictStr = ""
     noise_multiplier: Number = None
-    sampling_name: str | None = None
+    sampling_name: Annotated[str | None, BeforeValidator(current)] = None
     rate: Number = None
     clipping_norm: Number = None
     measures: str | None = None
