@@ -77,7 +77,7 @@ class Lines:
             self._thread.join()
 
     def look(self) -> None:
-        """Speak of work that has been silent for too long."""
+        """Print a line for work that has printed none for too long."""
         with self._lock:
             now = self._clock()
             for what, work in self._work.items():

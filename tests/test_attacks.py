@@ -249,7 +249,7 @@ def test_layers_are_convolutions_both_ways(
     ours = layer.rows(images.detach().movedim(2, -1).contiguous(), 2, 1.0) @ weight
     assert torch.allclose(ours.flatten(0, 1), expected.permute(0, 2, 3, 1).reshape(-1, channels[1]), atol=1e-12)
     deltas = adjoint.permute(0, 2, 3, 1).reshape(2, -1, channels[1])
-    found = layer.pixels(layer.heard(deltas) @ layer.turned(weight))
+    found = layer.pixels(layer.adjoint_windows(deltas) @ layer.turned(weight))
     assert torch.allclose(found.view(2, 3, 7, 6, -1), back.movedim(2, -1), atol=1e-12)
 
 

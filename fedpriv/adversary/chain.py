@@ -1,9 +1,9 @@
 """Chains of convolutions as matrix products over games, both ways, with all parameters in one vector.
 
-Images keep their channels last. A layer multiplies patches of them, with a last column for the bias. The way back, a
-transposed convolution, is a product as well where there are many channels: a pixel hears of a few outputs only, and
-pixels that lie alike between outputs hear of them by the same weights, so windows of adjoints times rearranged weights
-give blocks of pixels.
+Images keep their channels last. A layer multiplies their patches (im2col), with a last column for the bias. The way
+back, a transposed convolution, is a product as well where there are many channels: a pixel belongs to the patches of a
+few outputs only, and pixels at the same place within a stride have the same weights, so windows of adjoints times
+rearranged weights give blocks of pixels.
 """
 
 from __future__ import annotations
@@ -83,16 +83,16 @@ class Layer:
         return made.view(games, -1, self.height)
 
     def turned(self, weight: Tensor) -> Tensor:
-        """Return what :meth:`heard` is multiplied by, from weights [G, height, out]."""
-        if not self._listens:
+        """Return what :meth:`adjoint_windows` is multiplied by, from weights [G, height, out]."""
+        if not self._by_windows:
             return weight[:, : self.inputs].mT
         used = weight[:, : self.inputs].flatten(1)
         index, high = self._turn
         return torch.cat([used, used.new_zeros(len(used), 1)], dim=1).index_select(1, index).view(len(used), high, -1)
 
-    def heard(self, deltas: Tensor) -> Tensor:
-        """Return the adjoints of outputs [G, r, out] that blocks of pixels hear of, [G, r', ...]."""
-        if not self._listens:
+    def adjoint_windows(self, deltas: Tensor) -> Tensor:
+        """Return from adjoints [G, r, out] those of the outputs whose patches hold a block of pixels, [G, r', ...]."""
+        if not self._by_windows:
             return deltas
         edges: list[int] = []
         for (low, count), length, (blocks, _) in zip(self._reach, self.places, self._blocks, strict=True):
@@ -103,13 +103,13 @@ class Layer:
         return views.reshape(len(deltas), -1, down * across * self.outputs)
 
     def pixels(self, blocks: Tensor) -> Tensor:
-        """Return values [G, r, channels] from what :meth:`heard` times :meth:`turned` gives."""
+        """Return values [G, r, channels] from what :meth:`adjoint_windows` times :meth:`turned` gives."""
         height, width, channels = self.images
         if self.window is None:
             return blocks.reshape(len(blocks), -1, channels)
-        if not self._listens:
+        if not self._by_windows:
             patches = blocks.reshape(-1, *self.places, self.inputs)
-            made = self.window.paste(patches, torch.Size((len(patches), height, width, channels)))
+            made = self.window.col2im(patches, torch.Size((len(patches), height, width, channels)))
             return made.reshape(len(blocks), -1, channels)
         (down, tall), (across, wide) = self._blocks
         made = blocks.view(-1, down, across, tall, wide, channels).transpose(2, 3)
@@ -117,8 +117,8 @@ class Layer:
         return made.reshape(len(blocks), -1, channels)
 
     @cached_property
-    def _listens(self) -> bool:
-        """Whether windows of adjoints are smaller than the patches, which are pasted otherwise.
+    def _by_windows(self) -> bool:
+        """Whether windows of adjoints are smaller than the patches, which are summed (col2im) otherwise.
 
         Copies decide, not multiplications, of which windows take more: few channels leave a processor waiting.
         """
@@ -133,11 +133,11 @@ class Layer:
 
     @cached_property
     def _reach(self) -> list[tuple[int, int]]:
-        """Down and across: the first output that the first block hears of, and of how many."""
+        """Down and across: the first output whose patch holds pixels of the first block, and how many do."""
         found = []
         for axis in (0, 1):
-            heard = [output for _, _, output in self._taps(axis)]
-            found.append((min(heard), max(heard) - min(heard) + 1))
+            outputs = [output for _, _, output in self._taps(axis)]
+            found.append((min(outputs), max(outputs) - min(outputs) + 1))
         return found
 
     def _taps(self, axis: int) -> list[tuple[int, int, int]]:

@@ -90,7 +90,7 @@ class _Step:
         self.weights: _Parts = {}
         self.rows: _Parts = {}
         self._turned: _Parts = {}
-        self._heard: _Parts = {}
+        self._windows: _Parts = {}
         self._deltas: _Parts = {}  # adjoints of the product
         self._follows = None if layer.follows is None else _ActivationParts(layer.follows)
 
@@ -106,10 +106,10 @@ class _Step:
     def below(self, part: int) -> Tensor:
         """Return this part of the adjoint of what came in, [G, r, channels]."""
         for one, _ in _splits(part):
-            if one not in self._heard:  # of the first layer nobody asks until the last part
-                self._heard[one] = self.layer.heard(self._deltas[one])
+            if one not in self._windows:  # of the first layer nobody asks until the last part
+                self._windows[one] = self.layer.adjoint_windows(self._deltas[one])
                 self._turned[one] = self.layer.turned(self.weights[one])
-        return self.layer.pixels(_products([(self._heard[one], self._turned[other]) for one, other in _splits(part)]))
+        return self.layer.pixels(_products([(self._windows[one], self._turned[other]) for one, other in _splits(part)]))
 
     def by_weights(self, part: int) -> Tensor:
         """Return this part of the gradient by the weights, [G, height, out]."""

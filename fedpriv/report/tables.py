@@ -153,7 +153,7 @@ def guarantee_rows(run: Run) -> list[tuple[str, str]]:
 
 
 def outputs(run: Run) -> Table:
-    """Return everything that the run let out or stored: every kind of release, every diagnostic."""
+    """Return everything that the run released or stored: every kind of release, every diagnostic."""
     kinds: dict[tuple[str, str, str], list[ReleaseRecord]] = {}
     for release in run.summary.releases:
         name = "published metrics" if release.measures else release.group or "update sum"

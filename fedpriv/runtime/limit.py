@@ -71,7 +71,7 @@ class _Work(threading.Thread):
 
     def _end(self) -> None:
         pause = 0.1
-        while self.is_alive():  # a loop may swallow the exception, and who sleeps does not hear it
+        while self.is_alive():  # a loop may swallow the exception, and one that sleeps does not get it
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self.ident or 0), ctypes.py_object(SystemExit))
             self.join(pause)
             pause = min(2 * pause, 60.0)

@@ -150,12 +150,12 @@ class Window:
         views = images.unfold(1, self.size[0], self.stride[0]).unfold(2, self.size[1], self.stride[1])
         return views.permute(0, 1, 2, 4, 5, 3)
 
-    def cut(self, images: Tensor) -> Tensor:
+    def im2col(self, images: Tensor) -> Tensor:
         """Return the patches [N, H', W', k l c] of images [N, H, W, c]."""
         return self.look(images).flatten(3)
 
-    def paste(self, patches: Tensor, shape: torch.Size) -> Tensor:
-        """Return the sum of patches at their places: the transpose of :meth:`cut`."""
+    def col2im(self, patches: Tensor, shape: torch.Size) -> Tensor:
+        """Return the sum of patches at their places: the transpose of :meth:`im2col`."""
         count, height, width, channels = shape
         (down, across), (first, second) = self.padding, self.stride
         made = patches.new_zeros(count, height + 2 * down, width + 2 * across, channels)
@@ -169,12 +169,12 @@ class Window:
 
 
 class _Im2col(torch.autograd.Function):
-    """Cutting is linear, and pasting is its transpose: each is the gradient of the other, as often as one likes."""
+    """Both are linear and each is the transpose of the other, so each is the gradient of the other, to any order."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, window: Window) -> Tensor:
         ctx.window, ctx.shape = window, images.shape
-        return window.cut(images)
+        return window.im2col(images)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
@@ -185,7 +185,7 @@ class _Col2im(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, patches: Tensor, window: Window, shape: torch.Size) -> Tensor:
         ctx.window = window
-        return window.paste(patches.contiguous(), shape)
+        return window.col2im(patches.contiguous(), shape)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Any:
