@@ -16,12 +16,12 @@ from fedpriv.cohort.algorithm import ClientAlgorithm
 from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.engine import Engine, LoopEngine
 from fedpriv.cohort.fast.kernels import KernelEngine
-from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters
 from fedpriv.cohort.randomness import Key, Purpose
+from fedpriv.cohort.stages import Stages
 from fedpriv.cohort.tasks import Population, Ragged, Tasks
-from fedpriv.cohort.trees import Params, State, broadcast
+from fedpriv.cohort.trees import Params, broadcast
 from fedpriv.errors import InputError
 
 __all__ = ["notes_on", "probe"]
@@ -30,7 +30,7 @@ _TASKS, _EXAMPLES = 2, 3
 
 
 def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> tuple[float, float]:
-    """Run every stage once on two tasks of zeros in the shape of the real examples.
+    """Run every stage on two made-up tasks in the shape of the real examples, together and each alone.
 
     Parameters
     ----------
@@ -47,44 +47,33 @@ def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Po
     Raises
     ------
     InputError
-        A stage fails, or an update does not have the billboard's names and shapes.
+        A stage fails, an update does not have the billboard's names and shapes, a task gets something else together
+        with others than alone, or the algorithm draws from a global generator or is wrong about ``updates_use_state``.
     """
     with generators_kept():
         return _probe(algorithm, problem, engine, like)
 
 
 def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> tuple[float, float]:
-    tasks = _zeros(like)
-    cohort = Cohort(tasks, np.arange(_TASKS), problem.dtype)
-    learner, billboard = Learner(problem, engine), problem.initial()
-    stage = "the model itself"
+    tasks, pair = _made_up(like), np.arange(_TASKS)
+    cohort = Cohort(tasks, pair, problem.dtype)
+    others = [Cohort(tasks, np.where(pair == kept, pair, _TASKS), problem.dtype) for kept in pair]
+    stages = Stages(algorithm, problem, engine)
+    stages.stage = "the model itself"
     try:
-        _check_outputs(problem, billboard, cohort)
+        _check_outputs(problem, stages.billboard, cohort)
         refuse_impure_forward(problem, cohort.one(0).part("train").inputs[0])
-        stage = "initial_state"
-        state = algorithm.initial_state(billboard, cohort)
-        _check_state(state, f"{type(algorithm).__name__}.{stage}")
-        stage = "train"
-        public = {name: value.clone() for name, value in billboard.items()}
-        state, update = algorithm.train(learner, billboard, state, cohort, Key(0, 1))
-        _check_untouched(billboard, public, f"{type(algorithm).__name__}.{stage}")
-        _check_state(state, f"{type(algorithm).__name__}.{stage}")
-        if algorithm.sends_update:
-            _check_update(update, billboard, type(algorithm).__name__)
-        trained = sum(learner.work.values())
-        stage = "finish"
-        state = algorithm.finish(learner, billboard, state, cohort, Key(0, 0, Purpose.FINISH))
-        _check_state(state, f"{type(algorithm).__name__}.{stage}")
-        stage = "evaluate"
-        finished = sum(learner.work.values()) - trained
-        algorithm.evaluate(learner, billboard, state, cohort)
+        together = stages.run(cohort)
+        trained, finished = stages.trained, sum(stages.learner.work.values()) - stages.trained
+        stages.refuse_mixing(together, cohort, others)
+        stages.refuse_hidden_state(cohort)
         return trained / (_TASKS * _EXAMPLES), finished / (_TASKS * _EXAMPLES)
     except InputError:
         raise
     except Exception as error:
         cause = (str(error).strip() or type(error).__name__).split(". ")[0].splitlines()[0]
         kind = like.input_dtype
-        if not kind.startswith("float") and stage == "the model itself":
+        if not kind.startswith("float") and stages.stage == "the model itself":
             raise InputError(
                 f"the inputs are {kind}, and whole numbers reach the model as int64, as nn.Embedding takes them; "
                 f"{type(problem.model).__name__} cannot compute with them ({type(error).__name__}: {cause}). Give "
@@ -94,8 +83,9 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
         if engine.name != "loop" and _works(algorithm, problem, LoopEngine(), like):
             advice = "mend it, or try run.engine='loop'"
         raise InputError(
-            f"{type(algorithm).__name__} with {type(problem.model).__name__} fails in stage {stage!r} on examples of "
-            f"shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; {advice}."
+            f"{type(algorithm).__name__} with {type(problem.model).__name__} fails in stage {stages.stage!r} on "
+            f"examples of shape {like.input_shape} with the engine {engine.name!r}: {type(error).__name__}: {cause}; "
+            f"{advice}."
         ) from error
 
 
@@ -117,7 +107,7 @@ def notes_on(problem: Problem, engine: Engine, like: Population) -> list[str]:
     like : Tasks or Roster
         Only shapes and types are taken from it, no value.
     """
-    batch, found = Cohort(_zeros(like), np.arange(_TASKS), problem.dtype).part("train"), []
+    batch, found = Cohort(_made_up(like), np.arange(_TASKS), problem.dtype).part("train"), []
     if problem.num_constants:
         found.append(
             f"{problem.num_parameters:,} numbers of the model are shared, and {problem.num_constants:,} are frozen: "
@@ -163,35 +153,19 @@ def _check_outputs(problem: Problem, billboard: Params, cohort: Cohort) -> None:
         )
 
 
-def _check_untouched(billboard: Params, before: Params, name: str) -> None:
-    for key, value in before.items():
-        if not torch.equal(billboard[key], value):
-            raise InputError(f"{name} must not write into the billboard, which other tasks start from; clone {key!r}.")
+def _made_up(like: Population) -> Tasks:
+    """Return one task more than a cohort has, in the shape of the real ones; no two have the same data.
 
-
-def _check_state(state: State, name: str) -> None:
-    for key, value in state.items():
-        if not isinstance(value, Tensor) or value.dim() < 1 or len(value) != _TASKS:
-            got = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise InputError(
-                f"{name} must return a state of tensors with a task axis [{_TASKS}, ...], got {got} for {key!r}; use "
-                "nest() for trees in trees."
-            )
-
-
-def _check_update(update: Params, billboard: Params, name: str) -> None:
-    wanted = {key: (_TASKS, *value.shape) for key, value in billboard.items()}
-    found = {key: tuple(value.shape) for key, value in update.items()}
-    if wanted != found:
-        raise InputError(
-            f"{name}.train must return an update of the billboard's names and shapes with a task axis, {wanted}, "
-            f"got {found}."
-        )
-
-
-def _zeros(like: Population) -> Tasks:
-    inputs = np.zeros((_TASKS, _EXAMPLES, *like.input_shape), like.input_dtype)
-    kind = np.float64 if like.num_classes is None else np.int64
-    part = Ragged.from_block(inputs, np.zeros((_TASKS, _EXAMPLES, *like.target_shape), kind))
-    names = tuple(f"probe-{number}" for number in range(_TASKS))
+    All examples of a task are of one class, so that episodes of few examples can be drawn.
+    """
+    count, draw = _TASKS + 1, Key(0, 0, Purpose.MODEL).generator(0)
+    inputs = draw.standard_normal((count, _EXAMPLES, *like.input_shape))
+    if not like.input_dtype.startswith("float"):
+        inputs = np.zeros_like(inputs)  # ids: of others nobody knows whether they exist
+    targets = draw.standard_normal((count, _EXAMPLES, *like.target_shape))
+    if like.num_classes is not None:
+        labels = np.arange(count).reshape(-1, *[1] * (targets.ndim - 1)) % like.num_classes
+        targets = np.broadcast_to(labels, targets.shape).astype(np.int64)
+    part = Ragged.from_block(inputs.astype(like.input_dtype), targets)
+    names = tuple(f"probe-{number}" for number in range(count))
     return Tasks("probe", names, part, part, part, like.num_classes, "benchmark")

@@ -7,6 +7,7 @@ depend on other tasks, or on how tasks are put together.
 from __future__ import annotations
 
 import hashlib
+import pickle
 import random
 from collections import deque
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from fedpriv.cohort.engine import plain_attention
 from fedpriv.cohort.problem import Problem
 from fedpriv.errors import InputError
 
-__all__ = ["generators_kept", "made_up", "refuse_impure_forward", "unused_parameters"]
+__all__ = ["generators", "generators_kept", "made_up", "refuse_impure_forward", "unused_parameters"]
 
 
 def made_up(zeros: Tensor) -> Tensor:
@@ -50,10 +51,10 @@ def refuse_impure_forward(problem: Problem, zeros: Tensor) -> None:
     for use, here in (("training", problem), ("scoring", problem.scored)):
         with plain_attention(), torch.no_grad():
             _compute(here, inputs)  # what a model makes once and keeps, such as a table of positions, is made here
-            before, coins = _contents(here.model), _generators()
+            before, coins = _contents(here.model), generators()
             params = problem.initial()
             first = here.predict(params, inputs)
-            if coins != _generators():
+            if coins != generators():
                 _refuse_draws(here, inputs, use)
             again = _compute(here, inputs)
             _refuse_changes(problem, params, before, here.model)
@@ -87,14 +88,14 @@ def _refuse_draws(problem: Problem, inputs: Tensor, use: str) -> None:
     """Say which layer draws: the innermost one that moves a generator."""
     found: list[str] = []
     held: list[Any] = []
-    starts: dict[str, list[str]] = {}
+    starts: dict[str, tuple[object, ...]] = {}
 
     def watch(name: str, layer: nn.Module) -> None:
         def begin(*_: Any) -> None:
-            starts[name] = _generators()
+            starts[name] = generators()
 
         def end(*_: Any) -> None:
-            if starts[name] != _generators() and not any(inner.startswith(f"{name}.") for inner in found):
+            if starts[name] != generators() and not any(inner.startswith(f"{name}.") for inner in found):
                 found.append(name)
 
         held.extend((layer.register_forward_pre_hook(begin), layer.register_forward_hook(end)))
@@ -195,10 +196,9 @@ def _told(value: Any) -> str:
     return repr(value) if isinstance(value, str | bytes | int | float | complex | None) else ""
 
 
-def _generators() -> list[str]:
-    """Return what the global generators stand at."""
-    numpy_state = np.random.get_state(legacy=False)
-    return [_digest(torch.get_rng_state()), repr(numpy_state), repr(random.getstate())]
+def generators() -> tuple[object, ...]:
+    """Return what the global generators of torch, numpy and Python stand at, to be compared."""
+    return torch.get_rng_state().numpy().tobytes(), pickle.dumps(np.random.get_state()), random.getstate()
 
 
 @contextmanager
