@@ -207,12 +207,14 @@ class TaskStrategy(Settings, Strategy):
         registry = Registry.query(grid, timeout, run, roster, stateless=stateless)
         groups = members(self.groups, registry.num_tasks)
         first = self.first_boundary(initial_arrays, registry.num_tasks)
+        found = resolved or self.resolve(registry.num_tasks)
+        found.plan.check_scheme(found.sizes)  # again, because 'resolve' may have put in another way to choose
         self._session = Session(
             registry,
             groups,
             journal,
             entropy or SystemEntropy(RoundSecret.fresh()),
-            resolved or self.resolve(registry.num_tasks),
+            found,
             boundary or first,
             start=first.billboards,
             timeout=timeout,
@@ -246,16 +248,9 @@ class TaskStrategy(Settings, Strategy):
         grid: Grid,  # noqa: ARG002
     ) -> Iterable[Message]:
         """Sample tasks and send each node the billboard and the ids of its sampled tasks."""
-        session = self.session
         self.before_round()
-        resolved, done = session.resolved, session.participations()  # not self.plan, which is made anew each time
-        session.sampled = {
-            group: resolved.plan.participation.choose(
-                server_round, ids, session.entropy.coins(server_round, group), resolved.banded, done
-            )
-            for group, ids in session.groups.items()
-        }
-        return self.messages(MessageType.TRAIN, server_round, arrays, session.sampled)
+        self.session.draw(server_round)
+        return self.messages(MessageType.TRAIN, server_round, arrays, self.session.sampled)
 
     def before_round(self) -> None:
         """Check what must hold before any client works; overridden by strategies with a budget."""

@@ -314,6 +314,7 @@ largest_clipping_norm
         if session.resolved.banded is not None and done is not None:  # checked before anything is summed
             asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
             participations = done.after(asked, server_round, session.resolved.banded).to_arrays()
+        session.refuse_not_drawn(server_round)
         session.noise, session.bits = {}, {}
         bounds = self.bounds(session.boundary)
         totals = {group: bounds.like(arrays) for group, arrays in session.boundary.billboards.items()}

@@ -9,12 +9,13 @@ import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
+from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.protocol import Reply, Request, records_by_group
 from fedpriv.strategies.exchange import lifetime
 from fedpriv.strategies.session import Session
 
-__all__ = ["mean_scores", "requests", "scores_of"]
+__all__ = ["as_drawn", "mean_scores", "requests", "scores_of"]
 
 Ids = NDArray[np.int64]
 
@@ -31,10 +32,7 @@ def requests(
     epochs: int = 0,
 ) -> list[Message]:
     """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards."""
-    per_node: dict[int, dict[str, Ids]] = {}
-    for group, ids in tasks.items():
-        for node, mine in session.registry.split(ids):
-            per_node.setdefault(node, {})[group] = mine
+    per_node = _by_node(session, tasks)
     records, run = records_by_group(arrays, session.groups), session.run
     return [
         Message(
@@ -54,6 +52,38 @@ def requests(
         )
         for node, mine in per_node.items()
     ]
+
+
+def _by_node(session: Session, tasks: Mapping[str, Ids]) -> dict[int, dict[str, Ids]]:
+    per_node: dict[int, dict[str, Ids]] = {}
+    for group, ids in tasks.items():
+        for node, mine in session.registry.split(ids):
+            per_node.setdefault(node, {})[group] = mine
+    return per_node
+
+
+def as_drawn(session: Session, number: int, arrays: ArrayRecord, messages: Iterable[Message]) -> list[Message]:
+    """Return the messages of a round, if they ask who was drawn, and send what was published.
+
+    Raises
+    ------
+    ComponentFailure
+        They ask other tasks, or carry other arrays; nothing was sent.
+    """
+    session.refuse_not_drawn(number)
+    found, per_node = list(messages), _by_node(session, session.sampled)
+    records = records_by_group(arrays, session.groups)
+    for message in found:
+        drawn = per_node.get(message.metadata.dst_node_id, {})
+        asked = Request.from_content(message.content).tasks
+        same = all(message.content[f"billboard/{group}"] == records.get(group) for group in asked)
+        if not same or asked.keys() != drawn.keys() or any(not np.array_equal(asked[one], drawn[one]) for one in drawn):
+            raise ComponentFailure(
+                f"round {number}: a message asks other tasks than were drawn, or carries other arrays than were "
+                "published; nothing was sent. Let configure_train return the messages of "
+                "super().configure_train(...), or some of them."
+            )
+    return found
 
 
 def scores_of(session: Session, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:

@@ -10,7 +10,10 @@ from flwr.app import ArrayRecord, ConfigRecord, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result
 
+from fedpriv.errors import ComponentFailure
 from fedpriv.protocol import Billboards, record_from_billboards
+from fedpriv.strategies.messages import as_drawn
+from fedpriv.strategies.session import Session
 
 if TYPE_CHECKING:
     from fedpriv.strategies.base import TaskStrategy
@@ -40,15 +43,14 @@ def run_rounds(
         strategy.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
         began, heard = time.perf_counter(), session.listening_seconds
         session.registry = session.registry.completed(grid, session.timeout, session.run)
-        messages = strategy.configure_train(number, arrays, train_config, grid)
+        messages = as_drawn(session, number, arrays, strategy.configure_train(number, arrays, train_config, grid))
         replies = session.ask(grid, messages, f"in round {number}")
         seen = session.sightings(number, arrays, replies, strategy.reply_kind)
         new, metrics = strategy.aggregate_train(number, replies)
         session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
         session.trained += sum(len(ids) for ids in session.sampled.values())
         session.tell(seen)  # after the release, which nobody who reads along can delay or prevent
-        if new is not None:
-            result.arrays = arrays = new
+        result.arrays = arrays = _published(session, number, arrays, new)
         if metrics is not None:
             result.train_metrics_clientapp[number] = metrics
         asked = list(strategy.configure_evaluate(number, arrays, evaluate_config, grid))
@@ -61,3 +63,29 @@ def run_rounds(
         if on_round:
             on_round(number, session.boundary.billboards, dict(scores or {}))
     return result
+
+
+def _published(session: Session, number: int, before: ArrayRecord, returned: ArrayRecord | None) -> ArrayRecord:
+    """Return what nodes get next: the billboards of the last boundary, if they are what the round was charged for.
+
+    Raises
+    ------
+    ComponentFailure
+        The billboards moved and the ledger was not charged for them, or the strategy returned others.
+    """
+    boundary = session.boundary
+    arrays = record_from_billboards(boundary.billboards)
+    free = arrays == before or (session.journal is not None and session.journal.charged(boundary))
+    if boundary.round != number or not free:
+        raise ComponentFailure(
+            f"round {number} ended with billboards that no release was charged for, and they go to every node; let "
+            "aggregate_train call super().aggregate_train(...) and leave session.boundary alone: what moves a "
+            "billboard is its 'server_update'."
+        )
+    if returned is not None and returned != arrays:
+        raise ComponentFailure(
+            f"aggregate_train returned other arrays than round {number} published and was charged for, and the last "
+            "ones go to every node; return what super().aggregate_train(...) returns: what moves a billboard is its "
+            "'server_update'."
+        )
+    return arrays

@@ -106,6 +106,46 @@ class Session:
     training_seconds: float = 0.0
     observers: tuple[Observer, ...] = ()
     listening_seconds: float = 0.0
+    _drawn: tuple[int, dict[str, Ids]] = field(default=(0, {}), init=False, repr=False)
+
+    def draw(self, number: int) -> None:
+        """Draw who takes part in a round, in the way and from the groups that the plan was resolved for."""
+        resolved, done = self.resolved, self.participations()
+        if {group: len(ids) for group, ids in self.groups.items()} != dict(resolved.sizes):
+            raise ComponentFailure(
+                f"round {number}: the groups of tasks are not those that the plan was made for; leave session.groups "
+                "as bind() made it, and name others in the strategy's 'groups'."
+            )
+        self.sampled = {
+            group: resolved.plan.participation.choose(
+                number, ids, self.entropy.coins(number, group), resolved.banded, done
+            )
+            for group, ids in self.groups.items()
+        }
+        self._drawn = number, {group: ids.copy() for group, ids in self.sampled.items()}
+
+    def refuse_not_drawn(self, number: int) -> None:
+        """Refuse participants whom the plan did not draw for this round: its guarantee rests on that draw.
+
+        Under limits it does not matter who chooses, because the limits alone are accounted for, and checked.
+
+        Raises
+        ------
+        ComponentFailure
+            Somebody else chose; what was summed must not be released.
+        """
+        drawn_for, drawn = self._drawn
+        if self.resolved.banded is not None:
+            return
+        same = drawn.keys() == self.sampled.keys() and all(
+            np.array_equal(ids, self.sampled[group]) for group, ids in drawn.items()
+        )
+        if drawn_for != number or not same:
+            raise ComponentFailure(
+                f"round {number} asks other tasks than those that the plan drew, so the guarantee of that draw would "
+                "not hold; nothing was released. Let configure_train call super().configure_train(...) and leave "
+                "session.sampled alone; who takes part is said by the strategy's 'plan'."
+            )
 
     @property
     def run(self) -> RunName:

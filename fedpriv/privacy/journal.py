@@ -212,7 +212,7 @@ class Journal:
 
     def charged(self, boundary: Boundary | MetricsRelease) -> bool:
         """Tell whether this very boundary, or these very metrics, were charged already."""
-        return boundary.charged_by(self.ledger.entries(self.population, self.run))
+        return boundary.charged_by(self.ledger.entries(self.population, self.run, boundary.round))
 
     def refuse_missing(self, last: Boundary, measured: Iterable[MetricsRelease]) -> None:
         """Refuse to go on, or to say what a run cost, if the ledger does not hold every release of the run.

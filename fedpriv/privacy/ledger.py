@@ -340,15 +340,17 @@ class Ledger:
             ).fetchone()
         return found is not None
 
-    def entries(self, population: str, run: str | None = None) -> list[Entry]:
-        """Return all charged releases in the order in which they were charged."""
+    def entries(self, population: str, run: str | None = None, round: int | None = None) -> list[Entry]:
+        """Return all charged releases, or those of a run, or of a round, in the order in which they were charged."""
+        asked = {"population": population, "run": run, "round": round}
+        asked = {name: value for name, value in asked.items() if value is not None}  # so that the index finds a round
+        where = " AND ".join(f"e.{name} = :{name}" for name in asked)
         with self._file.read() as connection:
             self._known(connection, population)
             rows = connection.execute(
-                "SELECT e.population, e.run, e.round, e.part, r.release, e.digest, e.charged_at FROM entries "
-                "e LEFT JOIN releases r ON r.id = e.release WHERE e.population = ? AND (? IS NULL OR e.run = ?) "
-                "ORDER BY e.id",
-                (population, run, run),
+                "SELECT e.population, e.run, e.round, e.part, r.release, e.digest, e.charged_at FROM entries "  # noqa: S608 (our own words)
+                f"e LEFT JOIN releases r ON r.id = e.release WHERE {where} ORDER BY e.id",
+                asked,
             ).fetchall()
         return [
             Entry(row[0], row[1], row[2], row[3], release_from(row[4]), digest=row[5], charged_at=row[6])

@@ -122,7 +122,8 @@ class Participation:
         if self.limited:
             return MIN_SEPARATION
         sampling = self.sampling_of(num_tasks, counted=counted)
-        chooser = type(sampling) if type(self).choose is Participation.choose else type(self)
+        inherited = type(self).choose is Participation.choose and "choose" not in vars(self)
+        chooser = type(sampling) if inherited else type(self)
         if chooser in get_args(Sampling):
             return sampling.name
         if (name := kebab(chooser.__name__)) in TAKEN:

@@ -33,7 +33,14 @@ from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release, gaussian_sum
 from fedpriv.privacy.metrics import Metrics, metrics_norm, metrics_release
 from fedpriv.privacy.participation import Participation
-from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, UNAMPLIFIED, FullParticipation, Sampling
+from fedpriv.privacy.sampling import (
+    FIXED_SIZE,
+    MIN_SEPARATION,
+    UNAMPLIFIED,
+    FixedSizeSampling,
+    FullParticipation,
+    Sampling,
+)
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 
@@ -285,15 +292,7 @@ class PrivacyPlan:
         """
         mechanism, banded = self.mechanism, None
         if mechanism is not None:
-            seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
-            for size in sizes.values():
-                name, charged = self.participation.scheme(size, counted=self.at_node), self.sampling_of(size).name
-                claim(*seen, NoiseAt(mechanism.noise_at), name)
-                if name not in (MIN_SEPARATION, FIXED_SIZE, UNAMPLIFIED, charged):
-                    raise NoGuarantee(
-                        f"tasks are chosen by {name!r}, and a round would be charged as {charged!r}; let 'sampling_of' "
-                        "return a sampling of that name."
-                    )
+            self.check_scheme(sizes)
             banded = self.participation.banded_mechanism(sizes, self.rounds, correlated=mechanism.noise == "banded")
             self._check_groups(mechanism, sizes)
         delta = self.delta(sum(sizes.values()))
@@ -311,6 +310,30 @@ class PrivacyPlan:
         found = ResolvedPlan(self, dict(sizes), banded, delta, noise, measured)
         found.bit_share()  # which refuses a count that is too exact for the noise
         return found
+
+    def check_scheme(self, sizes: Mapping[str, int]) -> None:
+        """Refuse a way to choose tasks that the table of claims does not know, or that is charged as another.
+
+        Raises
+        ------
+        NoGuarantee
+            A round would be charged for another draw than it makes.
+        """
+        if self.mechanism is None:
+            return
+        seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
+        for size in sizes.values():
+            name, charged = self.participation.scheme(size, counted=self.at_node), self.sampling_of(size)
+            claim(*seen, NoiseAt(self.mechanism.noise_at), name)
+            drawn = self.participation.sampling_of(size, counted=False)
+            if isinstance(charged, FixedSizeSampling):
+                charged = replace(charged, counted=False)  # which draws alike
+            if name != MIN_SEPARATION and (charged != drawn or name not in (FIXED_SIZE, UNAMPLIFIED, charged.name)):
+                raise NoGuarantee(
+                    f"tasks are chosen by {name!r} with the rate {drawn.rate:g}, and a round would be charged as "
+                    f"{charged.name!r} with the rate {charged.rate:g}; let 'sampling_of' return a sampling of that "
+                    "name, the same whatever 'counted' says."
+                )
 
     def _check_groups(self, mechanism: Mechanism, sizes: Mapping[str, int]) -> None:
         if mechanism.group_epsilons is None:
