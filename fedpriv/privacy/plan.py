@@ -330,9 +330,9 @@ class PrivacyPlan:
                 charged = replace(charged, counted=False)  # which draws alike
             if name != MIN_SEPARATION and (charged != drawn or name not in (FIXED_SIZE, UNAMPLIFIED, charged.name)):
                 raise NoGuarantee(
-                    f"tasks are chosen by {name!r} with the rate {drawn.rate:g}, and a round would be charged as "
-                    f"{charged.name!r} with the rate {charged.rate:g}; let 'sampling_of' return a sampling of that "
-                    "name, the same whatever 'counted' says."
+                    f"tasks are chosen by {name!r}, and a round would be charged as {charged.name!r} (rates "
+                    f"{drawn.rate:g} and {charged.rate:g}); let 'sampling_of' return a sampling of that name, the same "
+                    "whatever 'counted' says."
                 )
 
     def _check_groups(self, mechanism: Mechanism, sizes: Mapping[str, int]) -> None:
