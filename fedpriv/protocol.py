@@ -277,5 +277,5 @@ class TaskRange:
         """Read a range from the content of a Flower message."""
         hosts: Any = _of_kind(content, ConfigRecord)["hosts"]
         version = int(hosts.get("protocol", 0))
-        said = (bool(hosts.get(name, True)) for name in ("uses_state", "protected"))
-        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]), *said, version)
+        uses_state, protected = (bool(hosts.get(name, True)) for name in ("uses_state", "protected"))
+        return cls(int(hosts["first"]), int(hosts["count"]), str(hosts["fingerprint"]), uses_state, protected, version)
