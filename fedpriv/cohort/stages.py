@@ -66,10 +66,11 @@ class Stages:
         state = self._do("initial_state", self._initial_state, cohort, billboard)
         found["initial_state"] = _cloned(state)  # a stage may write into the state that it gets
         state, update = self._do("train", self._train, cohort, billboard, state, 1)
-        for key, value in public.items():
-            if not torch.equal(billboard[key], value):
+        for name, value in public.items():
+            if not torch.equal(billboard[name], value):
                 raise InputError(
-                    f"{self.name}.train must not write into the billboard, which other tasks start from; clone {key!r}."
+                    f"{self.name}.train must not write into the billboard, which other tasks start from; clone "
+                    f"{name!r}."
                 )
         found["train"] = nest("state", _cloned(state)) | nest("update", update)
         self.trained = sum(learner.work.values())
