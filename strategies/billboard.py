@@ -32,6 +32,7 @@ from fedpriv.privacy.target import Target
 from fedpriv.protocol import METRICS, Arrays, Billboards, Reply, record_from_billboards
 from fedpriv.strategies.base import TaskStrategy, refuse_unasked
 from fedpriv.strategies.server_updates import SGD, NoisySum, ServerUpdate
+from fedpriv.strategies.server_updates.applied import changed, first_state, frozen, next_step
 from fedpriv.strategies.server_updates.choice import flat, with_update
 
 __all__ = ["Billboard"]
@@ -195,7 +196,7 @@ largest_clipping_norm
                 f"the clipping norm after round {boundary.round} is not in the checkpoint; restore the checkpoint or "
                 "start a new run."
             )
-        if (name := _changed(self._first_state(boundary.billboards), boundary.state)) is not None:
+        if (name := changed(first_state(self.server_step, boundary.billboards), boundary.state)) is not None:
             raise InputError(
                 f"the state of the server's step after round {boundary.round} is not whole in the checkpoint "
                 f"({name!r}); restore the checkpoint or start a new run."
@@ -213,14 +214,7 @@ largest_clipping_norm
         """Return the public start; the state of the server's step belongs to it, and the norm of adaptive clipping."""
         first = super().first_boundary(initial_arrays, num_tasks)
         norm = self.clipping_norm if self._clipping.adaptive else None
-        return replace(first, clipping_norm=norm, state=self._first_state(first.billboards))
-
-    def _first_state(self, billboards: Billboards) -> dict[str, dict[str, NDArray[np.float64]]]:
-        """Return the state before round 1, by group; groups without any are left out."""
-        found = {
-            group: _owned(self.server_step.initial_state(_frozen(one)), np.float64) for group, one in billboards.items()
-        }
-        return {group: state for group, state in found.items() if state}
+        return replace(first, clipping_norm=norm, state=first_state(self.server_step, first.billboards))
 
     def next_clipping_norm(self) -> float | None:
         """Return the norm of the next round from what this round released; None if it stays."""
@@ -307,7 +301,7 @@ largest_clipping_norm
         ------
         ComponentFailure
             A node that hosts several tasks failed: counting all of them as zero would let one task's data decide
-            over the others' updates.
+            over the others' updates. Or the server's step makes what nodes, or the next round, could not use.
         """
         session = self.session
         participations, done = {}, session.participations()
@@ -329,7 +323,9 @@ largest_clipping_norm
         session.problems.update(problems)
         released = {group: self._released(server_round, group, total) for group, total in totals.items()}
         norm = self.next_clipping_norm()
-        published, state = self._moved(released)
+        before, banded = session.boundary, session.resolved.banded is not None
+        charged = session.resolved.plan.at_node or (banded and server_round > 1)
+        published, state = next_step(self.server_step, released, before.billboards, before.state, charged=charged)
         boundary = Boundary(server_round, published, session.sampled, participations, session.noise, norm, state)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
@@ -348,31 +344,7 @@ largest_clipping_norm
         if BIT in noisy:
             session.bits[group] = float(noisy.pop(BIT)[0])
         before, expected = session.boundary.billboards[group], session.resolved.expected(group)
-        return NoisySum(number, self.rounds, _frozen(before), _frozen(noisy), expected, self.server_learning_rate)
-
-    def _moved(self, released: Mapping[str, NoisySum]) -> tuple[Billboards, Billboards]:
-        """Return the next billboards and what the server's step keeps; it gets what was released, and nothing else.
-
-        Raises
-        ------
-        ComponentFailure
-            The step made something that nodes, or the next round, could not read; nothing was charged.
-        """
-        last, step = self.session.boundary, self.server_step
-        published: Billboards = {}
-        state: Billboards = {}
-        for group, noisy in released.items():
-            moved, kept = step.step(noisy, _frozen(last.state.get(group, {})))
-            published[group] = _owned(moved)
-            if kept:
-                state[group] = _owned(kept, np.float64)
-        for what, before, after in (("publish", last.billboards, published), ("keep", last.state, state)):
-            if (name := _changed(before, after)) is not None:
-                raise ComponentFailure(
-                    f"{type(step).__name__} must {what} {name!r} as {_shape(before, name)}, as in the round before, "
-                    f"got {_shape(after, name)}; nothing was charged."
-                )
-        return published, state
+        return NoisySum(number, self.rounds, frozen(before), frozen(noisy), expected, self.server_learning_rate)
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
         """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
@@ -406,30 +378,6 @@ largest_clipping_norm
             return rows
         size = sum(value.size for value in like.values())
         return rows + self.session.resolved.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
-
-
-def _frozen(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
-    """Return views that cannot be written to."""
-    found = {name: value.view() for name, value in arrays.items()}
-    for value in found.values():
-        value.setflags(write=False)
-    return found
-
-
-def _owned(arrays: Mapping[str, NDArray[Any]], dtype: Any = None) -> Arrays:
-    return {name: np.array(value, dtype=dtype) for name, value in arrays.items()}
-
-
-def _shape(arrays: Billboards, name: str) -> tuple[tuple[int, ...], str] | None:
-    group, _, own = name.partition("/")
-    value = arrays.get(group, {}).get(own)
-    return None if value is None else (value.shape, str(value.dtype))
-
-
-def _changed(before: Billboards, after: Billboards) -> str | None:
-    """Return the first array, as ``group/name``, that is not in both with one shape and type."""
-    names = {f"{group}/{name}" for arrays in (before, after) for group, one in arrays.items() for name in one}
-    return min((name for name in names if _shape(before, name) != _shape(after, name)), default=None)
 
 
 def _numeric(value: NDArray[Any]) -> bool:

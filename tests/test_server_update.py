@@ -214,6 +214,127 @@ def test_a_state_that_the_next_round_could_not_use_is_not_charged(tmp_path: Path
     assert ledger.entries(ledger.populations()[0]) == []
 
 
+class Wrong(SGD):
+    """Does something from round 2 on that no step may do; ``mended`` does it right."""
+
+    how: str = "single"
+    mended: bool = False
+
+    def initial_state(self, billboard: Any) -> State:
+        if self.how == "text at first" and not self.mended:
+            return {"m": np.array(["one"])}  # type: ignore[dict-item]
+        if self.how == "writes at first" and not self.mended:
+            next(iter(billboard.values()))[...] = 0.0
+        return {"m": np.zeros(2)}
+
+    def step(self, released: NoisySum, state: State) -> Any:
+        moved, mean = super().step(released, state)[0], released.mean()
+        if self.mended or released.round == 1:
+            return moved, state
+        first = next(iter(moved))
+        if self.how == "writes":
+            state["m"][...] = 1.0
+        faults = {
+            "single": lambda: moved,
+            "list": lambda: [moved, state],
+            "three": lambda: (moved, state, 1),
+            "nothing": lambda: None,
+            "fewer": lambda: (released.moved({first: mean[first]}), state),
+            "more": lambda: (released.moved({**mean, "other": mean[first]}), state),
+            "text": lambda: (moved, {"m": np.array(["one", "two"])}),
+            "renamed": lambda: (moved, {"n": np.zeros(2)}),
+            "grown": lambda: (moved, {"m": np.zeros(2), "n": np.zeros(2)}),
+            "nan": lambda: ({**moved, first: moved[first] * np.nan}, state),
+            "infinite": lambda: ({**moved, first: moved[first] + np.inf}, state),
+        }
+        return faults[self.how]()
+
+
+WRONG = {
+    "single": r"Wrong\.step failed in round 2: it must return the pair \(billboard, state\), both mappings, got dict",
+    "list": r"Wrong\.step failed in round 2: it must return the pair .* got list",
+    "three": r"Wrong\.step failed .* got a tuple of dict, dict, int",
+    "nothing": r"Wrong\.step failed .* got NoneType",
+    "fewer": r"Wrong\.step failed in round 2: moved\(\) needs one array for each .* is in the billboard only",
+    "more": r"Wrong\.step failed .* 'other' is in the direction only",
+    "text": r"Wrong\.step failed in round 2: 'm' is <U3, no array of real numbers",
+    "writes": r"Wrong\.step failed in round 2: .*read-only",
+    "renamed": r"Wrong must keep 'all/m' as .* got no such array",
+    "grown": r"Wrong must keep 'all/n' no more: initial_state has no such array",
+}
+
+
+def spent(folder: Path) -> list[int]:
+    ledger = Ledger(folder / "ledger.sqlite")
+    return [one.round for one in ledger.entries(ledger.populations()[0])]
+
+
+@pytest.mark.parametrize("how", WRONG)
+def test_a_faulty_step_is_a_sentence_before_the_round_is_charged(tmp_path: Path, how: str) -> None:
+    one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how)))
+    with pytest.raises(ComponentFailure, match=WRONG[how] + ".*; nothing was charged"):
+        one.run(tmp_path / "run")
+    assert spent(tmp_path / "run") == [1]
+
+
+@pytest.mark.parametrize("how", ["nan", "infinite"])
+def test_a_step_that_is_not_finite_is_named_before_the_round_is_charged(tmp_path: Path, how: str) -> None:
+    """Not a task: tasks that start from it would be told to lower their learning rate, round after round."""
+    one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how)))
+    words = "Wrong makes .* of group 'all' a NaN or an infinity in round 2, .*; nothing was charged.*or mend the step"
+    with pytest.raises(ComponentFailure, match=words):
+        one.run(tmp_path / "run")
+    assert spent(tmp_path / "run") == [1]
+    experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how, mended=True))).run()
+
+
+def test_a_rate_beyond_all_numbers_is_lowered_as_the_message_says() -> None:
+    for rate in (1e300, 1.0):
+        one = experiment(toy_tasks(5), dtype="float32", strategy=noisy(rounds=1, server_learning_rate=rate))
+        if rate == 1.0:
+            one.run()
+            continue
+        with pytest.raises(
+            ComponentFailure, match=r"SGD makes .* in round 1.*; nothing was charged.*server_learning_rate"
+        ):
+            one.run()
+
+
+@pytest.mark.parametrize(
+    "changes", [{"noise_at": "node"}, {"noise": "banded", "min_separation": 2, "sampling_rate": 0.4}], ids=str
+)
+def test_a_round_that_was_paid_for_is_not_called_free(tmp_path: Path, changes: Any) -> None:
+    """Noise of the nodes is charged before it is asked for, and all rounds of a limited run with the first."""
+    one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how="nan"), **changes))
+    with pytest.raises(ComponentFailure, match="; nothing was published"):
+        one.run(tmp_path / "run")
+    assert spent(tmp_path / "run") != [1] or "noise" in changes
+
+
+@pytest.mark.parametrize("how", ["text at first", "writes at first"])
+def test_a_faulty_first_state_is_refused_before_a_round(tmp_path: Path, how: str) -> None:
+    one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how)))
+    with pytest.raises(InputError, match=r"Wrong\.initial_state must return arrays of numbers by name, and leave the"):
+        one.run(tmp_path / "run")
+    experiment(toy_tasks(5), strategy=noisy(rounds=1, server_update=Wrong(how=how, mended=True))).run()
+
+
+class Counts(SGD):
+    """Keeps whole numbers."""
+
+    def initial_state(self, billboard: Any) -> State:
+        return {"count": np.zeros(1, dtype=np.int64)}  # type: ignore[dict-item]
+
+    def step(self, released: NoisySum, state: State) -> Any:
+        assert state["count"].dtype == np.float64, "as the page says"
+        return super().step(released, state)[0], {"count": (state["count"] + 1).astype(np.float32)}
+
+
+def test_a_state_is_float64_whatever_it_was(tmp_path: Path) -> None:
+    experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Counts())).run(tmp_path / "run")
+    assert BoundaryStore(tmp_path / "run/checkpoints").load(3).state[ALL]["count"].tolist() == [3.0]
+
+
 def test_updates_that_could_not_go_on_are_refused_when_they_are_defined() -> None:
     """`Momentum` keeps its sum in the state and `SGD` uses the strategy's rate, as the messages say."""
     with pytest.raises(InputError, match=r"Hoarder keeps '_sum' to itself, which a run that goes on would lose"):

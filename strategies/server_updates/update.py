@@ -57,7 +57,18 @@ class NoisySum:
             An array for each of the billboard.
         scale : float or None
             The learning rate unless given.
+
+        Raises
+        ------
+        InputError
+            The direction's names are not those of the billboard.
         """
+        other = sorted(direction.keys() ^ self.billboard.keys())
+        if other:
+            raise InputError(
+                f"moved() needs one array for each of the billboard's, and {other[0]!r} is in "
+                f"{'the direction' if other[0] in direction else 'the billboard'} only."
+            )
         step = self.learning_rate if scale is None else scale
         return {name: (value + step * direction[name]).astype(value.dtype) for name, value in self.billboard.items()}
 
@@ -95,6 +106,8 @@ class ServerUpdate(Settings):
     def initial_state(self, billboard: Mapping[str, NDArray[Any]]) -> State:  # noqa: ARG002
         """Return the state before round 1; nothing unless overridden. Its names and shapes stay those of all rounds.
 
+        Whatever the type of its numbers, the state is kept in float64.
+
         Raises
         ------
         InputError
@@ -117,5 +130,6 @@ class ServerUpdate(Settings):
         -------
         dict, mapping
             Arrays with the names, shapes and types of the billboard's; arrays with the names and shapes of
-            :meth:`initial_state`.
+            :meth:`initial_state`. Numbers of the state are kept in float64, whatever their type: whole ones are exact
+            up to 2^53.
         """
