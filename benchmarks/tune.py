@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -20,51 +21,7 @@ from benchmarks.work import MODELS, TASKS, Work
 __all__ = ["RESULTS"]
 
 RESULTS = Path(__file__).with_name("tuning.json")
-_FLOWER = {"rounds": 2, "warm_up": 1, "warm_up_tasks": 100, "round_tasks": 300}
-_MEGABYTES = (1, 2, 4, 8, 16)
-
-_TRIED: dict[str, tuple[str, dict[str, Any], list[dict[str, Any]]]] = {
-    # peer: (side, settings that stay, settings that are tried)
-    "flower": (
-        "flower",
-        _FLOWER,
-        [
-            *({"clipping": "own", "num_cpus": share} for share in (1.0, 0.5, 0.25)),
-            {"clipping": "client", "num_cpus": 0.5},
-            {"clipping": "server", "num_cpus": 0.5},
-            {"clipping": "own", "num_cpus": 2.0},
-        ],
-    ),
-    "pfl": (
-        "pfl",
-        {"rounds": 1, "warm_up": 1},
-        [
-            {"processes": 1},
-            {"processes": 1, "threads": 2},
-            {"processes": 1, "cached": False},
-            {"processes": 1, "optimizer": "foreach"},
-            {"processes": 1, "optimizer": "fused"},
-            {"processes": 2},
-            {"processes": 2, "optimizer": "fused"},
-            {"processes": 4},
-        ],
-    ),
-    "plain": (
-        "local",
-        {"module": "plain", "processes": 1, "rounds": 1, "warm_up": 1},
-        [{"optimizer": "default"}, {"optimizer": "foreach"}, {"optimizer": "fused"}],
-    ),
-    "vmap": (
-        "local",
-        {"module": "vmap", "processes": 2, "rounds": 2, "warm_up": 1},
-        [{"megabytes": size} for size in _MEGABYTES],
-    ),
-    "limit": (
-        "local",
-        {"module": "bare", "processes": 2, "rounds": 5, "warm_up": 1},
-        [{"megabytes": size} for size in _MEGABYTES],
-    ),
-}
+_TRIED: dict[str, dict[str, Any]] = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -82,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _try(peer: str, work: Work, passes: int) -> list[dict[str, Any]]:
-    side, fixed, settings = _TRIED[peer]
+    side, fixed, settings = (_TRIED[peer][key] for key in ("side", "fixed", "tried"))
     if side == "flower":
         fixed = {**fixed, "round_tasks": min(work.tasks, fixed["round_tasks"])}
     found: list[list[Outcome]] = [[] for _ in settings]

@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from fedpriv.cli.options import JsonFlag, path, say, say_json
 
 __all__ = ["account"]
-
-
-class SamplingKind(StrEnum):
-    """How tasks may be chosen."""
-
-    POISSON = "poisson"
-    FIXED_SIZE = "fixed-size"
-    UNAMPLIFIED = "fixed-size-unamplified"
-    FULL = "full"
-    COUNTED = "fixed-size-counted"  # its name until version 0.1
-
-
-class RelationKind(StrEnum):
-    """Neighbouring relations, as words of the command line."""
-
-    ADD_REMOVE = "add-remove"
-    REPLACE_ONE = "replace-one"
-
-
-class ObserverKind(StrEnum):
-    """Who looks."""
-
-    PUBLIC = "public"
-    COALITION = "coalition"
-    SERVER = "server"
-    EXPERIMENTER = "experimenter"
-
-
-class NoisePlace(StrEnum):
-    """Where noise is added."""
-
-    SERVER = "server"
-    NODE = "node"
 
 
 def account(
@@ -55,16 +21,20 @@ def account(
     population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
     sampling: Annotated[
-        SamplingKind,
+        Literal[
+            "poisson", "fixed-size", "fixed-size-unamplified", "full", "fixed-size-counted"
+        ],  # as until version 0.1
         typer.Option(help="How tasks are chosen; 'unamplified': every round counts in full."),
-    ] = SamplingKind.POISSON,
+    ] = "poisson",
     relation: Annotated[
-        RelationKind | None, typer.Option(help="Under which epsilon holds; add-remove where it can.")
+        Literal["add-remove", "replace-one"] | None,
+        typer.Option(help="Under which epsilon holds; add-remove where it can."),
     ] = None,
     observer: Annotated[
-        ObserverKind, typer.Option(help="Who looks: at billboards, at personal models, at rows of updates.")
-    ] = ObserverKind.PUBLIC,
-    noise_at: Annotated[NoisePlace, typer.Option(help="Where the noise is added.")] = NoisePlace.SERVER,
+        Literal["public", "coalition", "server", "experimenter"],
+        typer.Option(help="Who looks: at billboards, at personal models, at rows of updates."),
+    ] = "public",
+    noise_at: Annotated[Literal["server", "node"], typer.Option(help="Where the noise is added.")] = "server",
     tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
     figure: Annotated[
         Path | None, typer.Option(parser=path, metavar="PATH", help="Draw epsilon over the rounds (.svg or .png).")
@@ -87,10 +57,10 @@ def account(
         cohort=cohort,
         population=population,
         delta=delta,
-        sampling=sampling.value,
-        relation=None if relation is None else Relation[relation.name],
-        observer=Observer[observer.name],
-        noise_at=NoiseAt[noise_at.name],
+        sampling=sampling,
+        relation=None if relation is None else Relation(relation.replace("add-", "add/")),
+        observer=Observer(observer),
+        noise_at=NoiseAt(noise_at),
         tasks_per_person=tasks_per_person,
     )
     if figure is not None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,25 +12,18 @@ from fedpriv.cli.options import JsonFlag, show_table
 __all__ = ["list_"]
 
 
-class Kind(StrEnum):
-    """What can be listed."""
-
-    SCENARIOS = "scenarios"
-    PRESETS = "presets"
-    DATASETS = "datasets"
-
-
 def list_(
-    what: Annotated[Kind, typer.Argument(help="What to list.")] = Kind.SCENARIOS, as_json: JsonFlag = False
+    what: Annotated[Literal["scenarios", "presets", "datasets"], typer.Argument(help="What to list.")] = "scenarios",
+    as_json: JsonFlag = False,
 ) -> None:
     """Show the scenarios, their presets, or the data sets."""
-    if what is Kind.DATASETS:
+    if what == "datasets":
         data_list(as_json)
         return
     from fedpriv.scenarios import scenarios
 
     found = scenarios().values()
-    if what is Kind.SCENARIOS:
+    if what == "scenarios":
         rows = [{"scenario": one.name, "description": one.description, "presets": list(one.presets)} for one in found]
     else:
         rows = [

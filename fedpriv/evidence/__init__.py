@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpriv.evidence.page import difference_table, ending, fill_page, page_root, table_rows
+from fedpriv.evidence.page import difference_table, ending, fill_page, fill_template, page_root, table_rows
 from fedpriv.evidence.pairs import Difference, claimed, differences
 from fedpriv.evidence.protocol import Arm, Point, Protocol, Trial, Tuning, read_protocol
 from fedpriv.evidence.run import UNSEEN, Configs, Evidence, collect, configurations, read_study
@@ -26,6 +26,7 @@ __all__ = [
     "differences",
     "ending",
     "fill_page",
+    "fill_template",
     "page_root",
     "read_protocol",
     "read_study",

@@ -13,7 +13,7 @@ from fedpriv.evidence.pairs import Difference, claimed
 from fedpriv.evidence.protocol import Protocol
 from fedpriv.evidence.run import Evidence
 
-__all__ = ["difference_table", "ending", "fill_page", "page_root", "table_rows"]
+__all__ = ["difference_table", "ending", "fill_page", "fill_template", "page_root", "table_rows"]
 
 
 def page_root(root: Path | None = None) -> Path:
@@ -47,15 +47,22 @@ def fill_page(template: Path, protocol: Protocol, evidence: Evidence, failed: Se
     failed : sequence of str
         Where the claim did not hold, in words; empty if it held.
     **parts : object
-        What the template names; a name without a part is an error.
+        What the template names.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     def opening(place: str) -> str:
         return (
             f"Made by `make evidence` from [the protocol](../scenarios/{place}), which was committed before the first "
             f"report run. {protocol.question}"
         )
+
+    shared = {"opening": opening, "ending": "\n".join(ending(protocol, evidence, failed)), "protocol": protocol}
+    return fill_template(template, **shared, **parts)
+
+
+def fill_template(template: Path, **parts: object) -> str:
+    """Return what a template becomes; a name in it without a part is an error."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
     environment = Environment(
         autoescape=select_autoescape(),  # nothing in Markdown
@@ -66,8 +73,7 @@ def fill_page(template: Path, protocol: Protocol, evidence: Evidence, failed: Se
         keep_trailing_newline=True,
     )
     environment.filters["lines"] = "\n".join
-    shared = {"opening": opening, "ending": "\n".join(ending(protocol, evidence, failed)), "protocol": protocol}
-    return environment.get_template(template.name).render(shared, **parts)
+    return environment.get_template(template.name).render(parts)
 
 
 def table_rows(rows: Iterable[Sequence[str]]) -> list[str]:

@@ -14,7 +14,7 @@ import torch
 
 from fedpriv.cohort import Cohort
 from fedpriv.config import Config, apply, build_experiment, read_toml
-from fedpriv.evidence import Evidence, collect, page_root
+from fedpriv.evidence import Evidence, collect, fill_template, page_root
 from fedpriv.experiment import Experiment
 from fedpriv.lrs import baselines
 from fedpriv.scenarios.lrs_synthetic.compare import own_errors
@@ -130,32 +130,15 @@ def _draw_phase(axes: Axes, evidence: Evidence) -> None:
 
 
 def _page(private: Evidence, phase: Evidence) -> str:
-    return f"""\
-# AMHT-LRS on tasks whose truth is known
-
-Made by `python -m fedpriv.scenarios.lrs_synthetic.figures`; nothing is claimed here beyond what the figures show.
-
-## Error against epsilon and the number of tasks
-
-![Error against epsilon and the number of tasks](images/lrs-private.svg)
-
-Every round publishes one clipped, noisy gradient of the shared factor, and {_ROUNDS} rounds are charged together: joint
-differential privacy of the personal models against a coalition of all other tasks; unit task; every task takes part in
-every round. Epsilon is that of add/remove; under replace-one the same noise has {_replaced(private)}. Small
-points are the {len(_PRIVATE_SEEDS)} seeds, lines their means. The error is that of the median task, on its test data.
-
-What more tasks buy: the sum of their gradients grows with their number and its noise does not. At epsilon 1, 2,000
-tasks are {_ratio(private, 1.0, 2000)} times as far off as without noise, 250 tasks {_ratio(private, 1.0, 250)} times.
-
-## Where recovery is exact without noise
-
-![Share of tasks recovered](images/lrs-synthetic.svg)
-
-12 Newton steps without noise from a random start, {len(_PHASE_SEEDS)} seeds a cell. A task failed if its error is
-above a tenth of the root mean square of all targets.
-
-The runs took {(private.seconds + phase.seconds) / 3600:.2f} hours of wall time on a busy machine.
-"""
+    return fill_template(
+        _HERE / "lrs-synthetic.md.j2",
+        rounds=_ROUNDS,
+        private_seeds=len(_PRIVATE_SEEDS),
+        phase_seeds=len(_PHASE_SEEDS),
+        replaced=_replaced(private),
+        far={tasks: _ratio(private, 1.0, tasks) for tasks in _TASKS},
+        hours=(private.seconds + phase.seconds) / 3600,
+    )
 
 
 def _replaced(private: Evidence) -> str:
