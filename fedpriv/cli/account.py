@@ -21,9 +21,8 @@ def account(
     population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
     delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
     sampling: Annotated[
-        Literal[
-            "poisson", "fixed-size", "fixed-size-unamplified", "full", "fixed-size-counted"
-        ],  # as until version 0.1
+        # The last is the name of the third until version 0.1.
+        Literal["poisson", "fixed-size", "fixed-size-unamplified", "full", "fixed-size-counted"],
         typer.Option(help="How tasks are chosen; 'unamplified': every round counts in full."),
     ] = "poisson",
     relation: Annotated[
