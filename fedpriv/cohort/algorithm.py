@@ -36,7 +36,8 @@ class ClientAlgorithm(Settings, ABC):
         False for an algorithm that keeps everything to itself.
     updates_use_state : bool
         False if an update depends on the billboard, the task's own data and the key of its round only, never on rounds
-        before. It decides whether cohorts of fixed size are amplified, so say False only where it is true.
+        before. It decides whether cohorts of fixed size are amplified: said falsely it makes epsilon too small. A dry
+        run refuses what it sees, which is two rounds of made-up tasks.
     """
 
     sends_update: ClassVar[bool] = True
@@ -97,7 +98,10 @@ class ClientAlgorithm(Settings, ABC):
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
-        """Do one round: return the new personal state and the update, both [C, ...]."""
+        """Do one round: return the new personal state and the update, both [C, ...].
+
+        What a task gets may not depend on the other tasks of the cohort, or clipping bounds nothing.
+        """
 
     def finish(self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key) -> State:  # noqa: ARG002
         """Do what remains after the last round (a final local fit); nothing is sent."""
