@@ -110,9 +110,9 @@ class RunResult:
     @classmethod
     def from_summary(cls, summary: dict[str, Any], folder: Path) -> RunResult:
         """Read back a finished run."""
-        from fedpriv.runs.checkpoint import BoundaryStore
+        from fedpriv.runs.checkpoint import CheckpointStore
 
-        store = BoundaryStore(folder / "checkpoints")
+        store = CheckpointStore(folder / "checkpoints")
         rounds = store.rounds()
         found = summary["diagnostics"]
         guarantee = Guarantee.from_json(summary["guarantee"])
@@ -150,7 +150,7 @@ def summarize(
     """
     resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
     if strategy.publishes:
-        journal.refuse_missing(served.boundary, served.measured)
+        journal.refuse_missing(served.checkpoint, served.measured)
     delta = resolved.delta
     found = guarantees_of_run(
         journal.ledger,
@@ -224,7 +224,7 @@ def summarize(
         diagnostics=diagnostics,
         tasks_per_second=summary["tasks_per_second"],
         summary=summary,
-        billboards=served.boundary.billboards,
+        billboards=served.checkpoint.billboards,
         scores=served.scores,
         privacy_lines=privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
         released_lines=_released_lines(served, summary["releases"]),
@@ -285,15 +285,15 @@ def _published(served: ServerResult, resolved: ResolvedPlan, counts: Counter[Rel
             "means": [{"round": one.round, "values": one.values, "noise": one.noise} for one in served.measured],
             "alone": metrics_alone(counts, resolved),
         }
-    if served.boundary.clipping_norm is not None:
-        found["clipping"] = {"released": True, "norm": served.boundary.clipping_norm}
+    if served.checkpoint.clipping_norm is not None:
+        found["clipping"] = {"released": True, "norm": served.checkpoint.clipping_norm}
     return found
 
 
 def _released_lines(served: ServerResult, releases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what was published besides billboards, for ``metrics.jsonl``: adapted clipping norms, and metrics."""
     norms: dict[int, float] = {}
-    if served.boundary.clipping_norm is not None:
+    if served.checkpoint.clipping_norm is not None:
         norms = {one["round"]: one["clipping_norm"] for one in releases if one["measures"] is None}
     lines: list[dict[str, Any]] = [
         {"round": number, "kind": "clipping", "released": True, "clipping_norm": norm}

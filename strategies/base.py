@@ -20,7 +20,7 @@ from pydantic import Field, PrivateAttr
 from fedpriv.errors import InputError
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import PrivacyPlan, ResolvedPlan
 from fedpriv.protocol import RunName, billboards_from_record
@@ -44,6 +44,8 @@ _NEVER_ASKED = {
     *("report_delta", "resolve_noise", "sampling_of", "_noisy", "choose"),
 }
 """Methods that decided over noise, cost or participants, and would now be passed over without a word."""
+_RENAMED = {"check_boundary": "check_checkpoint", "first_boundary": "first_checkpoint"}
+"""Old names of methods that strategies override, and their new ones."""
 
 
 def refuse_unasked(cls: type, names: set[str], instead: str) -> None:
@@ -98,6 +100,8 @@ class TaskStrategy(Settings, Strategy):
             _NEVER_ASKED,
             "noise, cost and participants of a strategy follow from its 'plan'; override 'plan' or 'resolve'",
         )
+        for old, new in _RENAMED.items():
+            refuse_unasked(cls, {old}, f"override {new!r}")
 
     # --- binding to a population -------------------------------------------------------------------------------
 
@@ -172,7 +176,7 @@ class TaskStrategy(Settings, Strategy):
         *,
         journal: Journal | None,
         entropy: Entropy | None = None,
-        boundary: Boundary | None = None,
+        checkpoint: Checkpoint | None = None,
         resolved: ResolvedPlan | None = None,
         roster: Roster | None = None,
         timeout: float = 3600,
@@ -190,7 +194,7 @@ class TaskStrategy(Settings, Strategy):
             How releases get out.
         entropy : Entropy or None
             Where coins and noise come from; the operating system unless given.
-        boundary : Boundary or None
+        checkpoint : Checkpoint or None
             Where to resume.
         resolved : ResolvedPlan or None
             What :meth:`resolve` gave for this population; asked for unless given.
@@ -206,7 +210,7 @@ class TaskStrategy(Settings, Strategy):
         stateless = plan.participation.fixed_cohorts and not plan.updates_use_state
         registry = Registry.query(grid, timeout, run, roster, stateless=stateless)
         groups = members(self.groups, registry.num_tasks)
-        first = self.first_boundary(initial_arrays, registry.num_tasks)
+        first = self.first_checkpoint(initial_arrays, registry.num_tasks)
         found = resolved or self.resolve(registry.num_tasks)
         found.plan.check_scheme(found.sizes)  # again, because 'resolve' may have put in another way to choose
         self._session = Session(
@@ -215,7 +219,7 @@ class TaskStrategy(Settings, Strategy):
             journal,
             entropy or SystemEntropy(RoundSecret.fresh()),
             found,
-            boundary or first,
+            checkpoint or first,
             start=first.billboards,
             timeout=timeout,
             attempts=attempts,
@@ -223,7 +227,7 @@ class TaskStrategy(Settings, Strategy):
         )
         if journal is not None and journal.storage is not None and self._session.resolved.plan.metrics.metrics:
             self._session.measured = {one.round: one for one in journal.storage.measured()}
-        self.check_boundary()
+        self.check_checkpoint()
         return self._session
 
     publishes: ClassVar[bool] = False
@@ -231,12 +235,12 @@ class TaskStrategy(Settings, Strategy):
     def check_arrays(self, names: Sequence[str]) -> None:
         """Refuse settings that do not fit the arrays of a model; overridden by strategies that name arrays."""
 
-    def check_boundary(self) -> None:
-        """Refuse a boundary from which this strategy cannot go on; overridden by strategies that need more of it."""
+    def check_checkpoint(self) -> None:
+        """Refuse a checkpoint from which this strategy cannot go on; overridden by strategies that need more of it."""
 
-    def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
-        """Return the public start as the boundary before round 1."""
-        return Boundary(0, billboards_from_record(initial_arrays, members(self.groups, num_tasks)))
+    def first_checkpoint(self, initial_arrays: ArrayRecord, num_tasks: int) -> Checkpoint:
+        """Return the public start as the checkpoint before round 1."""
+        return Checkpoint(0, billboards_from_record(initial_arrays, members(self.groups, num_tasks)))
 
     # --- the Flower interface ----------------------------------------------------------------------------------
 
@@ -258,8 +262,8 @@ class TaskStrategy(Settings, Strategy):
     def measure(self, number: int, grid: Grid) -> None:
         """Release metrics that are due after a round; overridden by strategies that have any."""
 
-    def measuring(self, boundary: Boundary) -> list[Message]:  # noqa: ARG002
-        """Return the messages that ask for what metrics after a boundary need; there are none by default."""
+    def measuring(self, checkpoint: Checkpoint) -> list[Message]:  # noqa: ARG002
+        """Return the messages that ask for what metrics after a checkpoint need; there are none by default."""
         return []
 
     @abstractmethod
@@ -338,8 +342,8 @@ class TaskStrategy(Settings, Strategy):
         """What nodes answer a training request with."""
         return "sum"
 
-    def declared(self, boundary: Boundary) -> Declaration:  # noqa: ARG002
-        """Return what the requests of the round after a boundary declare."""
+    def declared(self, checkpoint: Checkpoint) -> Declaration:  # noqa: ARG002
+        """Return what the requests of the round after a checkpoint declare."""
         return Declaration(fixed_size=self.session.resolved.plan.participation.fixed_cohorts)
 
     def messages(
@@ -353,9 +357,9 @@ class TaskStrategy(Settings, Strategy):
     ) -> list[Message]:
         """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards.
 
-        What is ``declared`` is that of the round after the last boundary, unless given.
+        What is ``declared`` is that of the round after the last checkpoint, unless given.
         """
-        said = self.declared(self.session.boundary) if declared is None else declared
+        said = self.declared(self.session.checkpoint) if declared is None else declared
         how: dict[str, Any] = {"reply": self.reply_kind, "declared": said, "epochs": epochs}
         return requests(self.session, kind, number, arrays, tasks, **how)
 

@@ -24,7 +24,7 @@ from pydantic import (
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.bounds import BIT, Bounds, Clipping
 from fedpriv.privacy.declaration import Declaration
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.privacy.metrics import Metrics, noisy_means
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import Mechanism, PrivacyPlan
@@ -170,49 +170,49 @@ largest_clipping_norm
 
     # --- clipping ----------------------------------------------------------------------------------------------
 
-    def bounds(self, boundary: Boundary) -> Bounds:
-        """Return what bounds the updates of the round after a boundary."""
-        return self._clipping.bounds(_names(boundary.billboards), boundary.clipping_norm)
+    def bounds(self, checkpoint: Checkpoint) -> Bounds:
+        """Return what bounds the updates of the round after a checkpoint."""
+        return self._clipping.bounds(_names(checkpoint.billboards), checkpoint.clipping_norm)
 
     @property
     def _clipping(self) -> Clipping:
         plan = self.plan if self._session is None else self._session.resolved.plan  # which is not made anew
         return plan.clipping or Clipping(self.clipping_norm)
 
-    def declared(self, boundary: Boundary) -> Declaration:
-        """Return what the requests of the round after a boundary declare."""
-        return self.session.resolved.declaration(self.bounds(boundary))
+    def declared(self, checkpoint: Checkpoint) -> Declaration:
+        """Return what the requests of the round after a checkpoint declare."""
+        return self.session.resolved.declaration(self.bounds(checkpoint))
 
     def check_arrays(self, names: Sequence[str]) -> None:
         """Refuse groups of arrays that do not fit a model's arrays."""
         self._clipping.bounds(names).members(names)
 
-    def check_boundary(self) -> None:
-        """Refuse a boundary from which this strategy cannot go on: a secret or a public value is missing."""
-        session, boundary, banded = self.session, self.session.boundary, self.session.resolved.banded
-        self.check_arrays(_names(boundary.billboards))
-        if self._clipping.adaptive and boundary.clipping_norm is None:
+    def check_checkpoint(self) -> None:
+        """Refuse a checkpoint from which this strategy cannot go on: a secret or a public value is missing."""
+        session, checkpoint, banded = self.session, self.session.checkpoint, self.session.resolved.banded
+        self.check_arrays(_names(checkpoint.billboards))
+        if self._clipping.adaptive and checkpoint.clipping_norm is None:
             raise InputError(
-                f"the clipping norm after round {boundary.round} is not in the checkpoint; restore the checkpoint or "
+                f"the clipping norm after round {checkpoint.round} is not in the checkpoint; restore the checkpoint or "
                 "start a new run."
             )
-        if (name := changed(first_state(self.server_step, boundary.billboards), boundary.state)) is not None:
+        if (name := changed(first_state(self.server_step, checkpoint.billboards), checkpoint.state)) is not None:
             raise InputError(
-                f"the state of the server's step after round {boundary.round} is not whole in the checkpoint "
+                f"the state of the server's step after round {checkpoint.round} is not whole in the checkpoint "
                 f"({name!r}); restore the checkpoint or start a new run."
             )
-        if banded is None or boundary.round in (0, self.rounds):
+        if banded is None or checkpoint.round in (0, self.rounds):
             return
         session.participations()  # which refuses what does not belong to this population
-        if banded.bands > 1 and session.resolved.noise_multiplier and set(boundary.noise) != set(session.groups):
+        if banded.bands > 1 and session.resolved.noise_multiplier and set(checkpoint.noise) != set(session.groups):
             raise InputError(
-                f"the noise of round {boundary.round} is not in the checkpoint, and later noise depends on it; it may "
-                "not be drawn again: restore the checkpoint or start a new run."
+                f"the noise of round {checkpoint.round} is not in the checkpoint, and later noise depends on it; it "
+                "may not be drawn again: restore the checkpoint or start a new run."
             )
 
-    def first_boundary(self, initial_arrays: ArrayRecord, num_tasks: int) -> Boundary:
+    def first_checkpoint(self, initial_arrays: ArrayRecord, num_tasks: int) -> Checkpoint:
         """Return the public start; the state of the server's step belongs to it, and the norm of adaptive clipping."""
-        first = super().first_boundary(initial_arrays, num_tasks)
+        first = super().first_checkpoint(initial_arrays, num_tasks)
         norm = self.clipping_norm if self._clipping.adaptive else None
         return replace(first, clipping_norm=norm, state=first_state(self.server_step, first.billboards))
 
@@ -222,15 +222,15 @@ largest_clipping_norm
         if not self._clipping.adaptive:
             return None
         excess = sum(session.bits.values()) / sum(map(session.resolved.expected, session.groups))
-        return self._clipping.next_norm(self.bounds(session.boundary).norm, excess)
+        return self._clipping.next_norm(self.bounds(session.checkpoint).norm, excess)
 
     # --- published metrics -------------------------------------------------------------------------------------
 
-    def measuring(self, boundary: Boundary) -> list[Message]:
+    def measuring(self, checkpoint: Checkpoint) -> list[Message]:
         """Return the messages that ask all tasks for what they contribute to the metrics after a round."""
-        kind, arrays = f"{MessageType.TRAIN}.metrics", record_from_billboards(boundary.billboards)
+        kind, arrays = f"{MessageType.TRAIN}.metrics", record_from_billboards(checkpoint.billboards)
         declared = self.session.resolved.measuring
-        return self.messages(kind, boundary.round, arrays, self.session.groups, declared=declared)
+        return self.messages(kind, checkpoint.round, arrays, self.session.groups, declared=declared)
 
     def measure(self, number: int, grid: Grid) -> None:
         """Release the metrics that are due after a round, unless they were.
@@ -252,7 +252,7 @@ largest_clipping_norm
         release = declared.measured()
         session.journal.check(Counter({release: 1}))
         stage = f"to measure after round {number}"
-        replies = session.ask(grid, self.measuring(session.boundary), stage)
+        replies = session.ask(grid, self.measuring(session.checkpoint), stage)
         sums = []
         for node, answer in session.answers(replies, session.groups, session.problems, number, stage):
             session.take_note(answer)
@@ -283,12 +283,12 @@ largest_clipping_norm
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
         session, banded = self.session, self.session.resolved.banded
-        if session.journal is None or (banded is not None and session.boundary.round):
+        if session.journal is None or (banded is not None and session.checkpoint.round):
             return  # a banded mechanism was paid for when it began
-        bounds = self.bounds(session.boundary)
+        bounds = self.bounds(session.checkpoint)
         if session.resolved.plan.at_node:  # what arrives here is out: it is charged before it is asked for, and once
             releases = {group: session.resolved.release(group, bounds) for group in session.groups}
-            session.journal.reserve(session.boundary.round + 1, releases)
+            session.journal.reserve(session.checkpoint.round + 1, releases)
             return
         session.journal.check(Counter({session.resolved.costliest(bounds): 1}))
 
@@ -310,8 +310,8 @@ largest_clipping_norm
             participations = done.after(asked, server_round, session.resolved.banded).to_arrays()
         session.refuse_not_drawn(server_round)
         session.noise, session.bits = {}, {}
-        bounds = self.bounds(session.boundary)
-        totals = {group: bounds.like(arrays) for group, arrays in session.boundary.billboards.items()}
+        bounds = self.bounds(session.checkpoint)
+        totals = {group: bounds.like(arrays) for group, arrays in session.checkpoint.billboards.items()}
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
         came = session.answers(replies, session.sampled, problems, server_round, f"in round {server_round}")
@@ -323,27 +323,27 @@ largest_clipping_norm
         session.problems.update(problems)
         released = {group: self._released(server_round, group, total) for group, total in totals.items()}
         norm = self.next_clipping_norm()
-        before, banded = session.boundary, session.resolved.banded is not None
+        before, banded = session.checkpoint, session.resolved.banded is not None
         charged = session.resolved.plan.at_node or (banded and server_round > 1)
         published, state = next_step(self.server_step, released, before.billboards, before.state, charged=charged)
-        boundary = Boundary(server_round, published, session.sampled, participations, session.noise, norm, state)
+        checkpoint = Checkpoint(server_round, published, session.sampled, participations, session.noise, norm, state)
         if session.journal is None:
             raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
-        session.journal.publish(boundary, {group: session.resolved.release(group, bounds) for group in published})
-        session.boundary = boundary
+        session.journal.publish(checkpoint, {group: session.resolved.release(group, bounds) for group in published})
+        session.checkpoint = checkpoint
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))
 
     def _released(self, number: int, group: str, total: Arrays) -> NoisySum:
         """Add the noise to a group's clipped sum; what later rounds need of it is kept."""
-        session, bounds = self.session, self.bounds(self.session.boundary)
-        past = session.boundary.noise.get(group)
+        session, bounds = self.session, self.bounds(self.session.checkpoint)
+        past = session.checkpoint.noise.get(group)
         noisy, kept = session.resolved.noisy(total, bounds, number, group, session.entropy, past)
         if kept is not None:
             session.noise[group] = kept
         if BIT in noisy:
             session.bits[group] = float(noisy.pop(BIT)[0])
-        before, expected = session.boundary.billboards[group], session.resolved.expected(group)
+        before, expected = session.checkpoint.billboards[group], session.resolved.expected(group)
         return NoisySum(number, self.rounds, frozen(before), frozen(noisy), expected, self.server_learning_rate)
 
     def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
@@ -370,7 +370,7 @@ largest_clipping_norm
         if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
             problems["rejected"] += 1
             return {}
-        return self.bounds(session.boundary).sum({name: rows[name] for name in like}, tasks)
+        return self.bounds(session.checkpoint).sum({name: rows[name] for name in like}, tasks)
 
     def _allowance(self, rows: int, like: Arrays) -> float:
         """Return how many clipping norms an honest sum of rows has at most; nodes' noise exceeds it once in 1e13."""

@@ -35,11 +35,11 @@ def run_rounds(
     evaluate_fn: Callable[[int, ArrayRecord], MetricRecord | None] | None,
     on_round: RoundHook | None,
 ) -> Result:
-    """Run the rounds after the session's last boundary; parameters are those of :meth:`TaskStrategy.start`."""
+    """Run the rounds after the session's last checkpoint; parameters are those of :meth:`TaskStrategy.start`."""
     session, result = strategy.session, Result()
-    arrays = record_from_billboards(session.boundary.billboards) if session.boundary.round else initial_arrays
+    arrays = record_from_billboards(session.checkpoint.billboards) if session.checkpoint.round else initial_arrays
     result.arrays = arrays
-    for number in range(session.boundary.round + 1, last + 1):
+    for number in range(session.checkpoint.round + 1, last + 1):
         strategy.measure(number - 1, grid)  # here, so that a run that goes on makes up for it
         began, heard = time.perf_counter(), session.listening_seconds
         session.registry = session.registry.completed(grid, session.timeout, session.run)
@@ -61,25 +61,25 @@ def run_rounds(
         if evaluate_fn and (own := evaluate_fn(number, arrays)) is not None:
             result.evaluate_metrics_serverapp[number] = own
         if on_round:
-            on_round(number, session.boundary.billboards, dict(scores or {}))
+            on_round(number, session.checkpoint.billboards, dict(scores or {}))
     return result
 
 
 def _published(session: Session, number: int, before: ArrayRecord, returned: ArrayRecord | None) -> ArrayRecord:
-    """Return what nodes get next: the billboards of the last boundary, if they are what the round was charged for.
+    """Return what nodes get next: the billboards of the last checkpoint, if they are what the round was charged for.
 
     Raises
     ------
     ComponentFailure
         The billboards moved and the ledger was not charged for them, or the strategy returned others.
     """
-    boundary = session.boundary
-    arrays = record_from_billboards(boundary.billboards)
-    free = arrays == before or (session.journal is not None and session.journal.charged(boundary))
-    if boundary.round != number or not free:
+    checkpoint = session.checkpoint
+    arrays = record_from_billboards(checkpoint.billboards)
+    free = arrays == before or (session.journal is not None and session.journal.charged(checkpoint))
+    if checkpoint.round != number or not free:
         raise ComponentFailure(
             f"round {number} ended with billboards that no release was charged for, and they go to every node; let "
-            "aggregate_train call super().aggregate_train(...) and leave session.boundary alone: what moves a "
+            "aggregate_train call super().aggregate_train(...) and leave session.checkpoint alone: what moves a "
             "billboard is its 'server_update'."
         )
     if returned is not None and returned != arrays:

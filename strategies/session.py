@@ -15,8 +15,9 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
+from fedpriv.names import renamed
 from fedpriv.privacy.entropy import Entropy
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
@@ -48,12 +49,12 @@ class Session:
         Where coins and noise come from.
     resolved : ResolvedPlan
         What will be released, and with which noise.
-    boundary : Boundary
-        The last release boundary.
+    checkpoint : Checkpoint
+        The last checkpoint.
     sampled : dict
         Per group, who takes part in the round at work.
     noise : dict
-        Per group, what the boundary of the round at work will keep for correlated noise.
+        Per group, what the checkpoint of the round at work will keep for correlated noise.
     bits : dict
         Per group, the noisy count that decides over the next clipping norm (see :mod:`fedpriv.privacy.adaptive`).
     measured : dict
@@ -89,7 +90,7 @@ class Session:
     journal: Journal | None
     entropy: Entropy
     resolved: ResolvedPlan
-    boundary: Boundary
+    checkpoint: Checkpoint
     sampled: dict[str, Ids] = field(default_factory=dict)
     noise: dict[str, NDArray[np.float64]] = field(default_factory=dict, repr=False)
     bits: dict[str, float] = field(default_factory=dict)
@@ -148,6 +149,17 @@ class Session:
             )
 
     @property
+    def boundary(self) -> Checkpoint:
+        """The old name of ``checkpoint``, until version 0.2."""
+        renamed("Session", "boundary", {"boundary": "checkpoint"})
+        return self.checkpoint
+
+    @boundary.setter
+    def boundary(self, checkpoint: Checkpoint) -> None:
+        renamed("Session", "boundary", {"boundary": "checkpoint"})
+        self.checkpoint = checkpoint
+
+    @property
     def run(self) -> RunName:
         """Which run of which population messages belong to."""
         return RunName() if self.journal is None else RunName(self.journal.population, self.journal.run)
@@ -183,12 +195,12 @@ class Session:
             self.listening_seconds += time.perf_counter() - began
 
     def participations(self) -> Participations | None:
-        """Return how often each task was asked up to the last boundary, and when last; None without limits."""
+        """Return how often each task was asked up to the last checkpoint, and when last; None without limits."""
         if self.resolved.banded is None:
             return None
-        if self.boundary.round == 0:
+        if self.checkpoint.round == 0:
             return Participations.none(self.registry.num_tasks)
-        return Participations.from_arrays(self.boundary.participations, self.registry.num_tasks)
+        return Participations.from_arrays(self.checkpoint.participations, self.registry.num_tasks)
 
     def ask(self, grid: Grid, messages: Iterable[Message], stage: str, *, needed: bool = True) -> list[Message]:
         """Send messages to nodes and return a reply for each; see :func:`fedpriv.strategies.exchange.exchange`."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.protocol import record_from_billboards
 from fedpriv.strategies.base import TaskStrategy
 
@@ -30,7 +30,7 @@ class Silent(TaskStrategy):
         stage = f"in round {server_round}"
         for _, answer in session.answers(replies, session.sampled, session.problems, server_round, stage):
             session.take_note(answer)
-        session.boundary = Boundary(server_round, session.boundary.billboards, session.sampled)
+        session.checkpoint = Checkpoint(server_round, session.checkpoint.billboards, session.sampled)
         if session.journal is not None:
-            session.journal.publish(session.boundary, {})
-        return record_from_billboards(session.boundary.billboards), None
+            session.journal.publish(session.checkpoint, {})
+        return record_from_billboards(session.checkpoint.billboards), None

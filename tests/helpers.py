@@ -14,7 +14,7 @@ from torch import nn
 from fedpriv.cohort import Cohort, Problem, Ragged, Tasks
 from fedpriv.models import build_model
 from fedpriv.privacy.journal import Journal
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 
 
 def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int = 0, sizes: Any = None) -> Tasks:
@@ -73,10 +73,10 @@ class Crash(BaseException):
 def crash_at(monkeypatch: Any, moment: str, round: int) -> Iterator[None]:
     """Let the process die, in the block, at one moment of publishing one round."""
     owner, method = {
-        "before stage": (BoundaryStore, "stage"),
+        "before stage": (CheckpointStore, "stage"),
         "after stage": (Journal, "charge"),
-        "after charge": (BoundaryStore, "promote"),
-        "after promote": (BoundaryStore, "promote"),
+        "after charge": (CheckpointStore, "promote"),
+        "after promote": (CheckpointStore, "promote"),
     }[moment]
     original = getattr(owner, method)
 

@@ -134,7 +134,7 @@ def run(words: list[str], folder: Path) -> tuple[int, str]:
 
 def outcome(folder: Path) -> dict[str, Any]:
     """Return what a finished run came to: what must be the same everywhere, and under ``bits`` the rest."""
-    from fedpriv.runs.checkpoint import BoundaryStore
+    from fedpriv.runs.checkpoint import CheckpointStore
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary.get("measures", {}).get("store", {}).pop("microseconds_per_pair", None)
@@ -156,7 +156,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             ):
                 rows.append([number, part, json.loads(release)])
                 bits[f"release {number} {part}"] = published
-    store_of = BoundaryStore(folder / "checkpoints")
+    store_of = CheckpointStore(folder / "checkpoints")
     numbers = store_of.rounds()
     last = store_of.load(numbers[-1])
     shape = {

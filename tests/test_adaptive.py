@@ -134,7 +134,7 @@ def tampered(reply: Message, change: Any) -> Message:
 def summed(strategy: Billboard, replies: list[Message]) -> tuple[Any, float]:
     """Return the sum of the updates and of the centred bits of one round, without noise."""
     strategy.aggregate_train(1, replies)
-    before, after = strategy.session.start[ALL], strategy.session.boundary.billboards[ALL]
+    before, after = strategy.session.start[ALL], strategy.session.checkpoint.billboards[ALL]
     return np.concatenate([(after[name] - before[name]).ravel() * 6 for name in before]), strategy.session.bits[ALL]
 
 
@@ -277,7 +277,7 @@ def test_nobody_answering_leaves_only_noise(at_work: Any) -> None:
     drawn = []
     for seed in range(200):
         strategy.session.entropy = ReproducibleEntropy(seed)
-        strategy._released(1, ALL, strategy.bounds(strategy.session.boundary).like(strategy.session.start[ALL]))
+        strategy._released(1, ALL, strategy.bounds(strategy.session.checkpoint).like(strategy.session.start[ALL]))
         drawn.append(strategy.session.bits[ALL])
     std = default_count_stddev(6, 1, 2.0, 0.8)
     # Mean and chi-square of 200 normals: outside of 5.5 deviations with a probability below 1e-7 together.
@@ -364,10 +364,10 @@ def round_(norm: float) -> float:
 
 def test_a_checkpoint_without_its_norm_is_refused(at_work: Any) -> None:
     strategy, _ = at_work()
-    strategy.session.boundary = replace(strategy.session.boundary, clipping_norm=None)
+    strategy.session.checkpoint = replace(strategy.session.checkpoint, clipping_norm=None)
     with pytest.raises(InputError, match="is not in the checkpoint"):
-        strategy.check_boundary()
-    one, two = (replace(strategy.session.boundary, clipping_norm=norm) for norm in (0.1, 0.2))
+        strategy.check_checkpoint()
+    one, two = (replace(strategy.session.checkpoint, clipping_norm=norm) for norm in (0.1, 0.2))
     assert one.digest() != two.digest()
 
 

@@ -20,7 +20,7 @@ from fedpriv.cohort import Key, Learner, LoopEngine, Problem, broadcast
 from fedpriv.experiment import ModelSettings
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
 from fedpriv.runtime.grid import InProcessGrid
@@ -127,9 +127,9 @@ def one_entry(value: float) -> Any:
 )
 def test_a_strange_update_counts_as_zero_or_is_clipped(at_work: Any, name: str, change: Any, removes: int) -> None:
     strategy, _, replies, ledger = at_work
-    start = strategy.session.boundary
+    start = strategy.session.checkpoint
     honest = aggregate(strategy, replies)
-    strategy.session.boundary, strategy.session.journal = start, Journal(ledger, "toy", "another run")
+    strategy.session.checkpoint, strategy.session.journal = start, Journal(ledger, "toy", "another run")
     changed = aggregate(strategy, [tampered(replies[0], change), *replies[1:]])
     assert all(np.isfinite(value).all() for value in changed.values())
     # Two tasks of one node are touched at most: each moves the mean by at most C/m if removed, 2C/m if replaced.
@@ -141,7 +141,7 @@ def test_a_strange_update_counts_as_zero_or_is_clipped(at_work: Any, name: str, 
 def test_noise_is_added_and_charged_even_if_nobody_answers(at_work: Any) -> None:
     strategy, _, _, ledger = at_work
     strategy.session.resolved = replace(strategy.session.resolved, noise={ALL: 2.0})
-    start = strategy.session.boundary.billboards[ALL]
+    start = strategy.session.checkpoint.billboards[ALL]
     published = aggregate(strategy, [])
     count = sum(value.size for value in published.values())
     deviation = np.concatenate([(published[k] - start[k]).ravel() for k in published]) * 6
@@ -309,7 +309,7 @@ class Recorder:
     def __init__(self, ledger: Ledger, fail: bool = False) -> None:
         self.ledger, self.events, self.fail = ledger, [], fail
 
-    def stage(self, boundary: Boundary) -> None:
+    def stage(self, checkpoint: Checkpoint) -> None:
         self.events.append(("stage", len(self.ledger.entries("toy"))))
 
     def promote(self, round: int) -> None:
@@ -383,9 +383,9 @@ def test_a_round_is_drawn_once_even_without_storage(at_work: Any) -> None:
     """A second draw for a charged round would publish a release that nobody paid for."""
     strategy, _, replies, ledger = at_work
     strategy.session.resolved = replace(strategy.session.resolved, noise={ALL: 1.0})
-    start = strategy.session.boundary
+    start = strategy.session.checkpoint
     aggregate(strategy, replies)
-    strategy.session.boundary, strategy.session.entropy = start, ReproducibleEntropy(1)
+    strategy.session.checkpoint, strategy.session.entropy = start, ReproducibleEntropy(1)
     with pytest.raises(InputError, match="never drawn again"):
         aggregate(strategy, replies)
     assert len(ledger.entries("toy")) == 1
@@ -393,9 +393,9 @@ def test_a_round_is_drawn_once_even_without_storage(at_work: Any) -> None:
 
 def test_a_node_counts_once(at_work: Any) -> None:
     strategy, _, replies, ledger = at_work
-    start = strategy.session.boundary
+    start = strategy.session.checkpoint
     once = aggregate(strategy, replies)
-    strategy.session.boundary, strategy.session.journal = start, Journal(ledger, "toy", "another run")
+    strategy.session.checkpoint, strategy.session.journal = start, Journal(ledger, "toy", "another run")
     twice = aggregate(strategy, [replies[0], *replies, replies[2]])
     assert moved(once, twice) == 0
     assert strategy.session.problems["rejected"] == 2
@@ -404,7 +404,7 @@ def test_a_node_counts_once(at_work: Any) -> None:
 @pytest.mark.parametrize("ids", [[0, 0], [-1, 0], [1, 2], [5]], ids=str)
 def test_a_node_refuses_tasks_named_twice_or_not_its_own(at_work: Any, ids: list[int]) -> None:
     strategy, grid, _, _ = at_work
-    billboards = strategy.session.boundary.billboards
+    billboards = strategy.session.checkpoint.billboards
     request = Request(2, billboards, {ALL: np.array(ids)}, declared=Declaration(C))
     for kind in ("train", "evaluate", "train.finish"):
         reply = grid.send_and_receive([Message(request.to_content(), 1, kind)])[0]

@@ -145,7 +145,7 @@ class Leaks(Billboard):
     how: str = "returns"
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
-        before = self.session.boundary
+        before = self.session.checkpoint
         record, metrics = super().aggregate_train(server_round, replies)
         assert record is not None
         other = {name: value * 2 for name, value in arrays_from(record).items()}
@@ -153,13 +153,13 @@ class Leaks(Billboard):
             return record_of(other), metrics
         if self.how == "nothing":
             return None, metrics
-        if self.how == "boundary":
-            self.session.boundary = replace(self.session.boundary, billboards={"all": other})
+        if self.how == "checkpoint":
+            self.session.checkpoint = replace(self.session.checkpoint, billboards={"all": other})
         elif self.how == "writes":
-            for value in self.session.boundary.billboards["all"].values():
+            for value in self.session.checkpoint.billboards["all"].values():
                 value *= 2
         else:
-            self.session.boundary = before
+            self.session.checkpoint = before
             return None, metrics
         return record_of(other), metrics
 
@@ -168,7 +168,7 @@ class Leaks(Billboard):
     ("how", "text"),
     [
         ("returns", "returned other arrays than round 1 published and was charged for"),
-        ("boundary", "round 1 ended with billboards that no release was charged for"),
+        ("checkpoint", "round 1 ended with billboards that no release was charged for"),
         ("writes", "round 1 ended with billboards that no release was charged for"),
         ("stays", "round 1 ended with billboards that no release was charged for"),
     ],
@@ -178,7 +178,7 @@ def test_nothing_goes_to_nodes_but_what_was_charged(tmp_path: Path, how: str, te
 
 
 def test_what_a_strategy_returns_is_not_needed() -> None:
-    """The billboards of the last boundary go on, also where a strategy returns nothing, as Flower permits."""
+    """The billboards of the last checkpoint go on, also where a strategy returns nothing, as Flower permits."""
     found = [
         experiment(toy_tasks(8), strategy=one).run(reproduce=1)
         for one in (noisy(**COMMON), Leaks(**COMMON, how="nothing"))

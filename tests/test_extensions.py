@@ -25,7 +25,7 @@ from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runs import read_config
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import server_updates
 from fedpriv.strategies.server_updates import SGD, NoisySum
@@ -240,7 +240,7 @@ def test_the_server_step_of_the_contributing_page_runs_as_the_page_says(tmp_path
     main()
     said = read_config(tmp_path / "run")["strategy"]
     assert (said["server_update"], said["server_momentum"]) == ("nesterov", 0.5)
-    assert BoundaryStore(tmp_path / "run/checkpoints").load(3).state[ALL]
+    assert CheckpointStore(tmp_path / "run/checkpoints").load(3).state[ALL]
 
     weights = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.SGD([weights], lr=0.3, momentum=0.5, nesterov=True)

@@ -19,7 +19,7 @@ from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.protocol import ALL
-from fedpriv.runs import BoundaryStore
+from fedpriv.runs import CheckpointStore
 from fedpriv.strategies import Billboard
 
 SETTINGS = [
@@ -91,9 +91,9 @@ def test_all_grids_agree(fedpriv: Any, tmp_path: Path) -> None:
         )
         assert ran.returncode == 0, ran.stderr
         results[grid] = json.loads((tmp_path / grid / "summary.json").read_text())
-    reference = BoundaryStore(tmp_path / "in-process/checkpoints").load(3).billboards[ALL]
+    reference = CheckpointStore(tmp_path / "in-process/checkpoints").load(3).billboards[ALL]
     for grid in ("ray", "flower"):
-        found = BoundaryStore(tmp_path / grid / "checkpoints").load(3).billboards[ALL]
+        found = CheckpointStore(tmp_path / grid / "checkpoints").load(3).billboards[ALL]
         for name, value in reference.items():
             np.testing.assert_allclose(found[name], value, rtol=1e-5, atol=1e-6)
         assert results[grid]["guarantee"] == results["in-process"]["guarantee"]

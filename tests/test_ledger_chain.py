@@ -23,9 +23,9 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy import Ledger, Release, Target, epsilon
 from fedpriv.privacy import store as ledger_files
 from fedpriv.privacy.chain import Head, HeadFile, head_of
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.store import LedgerFile
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.strategies import Billboard
 
 ROUNDS = 20
@@ -78,13 +78,13 @@ class Rollback:
         self.put, self.path = put, Path()
         publish = Journal.publish
 
-        def published(journal: Journal, boundary: Boundary, releases: Any) -> None:
-            publish(journal, boundary, releases)
+        def published(journal: Journal, checkpoint: Checkpoint, releases: Any) -> None:
+            publish(journal, checkpoint, releases)
             self.path = journal.ledger.path
-            if boundary.round == kept:
+            if checkpoint.round == kept:
                 files = (self.path, self.path.with_name(f"{self.path.name}.head"))
                 self.copies = {path: path.read_bytes() for path in files}
-            if boundary.round == after:
+            if checkpoint.round == after:
                 self.back()
 
         monkeypatch.setattr(Journal, "publish", published)
@@ -188,7 +188,7 @@ def test_heads_are_written_after_the_commit_under_the_lock_and_before_publicatio
             assert head == head_of(other), "not committed, or not the newest"
             with pytest.raises(sqlite3.OperationalError, match="locked"):
                 other.execute("BEGIN IMMEDIATE")
-        store = BoundaryStore(tmp_path / "run/checkpoints")
+        store = CheckpointStore(tmp_path / "run/checkpoints")
         if head.number > 1:
             assert store.pending() is not None, "published before the head was written"
         write(self, head)
@@ -407,9 +407,9 @@ def test_a_ledger_that_was_cut_is_refused_at_any_moment(tmp_path: Path, monkeypa
             ask()
     publish = Journal.publish
 
-    def cutting(self: Journal, boundary: Boundary, releases: Any) -> None:
-        publish(self, boundary, releases)
-        if boundary.round == 12:
+    def cutting(self: Journal, checkpoint: Checkpoint, releases: Any) -> None:
+        publish(self, checkpoint, releases)
+        if checkpoint.round == 12:
             self.ledger.path.write_bytes(self.ledger.path.read_bytes()[:-cut])
 
     monkeypatch.setattr(Journal, "publish", cutting)
@@ -421,9 +421,9 @@ def test_a_ledger_that_was_cut_is_refused_at_any_moment(tmp_path: Path, monkeypa
 def test_a_value_changed_during_a_run_is_named_before_its_summary(tmp_path: Path, monkeypatch: Any) -> None:
     publish = Journal.publish
 
-    def changing(self: Journal, boundary: Boundary, releases: Any) -> None:
-        publish(self, boundary, releases)
-        if boundary.round == ROUNDS:
+    def changing(self: Journal, checkpoint: Checkpoint, releases: Any) -> None:
+        publish(self, checkpoint, releases)
+        if checkpoint.round == ROUNDS:
             alter(self.ledger.path, "UPDATE releases SET release = replace(release, '8.0', '80.0')")
 
     monkeypatch.setattr(Journal, "publish", changing)

@@ -21,7 +21,7 @@ from fedpriv.clients import GlobalModel
 from fedpriv.privacy import Ledger, Release, Target, epsilon, gaussian_epsilon
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.terms import Relation
 from fedpriv.strategies import Billboard
 from tests.helpers import toy_tasks
@@ -36,10 +36,10 @@ def run(out: Path, monkeypatch: Any, *, declared: str = "benchmark", **strategy:
     asked: Counter[int] = Counter()
     publish = Journal.publish
 
-    def spy(self: Journal, boundary: Boundary, releases: Any) -> None:
-        for ids in boundary.sampled.values():
+    def spy(self: Journal, checkpoint: Checkpoint, releases: Any) -> None:
+        for ids in checkpoint.sampled.values():
             asked.update(ids.tolist())
-        publish(self, boundary, releases)
+        publish(self, checkpoint, releases)
 
     tasks = replace(toy_tasks(TASKS), declared=declared)
     place: dict[str, Any] = {}
@@ -82,7 +82,7 @@ def answer(fedpriv: Any, *words: str) -> Any:
 def test_single_tasks_have_spent_their_participations(
     tmp_path: Path, monkeypatch: Any, fedpriv: Any, strategy: dict[str, Any]
 ) -> None:
-    """Rounds before the snapshot are known by the nodes' counts, later ones by their boundaries."""
+    """Rounds before the snapshot are known by the nodes' counts, later ones by their checkpoints."""
     asked = run(tmp_path / "r", monkeypatch, **strategy)
     found = answer(fedpriv, "show", "r")
     mine = found["individual"]

@@ -19,7 +19,7 @@ import numpy as np
 from fedpriv.runs.resume import where_to_resume
 from fedpriv.runs.published import Folder
 from fedpriv.privacy import Ledger, Release
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.runs import RunFolder
 
 place, kills, seed = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
@@ -32,20 +32,20 @@ chance = random.Random(seed)
 def work():
     """Go on where the last process was killed, and publish round after round, as a run does."""
     folder = RunFolder(place / "run", {"strategy": {"name": "billboard"}}, resume=(place / "run/config.toml").exists())
-    journal = Journal(Ledger(place / "ledger.sqlite"), "people", folder.run_id, folder.boundaries)
-    found = where_to_resume(folder, journal, publishes=True).boundary
+    journal = Journal(Ledger(place / "ledger.sqlite"), "people", folder.run_id, folder.checkpoints)
+    found = where_to_resume(folder, journal, publishes=True).checkpoint
     os.write(ready, b".")
     rng = np.random.default_rng()
     if found is None:
-        found = Boundary(0, {group: {"w": np.zeros(500)} for group in "ab"})
-        folder.boundaries.stage(found)
-        folder.boundaries.promote(0)
+        found = Checkpoint(0, {group: {"w": np.zeros(500)} for group in "ab"})
+        folder.checkpoints.stage(found)
+        folder.checkpoints.promote(0)
     while True:
         number = found.round + 1
-        found = Boundary(number, {group: {"w": rng.normal(size=500)} for group in "ab"}, {"a": np.arange(3)})
+        found = Checkpoint(number, {group: {"w": rng.normal(size=500)} for group in "ab"}, {"a": np.arange(3)})
         journal.publish(found, {"a": release, "b": release})
         if number % 7 == 0:
-            folder.boundaries.seal(number)
+            folder.checkpoints.seal(number)
 
 
 moments = Counter()

@@ -22,10 +22,10 @@ from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Key, Learner, Params, State
 from fedpriv.privacy import BandedMechanism, Ledger, NodePolicy, Release, ReproducibleEntropy, epsilon
 from fedpriv.privacy.declaration import Declaration
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.participation import Participations, cohort_size, round_robin, uniform_choice
 from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard
@@ -104,8 +104,8 @@ def test_a_record_of_another_population_is_refused() -> None:
 # --- runs ------------------------------------------------------------------------------------------------------------
 
 
-def history(folder: Path) -> list[Boundary]:
-    store = BoundaryStore(folder / "checkpoints")
+def history(folder: Path) -> list[Checkpoint]:
+    store = CheckpointStore(folder / "checkpoints")
     return [store.load(number) for number in store.rounds()]
 
 
@@ -114,15 +114,15 @@ def history(folder: Path) -> list[Boundary]:
 def test_a_run_keeps_and_records_its_limits(tmp_path: Path, schedule: Any, groups: Any) -> None:
     strategy = banded(rounds=12, sampling_rate=0.2, min_separation=3, schedule=schedule, groups=groups)
     result = personal(tasks=toy_tasks(12), strategy=strategy, checkpoint_every=100).run(tmp_path / "run")
-    boundaries = history(tmp_path / "run")
+    checkpoints = history(tmp_path / "run")
     rounds: dict[int, list[int]] = {task: [] for task in range(12)}
-    for boundary in boundaries[1:]:
-        for ids in boundary.sampled.values():
+    for checkpoint in checkpoints[1:]:
+        for ids in checkpoint.sampled.values():
             assert len(ids) == cohort_size(12 if groups is None else 6, 0.2)
             for task in ids.tolist():
-                rounds[task].append(boundary.round)
-        assert boundary.participations["counts"].tolist() == [len(mine) for mine in rounds.values()]
-        assert boundary.participations["last"].tolist() == [max(mine, default=0) for mine in rounds.values()]
+                rounds[task].append(checkpoint.round)
+        assert checkpoint.participations["counts"].tolist() == [len(mine) for mine in rounds.values()]
+        assert checkpoint.participations["last"].tolist() == [max(mine, default=0) for mine in rounds.values()]
     limits = strategy.resolve(12).banded
     assert limits is not None
     assert limits.separation == limits.bands == 3
@@ -136,7 +136,7 @@ def test_a_run_keeps_and_records_its_limits(tmp_path: Path, schedule: Any, group
         epsilon({alone: limits.participations}, result.guarantee.delta).value
     ), "groups compose in parallel"
     entries = Ledger(tmp_path / "run/ledger.sqlite").entries("toy")
-    assert len(entries) == 12 * len(boundaries[-1].billboards), "every round is recorded"
+    assert len(entries) == 12 * len(checkpoints[-1].billboards), "every round is recorded"
     assert len({entry.release for entry in entries}) == 1
     assert [line["epsilon"] for line in result.privacy_lines] == [result.guarantee.epsilon] * 2
 
@@ -277,7 +277,7 @@ def test_after_every_crash_the_noise_is_still_a_banded_mechanism(tmp_path: Path,
     for number, moment in enumerate(MOMENTS):
         with crash_at(monkeypatch, moment, 2 + 3 * number):
             run.run(tmp_path / "run", resume=number > 0)
-    store = BoundaryStore(tmp_path / "run/checkpoints")
+    store = CheckpointStore(tmp_path / "run/checkpoints")
     newest = store.load(store.rounds()[-1])
     boards = [
         np.concatenate([value.ravel() for value in one.billboards[ALL].values()]) for one in history(tmp_path / "run")
@@ -335,16 +335,16 @@ def test_asked_is_taken_part(tmp_path: Path) -> None:
         session = strategy.bind(grid, initial, journal=Journal(ledger, "toy", "run"))
         strategy.configure_train(1, initial, {}, grid)  # type: ignore[arg-type]
         strategy.aggregate_train(1, [])
-        assert session.boundary.participations["counts"].tolist() == [1, 0, 1, 0]
+        assert session.checkpoint.participations["counts"].tolist() == [1, 0, 1, 0]
         strategy.configure_train(2, initial, {}, grid)  # type: ignore[arg-type]
         assert session.sampled[ALL].tolist() == [1, 3]
         for wrong in ([0, 1], [1, 1]):
             session.sampled = {ALL: np.array(wrong)}
             with pytest.raises(ComponentFailure, match="nothing was released"):
                 strategy.aggregate_train(2, [])
-        assert session.boundary.round == 1
+        assert session.checkpoint.round == 1
         assert len(ledger.entries("toy")) == 1
-        session.boundary = replace(session.boundary, participations={})
+        session.checkpoint = replace(session.checkpoint, participations={})
         with pytest.raises(InputError, match="how often each of 4 tasks"):
             strategy.configure_train(2, initial, {}, grid)  # type: ignore[arg-type]
 

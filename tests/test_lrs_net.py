@@ -29,7 +29,7 @@ from fedpriv.privacy.accounting import epsilon
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import Relation
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.node import Node
 from fedpriv.scenarios.lrs_net import evidence
 from fedpriv.strategies import Billboard
@@ -256,7 +256,7 @@ def test_after_the_warm_up_the_network_may_be_left_as_it_is(tmp_path: Path) -> N
     for name in (name for name in board if name.startswith("bank.")):
         torch.testing.assert_close(frozen[name], update[name], rtol=0, atol=0)
     experiment(client(network_rate=0.0, warm_up=2)).run(tmp_path / "run", reproduce=1)
-    store = BoundaryStore(tmp_path / "run" / "checkpoints")
+    store = CheckpointStore(tmp_path / "run" / "checkpoints")
     (before,), (after,) = (store.load(number).billboards.values() for number in (2, 4))
     assert all(np.array_equal(before[name], after[name]) == name.startswith("net.") for name in before)
 
@@ -451,7 +451,7 @@ def test_a_killed_run_goes_on_with_the_same_numbers(tmp_path: Path, monkeypatch:
     with crash_at(monkeypatch, "after charge", 4):
         experiment(rounds=4).run(tmp_path / "cut", reproduce=7)
     again = experiment(rounds=4).run(tmp_path / "cut", reproduce=7, resume=True)
-    assert BoundaryStore(tmp_path / "cut/checkpoints").rounds()
+    assert CheckpointStore(tmp_path / "cut/checkpoints").rounds()
     for name, value in whole_run.scores.items():
         np.testing.assert_array_equal(again.scores[name], value)
     (one,), (two,) = whole_run.billboards.values(), again.billboards.values()

@@ -32,7 +32,7 @@ from fedpriv.data import FewShot, few_shot, load
 from fedpriv.errors import ComponentFailure
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.strategies import Billboard, MaliciousMetaLearner, Silent
 
 GAMES = {"games": 5, "validation": 3, "iterations": 2}
@@ -129,9 +129,9 @@ def test_what_is_seen_is_before_the_servers_noise(tmp_path: Path) -> None:
         one.run(tmp_path / name, reproduce=5)
         assert recorded_rounds(tmp_path / name) == [2]
         seen.append(read_sighting(tmp_path / name, 2))
-    from fedpriv.runs.checkpoint import BoundaryStore
+    from fedpriv.runs.checkpoint import CheckpointStore
 
-    after = BoundaryStore(tmp_path / "quiet/checkpoints").load(2).billboards[ALL]
+    after = CheckpointStore(tmp_path / "quiet/checkpoints").load(2).billboards[ALL]
     sighting = seen[0]
     assert sighting.kind == "rows"
     assert sighting.tasks[ALL].tolist() == list(range(9))
@@ -219,7 +219,7 @@ class Scribbler:
 
     def see(self, sighting: Sighting) -> None:
         assert sighting.folder is not None
-        published = BoundaryStore(sighting.folder / "checkpoints").rounds()[-1]
+        published = CheckpointStore(sighting.folder / "checkpoints").rounds()[-1]
         shown = (*sighting.billboards.values(), *sighting.updates.values())
         whole = all(np.isfinite(value).all() for one in shown for value in one.values())
         whole &= all(len(np.unique(ids)) == len(ids) > 1 for ids in sighting.tasks.values())
@@ -241,8 +241,8 @@ def test_observers_are_told_after_the_release_and_get_copies(tmp_path: Path, kin
     found = []
     for name, strategy in (("plain", one.strategy), ("observed", observed)):
         one.model_copy(update={"strategy": strategy}).run(tmp_path / name, reproduce=3)
-        boundary = BoundaryStore(tmp_path / name / "checkpoints").load(3)
-        found.append((boundary.digest(), {group: ids.tolist() for group, ids in boundary.sampled.items()}))
+        checkpoint = CheckpointStore(tmp_path / name / "checkpoints").load(3)
+        found.append((checkpoint.digest(), {group: ids.tolist() for group, ids in checkpoint.sampled.items()}))
     assert found[0] == found[1]
     assert first.told == [(1, 1, True), (3, 3, True)]
     assert second.told == [(3, 3, True)]

@@ -30,7 +30,7 @@ from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.metrics import MetricsRelease, contributions, metrics_norm, metrics_release, noisy_means
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import ALL, METRICS, Reply, Request
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard, Silent
 
@@ -230,10 +230,10 @@ def test_metrics_of_states_tell_who_was_drawn() -> None:
 @contextmanager
 def crash_when_measuring(monkeypatch: Any, moment: str, round: int) -> Any:
     owner, method = {
-        "before stage": (BoundaryStore, "stage_measured"),
+        "before stage": (CheckpointStore, "stage_measured"),
         "after stage": (Journal, "charge_measured"),
-        "after charge": (BoundaryStore, "promote_measured"),
-        "after promote": (BoundaryStore, "promote_measured"),
+        "after charge": (CheckpointStore, "promote_measured"),
+        "after promote": (CheckpointStore, "promote_measured"),
     }[moment]
     original = getattr(owner, method)
 
@@ -258,7 +258,7 @@ def test_metrics_are_drawn_once_whatever_the_moment_of_a_crash(
     """With the system's entropy, so that a second draw would be seen."""
     with crash_when_measuring(monkeypatch, moment, round):
         personal().run(tmp_path / "run")
-    store = BoundaryStore(tmp_path / "run/checkpoints")
+    store = CheckpointStore(tmp_path / "run/checkpoints")
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
     charged = [entry for entry in ledger.entries("toy") if entry.release.measures]
     assert len(charged) == round // 2 - (0 if "charge" in moment or "promote" in moment else 1)
@@ -286,7 +286,7 @@ def test_a_resumed_run_has_the_metrics_of_an_undisturbed_one(tmp_path: Path, mon
     for number, values in means(reference).items():
         assert means(resumed)[number] == pytest.approx(values, rel=1e-9)
     (tmp_path / "run/summary.json").unlink()
-    published = BoundaryStore(tmp_path / "run/checkpoints").measured()
+    published = CheckpointStore(tmp_path / "run/checkpoints").measured()
     again = personal().run(tmp_path / "run", reproduce=6, resume=True)
     assert means(again) == {one.round: one.values for one in published}
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]

@@ -26,7 +26,7 @@ from fedpriv.privacy.plan import Mechanism, PrivacyPlan
 from fedpriv.privacy.sampling import FullParticipation, PoissonSampling, fixed_size
 from fedpriv.privacy.terms import Relation
 from fedpriv.protocol import ALL
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.strategies import Billboard, Silent, TaskStrategy
 
 TARGET = Target(epsilon=3.0, delta=1e-3)
@@ -157,7 +157,7 @@ def test_an_entry_outside_of_the_plan_is_an_error(name: str, tmp_path: Path) -> 
     for other in (louder, strategy(**{**changes, "rounds": 5})):
         with pytest.raises(InputError, match="that this run does not plan"):
             other.resolve(12).refuse_others(entries)
-    assert BoundaryStore(tmp_path / "run/checkpoints").rounds()[-1] == 3
+    assert CheckpointStore(tmp_path / "run/checkpoints").rounds()[-1] == 3
     assert run.run(tmp_path / "run", reproduce=1, resume=True).summary["finished"]
 
 
@@ -199,6 +199,17 @@ def test_a_round_that_is_not_planned_is_an_error() -> None:
     for outside in (entry(0, update), entry(5, update), entry(3, measured), entry(6, measured)):
         with pytest.raises(InputError, match=f"round {outside.round} that this run does not plan"):
             resolved.refuse_others([outside])
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("check_boundary", "check_checkpoint"), ("first_boundary", "first_checkpoint")]
+)
+def test_an_override_under_an_old_name_is_refused_and_the_advice_works(old: str, new: str) -> None:
+    """Passed over without a word, a strategy would go on from what it meant to refuse."""
+    assert hasattr(Billboard, new)
+    with pytest.raises(InputError, match=rf"Older\.{old} would never be asked: override '{new}' instead"):
+        type("Older", (Billboard,), {"__module__": __name__, old: lambda _: None})
+    type("Newer", (Billboard,), {"__module__": __name__, new: lambda _: None})
 
 
 def test_what_would_never_be_asked_is_refused() -> None:

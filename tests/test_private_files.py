@@ -20,7 +20,7 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.lrs.store import PersonalModels
 from fedpriv.protocol import ALL
 from fedpriv.report import write_report
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 
 READABLE = {"config.toml", ".lock"}
 """What no task's data decide: settings. Means of scores are no release, so they are nobody else's either."""
@@ -57,14 +57,14 @@ def test_only_the_owner_reads_what_tells_of_single_tasks(tmp_path: Path, monkeyp
     """
     seen: set[str] = set()
     for method in ("stage", "promote", "seal", "promote_measured"):
-        original = getattr(BoundaryStore, method)
+        original = getattr(CheckpointStore, method)
 
-        def watched(self: BoundaryStore, *arguments: Any, original: Any = original) -> None:
+        def watched(self: CheckpointStore, *arguments: Any, original: Any = original) -> None:
             original(self, *arguments)
             seen.update(path.name for path in self.directory.iterdir())
             assert open_to_others(tmp_path) == set()
 
-        monkeypatch.setattr(BoundaryStore, method, watched)
+        monkeypatch.setattr(CheckpointStore, method, watched)
     more = {"metrics": ("personal.loss",), "metrics_every": 2, "metrics_epsilon": 1.0}
     strategy = noisy(rounds=6, noise="banded", sampling_rate=0.25, min_separation=3, **more)
     client = MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=1)
@@ -126,7 +126,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(tmp_path: Path, monkeypat
     from fedpriv.runtime.grid import InProcessGrid
 
     owner: Any = {"log": RunFolder, "write_summary": RunFolder, "snapshot": InProcessGrid, "charge": Journal}.get(
-        moment, BoundaryStore
+        moment, CheckpointStore
     )
     many = experiment(
         toy_tasks(7), client=MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=1),
@@ -149,7 +149,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on(tmp_path: Path, monkeypat
                 many.run(disk / "run", reproduce=6)
         assert found.value.exit_code == 4
         assert "\n" not in str(found.value)
-        published = max(BoundaryStore(disk / "run/checkpoints").rounds())
+        published = max(CheckpointStore(disk / "run/checkpoints").rounds())
         (disk / "filler").unlink()
         assert published >= (6 if moment == "write_summary" else 2)
         result = many.run(disk / "run", reproduce=6, resume=True)

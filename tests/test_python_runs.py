@@ -82,6 +82,7 @@ def test_the_name_that_older_versions_advised_still_works() -> None:
         ("adversary", "Seen", "ObservedRows"),
         ("adversary", "seen_rows", "observe_rows"),
         ("cohort", "Usable", "UsableTasks"),
+        ("privacy.journal", "Boundary", "Checkpoint"),
     ],
 )
 def test_old_names_are_found_under_the_new_ones_with_a_warning(module: str, old: str, new: str) -> None:

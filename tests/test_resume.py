@@ -23,7 +23,7 @@ from fedpriv.clients import MeanRegularized
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.ray_grid import RayGrid
 from fedpriv.strategies import Billboard
 
@@ -51,7 +51,7 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
     population = ledger.populations()[0]
     charged = len(ledger.entries(population))
-    published = max(BoundaryStore(tmp_path / "run/checkpoints").rounds())
+    published = max(CheckpointStore(tmp_path / "run/checkpoints").rounds())
     assert published <= charged == (round if "charge" in moment or "promote" in moment else round - 1)
     resumed = personal(shards=3).run(tmp_path / "run", reproduce=6, resume=True)
     same(reference, resumed, 1e-9)
@@ -79,7 +79,7 @@ def test_a_round_whose_nodes_add_the_noise_is_not_asked_for_again(tmp_path: Path
 
 
 @pytest.mark.parametrize("keep", [0, 100, -1])
-def test_a_damaged_boundary_that_was_staged_is_never_passed_over(tmp_path: Path, monkeypatch: Any, keep: int) -> None:
+def test_a_damaged_checkpoint_that_was_staged_is_never_passed_over(tmp_path: Path, monkeypatch: Any, keep: int) -> None:
     with crash_at(monkeypatch, "after charge", 7):
         personal().run(tmp_path / "run", reproduce=6)
     pending = tmp_path / "run/checkpoints/pending.npz"
@@ -91,12 +91,12 @@ def test_a_damaged_boundary_that_was_staged_is_never_passed_over(tmp_path: Path,
     same(personal().run(reproduce=6), personal().run(tmp_path / "run", reproduce=6, resume=True), 1e-9)
 
 
-def test_boundaries_are_on_the_disk_before_their_charge_and_before_the_next_round(
+def test_checkpoints_are_on_the_disk_before_their_charge_and_before_the_next_round(
     tmp_path: Path, monkeypatch: Any
 ) -> None:
     """A name that a power failure takes back would let rows that are out be drawn again."""
     events: list[str] = []
-    flush, charge, stage = os.fsync, Ledger.charge_many, BoundaryStore.stage
+    flush, charge, stage = os.fsync, Ledger.charge_many, CheckpointStore.stage
 
     def fsync(handle: int) -> None:
         flush(handle)
@@ -104,16 +104,16 @@ def test_boundaries_are_on_the_disk_before_their_charge_and_before_the_next_roun
 
     def charge_many(self: Ledger, *arguments: Any, **more: Any) -> int:
         events.append("charge")
-        assert BoundaryStore(tmp_path / "run/checkpoints").pending() is not None
+        assert CheckpointStore(tmp_path / "run/checkpoints").pending() is not None
         return charge(self, *arguments, **more)
 
-    def staged(self: BoundaryStore, boundary: Any) -> None:
+    def staged(self: CheckpointStore, checkpoint: Any) -> None:
         events.append("stage")
-        stage(self, boundary)
+        stage(self, checkpoint)
 
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(Ledger, "charge_many", charge_many)
-    monkeypatch.setattr(BoundaryStore, "stage", staged)
+    monkeypatch.setattr(CheckpointStore, "stage", staged)
     personal(strategy=noisy(rounds=3)).run(tmp_path / "run", reproduce=6)
     assert events.count("charge") == 3
     for position, event in enumerate(events):
@@ -174,10 +174,10 @@ def test_a_run_in_progress_does_not_go_on_without_its_coins(tmp_path: Path, monk
     many = experiment(toy_tasks(9), strategy=noisy(rounds=3, sampling_rate=0.5))
     original = Journal.charge
 
-    def crash(self: Journal, boundary: Any, releases: Any) -> None:
-        if boundary.round == 2:
+    def crash(self: Journal, checkpoint: Any, releases: Any) -> None:
+        if checkpoint.round == 2:
             raise Crash
-        original(self, boundary, releases)
+        original(self, checkpoint, releases)
 
     with monkeypatch.context() as patch:
         patch.setattr(Journal, "charge", crash)
@@ -309,7 +309,7 @@ def killed_and_resumed(
         assert process.returncode == 0, err
         break
     assert done >= max(1, kills // 2), "the kills came too late to mean anything"
-    one, two = BoundaryStore(tmp_path / "whole/checkpoints"), BoundaryStore(folder / "checkpoints")
+    one, two = CheckpointStore(tmp_path / "whole/checkpoints"), CheckpointStore(folder / "checkpoints")
     for name, value in one.load(rounds).billboards[ALL].items():
         np.testing.assert_allclose(two.load(rounds).billboards[ALL][name], value, rtol=1e-5, atol=1e-7)
     first, second = (json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "run"))
@@ -324,7 +324,7 @@ def _population(folder: Path) -> str:
 
 def _published(folder: Path) -> int:
     checkpoints = folder / "checkpoints"
-    return max(BoundaryStore(checkpoints).rounds(), default=0) if checkpoints.exists() else 0
+    return max(CheckpointStore(checkpoints).rounds(), default=0) if checkpoints.exists() else 0
 
 
 def test_kill_and_resume(tmp_path: Path) -> None:

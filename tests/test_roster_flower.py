@@ -19,7 +19,7 @@ from fedpriv.clients import MeanRegularized
 from fedpriv.cohort import PARTS
 from fedpriv.config import apply, build_experiment
 from fedpriv.protocol import ALL
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.stock import run_app
 from fedpriv.scenarios import scenarios
 
@@ -75,7 +75,7 @@ def lay_out(run: Experiment, folder: Path) -> None:
 
 
 def last(folder: Path) -> Any:
-    return BoundaryStore(folder / "checkpoints").load(3)
+    return CheckpointStore(folder / "checkpoints").load(3)
 
 
 @pytest.mark.timeout(300)

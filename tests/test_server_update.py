@@ -19,13 +19,13 @@ from fedpriv import ComponentFailure, InputError
 from fedpriv.clients import GlobalModel
 from fedpriv.config import apply
 from fedpriv.privacy.bounds import BIT
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs import read_config
 from fedpriv.runs.atomic import pack, unpack
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.strategies import AlternatingMinimization, Billboard
@@ -102,7 +102,7 @@ def test_every_moment_of_publishing_leaves_the_state_exact(
     with crash_at(monkeypatch, moment, round):
         one.run(tmp_path / "run", reproduce=6)
     same(reference, one.run(tmp_path / "run", reproduce=6, resume=True))
-    last, other = (BoundaryStore(tmp_path / name / "checkpoints").load(4) for name in ("whole", "run"))
+    last, other = (CheckpointStore(tmp_path / name / "checkpoints").load(4) for name in ("whole", "run"))
     assert last.state[ALL].keys() == {f"{kind}/{name}" for kind in "mv" for name in last.billboards[ALL]}
     assert last.digest() == other.digest()
 
@@ -127,15 +127,15 @@ def test_a_state_that_is_not_the_one_of_its_billboard_is_refused(tmp_path: Path,
         one.run(tmp_path / "run", reproduce=6, resume=True)
 
 
-def bound(strategy: Billboard, boundary: Boundary | None = None) -> Boundary:
+def bound(strategy: Billboard, checkpoint: Checkpoint | None = None) -> Checkpoint:
     tasks = toy_tasks(6)
     problem = toy_problem(tasks)
     initial = record_from_billboards({ALL: {name: value.numpy() for name, value in problem.initial().items()}})
     grid = InProcessGrid([NodeSpec(tasks, GlobalModel(), problem)])
-    return strategy.bind(grid, initial, journal=None, boundary=boundary).boundary
+    return strategy.bind(grid, initial, journal=None, checkpoint=checkpoint).checkpoint
 
 
-def test_a_boundary_without_its_state_is_refused_where_no_ledger_tells() -> None:
+def test_a_checkpoint_without_its_state_is_refused_where_no_ledger_tells() -> None:
     strategy = noisy(rounds=3, **ADAM)
     first = bound(strategy)
     some = {name: value for name, value in first.state[ALL].items() if not name.startswith("v/")}
@@ -145,12 +145,22 @@ def test_a_boundary_without_its_state_is_refused_where_no_ledger_tells() -> None
             bound(strategy, replace(first, round=1, state=state))
 
 
-def test_a_boundary_without_a_state_has_the_digest_that_old_ledgers_hold() -> None:
+def test_a_checkpoint_without_a_state_has_the_digest_that_old_ledgers_hold() -> None:
     value = {"": {"w": np.arange(3.0)}}
-    plain = Boundary(2, value)
+    plain = Checkpoint(2, value)
     assert plain.digest() == "e5b286667bfbce3779eb413558d2004b887f08ef5c47cd108ce20a6c1eeff1ce"
     kept = replace(plain, state={"": {"w": np.zeros(3)}})
     assert len({plain.digest(), kept.digest(), replace(kept, state={"": {"v": np.zeros(3)}}).digest()}) == 3
+
+
+def test_strategies_that_set_the_checkpoint_by_its_old_name_move_on_with_a_warning() -> None:
+    strategy = noisy(rounds=3)
+    later = replace(bound(strategy), round=1)
+    with pytest.warns(DeprecationWarning, match=r"Session\.boundary is now called checkpoint"):
+        strategy.session.boundary = later
+    assert strategy.session.checkpoint is later
+    with pytest.warns(DeprecationWarning, match=r"Session\.boundary is now called checkpoint"):
+        assert strategy.session.boundary is later
 
 
 class Spy(SGD):
@@ -332,7 +342,7 @@ class Counts(SGD):
 
 def test_a_state_is_float64_whatever_it_was(tmp_path: Path) -> None:
     experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Counts())).run(tmp_path / "run")
-    assert BoundaryStore(tmp_path / "run/checkpoints").load(3).state[ALL]["count"].tolist() == [3.0]
+    assert CheckpointStore(tmp_path / "run/checkpoints").load(3).state[ALL]["count"].tolist() == [3.0]
 
 
 def test_updates_that_could_not_go_on_are_refused_when_they_are_defined() -> None:
@@ -357,7 +367,7 @@ def test_updates_that_could_not_go_on_are_refused_when_they_are_defined() -> Non
 def test_every_group_has_a_state_of_its_own(tmp_path: Path) -> None:
     groups = tuple(number % 2 for number in range(6))
     experiment(toy_tasks(6), strategy=noisy(rounds=3, groups=groups, **ADAM)).run(tmp_path / "run", reproduce=1)
-    state = BoundaryStore(tmp_path / "run/checkpoints").load(3).state
+    state = CheckpointStore(tmp_path / "run/checkpoints").load(3).state
     assert set(state) == {"group-0", "group-1"}
     assert all((state["group-0"][name] != state["group-1"][name]).any() for name in state["group-0"])
 

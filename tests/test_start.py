@@ -24,7 +24,7 @@ from fedpriv.cohort import Problem
 from fedpriv.effort import choose_grid, seconds_of_training
 from fedpriv.experiment.preparation import prepare
 from fedpriv.privacy import FullParticipation, Ledger, Release, Target
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.runs import RunFolder
 from fedpriv.runtime.short_folder import short_folder
 
@@ -102,8 +102,8 @@ def test_what_has_started_is_never_removed(tmp_path: Path) -> None:
     assert own.exists()
     first.close()
     again = RunFolder(tmp_path / "run", config, resume=False)
-    again.boundaries.stage(Boundary(0, {"all": {"w": np.zeros(1)}}))
-    again.boundaries.promote(0)
+    again.checkpoints.stage(Checkpoint(0, {"all": {"w": np.zeros(1)}}))
+    again.checkpoints.promote(0)
     again.started()
     name = again.run_id
     again.close()

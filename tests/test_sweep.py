@@ -543,9 +543,9 @@ def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_fo
 
 
 def _last_billboard(folder: Path) -> Any:
-    from fedpriv.runs import BoundaryStore
+    from fedpriv.runs import CheckpointStore
 
-    store = BoundaryStore(folder / "checkpoints")
+    store = CheckpointStore(folder / "checkpoints")
     return store.load(store.rounds()[-1]).billboards[ALL]
 
 

@@ -27,7 +27,7 @@ def models(
     """Write a finished run's personal models (low-rank plus sparse) to one compact file to serve from."""
     from fedpriv.lrs.store import PAIRS, PersonalModels, served
     from fedpriv.personal import personal_models
-    from fedpriv.runs.checkpoint import BoundaryStore
+    from fedpriv.runs.checkpoint import CheckpointStore
     from fedpriv.runs.folder import made_in_python, read_config
 
     config = read_config(run)
@@ -39,8 +39,8 @@ def models(
     if not (run / "summary.json").exists():
         raise InputError(f"{run} is not finished; go on with `fedpriv run ... --out {run} --resume` first.")
     experiment = build_experiment(config, data_dir)
-    boundaries = BoundaryStore(run / "checkpoints")
-    billboards = boundaries.load(boundaries.rounds()[-1]).billboards
+    checkpoints = CheckpointStore(run / "checkpoints")
+    billboards = checkpoints.load(checkpoints.rounds()[-1]).billboards
     if len(billboards) != 1:
         raise InputError(f"{run} has a billboard for each of {len(billboards)} groups; export a run without groups.")
     (billboard,) = billboards.values()

@@ -22,12 +22,12 @@ from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
 from fedpriv.held_out import score_held_out
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import Progress, phase
 from fedpriv.protocol import ALL, record_from_billboards
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runs.ledger_check import check_finished, how_to_find
 from fedpriv.runs.resume import Resume, where_to_resume
@@ -133,11 +133,11 @@ class _Run:
         resume = where_to_resume(folder, journal, publishes=strategy.publishes)
         names = {name: value.numpy() for name, value in problem.initial().items()}
         initial = record_from_billboards({ALL: names})
-        boundary = resume.boundary or strategy.first_boundary(initial, len(experiment.tasks))
-        if folder is not None and resume.boundary is None:
-            folder.boundaries.stage(boundary)
-            folder.boundaries.promote(0)
-        _check_budget(journal, resolved, boundary)
+        checkpoint = resume.checkpoint or strategy.first_checkpoint(initial, len(experiment.tasks))
+        if folder is not None and resume.checkpoint is None:
+            folder.checkpoints.stage(checkpoint)
+            folder.checkpoints.promote(0)
+        _check_budget(journal, resolved, checkpoint)
 
         self.stack.enter_context(one_blas_thread())
         with phase("start of the nodes"):
@@ -145,7 +145,7 @@ class _Run:
         if folder is not None:
             folder.started()
         if isinstance(self.options.progress, Progress):
-            self.options.progress(boundary.round, strategy.rounds)  # the first round may take long
+            self.options.progress(checkpoint.round, strategy.rounds)  # the first round may take long
         ready = time.perf_counter()
         served = serve(
             strategy,
@@ -153,7 +153,7 @@ class _Run:
             initial,
             journal=journal,
             entropy=entropy,
-            boundary=boundary,
+            checkpoint=checkpoint,
             resolved=resolved,
             replay=resume.replay,
             on_round=self._after(grid, scratch),
@@ -180,8 +180,8 @@ class _Run:
                 client=experiment.client,
                 said={"grid": experiment.grid, "engine": experiment.engine, "seed": experiment.seed},
             )
-        if experiment.held_out is not None and len(served.boundary.billboards) == 1:
-            (last,) = served.boundary.billboards.values()
+        if experiment.held_out is not None and len(served.checkpoint.billboards) == 1:
+            (last,) = served.checkpoint.billboards.values()
             scores = score_held_out(experiment.held_out_people(), problem, last, served.work)
             result.summary["diagnostics"]["held_out"] = scores
         if folder is not None:
@@ -194,7 +194,7 @@ class _Run:
     def _entropy(self) -> Entropy:
         if self.options.reproduce is not None:
             return ReproducibleEntropy(self.options.reproduce)
-        begun = max(self.folder.boundaries.rounds(), default=0) if self.folder is not None else 0
+        begun = max(self.folder.checkpoints.rounds(), default=0) if self.folder is not None else 0
         unfinished = self.folder is not None and begun < self.prepared.strategy.rounds
         kept = self.folder.coins() if self.folder is not None and unfinished else None
         return SystemEntropy(kept or RoundSecret.fresh())
@@ -203,9 +203,9 @@ class _Run:
         """Return what is done after each round: its scores are kept, and now and then the nodes' states."""
         folder, rounds, every = self.folder, self.prepared.strategy.rounds, self.experiment.checkpoint_every
         own = grid if isinstance(grid, LocalGrid) else None
-        snapshots = folder.boundaries if folder is not None else None
+        snapshots = folder.checkpoints if folder is not None else None
         if own and own.replays and snapshots is None:  # else the rounds to replay would pile up in memory
-            snapshots = BoundaryStore(scratch)
+            snapshots = CheckpointStore(scratch)
 
         def after(number: int, _: Any, scores: dict[str, Any]) -> None:
             if self.options.progress:
@@ -236,7 +236,7 @@ class _Run:
                 f"the nodes host {hosted} tasks, the population has {len(self.experiment.tasks)}; give both the same."
             )
         if own is not None and self.folder is not None and resume.snapshot is not None:
-            own.restore(self.folder.boundaries.directory, resume.snapshot)
+            own.restore(self.folder.checkpoints.directory, resume.snapshot)
         grid: Grid | None = own or self.options.on
         assert grid is not None
         return grid
@@ -266,13 +266,13 @@ class _Run:
         experiment, folder = self.experiment, self.folder
         ledger = Ledger(scratch / "ledger.sqlite" if experiment.ledger is None else experiment.ledger)
         resuming = self.options.resume and folder is not None
-        if resuming and folder is not None and any(folder.boundaries.rounds()) and not ledger.path.exists():
+        if resuming and folder is not None and any(folder.checkpoints.rounds()) and not ledger.path.exists():
             raise InputError(
                 f"the ledger {ledger.path} is gone, which holds what this run has released; "
                 f"{how_to_find(ledger.path, folder.path)} to go on."
             )
         if folder is not None:
-            ledger.follow(folder.boundaries.head_path)
+            ledger.follow(folder.checkpoints.head_path)
         population = experiment.population or experiment.tasks.dataset
         ledger.register(
             population,
@@ -287,13 +287,13 @@ class _Run:
         ledger.refuse_read_only()
         ledger.keep_heads()
         run = folder.run_id if folder is not None else scratch.name
-        return Journal(ledger, population, run, folder.boundaries if folder is not None else None)
+        return Journal(ledger, population, run, folder.checkpoints if folder is not None else None)
 
 
-def _check_budget(journal: Journal, resolved: ResolvedPlan, boundary: Boundary) -> None:
+def _check_budget(journal: Journal, resolved: ResolvedPlan, checkpoint: Checkpoint) -> None:
     """Refuse the whole run before any client works, if its remaining rounds cannot be paid."""
-    left = resolved.plan.rounds - boundary.round
-    if resolved.plan.at_node and journal.ledger.charged(journal.population, journal.run, boundary.round + 1):
+    left = resolved.plan.rounds - checkpoint.round
+    if resolved.plan.at_node and journal.ledger.charged(journal.population, journal.run, checkpoint.round + 1):
         left -= 1  # its rows were asked for, and paid, before a crash
     planned = resolved.releases(left)
     if left <= 0 or not planned:

@@ -5,7 +5,7 @@ Row t of ``C^{-1} Z`` (see :mod:`fedpriv.privacy.banded`) solves a triangular sy
 recursion damps rounding errors (the roots of such a polynomial lie outside the unit circle: Enestroem and Kakeya).
 
 The vectors ``W`` are as secret as the updates: who knows them can take the noise off what was published. They belong to
-the round's boundary, and are never drawn again: a second draw of a past round's noise would be averaged away.
+the round's checkpoint, and are never drawn again: a second draw of a past round's noise would be averaged away.
 """
 
 from __future__ import annotations

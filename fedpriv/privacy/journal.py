@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
+from fedpriv.names import renamed
 from fedpriv.privacy.calibration import calibrate_to_filter
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.ledger import Entry, Ledger
@@ -24,12 +25,12 @@ from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.sampling import FixedSizeSampling, Sampling
 
-__all__ = ["Boundary", "Journal", "Storage"]
+__all__ = ["Checkpoint", "Journal", "Storage"]
 
 
 @dataclass(frozen=True)
-class Boundary:
-    """A release boundary: all that is needed to go on after a round.
+class Checkpoint:
+    """All that is needed to go on after a round.
 
     Attributes
     ----------
@@ -87,17 +88,17 @@ class Boundary:
 
 
 class Storage(Protocol):
-    """Where boundaries are kept. ``stage`` and ``promote`` must be durable before they return, ``promote`` atomic."""
+    """Where checkpoints are kept. ``stage`` and ``promote`` must be durable before they return, ``promote`` atomic."""
 
     @property
     def folder(self) -> Path | None:
         """The run's folder; None where there is none."""
 
-    def stage(self, boundary: Boundary) -> None:
-        """Write a boundary under a pending name."""
+    def stage(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint under a pending name."""
 
     def promote(self, round: int) -> None:
-        """Make the pending boundary of a round the newest one."""
+        """Make the pending checkpoint of a round the newest one."""
 
     def stage_measured(self, measured: MetricsRelease) -> None:
         """Write metrics under a pending name."""
@@ -120,7 +121,7 @@ class Journal:
     population, run : str
         Whose budget, and which run.
     storage : Storage or None
-        Where boundaries are kept; None keeps nothing, for runs without a folder.
+        Where checkpoints are kept; None keeps nothing, for runs without a folder.
     """
 
     ledger: Ledger
@@ -171,31 +172,31 @@ class Journal:
         """
         self.ledger.charge_many(self.population, self.run, number, dict(releases), in_order=True)
 
-    def publish(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
-        """Stage a boundary, charge one release per group, and promote it.
+    def publish(self, checkpoint: Checkpoint, releases: Mapping[str, Release]) -> None:
+        """Stage a checkpoint, charge one release per group, and promote it.
 
         Parameters
         ----------
-        boundary : Boundary
+        checkpoint : Checkpoint
             Already noised.
         releases : mapping from group to Release
             What is charged; groups are disjoint, so they compose in parallel. Empty if nothing private is released.
         """
         if self.storage:
-            self.storage.stage(boundary)
-        self.charge(boundary, releases)
+            self.storage.stage(checkpoint)
+        self.charge(checkpoint, releases)
         if self.storage:
-            self.storage.promote(boundary.round)
+            self.storage.promote(checkpoint.round)
 
-    def charge(self, boundary: Boundary, releases: Mapping[str, Release]) -> None:
+    def charge(self, checkpoint: Checkpoint, releases: Mapping[str, Release]) -> None:
         """Charge the releases of one round together.
 
-        Charging the same boundary again counts once; another draw for a round that was charged is refused, and so is a
-        round of a group whose round before was not charged.
+        Charging the same checkpoint again counts once; another draw for a round that was charged is refused, and so
+        is a round of a group whose round before was not charged.
         """
         if releases:
-            where = (self.population, self.run, boundary.round)
-            self.ledger.charge_many(*where, dict(releases), digest=boundary.digest(), in_order=True)
+            where = (self.population, self.run, checkpoint.round)
+            self.ledger.charge_many(*where, dict(releases), digest=checkpoint.digest(), in_order=True)
 
     def publish_measured(self, measured: MetricsRelease, release: Release) -> None:
         """Stage metrics, charge them to everybody, and promote them."""
@@ -210,16 +211,16 @@ class Journal:
         where = (self.population, self.run, measured.round, EVERYBODY)
         self.ledger.charge(*where, release, digest=measured.digest())
 
-    def charged(self, boundary: Boundary | MetricsRelease) -> bool:
-        """Tell whether this very boundary, or these very metrics, were charged already."""
-        return boundary.charged_by(self.ledger.entries(self.population, self.run, boundary.round))
+    def charged(self, checkpoint: Checkpoint | MetricsRelease) -> bool:
+        """Tell whether this very checkpoint, or these very metrics, were charged already."""
+        return checkpoint.charged_by(self.ledger.entries(self.population, self.run, checkpoint.round))
 
-    def refuse_missing(self, last: Boundary, measured: Iterable[MetricsRelease]) -> None:
+    def refuse_missing(self, last: Checkpoint, measured: Iterable[MetricsRelease]) -> None:
         """Refuse to go on, or to say what a run cost, if the ledger does not hold every release of the run.
 
         Parameters
         ----------
-        last : Boundary
+        last : Checkpoint
             After the last round that was published.
         measured : iterable of MetricsRelease
             The metrics that were published.
@@ -239,3 +240,11 @@ class Journal:
                 "published; restore the ledger that the run was started with: going on would under-count what was "
                 "released."
             )
+
+
+_OLD = {"Boundary": "Checkpoint"}
+"""Old names of what is here, and their new ones; they work, with a warning, until version 0.2."""
+
+
+def __getattr__(name: str) -> Any:
+    return globals()[renamed(__name__, name, _OLD)]

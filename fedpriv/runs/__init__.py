@@ -1,11 +1,11 @@
 """Run folders: metrics, checkpoints, resume."""
 
-from fedpriv.runs.checkpoint import BoundaryStore, read_states, write_states
+from fedpriv.runs.checkpoint import CheckpointStore, read_states, write_states
 from fedpriv.runs.folder import RunFolder, begun, free_folder, made_in_python, read_config, read_finished
 from fedpriv.runs.record import RunRecord, plain
 
 __all__ = [
-    "BoundaryStore",
+    "CheckpointStore",
     "RunFolder",
     "RunRecord",
     "begun",

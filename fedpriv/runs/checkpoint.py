@@ -1,4 +1,4 @@
-"""Checkpoints of a run: release boundaries after every round, personal states every few rounds.
+"""What a run needs to go on: a checkpoint after every round, a snapshot of personal states every few rounds.
 
 Personal states between two snapshots are not written: they are trained again from the recorded billboards and the
 recorded participants, which gives the same states because mini-batches are keyed. Nothing is released twice by that.
@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.files import private_directory, sync_directory, writing
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.runs.atomic import damage_said, pack, read_members, unpack, write_bytes, write_members
 
-__all__ = ["Block", "BoundaryStore", "read_counts", "read_states", "write_states"]
+__all__ = ["Block", "CheckpointStore", "read_counts", "read_states", "write_states"]
 
 _FORMAT = 1
 Block = tuple[str, NDArray[np.int64], NDArray[Any]]
@@ -31,8 +31,8 @@ _PENDING = "pending.npz"
 _PENDING_METRICS = "metrics-pending.json"
 
 
-class BoundaryStore:
-    """Release boundaries in a folder; implements :class:`fedpriv.privacy.journal.Storage`.
+class CheckpointStore:
+    """Checkpoints in a folder; implements :class:`fedpriv.privacy.journal.Storage`.
 
     Parameters
     ----------
@@ -55,26 +55,26 @@ class BoundaryStore:
         """The newest head that the run has seen of its ledger."""
         return self.directory / "ledger.head"
 
-    def stage(self, boundary: Boundary) -> None:
-        """Write a boundary under its pending name, durably."""
+    def stage(self, checkpoint: Checkpoint) -> None:
+        """Write a checkpoint under its pending name, durably."""
         arrays: dict[str, NDArray[Any]] = {}
-        for kind, groups in (("billboard", boundary.billboards), ("state", boundary.state)):
+        for kind, groups in (("billboard", checkpoint.billboards), ("state", checkpoint.state)):
             for group, named in groups.items():
                 arrays.update({f"{kind}/{group}/{name}": value for name, value in named.items()})
-        arrays.update({f"sampled/{group}": ids for group, ids in boundary.sampled.items()})
-        arrays.update({f"participations/{name}": counts for name, counts in boundary.participations.items()})
-        header: dict[str, Any] = {"format": _FORMAT, "round": boundary.round}
-        if boundary.clipping_norm is not None:
-            header["clipping_norm"] = boundary.clipping_norm
-        if boundary.noise:
-            # First, so that a boundary that is there has its noise; that of the round before stays until this round
-            # is promoted. It is large and needed once, so old boundaries do without it.
-            about = {**header, "digest": boundary.digest()}
-            write_bytes(self._noise_path(boundary.round), pack(boundary.noise, about))
+        arrays.update({f"sampled/{group}": ids for group, ids in checkpoint.sampled.items()})
+        arrays.update({f"participations/{name}": counts for name, counts in checkpoint.participations.items()})
+        header: dict[str, Any] = {"format": _FORMAT, "round": checkpoint.round}
+        if checkpoint.clipping_norm is not None:
+            header["clipping_norm"] = checkpoint.clipping_norm
+        if checkpoint.noise:
+            # First, so that a checkpoint that is there has its noise; that of the round before stays until this round
+            # is promoted. It is large and needed once, so old checkpoints do without it.
+            about = {**header, "digest": checkpoint.digest()}
+            write_bytes(self._noise_path(checkpoint.round), pack(checkpoint.noise, about))
         write_bytes(self.directory / _PENDING, pack(arrays, header))
 
     def promote(self, round: int) -> None:
-        """Rename the pending boundary to its final name, and forget the noise that earlier ones needed."""
+        """Rename the pending checkpoint to its final name, and forget the noise that earlier ones needed."""
         with writing(self._path(round)):
             (self.directory / _PENDING).replace(self._path(round))
             sync_directory(self.directory)
@@ -86,13 +86,13 @@ class BoundaryStore:
         for path in list(self.directory.glob("noise-*.npz")):
             path.unlink()
 
-    def pending(self) -> Boundary | None:
-        """Return the boundary that was staged but not promoted, if there is one; without its noise."""
+    def pending(self) -> Checkpoint | None:
+        """Return the checkpoint that was staged but not promoted, if there is one; without its noise."""
         path = self.directory / _PENDING
         return self._read(path) if path.exists() else None
 
     def discard_pending(self) -> None:
-        """Throw away a staged boundary that was never charged, so never published."""
+        """Throw away a staged checkpoint that was never charged, so never published."""
         (self.directory / _PENDING).unlink(missing_ok=True)
 
     def stage_measured(self, measured: MetricsRelease) -> None:
@@ -121,21 +121,21 @@ class BoundaryStore:
         return [_metrics_in(path) for path in sorted(found)]
 
     def rounds(self) -> list[int]:
-        """Return the rounds whose boundary is here, ascending."""
+        """Return the rounds whose checkpoint is here, ascending."""
         found = (re.fullmatch(r"round-(\d+)\.npz", path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
 
-    def load(self, round: int) -> Boundary:
-        """Read the boundary after a round; with its noise, if it is the last one."""
-        boundary = self._read(self._path(round))
+    def load(self, round: int) -> Checkpoint:
+        """Read the checkpoint after a round; with its noise, if it is the last one."""
+        checkpoint = self._read(self._path(round))
         with damage_said(f"the checkpoint {self._path(round)}"):
-            if boundary.round != round:
-                raise ValueError(f"it is of round {boundary.round}")
+            if checkpoint.round != round:
+                raise ValueError(f"it is of round {checkpoint.round}")
         if not self._noise_path(round).exists():
-            return boundary
+            return checkpoint
         noise, header = unpack(self._noise_path(round))
-        # What a draw left that was thrown away belongs to no boundary.
-        return replace(boundary, noise=noise) if header["digest"] == boundary.digest() else boundary
+        # What a draw left that was thrown away belongs to no checkpoint.
+        return replace(checkpoint, noise=noise) if header["digest"] == checkpoint.digest() else checkpoint
 
     def snapshots(self) -> list[int]:
         """Return the rounds after which personal states were written, ascending; only whole snapshots."""
@@ -161,7 +161,7 @@ class BoundaryStore:
         return self.directory / f"noise-{round:06d}.npz"
 
     @staticmethod
-    def _read(path: Path) -> Boundary:
+    def _read(path: Path) -> Checkpoint:
         arrays, header = unpack(path)
         billboards: dict[str, dict[str, NDArray[Any]]] = {}
         state: dict[str, dict[str, NDArray[np.float64]]] = {}
@@ -177,7 +177,9 @@ class BoundaryStore:
                 else:
                     sampled[group] = value
             norm = header.get("clipping_norm")
-            return Boundary(int(header["round"]), billboards, sampled, participations, clipping_norm=norm, state=state)
+            return Checkpoint(
+                int(header["round"]), billboards, sampled, participations, clipping_norm=norm, state=state
+            )
 
 
 def _metrics_in(path: Path) -> MetricsRelease:

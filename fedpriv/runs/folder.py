@@ -19,7 +19,7 @@ from fedpriv.files import private_directory, sync_directory, writing
 from fedpriv.privacy.entropy import RoundSecret
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import damage_said, write_bytes
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.finished import adds_local_noise, read_record, write_summary
 from fedpriv.runs.record import RunRecord, plain
 
@@ -85,7 +85,7 @@ class RunFolder:
                 self._begin_anew()
                 write_bytes(existing, tomli_w.dumps(_toml(config)).encode(), public=True)
             private_directory(path / "checkpoints")  # one that an earlier version left open, too
-            self.boundaries = BoundaryStore(path / "checkpoints")
+            self.checkpoints = CheckpointStore(path / "checkpoints")
             if resume:
                 self._refuse_what_was_lost()
             self.run_id = self._identity()
@@ -96,13 +96,13 @@ class RunFolder:
     def _refuse_what_was_lost(self) -> None:
         """Refuse to begin anew in the place of a run that has published: its releases would be those of no run.
 
-        The first boundary and the run's name are written before a task is asked, and until then ``not-started`` is
+        The first checkpoint and the run's name are written before a task is asked, and until then ``not-started`` is
         there. A finished run needs neither.
         """
-        lost = not (self.boundaries.directory / "run-id").exists() or not self.boundaries.rounds()
+        lost = not (self.checkpoints.directory / "run-id").exists() or not self.checkpoints.rounds()
         if lost and not self._waiting.exists() and not self.summary_path.exists():
             raise InputError(
-                f"{self.boundaries.directory} lost the name or the billboards of the run, without which it cannot go "
+                f"{self.checkpoints.directory} lost the name or the billboards of the run, without which it cannot go "
                 "on; restore the folder from a copy, or start a new run in another one."
             )
 
@@ -151,7 +151,7 @@ class RunFolder:
         Two copies of a folder that both go on draw the same coins: they are one run twice, not two runs.
         """
         if not self._coins_path.exists():
-            if any(self.boundaries.rounds()):
+            if any(self.checkpoints.rounds()):
                 raise InputError(
                     f"{self._coins_path} is gone, which holds the coins of the rounds to come; restore it to go on."
                 )
@@ -167,7 +167,7 @@ class RunFolder:
     def forget_coins(self, round: int, *, durably: bool) -> None:
         """Move the secret of the coins past a round: who took part in it cannot be derived any more, and never again.
 
-        In place, since a renamed file would leave the old secret on the disk. Every round; ``durably`` when boundaries
+        In place, since a renamed file would leave the old secret on the disk. Every round; ``durably`` when checkpoints
         are dropped, which hold the same until then: before that, a power failure may take back the step, which only
         means that it is done again.
         """
@@ -188,7 +188,7 @@ class RunFolder:
         """
         path = self._node_secret_path
         if not path.exists():
-            if any(number > 0 for number in self.boundaries.rounds()):
+            if any(number > 0 for number in self.checkpoints.rounds()):
                 raise InputError(f"{path} is gone, which holds the noise of the rounds to come; restore it to go on.")
             write_bytes(path, secrets.token_bytes(32))
         content = path.read_bytes()
@@ -199,11 +199,11 @@ class RunFolder:
 
     @property
     def _node_secret_path(self) -> Path:
-        return self.boundaries.directory / "node-noise.key"
+        return self.checkpoints.directory / "node-noise.key"
 
     @property
     def _coins_path(self) -> Path:
-        return self.boundaries.directory / "coins.key"
+        return self.checkpoints.directory / "coins.key"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
@@ -227,11 +227,11 @@ class RunFolder:
         """Delete what only rounds to come need, and what would tell more than was released."""
         self._coins_path.unlink(missing_ok=True)
         self._node_secret_path.unlink(missing_ok=True)
-        self.boundaries.forget_noise()
+        self.checkpoints.forget_noise()
 
     def keep_about(self, about: dict[str, Any]) -> dict[str, Any]:
         """Return the names that the run was started under; refuse other ones."""
-        path = self.boundaries.directory / "about.json"
+        path = self.checkpoints.directory / "about.json"
         if not path.exists():
             write_bytes(path, json.dumps(about).encode())
             return about
@@ -289,7 +289,7 @@ class RunFolder:
 
     def _identity(self) -> str:
         """Return the name under which the ledger knows this run, also after the folder was moved."""
-        path = self.boundaries.directory / "run-id"
+        path = self.checkpoints.directory / "run-id"
         if not path.exists():
             name = f"{self.path.resolve().name}-{secrets.token_hex(4)}"
             write_bytes(path, name.encode("utf-8", "surrogateescape"))  # where the locale is not UTF-8

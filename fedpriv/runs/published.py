@@ -13,12 +13,12 @@ import numpy as np
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.individual import Participants
-from fedpriv.privacy.journal import Boundary
+from fedpriv.privacy.journal import Checkpoint
 from fedpriv.privacy.ledger import Entry
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.population import of_version
 from fedpriv.privacy.target import Target
-from fedpriv.runs import BoundaryStore, read_config
+from fedpriv.runs import CheckpointStore, read_config
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.checkpoint import read_counts
 from fedpriv.runs.record import RunRecord
@@ -86,8 +86,8 @@ class Folder:
         return nothing or self._section("strategy").get("name") == "silent"
 
     @property
-    def _store(self) -> BoundaryStore:
-        return BoundaryStore(self.path / "checkpoints")
+    def _store(self) -> CheckpointStore:
+        return CheckpointStore(self.path / "checkpoints")
 
     @cached_property
     def _finished(self) -> RunRecord | None:
@@ -129,14 +129,14 @@ class Folder:
         snapshot = max((one for one in store.snapshots() if one <= max(rounds, default=0)), default=0)
         asked, limited = {}, None
         for number in rounds:
-            boundary = store.load(number)
-            if not boundary.charged_by(_entries(boundary, charged)):
+            checkpoint = store.load(number)
+            if not checkpoint.charged_by(_entries(checkpoint, charged)):
                 continue
             if number > snapshot:  # the counts hold the others
-                asked[number] = boundary.sampled
-            if boundary.participations:
-                limited = boundary.participations["counts"].astype(np.int64)
-            ids = np.concatenate([np.empty(0, dtype=np.int64), *boundary.sampled.values()])
+                asked[number] = checkpoint.sampled
+            if checkpoint.participations:
+                limited = checkpoint.participations["counts"].astype(np.int64)
+            ids = np.concatenate([np.empty(0, dtype=np.int64), *checkpoint.sampled.values()])
             if ((ids < 0) | (ids >= num_tasks)).any() or (limited is not None and len(limited) != num_tasks):
                 raise ComponentFailure(
                     f"the checkpoint of round {number} in {self.path} is of other tasks than the {num_tasks} of this "
@@ -211,7 +211,7 @@ class Folder:
             return
         store = self._store
         rounds = store.rounds()
-        last = store.load(rounds[-1]) if rounds else Boundary(0, {})
+        last = store.load(rounds[-1]) if rounds else Checkpoint(0, {})
         published = {(number, group) for number in range(1, last.round + 1) for group in last.billboards}
         published |= {key for key, release in self._stated.items() if release.measures is None}
         missing = sorted({number for number, _ in published - charged.keys()})
@@ -223,8 +223,8 @@ class Folder:
         for number in rounds:
             if not number or number in missing:
                 continue
-            boundary = store.load(number)
-            if not boundary.charged_by(_entries(boundary, charged)):
+            checkpoint = store.load(number)
+            if not checkpoint.charged_by(_entries(checkpoint, charged)):
                 yield f"the ledger was charged for another draw than {self.path} published in round {number}"
 
     def _other_metrics(self, charged: Charged) -> Iterator[str]:
@@ -275,5 +275,5 @@ def _budget_words(budget: Mapping[str, Any] | None) -> str:
     return f"a budget of epsilon {budget['epsilon']:g} at delta {budget['delta']:.3g} ({budget['relation']})"
 
 
-def _entries(boundary: Boundary, charged: Charged) -> list[Entry]:
-    return [charged[key] for group in boundary.billboards if (key := (boundary.round, group)) in charged]
+def _entries(checkpoint: Checkpoint, charged: Charged) -> list[Entry]:
+    return [charged[key] for group in checkpoint.billboards if (key := (checkpoint.round, group)) in charged]

@@ -1,11 +1,11 @@
-"""Where a run goes on: the last published boundary, the last snapshot, and the rounds between them."""
+"""Where a run goes on: the last published checkpoint, the last snapshot, and the rounds between them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from fedpriv.errors import InputError
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.runs.folder import RunFolder
 
 __all__ = ["Resume", "where_to_resume"]
@@ -15,16 +15,16 @@ __all__ = ["Resume", "where_to_resume"]
 class Resume:
     """Where a run goes on."""
 
-    boundary: Boundary | None = None
+    checkpoint: Checkpoint | None = None
     snapshot: int | None = None
-    replay: tuple[tuple[Boundary, Boundary], ...] = ()
+    replay: tuple[tuple[Checkpoint, Checkpoint], ...] = ()
 
 
 def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> Resume:
-    """Find the last published boundary, the last snapshot, and the rounds between them."""
+    """Find the last published checkpoint, the last snapshot, and the rounds between them."""
     if folder is None:
         return Resume()
-    store = folder.boundaries
+    store = folder.checkpoints
     pending = store.pending()
     if pending is not None:
         if journal.charged(pending):
@@ -47,11 +47,11 @@ def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bo
     folder.rewind_metrics(last)
     snapshot = max((number for number in snapshots if number <= last), default=None)
     first = snapshot or 0
-    boundaries = {number: store.load(number) for number in rounds if number >= first}
-    missing = [number for number in range(first, last + 1) if number not in boundaries]
+    checkpoints = {number: store.load(number) for number in rounds if number >= first}
+    missing = [number for number in range(first, last + 1) if number not in checkpoints]
     if missing:
         raise InputError(
             f"{folder.path} lost the checkpoint of round {missing[0]}; restore it from a copy, or start a new run."
         )
-    replay = tuple((boundaries[number - 1], boundaries[number]) for number in range(first + 1, last + 1))
-    return Resume(boundaries[last], snapshot, replay)
+    replay = tuple((checkpoints[number - 1], checkpoints[number]) for number in range(first + 1, last + 1))
+    return Resume(checkpoints[last], snapshot, replay)

@@ -41,7 +41,7 @@ class _LineFailure(Exception):
 
 
 class RayGrid(LocalGrid):
-    """Sticky shards as Ray actors; a shard that dies is rebuilt to the last release boundary.
+    """Sticky shards as Ray actors; a shard that dies is rebuilt to the last checkpoint.
 
     Parameters
     ----------
@@ -280,7 +280,7 @@ class RayGrid(LocalGrid):
 
     def _rebuild(self, node: int) -> None:
         """Start a dead shard again: last snapshot, then the rounds since, whose billboards are known."""
-        logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last release boundary", node)
+        logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last checkpoint", node)
         self._hang_up(node)
         actor = self._pool.start(self.specs[node - 1], node)
         self.actors[node] = actor

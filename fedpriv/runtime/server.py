@@ -13,7 +13,7 @@ from flwr.serverapp import Grid
 from numpy.typing import NDArray
 
 from fedpriv.privacy.entropy import Entropy
-from fedpriv.privacy.journal import Boundary, Journal
+from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import phase, show_part
@@ -33,8 +33,8 @@ class ServerResult:
 
     Attributes
     ----------
-    boundary : Boundary
-        The last release boundary.
+    checkpoint : Checkpoint
+        The last checkpoint.
     scores : dict
         Per-task diagnostics of the last evaluation, float64 [m] by name.
     trained : int
@@ -58,7 +58,7 @@ class ServerResult:
         Metrics that were released, by round.
     """
 
-    boundary: Boundary
+    checkpoint: Checkpoint
     scores: dict[str, NDArray[np.float64]]
     trained: int
     seconds: dict[str, float] = field(default_factory=dict)
@@ -79,9 +79,9 @@ def serve(
     *,
     journal: Journal | None,
     entropy: Entropy,
-    boundary: Boundary | None = None,
+    checkpoint: Checkpoint | None = None,
     resolved: ResolvedPlan | None = None,
-    replay: Sequence[tuple[Boundary, Boundary]] = (),
+    replay: Sequence[tuple[Checkpoint, Checkpoint]] = (),
     on_round: Hook | None = None,
     baseline: bool = True,
     population: Roster | None = None,
@@ -103,11 +103,11 @@ def serve(
         How releases get out.
     entropy : Entropy
         Where coins and noise come from.
-    boundary : Boundary or None
+    checkpoint : Checkpoint or None
         Where to resume.
     resolved : ResolvedPlan or None
         The strategy's plan for this population; asked for unless given.
-    replay : sequence of (Boundary, Boundary)
+    replay : sequence of (Checkpoint, Checkpoint)
         Rounds whose personal states have to be trained again, as (before, after) pairs: the recorded billboard and
         participants are used, nothing is drawn and nothing released.
     on_round : callable or None
@@ -130,16 +130,23 @@ def serve(
     """
     how: dict[str, Any] = {"timeout": timeout, "attempts": attempts}
     session = strategy.bind(
-        grid, initial, journal=journal, entropy=entropy, boundary=boundary, resolved=resolved, roster=population, **how
+        grid,
+        initial,
+        journal=journal,
+        entropy=entropy,
+        checkpoint=checkpoint,
+        resolved=resolved,
+        roster=population,
+        **how,
     )
     session.on_unreachable = on_unreachable
 
-    def count_metrics(at: Boundary | None) -> None:
+    def count_metrics(at: Checkpoint | None) -> None:
         """Let nodes count once more what they granted for metrics; what they answer is not used."""
         if at is not None and at.round in session.measured:
             session.ask(grid, strategy.measuring(at), f"when the metrics of round {at.round} were counted again")
 
-    count_metrics(replay[0][0] if replay else boundary)  # a snapshot comes before the metrics of its round
+    count_metrics(replay[0][0] if replay else checkpoint)  # a snapshot comes before the metrics of its round
     for number, (before, after) in enumerate(replay, start=1):
         published, declared = record_from_billboards(before.billboards), strategy.declared(before)
         messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)
@@ -153,7 +160,7 @@ def serve(
         seconds["attack"] = session.listening_seconds
 
     started = time.perf_counter()
-    last, everybody = record_from_billboards(session.boundary.billboards), session.groups
+    last, everybody = record_from_billboards(session.checkpoint.billboards), session.groups
     finishing = strategy.messages(f"{MessageType.TRAIN}.finish", 0, last, everybody)
     with phase("final fit"):
         replies = _finished(session, session.ask(grid, finishing, "in the final fit"))
@@ -184,7 +191,7 @@ def serve(
             scores.update(strategy.collect(found, everybody))
         seconds["baseline"] = time.perf_counter() - started
     return ServerResult(
-        session.boundary,
+        session.checkpoint,
         scores,
         session.trained,
         seconds,

@@ -26,7 +26,7 @@ from fedpriv.evidence import (
     table_rows,
 )
 from fedpriv.held_out import score_start
-from fedpriv.runs.checkpoint import BoundaryStore
+from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.statistics import interval
 
 __all__ = ["main"]
@@ -84,7 +84,7 @@ def _starts(protocol: Protocol) -> dict[str, str]:
 
 def _network(run: Path) -> Params:
     """Return the shared network that a run published last."""
-    store = BoundaryStore(run / "checkpoints")
+    store = CheckpointStore(run / "checkpoints")
     (published,) = store.load(max(store.rounds())).billboards.values()
     return {name: torch.from_numpy(value) for name, value in published.items() if name.startswith("net.")}
 
