@@ -28,7 +28,7 @@ from fedpriv.names import unknown
 from fedpriv.privacy.cost import Cost, check_relation, refuse, renyi_many
 from fedpriv.privacy.gaussian import gaussian_delta, gaussian_epsilon
 from fedpriv.privacy.mechanisms import Release
-from fedpriv.privacy.pld import Event, has_losses, is_plain, pld_deltas, pld_epsilon
+from fedpriv.privacy.pld import Event, drawn_rate, has_losses, is_plain, pld_deltas, pld_epsilon
 from fedpriv.privacy.sampling import MIN_SEPARATION
 from fedpriv.privacy.terms import Relation
 
@@ -144,7 +144,7 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
         return plain
     finite = [one for one in epsilons if math.isfinite(one)]
     found = dict(zip(finite, pld_deltas(events, finite, relation), strict=True))
-    ever = _ever_drawn(events)
+    ever = _ever_drawn(events, relation)
     return [min(bound, ever, found.get(one, 0.0)) for one, bound in zip(epsilons, plain, strict=True)]
 
 
@@ -230,12 +230,13 @@ def _without_noise(events: Iterable[Event], relation: Relation) -> bool:
     return any(cost.gaussian_noise(relation) == 0.0 for cost, _ in events)
 
 
-def _ever_drawn(events: Iterable[Event]) -> float:
+def _ever_drawn(events: Iterable[Event], relation: Relation) -> float:
     """Return the probability that a task takes part in any release, which bounds delta at every epsilon.
 
     What a task never took part in does not depend on it: the outputs of two neighbours agree but for that chance.
     """
-    never = math.fsum(count * math.log1p(-cost.rate) if cost.rate < 1.0 else -math.inf for cost, count in events)
+    rates = [(drawn_rate(cost, relation), count) for cost, count in events]
+    never = math.fsum(count * math.log1p(-rate) if rate < 1.0 else -math.inf for rate, count in rates)
     return min(1.0, -math.expm1(never) * (1.0 + 1e-12))
 
 
@@ -280,7 +281,7 @@ def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accoun
         return Epsilon(_rdp_epsilon(events, delta, relation), "rdp")
     if accountant == "opacus-rdp":
         return Epsilon(_opacus_epsilon(events, delta, relation), "opacus-rdp")
-    if _ever_drawn(events) <= delta:
+    if _ever_drawn(events, relation) <= delta:
         return Epsilon(0.0, "pld")
     # Sampling cannot hurt, so the curve without amplification is valid too. It, or Renyi accounting, is the
     # smaller one only where the losses are too large, or delta too small, to integrate.

@@ -67,6 +67,9 @@ def check_relation(cost: Cost, relation: Relation) -> None:
         The mechanism has no formula under the relation.
     """
     if relation.formulas in cost.relations:
+        noise = cost.gaussian_noise(relation.formulas)
+        if noise is not None and not noise >= 0.0:
+            refuse(cost, f"noise of at least 0, but {noise:g}", "mend its 'gaussian_noise'")
         return
     if cost.mechanism == GAUSSIAN:
         refuse_add_remove(relation)
@@ -93,11 +96,14 @@ def directions(cost: Cost, relation: Relation, cut: float) -> Sequence[Distribut
     Raises
     ------
     NoGuarantee
-        Directions are missing, or there are too many: what is given as both is not the same in both, as far as can be
-        seen where nothing was cut off.
+        Something is not a number or no probability, directions are missing, or there are too many: what is given as
+        both is not the same in both, as far as can be seen where nothing was cut off.
     """
     found = cost.losses(relation, cut)
     if found is not None:
+        flaw = None if cost.mechanism == GAUSSIAN else next(filter(None, (each.flaw for each in found)), None)
+        if flaw is not None:
+            refuse(cost, f"privacy losses that can be: {flaw}", "mend its 'losses'")
         one = len(found) == 1 and (found[0].cut > 0.0 or found[0].symmetric)
         if not one and (len(found) != 2 or relation is Relation.REPLACE_ONE):
             refuse(
@@ -124,5 +130,12 @@ def renyi_many(cost: Cost, orders: tuple[float, ...], relation: Relation) -> tup
             cost,
             "bound of its Renyi divergence",
             "no Renyi filter can pay for it, and no Renyi accountant: charge it to a population without a budget",
+        )
+    if len(found) != len(orders) or not all(value >= 0.0 for value in found):
+        refuse(
+            cost,
+            f"Renyi divergences that could be, of at least 0 at each of {len(orders)} orders, but "
+            f"{', '.join(f'{value:g}' for value in found[:3])}",
+            "mend its 'renyi'",
         )
     return found

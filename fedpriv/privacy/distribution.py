@@ -27,6 +27,9 @@ FIRST, LAST = -160, 560
 _NODES_PER_PANEL = 20
 """Nodes on each panel."""
 
+_MASS_SLACK = 1e-9
+"""How far a probability may be rounded."""
+
 _MAX_RADIANS = 15.0
 """Most radians that exp(s L) turns on one panel on average; twenty nodes integrate 20 of them to 1e-16."""
 
@@ -103,10 +106,21 @@ class Distribution:
     graded : bool
         Whether panels get shorter and shorter towards the ends of a piece. Large moments of losses that are bounded are
         decided there, where these rise or fall on each piece; twenty nodes would miss how steep ``exp(t L)`` is.
+    rate : float
+        Rate of the sample that these losses were made for, 1 if of none: who is in no sample loses nothing.
     """
 
-    def __init__(self, pieces: Sequence[Piece], width: float, none: float, cut: float, *, graded: bool = False) -> None:
-        self.none, self.cut = none, cut
+    def __init__(
+        self,
+        pieces: Sequence[Piece],
+        width: float,
+        none: float,
+        cut: float,
+        *,
+        graded: bool = False,
+        rate: float = 1.0,
+    ) -> None:
+        self.none, self.cut, self.rate = none, cut, rate
         self._pieces = [(one, _edges(one.low, one.high, width, graded=graded)) for one in pieces]
         self._moments: dict[int, float] = {}
         self._roundings: dict[int, Rounding] = {}
@@ -136,6 +150,26 @@ class Distribution:
         """The probabilities that P and Q have where P was integrated: both are 1 if nothing was cut off."""
         logs, losses, _ = self._coarse
         return float(np.exp(logs).sum()), float(np.exp(logs - losses).sum())
+
+    @property
+    def flaw(self) -> str | None:
+        """Why these are no privacy losses, in words; None if nothing tells that they are not.
+
+        P has all of its probability but what was cut off, and Q none above 1.
+        """
+        if not (0.0 <= self.cut <= 1.0 and 0.0 <= self.none <= 1.0 and self._pieces):
+            return f"'none' and 'cut' must be probabilities beside pieces, got {self.none:g} and {self.cut:g}"
+        with np.errstate(all="ignore"):
+            logs, losses, _ = self._coarse
+            if not np.isfinite(losses).all() or np.isnan(logs).any():
+                return "a loss or a density is not a number"
+            p, q = self.masses
+        if not (1.0 - self.cut - _MASS_SLACK <= p <= 1.0 + _MASS_SLACK and q <= 1.0 + _MASS_SLACK):
+            return (
+                f"P has the probability {p:.9g} where it was integrated, 'none' included, and Q {q:.9g}; P must miss "
+                "'cut' at most, and neither may have more than 1"
+            )
+        return None
 
     @property
     def monotone(self) -> bool:

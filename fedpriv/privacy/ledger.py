@@ -268,7 +268,8 @@ class Ledger:
             raise InputError(f"ledger: 'round' must be at least 0, got {round}.")
         with self._file.write() as connection:
             known = self._known(connection, population)
-            new = {}
+            new: dict[str, Release] = {}
+            texts: dict[str, str] = {}
             for group, release in releases.items():
                 before = connection.execute(
                     "SELECT r.release, e.digest FROM entries e JOIN releases r ON r.id = e.release "
@@ -285,6 +286,7 @@ class Ledger:
                     )
             for group, release in new.items():
                 release.cost  # noqa: B018 (which refuses what nobody could account for)
+                texts[group] = release.text()  # which refuses what could not be read back
                 if in_order and round > 1 and group != EVERYBODY:
                     self._refuse_gap(connection, (population, run, round - 1, group))
                 if release.banded is not None:
@@ -296,8 +298,7 @@ class Ledger:
                 self._refuse_excess(connection, population, run, known, charged)
             if new:
                 self._file.upgrade(connection)
-            for group, release in new.items():
-                text = release.to_json()
+            for group, text in texts.items():
                 connection.execute("INSERT OR IGNORE INTO releases (release) VALUES (?)", (text,))
                 connection.execute(
                     "INSERT INTO entries (population, run, round, part, release, digest) "

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
-from fedpriv.errors import InputError, NoGuarantee
+from fedpriv.errors import FedprivError, InputError, NoGuarantee
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.clipping import check_clipping_norm
 from fedpriv.privacy.cost import GAUSSIAN, Cost
 from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.gaussian_cost import GaussianCost
-from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, parameters_from
+from fedpriv.privacy.own_cost import BANDED, OwnCost, check_known, check_registered, parameters_from
 from fedpriv.privacy.rounding import to_grid
 from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, OLD_NAMES, UNAMPLIFIED, Sampling, current
 from fedpriv.settings import Settings
@@ -90,6 +90,7 @@ class Release(Settings):
                 if getattr(self, name) is None:
                     raise ValueError(f"a release of Gaussian noise needs {name!r}; say how much.")
             return self
+        check_registered(self.parameters)
         said = (self.noise_multiplier, self.clipping_norm, self.measures, self.noise_at)
         if said != (None,) * 4 or (self.mechanism, self.rate) != (self.parameters.mechanism, self.parameters.rate):
             raise ValueError(
@@ -207,7 +208,30 @@ class Release(Settings):
         # As it always was: what is None is left out, ``banded`` is called "stream", and samplings have old names.
         values = self.model_dump(by_alias=True, exclude_none=True)
         values["sampling_name"] = _WRITTEN.get(self.sampling_name, self.sampling_name)
+        if self.parameters is not None:  # of which None may be the value of one, and another its default
+            values["parameters"] = self.parameters.model_dump(mode="json")
         return json.dumps({"version": _VERSION, **values}, sort_keys=True)
+
+    def text(self) -> str:
+        """Return :meth:`to_json` for a ledger, which must give this very release when it is read.
+
+        Raises
+        ------
+        InputError
+            Read back it would be another release, and might cost less.
+        """
+        text = self.to_json()
+        lost = "it is another release"
+        try:
+            back = Release.from_json(text)
+            if back == self and repr(back) == repr(self):  # repr tells types apart that are equal, such as 1 and True
+                return text
+        except FedprivError as error:
+            lost = f"it is none ({error})"
+        raise InputError(
+            f"release: read back from its text in a ledger, {lost}: {text}; give the parameters of the mechanism "
+            f"{self.mechanism!r} types that JSON can hold, without 'alias' or 'exclude'."
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Release:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
@@ -14,7 +14,7 @@ from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 from fedpriv.settings import Settings
 
-__all__ = ["BANDED", "OwnCost", "check_known", "mechanism", "parameters_from"]
+__all__ = ["BANDED", "FORGET", "OwnCost", "check_known", "check_registered", "mechanism", "parameters_from"]
 
 _Kind = TypeVar("_Kind", bound="type[OwnCost]")
 
@@ -71,6 +71,9 @@ class OwnCost(Settings):
 
 _KNOWN: dict[str, type[OwnCost]] = {}
 
+FORGET: list[Callable[[], None]] = []
+"""What forgets releases that were read before a mechanism was defined (again, in a notebook)."""
+
 
 def mechanism(kind: _Kind) -> _Kind:
     """Make a mechanism known by its name, so that ledgers which hold its releases can be read.
@@ -87,7 +90,26 @@ def mechanism(kind: _Kind) -> _Kind:
     if not set(kind.samplings) <= {"full", "poisson"}:
         raise InputError(f"{kind.__name__}: 'samplings' may be 'full' and 'poisson', got {kind.samplings!r}.")
     _KNOWN[name] = kind
+    for forget in FORGET:
+        forget()
     return kind
+
+
+def check_registered(parameters: OwnCost) -> None:
+    """Refuse parameters of another class than the one by which ledgers would read them.
+
+    Raises
+    ------
+    InputError
+        A ledger would hold a cost that is not theirs.
+    """
+    kind = type(parameters)
+    if _KNOWN.get(kind.mechanism) is not kind:
+        raise InputError(
+            f"{kind.__name__} is not the class that a ledger reads by the name {kind.mechanism!r}, so its releases "
+            "would be counted as those of another; decorate it with @mechanism under a name of its own, or make the "
+            "parameters anew if it was defined again."
+        )
 
 
 def check_known(name: str) -> str:

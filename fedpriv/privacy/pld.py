@@ -21,7 +21,7 @@ from fedpriv.privacy.cost import GAUSSIAN, Cost, directions, refuse
 from fedpriv.privacy.distribution import Distribution
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["Event", "has_losses", "is_plain", "pld_deltas", "pld_epsilon"]
+__all__ = ["Event", "drawn_rate", "has_losses", "is_plain", "pld_deltas", "pld_epsilon"]
 
 Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
@@ -48,6 +48,15 @@ def is_plain(cost: Cost, relation: Relation) -> bool:
 def has_losses(cost: Cost, relation: Relation) -> bool:
     """Tell whether a release can be composed by its privacy losses; Gaussian noise always can."""
     return cost.mechanism == GAUSSIAN or is_plain(cost, relation) or cost.losses(relation, 1.0) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def drawn_rate(cost: Cost, relation: Relation) -> float:
+    """Return with which probability a task takes part, where losses are known to be made for such a sample; else 1."""
+    if cost.rate == 1.0 or cost.mechanism == GAUSSIAN:
+        return cost.rate
+    found = cost.losses(relation, 1.0) or ()
+    return cost.rate if found and all(one.rate == cost.rate for one in found) else 1.0
 
 
 def pld_epsilon(events: tuple[Event, ...], delta: float, relation: Relation) -> float:

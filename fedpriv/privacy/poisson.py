@@ -84,7 +84,7 @@ def bounded_losses(pieces: Sequence[Piece], rate: float, relation: Relation) -> 
     InputError
         P or Q has a probability other than 1, or a loss turns on its piece.
     """
-    base = Distribution(pieces, 1.0, 0.0, 0.0, graded=True)
+    base = Distribution(pieces, 1.0, 0.0, 0.0, graded=True, rate=rate)
     if max(abs(mass - 1.0) for mass in base.masses) > 1e-9 or not base.monotone:
         raise InputError(
             f"the pieces of a pair must have the probability 1 under P and Q, got {base.masses}, and losses that rise "
@@ -96,9 +96,10 @@ def bounded_losses(pieces: Sequence[Piece], rate: float, relation: Relation) -> 
         largest = max(float(np.abs(one.loss(np.array([one.low, one.high]))).max()) for one in pieces)
         if not math.isfinite(largest):
             raise InputError(f"the losses of a pair must be bounded, got {largest}; mend the formulas.")
-        return [Distribution(_pure(largest), 1.0, 0.0, 0.0, graded=True)]
+        return [Distribution(_pure(largest), 1.0, 0.0, 0.0, graded=True, rate=rate)]
     removed = list(pieces) if rate == 1.0 else [_sampled(one, rate) for one in pieces]
-    return [Distribution(way, 1.0, 0.0, 0.0, graded=True) for way in (removed, [_exchanged(one) for one in removed])]
+    both = (removed, [_exchanged(one) for one in removed])
+    return [Distribution(way, 1.0, 0.0, 0.0, graded=True, rate=rate) for way in both]
 
 
 def _sampled(one: Piece, rate: float) -> Piece:

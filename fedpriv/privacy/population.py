@@ -17,6 +17,7 @@ from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relation
 from fedpriv.privacy.filters import BudgetFilter, FilterName, filter_for
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
+from fedpriv.privacy.own_cost import FORGET
 from fedpriv.privacy.target import Target, default_delta
 from fedpriv.privacy.terms import Relation
 
@@ -231,6 +232,9 @@ def _priced_alike(text: str | None) -> Release:
     return _one_object(release_from(text).at_any_norm())
 
 
+FORGET.extend((release_from.cache_clear, _priced_alike.cache_clear))
+
+
 @functools.lru_cache(maxsize=256)
 def _one_object(release: Release) -> Release:
     """Return the same object for equal releases: to count them then costs no comparison of their fields."""
@@ -316,7 +320,9 @@ def _left(
     more = None
     if newest is not None and spent < math.inf:
         cost = limit.cost(counted_in_full({newest: 1}))
-        more = max(0, math.floor((limit.allowance * (1.0 + 1e-12) - spent) / cost)) if cost < math.inf else 0
+        room = max(0.0, limit.allowance * (1.0 + 1e-12) - spent)
+        share = room / cost if cost > 0.0 else math.inf  # so much noise that the cost rounds to nothing
+        more = math.floor(share) if share < math.inf else None
     return {
         "share": max(0.0, 1.0 - spent / limit.allowance),
         "within": limit.admits(spent),
