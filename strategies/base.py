@@ -205,6 +205,8 @@ class TaskStrategy(Settings, Strategy):
         attempts : int
             How often a node with several tasks is asked, if it fails or is late, before the run stops.
         """
+        if journal is not None and entropy is not None:
+            journal.refuse_seed(entropy)
         run = RunName() if journal is None else RunName(journal.population, journal.run)
         plan = self.plan if resolved is None else resolved.plan
         stateless = plan.participation.fixed_cohorts and not plan.updates_use_state
@@ -344,7 +346,7 @@ class TaskStrategy(Settings, Strategy):
 
     def declared(self, checkpoint: Checkpoint) -> Declaration:  # noqa: ARG002
         """Return what the requests of the round after a checkpoint declare."""
-        return Declaration(fixed_size=self.session.resolved.plan.participation.fixed_cohorts)
+        return Declaration(fixed_size=self.session.resolved.plan.participation.replaces)
 
     def messages(
         self,

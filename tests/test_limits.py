@@ -383,7 +383,7 @@ def test_a_banded_mechanism_is_charged_whole_and_once(ledger: Ledger) -> None:
     assert ledger.describe("people")["runs"]["r"]["releases"] == 10
     plain = Release(noise_multiplier=20.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
     assert ledger.spent("people", 1e-5).value == pytest.approx(epsilon({plain: 2}, 1e-5).value)
-    with pytest.raises(InputError, match="another release"):
+    with pytest.raises(InputError, match="another draw of this release"):
         ledger.charge("people", "r", 3, "a", one, "a second draw")
     # Another run is another mechanism, and other releases of the same run are added.
     ledger.charge("people", "s", 1, "", one)

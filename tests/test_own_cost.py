@@ -9,16 +9,17 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import mpmath as mp
 import numpy as np
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment
+from helpers import toy_problem, toy_tasks
+from test_billboard import experiment, noisy
 
 from fedpriv import InputError, NoGuarantee, Target, strategies
 from fedpriv.cli import main
+from fedpriv.clients import GlobalModel
 from fedpriv.privacy import (
     Entropy,
     GdpFilter,
@@ -34,7 +35,9 @@ from fedpriv.privacy import (
     renyi,
 )
 from fedpriv.privacy.accounting import deltas_for, relations_for
+from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.distribution import Distribution, Piece
+from fedpriv.privacy.gaussian_cost import GaussianCost
 from fedpriv.privacy.individual import Participants, individual_spending
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.own_cost import _KNOWN, OwnCost, mechanism
@@ -42,6 +45,10 @@ from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.poisson import bounded_losses
 from fedpriv.privacy.sampling import OLD_NAMES, FullParticipation
+from fedpriv.privacy.terms import Output
+from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.runtime.grid import InProcessGrid
+from fedpriv.runtime.node import NodeSpec
 
 ADD, REPLACE, ZERO = Relation.ADD_REMOVE, Relation.REPLACE_ONE, Relation.ZERO_OUT
 GAUSS = Release(noise_multiplier=4.0, sampling_name="full", rate=1.0, clipping_norm=1.0)
@@ -443,6 +450,31 @@ def votes(to: Journal, scale: float, number: int, entropy: Entropy | None = None
     return VOTES.noisy_votes(np.eye(10, 3), scale, entropy or SystemEntropy(), to, number)
 
 
+def test_another_draw_of_the_same_release_is_called_that(tmp_path: Path) -> None:
+    to = journal(tmp_path)
+    votes(to, 5.0, 1)
+    with pytest.raises(InputError, match="was charged for another draw of this release; a release is drawn once"):
+        votes(to, 5.0, 1)
+    with pytest.raises(InputError, match="was charged for another release; a release is drawn once"):
+        votes(to, 6.0, 1)
+    assert len(to.ledger.entries("people")) == 1
+
+
+def test_protected_data_are_not_charged_for_noise_from_a_seed(tmp_path: Path) -> None:
+    to, tasks = journal(tmp_path), toy_tasks(10)
+    grid = InProcessGrid([NodeSpec(tasks, GlobalModel(), toy_problem(tasks))])
+    initial = record_from_billboards({ALL: {name: one.numpy() for name, one in toy_problem(tasks).initial().items()}})
+    for seeded in (
+        lambda: votes(to, 5.0, 1, ReproducibleEntropy(1)),
+        lambda: noisy(rounds=2).bind(grid, initial, journal=to, entropy=ReproducibleEntropy(1)),
+    ):
+        with pytest.raises(InputError, match="from a seed protects nobody, and population 'people' is declared prot"):
+            seeded()
+    assert to.ledger.entries("people") == []
+    votes(to, 5.0, 1, SystemEntropy())
+    votes(journal(tmp_path / "public", "benchmark"), 5.0, 1, ReproducibleEntropy(1))
+
+
 def test_the_mechanism_of_the_contributing_page_runs(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
     ledger.register("people", fingerprint="f", num_tasks=10, declared="benchmark", budget=None)
@@ -588,12 +620,82 @@ def test_a_scheme_in_the_table_is_not_charged_as_another(monkeypatch: pytest.Mon
     plan = wards.Wards(**common).plan
     monkeypatch.setattr(claims, "CLAIMS", tuple(replace(row, samplings=(*row.samplings, "turns")) for row in rows))
     assert replace(plan, participation=Turns()).participation.scheme(20, counted=False) == "turns"
-    resolved = replace(plan, participation=Turns()).resolve({"all": 20})
     with pytest.raises(InputError, match="'sampling_name' must be 'poisson'"):  # it has no formulas yet
-        resolved.releases()
+        replace(plan, participation=Turns()).resolve({"all": 20})
     # Limits are kept whoever chooses.
     limited = replace(plan, participation=wards.ByWard(sampling_rate=0.5, min_separation=2))
     assert limited.resolve({"all": 20}).banded is not None
+
+
+class Chosen(FullParticipation):
+    """Whoever is chosen, every round is counted in full."""
+
+    name = "chosen"
+
+
+class Elders(Participation):
+    """Those that were there first; one that is removed makes room for another."""
+
+    relations = (REPLACE,)
+
+    def sampling_of(self, num_tasks: int, *, counted: bool) -> Any:
+        return Chosen()
+
+
+class Newer(Release):
+    """What a row's author does: the name in the type, and formulas."""
+
+    sampling_name: Literal["chosen"]  # type: ignore[assignment]
+
+    @property
+    def cost(self) -> Any:
+        return GaussianCost(self.noise_multiplier or 0.0, 1.0, fixed=True)
+
+
+def test_a_scheme_with_a_row_can_be_spoken_of_before_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else its rounds would be trained and charged, and the sentence about them would fail at the end."""
+    from fedpriv.privacy import declaration
+
+    plan = strategies.Billboard(clipping_norm=1.0, noise_multiplier=2.0, rounds=2).plan
+    monkeypatch.setattr(declaration, "Release", Newer)
+    declaration._release.cache_clear()
+    new = [replace(row, samplings=("chosen",)) for row in claims.CLAIMS if "fixed-size-unamplified" in row.samplings]
+    monkeypatch.setattr(claims, "CLAIMS", tuple(new))
+    resolved = replace(plan, participation=Elders()).resolve({"all": 20})
+    for said in resolved.guarantees:
+        assert "relation replace-one" in str(said)
+        assert "tasks, chosen, rate 1, noise" in str(said)
+    assert resolved.plan.relation is REPLACE
+    assert resolved.declaration(Bounds({WHOLE: 1.0})).fixed_size, "nodes are told that add/remove does not hold"
+    monkeypatch.setattr(Elders, "relations", (ADD, REPLACE))
+    with pytest.raises(
+        NoGuarantee, match=r"under add/remove for tasks chosen by 'chosen', .* under replace-one; let the sch"
+    ):
+        replace(plan, participation=Elders()).resolve({"all": 20})
+    monkeypatch.undo()
+    declaration._release.cache_clear()
+    # A row that says nothing of personal models is not enough.
+    monkeypatch.setattr(declaration, "Release", Newer)
+    monkeypatch.setattr(claims, "CLAIMS", tuple(row for row in new if row.output is Output.BILLBOARDS))
+    with pytest.raises(NoGuarantee, match=r"no guarantee for personal models .*"):
+        replace(plan, participation=Elders()).resolve({"all": 20})
+    declaration._release.cache_clear()
+
+
+def test_a_scheme_that_replaces_is_named_where_add_remove_is_asked_for() -> None:
+    class Old(strategies.Billboard):
+        @property
+        def plan(self) -> Any:
+            return replace(super().plan, participation=self._part(Elders, limits=False))
+
+    values = {"clipping_norm": 1.0, "rounds": 2}
+    with pytest.raises(InputError, match=r"'elders' has no guarantee under add/remove, .* target under 'replace-one'"):
+        Old(**values, target=Target(epsilon=1.0, relation=ADD))
+    strategy = Old(**values, target=Target(epsilon=1.0, relation=REPLACE))
+    budget = {"ledger": "ledger.sqlite", "population": "people"}
+    with pytest.raises(InputError, match=r"the scheme 'elders', whose 'relations' lack it; set run\.budget_relation"):
+        experiment(toy_tasks(5), strategy=strategy, budget=Target(epsilon=1.0), **budget)
+    experiment(toy_tasks(5), strategy=strategy, budget=Target(epsilon=1.0, relation=REPLACE), **budget)
 
 
 @pytest.mark.parametrize("name", sorted({name for row in claims.CLAIMS for name in row.samplings} | set(OLD_NAMES)))

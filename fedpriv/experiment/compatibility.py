@@ -61,7 +61,12 @@ def _budget(run: Experiment) -> Iterator[str]:
             "a budget under add/remove cannot pay for noise on the nodes, where a missing row is seen missing; "
             "set run.budget_relation = 'replace-one', or strategy.noise_at = 'server'."
         )
-    if run.strategy.plan.participation.fixed_cohorts:
+    if (scheme := run.strategy.plan.participation).replaces and not scheme.fixed_cohorts:
+        yield (
+            f"a budget under add/remove cannot pay for the scheme {kebab(type(scheme).__name__)!r}, whose 'relations' "
+            "lack it; set run.budget_relation = 'replace-one'."
+        )
+    if scheme.fixed_cohorts:
         yield (
             "a budget under add/remove cannot pay for cohorts of fixed size, where another task takes the place of "
             "one that is removed; set run.budget_relation = 'replace-one', or strategy.sampling = 'poisson'."

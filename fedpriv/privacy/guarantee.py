@@ -324,7 +324,12 @@ def _sampling(counts: dict[Release, int]) -> str:
         UNAMPLIFIED: "cohorts of fixed size, rate {rate:g} (every round counted in full)",
     }
     banded = sorted({_limits(release.banded) for release in counts if release.banded is not None})
-    return " and ".join([*(words[name].format(rate=rate) for name, rate in kinds), *banded, *metrics]) or "no sampling"
+    return (
+        " and ".join(
+            [*(words.get(name, name + ", rate {rate:g}").format(rate=rate) for name, rate in kinds), *banded, *metrics]
+        )
+        or "no sampling"
+    )
 
 
 def _limits(banded: BandedMechanism) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fedpriv.errors import InputError
 from fedpriv.names import renamed
 from fedpriv.privacy.calibration import calibrate_to_filter
+from fedpriv.privacy.entropy import Entropy
 from fedpriv.privacy.histories import EVERYBODY
 from fedpriv.privacy.ledger import Entry, Ledger
 from fedpriv.privacy.mechanisms import Release
@@ -129,15 +130,40 @@ class Journal:
     run: str
     storage: Storage | None = None
 
-    def check(self, releases: Mapping[Release, int]) -> None:
-        """Refuse, before any client works, what the budget cannot pay.
+    def check(self, releases: Mapping[Release, int], entropy: Entropy | None = None) -> None:
+        """Refuse, before any client works, what the budget cannot pay, or what would protect nobody.
+
+        Parameters
+        ----------
+        releases : mapping from Release to count
+            What is about to be charged.
+        entropy : Entropy or None
+            Where its noise will come from, if that is to be looked at.
 
         Raises
         ------
         BudgetExceeded
             The releases would exceed the budget of the population.
+        InputError
+            The noise of protected data would come from a seed.
         """
+        if entropy is not None:
+            self.refuse_seed(entropy)
         self.ledger.check(self.population, self.run, releases)
+
+    def refuse_seed(self, entropy: Entropy) -> None:
+        """Refuse noise and coins from a seed for a protected population: what they cost would be charged, for nothing.
+
+        Raises
+        ------
+        InputError
+            The entropy is reproducible, and the population is declared protected.
+        """
+        if entropy.reproducible and self.ledger.entered(self.population)["declared"] == "protected":
+            raise InputError(
+                f"noise that comes from a seed protects nobody, and population {self.population!r} is declared "
+                "protected; use SystemEntropy, or a population that is declared a benchmark if its data are public."
+            )
 
     def enough_noise(
         self, sampling: Sampling, rounds: int, beside: Mapping[Release, int] | None = None

@@ -278,11 +278,11 @@ class Ledger:
                 ).fetchone()
                 if before is None:
                     new[group] = release
-                elif release_from(before[0]) != release or (digest and before[1] and digest != before[1]):
+                elif (other := release_from(before[0]) != release) or (digest and before[1] and digest != before[1]):
                     raise InputError(
-                        f"ledger: round {round} of run {run!r} (group {group!r}) of population "
-                        f"{population!r} was charged for another release; a release is drawn once and read "
-                        "back, never drawn again."
+                        f"ledger: round {round} of run {run!r} (group {group!r}) of population {population!r} was "
+                        f"charged for another {'release' if other else 'draw of this release'}; a release is drawn "
+                        "once and read back, never drawn again."
                     )
             for group, release in new.items():
                 release.cost  # noqa: B018 (which refuses what nobody could account for)

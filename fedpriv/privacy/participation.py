@@ -20,6 +20,7 @@ from fedpriv.names import kebab
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.coins import Coins
 from fedpriv.privacy.sampling import MIN_SEPARATION, TAKEN, Sampling, fixed_size, sampling_from
+from fedpriv.privacy.terms import Relation
 
 __all__ = ["Participation", "Participations", "cohort_size", "round_robin", "uniform_choice"]
 
@@ -88,6 +89,21 @@ class Participation:
     def fixed_cohorts(self) -> bool:
         """Whether cohorts have a fixed size below that of the population, drawn in secret."""
         return self.sampling == "fixed-size" and self.sampling_rate < 1.0
+
+    @property
+    def relations(self) -> tuple[Relation, ...]:
+        """Neighbouring relations that hold for this scheme, the headline first; one of one's own may state others.
+
+        Replace-one alone where another task takes the place of one that is removed. The row of the table of claims has
+        to know them, and nodes are told whether add/remove holds.
+        """
+        both = (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
+        return both[1:] if self.fixed_cohorts else both
+
+    @property
+    def replaces(self) -> bool:
+        """Whether add/remove does not hold, which is what nodes are told."""
+        return Relation.ADD_REMOVE not in self.relations
 
     @property
     def separation(self) -> int:

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError, NoGuarantee
-from fedpriv.names import unknown
+from fedpriv.names import kebab, unknown
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.banded_noise import correlated_sum
 from fedpriv.privacy.bounds import WHOLE, Bounds, Clipping
@@ -221,6 +221,11 @@ class PrivacyPlan:
                 "noise on the nodes has no guarantee under add/remove, because a row that is missing is seen to be "
                 "missing; set relation = 'replace-one'."
             )
+        if not self.participation.fixed_cohorts:
+            raise InputError(
+                f"the scheme {kebab(type(self.participation).__name__)!r} has no guarantee under "
+                f"{target.relation.value}, which its 'relations' lack; give a target under 'replace-one'."
+            )
         raise InputError(
             "cohorts of fixed size have no guarantee under add/remove, because another task takes the place of one "
             "that is removed; set relation = 'replace-one', or sampling = 'poisson'."
@@ -229,7 +234,7 @@ class PrivacyPlan:
     @property
     def relation(self) -> Relation:
         """The neighbouring relation of the headline; replace-one where there is no other."""
-        if self.participation.fixed_cohorts or self.at_node:
+        if self.participation.replaces or self.at_node:
             return Relation.REPLACE_ONE
         target = None if self.mechanism is None else self.mechanism.target
         return Relation.ADD_REMOVE if target is None else target.relation
@@ -309,6 +314,7 @@ class PrivacyPlan:
             noise = {group: needed[one] for group, one in epsilons.items()}
         found = ResolvedPlan(self, dict(sizes), banded, delta, noise, measured)
         found.bit_share()  # which refuses a count that is too exact for the noise
+        found.guarantees  # noqa: B018 (what a run will say of itself can be said before it begins)
         return found
 
     def check_scheme(self, sizes: Mapping[str, int]) -> None:
@@ -324,7 +330,12 @@ class PrivacyPlan:
         seen = (Output.ROWS, Observer.SERVER) if self.at_node else (Output.BILLBOARDS, Observer.PUBLIC)
         for size in sizes.values():
             name, charged = self.participation.scheme(size, counted=self.at_node), self.sampling_of(size)
-            claim(*seen, NoiseAt(self.mechanism.noise_at), name)
+            row = claim(*seen, NoiseAt(self.mechanism.noise_at), name)
+            if not row.holds(Relation.REPLACE_ONE if self.relation is Relation.REPLACE_ONE else Relation.ZERO_OUT):
+                raise NoGuarantee(
+                    f"no guarantee under {self.relation.value} for tasks chosen by {name!r}, which has one under "
+                    f"{' or '.join(row.relations)}; let the scheme's 'relations' return these."
+                )
             drawn = self.participation.sampling_of(size, counted=False)
             if isinstance(charged, FixedSizeSampling):
                 charged = replace(charged, counted=False)  # which draws alike
@@ -412,7 +423,7 @@ class ResolvedPlan:
         return Declaration.of(
             bounds,
             self.noise_multiplier,
-            fixed_size=self.plan.participation.fixed_cohorts,
+            fixed_size=self.plan.participation.replaces,
             noise_at="node" if self.plan.at_node else "server",
             banded=self.banded,
         )
