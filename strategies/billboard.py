@@ -283,12 +283,20 @@ largest_clipping_norm
     def before_round(self) -> None:
         """Refuse the round, before any client works, if the budget cannot pay it."""
         session, banded = self.session, self.session.resolved.banded
-        if session.journal is None or (banded is not None and session.checkpoint.round):
+        if session.journal is None:
+            return
+        number = session.checkpoint.round + 1
+        if not session.resolved.plan.at_node and session.journal.spent(number, session.groups):
+            raise InputError(
+                f"round {number} of this run is charged and was not published, and its noise is never drawn again; "
+                "restore the checkpoint if it was lost, or mend the server's step if it failed, and start a new run."
+            )
+        if banded is not None and session.checkpoint.round:
             return  # a banded mechanism was paid for when it began
         bounds = self.bounds(session.checkpoint)
         if session.resolved.plan.at_node:  # what arrives here is out: it is charged before it is asked for, and once
             releases = {group: session.resolved.release(group, bounds) for group in session.groups}
-            session.journal.reserve(session.checkpoint.round + 1, releases)
+            session.journal.reserve(number, releases)
             return
         session.journal.check(Counter({session.resolved.costliest(bounds): 1}))
 
@@ -309,6 +317,8 @@ largest_clipping_norm
             asked = np.concatenate([np.empty(0, dtype=np.int64), *session.sampled.values()])
             participations = done.after(asked, server_round, session.resolved.banded).to_arrays()
         session.refuse_not_drawn(server_round)
+        if session.journal is None:
+            raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
         session.noise, session.bits = {}, {}
         bounds = self.bounds(session.checkpoint)
         totals = {group: bounds.like(arrays) for group, arrays in session.checkpoint.billboards.items()}
@@ -323,13 +333,18 @@ largest_clipping_norm
         session.problems.update(problems)
         released = {group: self._released(server_round, group, total) for group, total in totals.items()}
         norm = self.next_clipping_norm()
-        before, banded = session.checkpoint, session.resolved.banded is not None
-        charged = session.resolved.plan.at_node or (banded and server_round > 1)
-        published, state = next_step(self.server_step, released, before.billboards, before.state, charged=charged)
+        before = session.checkpoint
+        releases = {group: session.resolved.release(group, bounds) for group in released}
+        spent = not session.resolved.plan.at_node
+        try:
+            published, state = next_step(self.server_step, released, before.billboards, before.state, spent=spent)
+        except KeyboardInterrupt:  # which is not the step's
+            raise
+        except BaseException:  # it saw the noisy sum, and may have said it: the round is over (see before_round)
+            session.journal.charge(replace(before, round=server_round), releases)
+            raise
         checkpoint = Checkpoint(server_round, published, session.sampled, participations, session.noise, norm, state)
-        if session.journal is None:
-            raise ComponentFailure("there is no ledger to charge this release to; call bind(..., journal=...) first.")
-        session.journal.publish(checkpoint, {group: session.resolved.release(group, bounds) for group in published})
+        session.journal.publish(checkpoint, releases)
         session.checkpoint = checkpoint
         diagnostics = {f"diagnostic.{name}": count for name, count in (problems + reported).items()}
         return record_from_billboards(published), MetricRecord(dict(diagnostics))

@@ -190,13 +190,14 @@ class Sloppy(SGD):
 
 
 @pytest.mark.parametrize("how", ["missing", "dtype", "shape"])
-def test_a_billboard_that_nodes_cannot_read_is_not_charged(tmp_path: Path, how: str) -> None:
-    with pytest.raises(ComponentFailure, match="nothing was charged"):
+def test_a_billboard_that_nodes_cannot_read_is_not_published(tmp_path: Path, how: str) -> None:
+    with pytest.raises(ComponentFailure, match="nothing was published, and the round is charged"):
         experiment(
             toy_tasks(5), strategy=noisy(rounds=2, server_update=Sloppy(how=how))
         ).run(tmp_path / "run")  # fmt: skip
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
-    assert ledger.entries(ledger.populations()[0]) == []
+    assert len(ledger.entries(ledger.populations()[0])) == 1
+    assert not list((tmp_path / "run/checkpoints").glob("*1*"))
 
 
 def test_the_client_of_the_contributing_page_runs_as_the_page_says(tmp_path: Path, monkeypatch: Any) -> None:

@@ -216,12 +216,12 @@ class Careless(SGD):
 
 
 @pytest.mark.parametrize("how", ["name", "shape", "nothing"])
-def test_a_state_that_the_next_round_could_not_use_is_not_charged(tmp_path: Path, how: str) -> None:
+def test_a_state_that_the_next_round_could_not_use_is_not_published(tmp_path: Path, how: str) -> None:
     strategy = noisy(rounds=2, server_update=Careless(how=how))
-    with pytest.raises(ComponentFailure, match=r"Careless must keep 'all/(count|other)'.*nothing was charged"):
+    with pytest.raises(ComponentFailure, match=r"Careless must keep 'all/(count|other)'.*the round is charged"):
         experiment(toy_tasks(5), strategy=strategy).run(tmp_path / "run")
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
-    assert ledger.entries(ledger.populations()[0]) == []
+    assert len(ledger.entries(ledger.populations()[0])) == 1
 
 
 class Wrong(SGD):
@@ -280,21 +280,21 @@ def spent(folder: Path) -> list[int]:
 
 
 @pytest.mark.parametrize("how", WRONG)
-def test_a_faulty_step_is_a_sentence_before_the_round_is_charged(tmp_path: Path, how: str) -> None:
+def test_a_faulty_step_is_a_sentence(tmp_path: Path, how: str) -> None:
     one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how)))
-    with pytest.raises(ComponentFailure, match=WRONG[how] + ".*; nothing was charged"):
+    with pytest.raises(ComponentFailure, match=WRONG[how] + ".*; nothing was published, and the round is charged"):
         one.run(tmp_path / "run")
-    assert spent(tmp_path / "run") == [1]
+    assert spent(tmp_path / "run") == [1, 2]
 
 
 @pytest.mark.parametrize("how", ["nan", "infinite"])
-def test_a_step_that_is_not_finite_is_named_before_the_round_is_charged(tmp_path: Path, how: str) -> None:
+def test_a_step_that_is_not_finite_is_named(tmp_path: Path, how: str) -> None:
     """Not a task: tasks that start from it would be told to lower their learning rate, round after round."""
     one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how)))
-    words = "Wrong makes .* of group 'all' a NaN or an infinity in round 2, .*; nothing was charged.*or mend the step"
+    words = r"Wrong makes .* of group 'all' a NaN or an infinity in round 2, .*and the round is charged.*: mend it, and start a new run"
     with pytest.raises(ComponentFailure, match=words):
         one.run(tmp_path / "run")
-    assert spent(tmp_path / "run") == [1]
+    assert spent(tmp_path / "run") == [1, 2]
     experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Wrong(how=how, mended=True))).run()
 
 
@@ -305,7 +305,7 @@ def test_a_rate_beyond_all_numbers_is_lowered_as_the_message_says() -> None:
             one.run()
             continue
         with pytest.raises(
-            ComponentFailure, match=r"SGD makes .* in round 1.*; nothing was charged.*server_learning_rate"
+            ComponentFailure, match=r"SGD makes .* in round 1.*; nothing was published.*server_learning_rate"
         ):
             one.run()
 
@@ -327,6 +327,38 @@ def test_a_faulty_first_state_is_refused_before_a_round(tmp_path: Path, how: str
     with pytest.raises(InputError, match=r"Wrong\.initial_state must return arrays of numbers by name, and leave the"):
         one.run(tmp_path / "run")
     experiment(toy_tasks(5), strategy=noisy(rounds=1, server_update=Wrong(how=how, mended=True))).run()
+
+
+class Picky(SGD):
+    """Refuses a sum that it does not like, as a check of its own, and says it."""
+
+    seen: ClassVar[list[float]] = []
+    leaves: ClassVar[bool] = False
+
+    def step(self, released: NoisySum, state: State) -> Any:
+        self.seen.append(float(next(iter(released.mean().values())).flat[0]))
+        if self.leaves:
+            raise SystemExit(3)
+        raise ValueError(f"too large: {self.seen[-1]}")
+
+
+@pytest.mark.parametrize("changes", [{}, {"min_separation": 2, "sampling_rate": 0.4}], ids=str)
+@pytest.mark.parametrize("leaves", [False, True])
+def test_a_noisy_sum_that_a_step_saw_is_spent(
+    tmp_path: Path, leaves: bool, changes: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else each attempt to go on would show it a draw more of the same sum, and none would be paid for."""
+    monkeypatch.setattr(Picky, "seen", [])
+    monkeypatch.setattr(Picky, "leaves", leaves)
+    one = experiment(toy_tasks(5), strategy=noisy(rounds=3, server_update=Picky(), **changes))
+    with pytest.raises(SystemExit if leaves else ComponentFailure) as caught:
+        one.run(tmp_path / "run")
+    assert leaves or "Picky.step failed in round 1: ValueError" in str(caught.value)
+    for _ in range(3):
+        with pytest.raises(InputError, match=r"round 1 of this run is charged and was not published.*start a new run"):
+            one.run(tmp_path / "run", resume=True)
+    assert len(Picky.seen) == 1
+    assert spent(tmp_path / "run") == [1]
 
 
 class Counts(SGD):

@@ -190,6 +190,10 @@ class Journal:
         release = Release.of(sampling, rounded)
         return rounded if left.admits(left.cost({release: rounds})) else None
 
+    def spent(self, number: int, groups: Iterable[str]) -> bool:
+        """Tell whether a release of this round, to one of these groups, was charged."""
+        return any(self.ledger.charged(self.population, self.run, number, group) for group in groups)
+
     def reserve(self, number: int, releases: Mapping[str, Release]) -> None:
         """Charge a round before its rows are asked for: with noise on the nodes, what arrives at the server is out.
 

@@ -40,7 +40,7 @@ def first_state(update: ServerUpdate, billboards: Billboards) -> Billboards:
 
 
 def next_step(
-    update: ServerUpdate, released: Mapping[str, NoisySum], billboards: Billboards, state: Billboards, *, charged: bool
+    update: ServerUpdate, released: Mapping[str, NoisySum], billboards: Billboards, state: Billboards, *, spent: bool
 ) -> tuple[Billboards, Billboards]:
     """Return the next billboards and the state of the update, by group.
 
@@ -52,15 +52,17 @@ def next_step(
         By group.
     billboards, state : dict
         Those of the round before.
-    charged : bool
-        Whether the round was charged before it began.
+    spent : bool
+        Whether the noise was drawn for this round: then it is charged whatever the step does, and never drawn again.
 
     Raises
     ------
     ComponentFailure
         The step fails, or makes something that nodes, or the next round, could not use.
     """
-    name, end = type(update).__name__, "nothing was published" if charged else "nothing was charged"
+    name, end = type(update).__name__, "nothing was published"
+    if spent:
+        end += ", and the round is charged, because the step saw its noisy sum: mend it, and start a new run"
     published: Billboards = {}
     kept: Billboards = {}
     for group, noisy in released.items():
@@ -92,7 +94,7 @@ def next_step(
             if value.dtype.kind == "f" and not np.isfinite(value).all():
                 raise ComponentFailure(
                     f"{name} makes {array!r} of group {group!r} a NaN or an infinity in round {released[group].round}, "
-                    f"which no task could start from; {end}. Lower server_learning_rate, or mend the step."
+                    f"which no task could start from; {end}. A lower server_learning_rate may help, too."
                 )
     return published, kept
 
