@@ -129,6 +129,7 @@ class Journal:
     population: str
     run: str
     storage: Storage | None = None
+    _charged: dict[int, str] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def check(self, releases: Mapping[Release, int], entropy: Entropy | None = None) -> None:
         """Refuse, before any client works, what the budget cannot pay, or what would protect nobody.
@@ -226,7 +227,13 @@ class Journal:
         """
         if releases:
             where = (self.population, self.run, checkpoint.round)
-            self.ledger.charge_many(*where, dict(releases), digest=checkpoint.digest(), in_order=True)
+            digest = checkpoint.digest()
+            self.ledger.charge_many(*where, dict(releases), digest=digest, in_order=True)
+            self._charged[checkpoint.round] = digest
+
+    def charged_here(self, checkpoint: Checkpoint) -> bool:
+        """Tell whether this very checkpoint was charged by this object, without asking the ledger."""
+        return self._charged.get(checkpoint.round) == checkpoint.digest()
 
     def publish_measured(self, measured: MetricsRelease, release: Release) -> None:
         """Stage metrics, charge them to everybody, and promote them."""
