@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,14 @@ from typing import Any
 import pytest
 
 from fedpriv.cli import main
+
+
+def pytest_configure() -> None:
+    """Listen to interrupts, also in a job that a shell started in the background with interrupts ignored.
+
+    Tests interrupt processes that they start, and these would inherit that.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
