@@ -82,20 +82,3 @@ class BandedMechanism(Settings):
         for j, value in enumerate(self.coefficients()):
             np.fill_diagonal(out[j:], value)
         return out / self.column_norms()
-
-    def prefix_error(self) -> float:
-        """Return the root mean square error of the sums over rounds 1 to t, over all t.
-
-        Per coordinate, in standard deviations of ``Z``: what the noise adds up to in a model that moves by one step of
-        the same size every round.
-        """
-        # The inverse of a triangular Toeplitz matrix is one, too: its coefficients follow from one recursion.
-        coefficients = self.coefficients()
-        inverse = np.zeros(self.horizon)
-        inverse[0] = 1.0
-        for t in range(1, self.horizon):
-            reach = min(t, len(coefficients) - 1)
-            inverse[t] = -(coefficients[1 : reach + 1] @ inverse[t - reach : t][::-1])
-        lag = np.subtract.outer(np.arange(self.horizon), np.arange(self.horizon))
-        sums = np.cumsum(self.column_norms()[:, None] * np.where(lag >= 0, inverse[lag], 0.0), axis=0)
-        return float(np.sqrt(np.square(sums).sum() / self.horizon))

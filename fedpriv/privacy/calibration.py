@@ -33,7 +33,6 @@ _MIN_SHARE_OF_TARGET = 0.998
 _MIN_RELATIVE_WIDTH = 1e-4
 """Where epsilon jumps instead, it stops with an interval of this relative length."""
 
-
 Beside = tuple[tuple[Release, int], ...]
 
 
@@ -124,9 +123,10 @@ def calibrate_to_filter(budget: BudgetFilter, sampling: Sampling, rounds: int) -
         If rounds is below 1.
     """
     _check_rounds(rounds)
-    cost = functools.partial(_filter_share, budget, sampling, rounds)
     enough = budget.enough(rounds)
-    return _search(cost, 1.0, enough, enough * 0.5)
+    return _search(
+        lambda noise: budget.cost({Release.of(sampling, noise): rounds}) / budget.allowance, 1.0, enough, enough * 0.5
+    )
 
 
 @functools.lru_cache(maxsize=256)
@@ -153,23 +153,12 @@ def _calibrate(goal: float, delta: float, relation: Relation, sampling: Sampling
         return enough
     # What many sampled releases tend to by the central limit theorem (Bu, Dong, Long and Su, 2019): where to begin.
     start = 1.0 / math.sqrt(math.log1p((left / sampling.rate) ** 2 / rounds))
-    return _search(functools.partial(_cost, sampling, rounds, delta, relation, beside), goal, enough, start)
-
-
-def _cost(
-    sampling: Sampling,
-    rounds: int,
-    delta: float,
-    relation: Relation,
-    beside: Beside,
-    noise_multiplier: float,
-) -> float:
-    return epsilon({**dict(beside), Release.of(sampling, noise_multiplier): rounds}, delta, relation).value
-
-
-def _filter_share(budget: BudgetFilter, sampling: Sampling, rounds: int, noise_multiplier: float) -> float:
-    release = Release.of(sampling, noise_multiplier)
-    return budget.cost({release: rounds}) / budget.allowance
+    return _search(
+        lambda noise: epsilon({**dict(beside), Release.of(sampling, noise): rounds}, delta, relation).value,
+        goal,
+        enough,
+        start,
+    )
 
 
 def _search(cost: Callable[[float], float], goal: float, enough: float, start: float) -> float:

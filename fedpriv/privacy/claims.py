@@ -5,6 +5,7 @@ Whatever is not in the table is refused with one sentence that says what to do i
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from fedpriv.errors import NoGuarantee
@@ -60,86 +61,71 @@ _SAMPLINGS = ("poisson", "full")
 _LIMITED = (Relation.ZERO_OUT, Relation.REPLACE_ONE)
 """Where limits of participation decide who is asked: it is public whose turn it is, also of a task that is zero."""
 
+_billboards = functools.partial(
+    Row,
+    Output.BILLBOARDS,
+    Observer.PUBLIC,
+    NoiseAt.SERVER,
+    notion=Notion.DP,
+    attacks="attacks on the sequence of billboards (tracing, canaries)",
+)
+_personal_models = functools.partial(
+    Row,
+    Output.PERSONAL_MODELS,
+    Observer.COALITION,
+    NoiseAt.SERVER,
+    notion=Notion.JOINT_DP,
+    attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
+)
+_at_node = functools.partial(
+    Row, observer=Observer.SERVER, noise_at=NoiseAt.NODE, amplified=False, notion=Notion.LOCAL_DP
+)
+
 CLAIMS: tuple[Row, ...] = (
-    Row(
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        noise_at=NoiseAt.SERVER,
+    _billboards(
         relations=_BOTH,
         samplings=_SAMPLINGS,
         amplified=True,
-        notion=Notion.DP,
         accounting="privacy loss distributions (Poisson coins must be secret), or the exact Gaussian curve",
-        attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
-    Row(
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        noise_at=NoiseAt.SERVER,
+    _billboards(
         relations=_LIMITED,
         samplings=(MIN_SEPARATION,),
         amplified=True,
-        notion=Notion.DP,
         accounting="the exact Gaussian curve of the whole banded mechanism; who is asked when may be public",
-        attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
-    Row(
-        output=Output.PERSONAL_MODELS,
-        observer=Observer.COALITION,
-        noise_at=NoiseAt.SERVER,
+    _personal_models(
         relations=_BOTH,
         samplings=_SAMPLINGS,
         amplified=True,
-        notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; Poisson coins must be secret",
-        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
-    Row(
-        output=Output.PERSONAL_MODELS,
-        observer=Observer.COALITION,
-        noise_at=NoiseAt.SERVER,
+    _personal_models(
         relations=_LIMITED,
         samplings=(MIN_SEPARATION,),
         amplified=True,
-        notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; the exact Gaussian curve of the whole banded "
         "mechanism",
-        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
-    Row(
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        noise_at=NoiseAt.SERVER,
+    _billboards(
         relations=_REPLACE,
         samplings=(FIXED_SIZE,),
         amplified=True,
-        notion=Notion.DP,
         accounting="certified privacy loss distributions of sampling without replacement; draws must be secret from "
         "all tasks too, and updates may not depend on earlier rounds",
-        attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
-    Row(
-        output=Output.BILLBOARDS,
-        observer=Observer.PUBLIC,
-        noise_at=NoiseAt.SERVER,
+    _billboards(
         relations=_REPLACE,
         samplings=(UNAMPLIFIED,),
         amplified=False,
-        notion=Notion.DP,
         accounting="the exact Gaussian curve, every round counted as a participation",
-        attacks="attacks on the sequence of billboards (tracing, canaries)",
     ),
-    Row(
-        output=Output.PERSONAL_MODELS,
-        observer=Observer.COALITION,
-        noise_at=NoiseAt.SERVER,
+    _personal_models(
         relations=_REPLACE,
         samplings=(UNAMPLIFIED,),
         amplified=False,
-        notion=Notion.JOINT_DP,
         accounting="the same billboards, through the billboard lemma; the coalition knows who took part, so every "
         "round is counted as a participation, by the exact Gaussian curve",
-        attacks="attacks on the sequence of billboards, and attacks from colluding tasks",
     ),
     Row(
         output=Output.METRICS,
@@ -152,37 +138,25 @@ CLAIMS: tuple[Row, ...] = (
         accounting="the exact Gaussian curve; together with billboards they are accounted as billboards are",
         attacks="attacks on published means (tracing, canaries)",
     ),
-    Row(
+    _at_node(
         output=Output.ROWS,
-        observer=Observer.SERVER,
-        noise_at=NoiseAt.NODE,
         # A row that is missing is seen to be missing: only its content can be hidden.
         relations=_REPLACE,
         samplings=(*_SAMPLINGS, UNAMPLIFIED),
-        amplified=False,
-        notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every participation counted",
         attacks="inversion and membership from rows",
     ),
-    Row(
+    _at_node(
         output=Output.CLIPPED_SUM,
-        observer=Observer.SERVER,
-        noise_at=NoiseAt.NODE,
         relations=_BOTH,
         samplings=_SAMPLINGS,
-        amplified=False,
-        notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every participation counted",
         attacks="attacks on the node's sum",
     ),
-    Row(
+    _at_node(
         output=Output.CLIPPED_SUM,
-        observer=Observer.SERVER,
-        noise_at=NoiseAt.NODE,
         relations=_REPLACE,
         samplings=(UNAMPLIFIED,),
-        amplified=False,
-        notion=Notion.LOCAL_DP,
         accounting="the exact Gaussian curve, every round counted as a participation",
         attacks="attacks on the node's sum",
     ),

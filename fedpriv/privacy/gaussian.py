@@ -11,15 +11,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from fedpriv.errors import InputError
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-__all__ = ["gaussian_delta", "gaussian_deltas", "gaussian_epsilon", "gaussian_mu"]
+__all__ = ["gaussian_delta", "gaussian_epsilon", "gaussian_mu"]
 
 _LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -55,40 +50,6 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     if math.isinf(mu):
         return 1.0
     return min(1.0, math.exp(_log_delta(mu, epsilon / mu - mu / 2.0)))
-
-
-def gaussian_deltas(mu: float, epsilons: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return :func:`gaussian_delta` at many epsilons [n] of at least 0, for a positive finite ``mu``.
-
-    The same formulas on arrays; equal to the scalar ones up to a relative 1e-9.
-    """
-    import numpy as np
-    from scipy.special import erfcx, log_ndtr
-
-    u = epsilons / mu - mu / 2.0
-
-    def mills(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = math.sqrt(math.pi / 2.0) * erfcx(x / math.sqrt(2.0))
-        return found
-
-    with np.errstate(all="ignore"):  # the branches that are not taken may overflow
-        log_density = -0.5 * u * u - _LOG_SQRT_2PI
-        if mu < 0.05:
-            half, total = mu / 2.0, np.zeros_like(u)
-            for node, weight in zip(_NODES, _WEIGHTS, strict=True):
-                for shift in {half * node, -half * node}:
-                    x = u + half + shift
-                    y = 1.0 / (x * x)
-                    series = y * (1.0 - 3.0 * y * (1.0 - 5.0 * y * (1.0 - 7.0 * y * (1.0 - 9.0 * y))))
-                    total += weight * np.where(x > 50.0, series, 1.0 - x * mills(x))
-            logs = log_density + math.log(half) + np.log(total)
-        else:
-            near = log_density + np.log(mills(u) - mills(u + mu))
-            first = log_ndtr(-u)
-            far = first + np.log1p(-np.exp(log_density + np.log(mills(u + mu)) - first))
-            logs = np.where(u > -5.0, near, far)
-        found: NDArray[np.float64] = np.minimum(1.0, np.exp(np.where(u > 1e100, -np.inf, logs)))
-    return found
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:

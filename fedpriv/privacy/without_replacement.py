@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from fedpriv.privacy.distribution import Distribution, Piece
 from fedpriv.privacy.poisson import farther, log_normal, log_ratio
 
-__all__ = ["wor_losses", "wor_renyi"]
+__all__ = ["wor_losses"]
 
 
 def wor_losses(noise_multiplier: float, rate: float, cut: float) -> Distribution:
@@ -49,31 +47,3 @@ def wor_losses(noise_multiplier: float, rate: float, cut: float) -> Distribution
     below = Piece(low, high, log_normal, lambda x: -log_ratio(mu, rate, x))
     none = (1.0 - rate) * math.erf(mu / math.sqrt(8.0))
     return Distribution([above, below], 0.5 * min(1.0, 1.0 / mu), none, cut)
-
-
-def wor_renyi(noise_multiplier: float, rate: float, orders: tuple[float, ...]) -> list[float]:
-    """Return bounds of the Renyi divergences of one release under replace-one.
-
-    Wang, Balle and Kasiviswanathan, AISTATS 2019, Theorem 27 of the long version, as dp_accounting computes it. That
-    library takes noise relative to the sensitivity, which is two clipping norms here.
-    """
-    from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
-    from dp_accounting.rdp import RdpAccountant
-
-    accountant = RdpAccountant(orders, NeighboringRelation.REPLACE_ONE)
-    population, sample = _whole(rate)
-    event = SampledWithoutReplacementDpEvent(population, sample, GaussianDpEvent(noise_multiplier / 2.0))
-    with np.errstate(all="ignore"):
-        accountant.compose(event)
-    return [float(value) for value in accountant.rdp]
-
-
-def _whole(rate: float) -> tuple[int, int]:
-    """Return whole numbers with at least this quotient: the library asks for sizes, the bound needs their quotient."""
-    from fractions import Fraction
-
-    found = Fraction(rate).limit_denominator(10**12)
-    if found < Fraction(rate):
-        found += Fraction(1, 10**12)
-    found = min(found, Fraction(1))
-    return found.denominator, found.numerator
