@@ -34,7 +34,11 @@ __all__ = [
 
 Config = dict[str, dict[str, Any]]
 SECTIONS = ("data", "model", "client", "strategy", "run", "attack")
-_RUN_ONLY = ("reproduce",)
+_REPLACED = {
+    **{"noise_multiplier": "epsilon", "epsilon": "noise_multiplier"},
+    **{"clipping_norms": "clipping_norm", "clipping_norm": "clipping_norms"},
+}
+"""Settings of [strategy] by the one that replaces them: the noise itself for a target, norms of groups for one norm."""
 _FEW_SHOT = "few-shot"
 _TARGET = ("epsilon", "delta", "relation")
 
@@ -115,14 +119,8 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
             allowed = _known_settings(section, str(value))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
         result.setdefault(section, {})[name] = value
-        if key == "strategy.noise_multiplier":  # the noise itself replaces a target, and the other way round
-            result[section].pop("epsilon", None)
-        if key == "strategy.clipping_norms":  # so do norms of groups and one for the whole update
-            result[section].pop("clipping_norm", None)
-        if key == "strategy.clipping_norm":
-            result[section].pop("clipping_norms", None)
-        if key == "strategy.epsilon":
-            result[section].pop("noise_multiplier", None)
+        if section == "strategy":
+            result[section].pop(_REPLACED.get(name, ""), None)
     return result
 
 
@@ -224,8 +222,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     for key in ("seed", "reproduce"):
         if isinstance(run.get(key, 0), bool) or not isinstance(run.get(key, 0), int):
             raise InputError(f"run.{key} must be a whole number, got {run[key]!r}.")
-    for key in _RUN_ONLY:
-        run.pop(key, None)
+    run.pop("reproduce", None)  # of the run, not of the experiment
     declared = run.pop("declared", None)
     known = set(Experiment.model_fields) - {"tasks", "held_out", "model", "client", "strategy"}
     for key in run:
@@ -279,29 +276,24 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any,
 
     if "name" not in data:
         raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
+    place = str(data_dir.resolve()) if data_dir else None
+    drawn = {"seed": seed, **data}
     if data["name"] in SYNTHETIC:
-        drawn = {"seed": seed, **data}
         return kept(("tasks", drawn), lambda: synthetic_tasks(**drawn)), None
     if data["name"] in NATURAL:
-        divided = {"seed": seed, **data}
-        where = str(data_dir.resolve()) if data_dir else None
-        return kept(("tasks", where, divided), lambda: natural_tasks(data_dir=data_dir, **divided)), None
+        return kept(("tasks", place, drawn), lambda: natural_tasks(data_dir=data_dir, **drawn)), None
     loading = {key: data.pop(key) for key in load_options(str(data["name"])) if key in data}
     name = data.pop("name")
     scheme = data.pop("partition", "dirichlet")
     if not isinstance(scheme, str) or "scheme" in data:
         raise InputError(f"data.partition must name a partition scheme, got {data.get('scheme', scheme)!r}.")
-    place = str(data_dir.resolve()) if data_dir else None
     source = ("data set", name, place, loading)
     settings = {"seed": seed, **data}
-    if scheme == _FEW_SHOT:
-        wanted = FewShot(**settings)
-        made: tuple[Any, Any] = kept(
-            ("tasks", *source[1:], scheme, settings),
-            lambda: few_shot(kept(source, lambda: load(name, data_dir, **loading)), wanted),
-        )
-        return made
-    return kept(
-        ("tasks", *source[1:], scheme, settings),
-        lambda: kept(source, lambda: load(name, data_dir, **loading)).partition(scheme, **settings),
-    ), None
+    wanted = FewShot(**settings) if scheme == _FEW_SHOT else None
+
+    def make() -> tuple[Any, Any]:
+        found = kept(source, lambda: load(name, data_dir, **loading))
+        return (found.partition(scheme, **settings), None) if wanted is None else few_shot(found, wanted)
+
+    made: tuple[Any, Any] = kept(("tasks", *source[1:], scheme, settings), make)
+    return made

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Any, Protocol
 
@@ -99,18 +100,15 @@ class Lines:
         self._write(f"{what}: {far}, {after}" if far else f"{what}: at work, {after}")
 
 
+@dataclass
 class _Work:
     """How far some work is."""
 
-    def __init__(self, began: float) -> None:
-        self.began, self.said = began, None
-        self.unit, self.done, self.total = "", 0, None
-
     began: float
-    said: float | None
-    unit: str
-    done: int
-    total: int | None
+    said: float | None = None
+    unit: str = ""
+    done: int = 0
+    total: int | None = None
 
     @property
     def finished(self) -> bool:

@@ -21,6 +21,7 @@ from fedpriv.report import read_run, write_figures, write_report
 from fedpriv.report.figures import FIGURES, accuracies, loss_and_epsilon, per_task
 from fedpriv.report.tables import comparison, outputs
 from fedpriv.report.words import delta_text, epsilon_text, mean_interval, number
+from fedpriv.statistics import Interval
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SENTENCE = (
@@ -501,12 +502,13 @@ def test_numbers_in_words() -> None:
 
 
 def test_the_interval_is_students() -> None:
-    mean, low, high = mean_interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    assert mean == 3.0
-    assert high - mean == pytest.approx(2.7764451 * math.sqrt(2.5 / 5), rel=1e-6)
-    assert mean - low == pytest.approx(high - mean)
+    found = mean_interval([1.0, 2.0, None, 3.0, 4.0, 5.0])
+    assert found is not None
+    assert found.mean == 3.0
+    assert found.high - found.mean == pytest.approx(2.7764451 * math.sqrt(2.5 / 5), rel=1e-6)
+    assert found.mean - found.low == pytest.approx(found.high - found.mean)
     assert mean_interval([]) is None
-    assert mean_interval([2.0]) == (2.0, None, None)
+    assert mean_interval([2.0]) == Interval(2.0, None, 1)
 
 
 @pytest.mark.skipif(BROWSER is None, reason="needs a chromium binary")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from fedpriv.cli.options import JsonFlag, path, say, say_json
+from fedpriv.cli.options import JsonFlag, path_option, say, say_json
 
 __all__ = ["account"]
 
@@ -35,9 +35,7 @@ def account(
     ] = "public",
     noise_at: Annotated[Literal["server", "node"], typer.Option(help="Where the noise is added.")] = "server",
     tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
-    figure: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PATH", help="Draw epsilon over the rounds (.svg or .png).")
-    ] = None,
+    figure: Annotated[Path | None, path_option("Draw epsilon over the rounds (.svg or .png).")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Solve for epsilon, the noise multiplier, rounds, the sampling rate or the number of tasks: leave one out."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv.cli.options import JsonFlag, path, say, say_json
+from fedpriv.cli.options import JsonFlag, path_option, say, say_json
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
 
 if TYPE_CHECKING:
@@ -18,13 +18,8 @@ if TYPE_CHECKING:
 __all__ = ["ledger_check", "ledger_show"]
 
 PopulationName = Annotated[str, typer.Argument(help="A run folder, or the name of a population.")]
-LedgerFile = Annotated[
-    Path | None, typer.Option(parser=path, metavar="PATH", help="The ledger file, for a population by name.")
-]
-MoreRuns = Annotated[
-    list[Path] | None,
-    typer.Option("--run", parser=path, metavar="PATH", help="Folders of further runs on the population, as evidence."),
-]
+LedgerFile = Annotated[Path | None, path_option("The ledger file, for a population by name.")]
+MoreRuns = Annotated[list[Path] | None, path_option("Folders of further runs on the population, as evidence.", "--run")]
 
 
 def ledger_show(

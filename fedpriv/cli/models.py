@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json
+from fedpriv.cli.options import DataDir, JsonFlag, path, path_option, say, say_json
 from fedpriv.config import build_experiment
 from fedpriv.errors import InputError
 from fedpriv.progress import Progress, phase
@@ -17,9 +17,7 @@ __all__ = ["models"]
 
 def models(
     run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="The folder of a finished run.")],
-    out: Annotated[Path, typer.Option(parser=path, metavar="PATH", help="The file, in the safetensors format.")] = Path(
-        "models.safetensors"
-    ),
+    out: Annotated[Path, path_option("The file, in the safetensors format.")] = Path("models.safetensors"),
     dtype: Annotated[str, typer.Option(help="Of a task's numbers: float32 or float64.")] = "float32",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,

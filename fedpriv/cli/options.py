@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["DataDir", "JsonFlag", "PresetName", "ScenarioName", "path", "say", "say_json", "show_table"]
+__all__ = ["DataDir", "JsonFlag", "PresetName", "ScenarioName", "path", "path_option", "say", "say_json", "show_table"]
 
 
 def path(text: str | Path) -> Path:
@@ -19,19 +19,17 @@ def path(text: str | Path) -> Path:
     return Path(text)
 
 
+def path_option(about: str, *names: str, **more: Any) -> Any:
+    """Return an option that takes a path."""
+    return typer.Option(*names, parser=path, metavar="PATH", help=about, **more)
+
+
 ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
 PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
     Path | None,
-    typer.Option(
-        "--data-dir",
-        parser=path,
-        metavar="PATH",
-        help="Folder of the data sets.",
-        envvar="FEDPRIV_DATA",
-        show_default=False,
-    ),
+    path_option("Folder of the data sets.", "--data-dir", envvar="FEDPRIV_DATA", show_default=False),
 ]
 
 

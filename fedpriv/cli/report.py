@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli.options import JsonFlag, path, say
+from fedpriv.cli.options import JsonFlag, path, path_option, say
 
 __all__ = ["report"]
 
 
 def report(
     runs: Annotated[list[Path], typer.Argument(parser=path, metavar="RUNS...", help="Run folders.")],
-    out: Annotated[
-        Path | None, typer.Option(parser=path, metavar="PATH", help="The page; RUN/report.html for one run.")
-    ] = None,
+    out: Annotated[Path | None, path_option("The page; RUN/report.html for one run.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write one self-contained HTML page for one run or several."""

@@ -6,12 +6,13 @@ import json
 import math
 import sys
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path, say, say_json
+from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path_option, say, say_json
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.machine import usable_cores
@@ -32,10 +33,7 @@ def run(
     preset: PresetName = None,
     assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
     data_dir: DataDir = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Run folder; runs/SCENARIO-PRESET[-N] unless given."),
-    ] = None,
+    out: Annotated[Path | None, path_option("Run folder; runs/SCENARIO-PRESET[-N] unless given.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes what may be public; noise and coins stay random.")] = None,
     reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too: no guarantee.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
@@ -225,6 +223,7 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
     from rich.table import Table
 
     console = Console()
+    tell = partial(console.print, highlight=False, soft_wrap=True)
     heading, *lines = model_rows(result)
     if lines:
         table = Table(title="Mean over tasks, on their test parts (diagnostic, not released)")
@@ -234,26 +233,27 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
             table.add_row(*line)
         console.print(table)
     for text in measure_lines(result.summary.get("measures", {})):
-        console.print(text, highlight=False, soft_wrap=True)
+        tell(text)
     if "metrics" in result.summary:
-        console.print(_published(result.summary["metrics"]["means"][-1]), highlight=False, soft_wrap=True)
-    console.print(str(result.guarantee), highlight=False, soft_wrap=True)
+        tell(_published(result.summary["metrics"]["means"][-1]))
+    tell(str(result.guarantee))
     if result.personal_guarantee != result.guarantee:
-        console.print(str(result.personal_guarantee), highlight=False, soft_wrap=True)
+        tell(str(result.personal_guarantee))
     for group, guarantee in result.group_guarantees.items():
-        console.print(f"Tasks of {group}: {guarantee}", highlight=False, soft_wrap=True)
+        tell(f"Tasks of {group}: {guarantee}")
     for local in result.summary.get("local_guarantees", []):
-        console.print(local["sentence"], highlight=False, soft_wrap=True)
-    _print_held_out(console, result.summary["diagnostics"].get("held_out"))
+        tell(local["sentence"])
+    if held_out := result.summary["diagnostics"].get("held_out"):
+        tell(_held_out(held_out))
     for warning in result.summary["warnings"]:
-        console.print(f"warning: {warning}", highlight=False, soft_wrap=True)
+        tell(f"warning: {warning}")
     if (where := result.summary.get("sharing", {}).get("measured_in")) is not None:
         said = f"Whether the personal models are better than training alone stands in {folder / where}, for you alone."
-        console.print(said, highlight=False, soft_wrap=True)
+        tell(said)
     spent = result.summary["ledger"]["spent"]
     if spent is not None:
         name = result.summary["ledger"]["population"]
-        console.print(f"All runs on {name!r} together: {json.dumps(spent)}.", highlight=False, soft_wrap=True)
+        tell(f"All runs on {name!r} together: {json.dumps(spent)}.")
     if draw:
         from fedpriv.report import write_report
 
@@ -261,11 +261,9 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
             write_report([folder])
     seconds, fill = result.summary["seconds"], result.summary["fill_ratio"]
     padding = "" if fill is None else f" (mini-batches {fill:.0%} full)"
-    console.print(
+    tell(
         f"{result.tasks_per_second:,.0f} tasks/s in training{padding}, {seconds['total']:.1f} s in all. "
-        f"Run folder: {folder}. {_where_report(folder)}.",
-        highlight=False,
-        soft_wrap=True,
+        f"Run folder: {folder}. {_where_report(folder)}."
     )
 
 
@@ -302,10 +300,8 @@ def _published(last: dict[str, Any]) -> str:
     return f"published: {', '.join(said)} (mean over all tasks, ± the standard deviation of its noise)"
 
 
-def _print_held_out(console: Any, found: dict[str, Any] | None) -> None:
+def _held_out(found: dict[str, Any]) -> str:
     """Say what the billboard is worth to people who took no part."""
-    if not found:
-        return
     names = {
         "billboard": "the billboard",
         "scratch": "the public start",
@@ -317,11 +313,9 @@ def _print_held_out(console: Any, found: dict[str, Any] | None) -> None:
             score = f"{_number(found[name]['accuracy'])} \u00b1 {_number(found[name]['half'])} from {text}"
             best = found[name].get("best")
             parts.append(score + (f" ({_number(best['accuracy'])} at the rate that is best for it)" if best else ""))
-    console.print(
+    return (
         f"Accuracy of {found['people']} people who took no part, after the same adaptation (diagnostic): "
-        f"{', '.join(parts)}.",
-        highlight=False,
-        soft_wrap=True,
+        f"{', '.join(parts)}."
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path, say_json
+from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path_option, say_json
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.progress import Progress, phase
@@ -31,10 +31,7 @@ def sweep(
     grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
     seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
     data_dir: DataDir = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(parser=path, metavar="PATH", help="Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given."),
-    ] = None,
+    out: Annotated[Path | None, path_option("Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given.")] = None,
     reproduce: Annotated[
         bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too: no guarantee.")
     ] = False,

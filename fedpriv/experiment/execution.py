@@ -326,23 +326,13 @@ def _tell_whether_sharing_paid(
 
 
 def _means(served: ServerResult) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, values in served.scores.items():
-        finite = values[np.isfinite(values)]
-        if len(finite):
-            found[f"diagnostic.{name}"] = float(finite.mean())
-    return found
+    finite = {name: values[np.isfinite(values)] for name, values in served.scores.items()}
+    return {f"diagnostic.{name}": float(values.mean()) for name, values in finite.items() if len(values)}
 
 
 def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
     """Return the line of ``metrics.jsonl`` for mean scores named ``diagnostic.<model>.<measure>``."""
-    line: dict[str, Any] = {
-        "round": number,
-        "kind": "evaluation",
-        "released": False,
-        "loss": {},
-        "accuracy": {},
-    }
+    line: dict[str, Any] = {"round": number, "kind": "evaluation", "released": False, "loss": {}, "accuracy": {}}
     for name, value in scores.items():
         _, model, measure = name.split(".")
         line[measure][model] = value

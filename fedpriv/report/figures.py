@@ -106,9 +106,9 @@ def accuracies(run: Run) -> Figure | None:
             zorder=2,
         )
         interval = mean_interval(values)
-        centre = interval[0] if interval else scale * means[model]
-        if interval and interval[1] is not None and interval[2] is not None:
-            axes.plot([interval[1], interval[2]], [row, row], color=INK, lw=2.2, solid_capstyle="butt", zorder=3)
+        centre = interval.mean if interval else scale * means[model]
+        if interval and interval.half is not None:
+            axes.plot([interval.low, interval.high], [row, row], color=INK, lw=2.2, solid_capstyle="butt", zorder=3)
         axes.plot([centre], [row], marker=MARKERS[model], ms=8, color=COLOURS[model], mec=INK, zorder=4)
         axes.annotate(
             _measure_text(centre, percent),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +12,7 @@ from fedpriv.report.words import (
     epsilon_text,
     gains,
     mean_interval,
+    measured_text,
     number,
     observer_text,
     relation_text,
@@ -64,10 +64,10 @@ def key_numbers(run: Run) -> list[tuple[str, str]]:
     summary, stated = run.summary, run.summary.guarantee
     reached = getattr(summary.diagnostics, run.measure).get("personal")
     mechanism = ", mechanism only" if run.reproduction else ""
-    found = [] if reached is None else [(f"Personal {run.measure}", _measured(reached, run.measure))]
+    found = [] if reached is None else [(f"Personal {run.measure}", measured_text(reached, run.measure))]
     return [
         *found,
-        _epsilon(run, f"Epsilon ({relation_text(stated.relation)}{mechanism})"),
+        (f"Epsilon ({relation_text(stated.relation)}{mechanism})", _epsilon(run)),
         ("Delta", delta_text(stated.delta)),
         ("Tasks, rounds", f"{number(summary.num_tasks)}, {number(summary.rounds)}"),
         ("Time", seconds_text(summary.seconds.get("total"))),
@@ -81,13 +81,12 @@ def headline(run: Run) -> Table:
     for model, words in MODELS.items():
         if found.loss.get(model) is None and found.accuracy.get(model) is None:
             continue  # a model that this run does not have
-        interval = mean_interval([value for value in run.per_task(model) if value is not None])
-        spread = "–"
-        if interval and interval[1] is not None and interval[2] is not None:
-            spread = f"{_measured(interval[1], run.measure)} to {_measured(interval[2], run.measure)}"
+        interval, spread = mean_interval(run.per_task(model)), "–"
+        if interval and interval.half is not None:
+            spread = " to ".join(measured_text(end, run.measure) for end in (interval.low, interval.high))
         cells = [words, number(found.loss.get(model)), spread, number(found.local_compute.get(model))]
         if run.measure == "accuracy":
-            cells.insert(1, _measured(found.accuracy.get(model), "accuracy"))
+            cells.insert(1, measured_text(found.accuracy.get(model), "accuracy"))
         rows.append(tuple(cells))
     columns = ["model", "test loss", f"95% interval, {run.measure}", "gradient evaluations"]
     if run.measure == "accuracy":
@@ -237,8 +236,8 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
             (
                 name,
                 run.summary.what,
-                *(_measured(found.get(model), run.measure) + unit for model in MODELS),
-                f"{_epsilon(run, '')[1]} ({relation_text(stated.relation)})",
+                *(measured_text(found.get(model), run.measure) + unit for model in MODELS),
+                f"{_epsilon(run)} ({relation_text(stated.relation)})",
                 epsilon_text(stated.epsilon_replace_one) if stated.epsilon_replace_one is not None else "–",
                 delta_text(stated.delta),
                 "reproduction, no guarantee" if run.reproduction else stated.notion,
@@ -278,13 +277,12 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> Table:
     return Table("The runs side by side", heading, tuple(lines), " ".join(notes))
 
 
-def _epsilon(run: Run, label: str) -> tuple[str, str]:
-    """Return a label and epsilon; two of them where billboards and personal models differ."""
+def _epsilon(run: Run) -> str:
+    """Write epsilon; two of them where billboards and personal models differ."""
     stated, other = run.summary.guarantee, run.summary.other_guarantee
     if other is None:
-        return label, epsilon_text(stated.epsilon)
-    both = f"{epsilon_text(stated.epsilon)} {stated.output}, {epsilon_text(other.epsilon)} {other.output}"
-    return label, both
+        return epsilon_text(stated.epsilon)
+    return f"{epsilon_text(stated.epsilon)} {stated.output}, {epsilon_text(other.epsilon)} {other.output}"
 
 
 def _gain_note(run: Run) -> str:
@@ -305,12 +303,6 @@ def _ledger(run: Run) -> str:
     if ledger.declared:
         parts.append(f"{ledger.declared} data" + (f": {ALONE}" if run.benchmark else ""))
     return ", ".join(parts) or "no ledger named"
-
-
-def _measured(value: float | None, measure: str) -> str:
-    if value is None or not math.isfinite(value):
-        return number(value)
-    return f"{100 * value:.1f}%" if measure == "accuracy" else number(value)
 
 
 def _range(values: Iterable[float | None]) -> str:

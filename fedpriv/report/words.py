@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from fedpriv.report.reader import Run
-from fedpriv.statistics import interval
+from fedpriv.statistics import Interval, interval
 
 __all__ = [
     "MODELS",
@@ -15,6 +15,7 @@ __all__ = [
     "figure_words",
     "gains",
     "mean_interval",
+    "measured_text",
     "not_protected",
     "number",
     "observer_text",
@@ -41,6 +42,13 @@ def number(value: float | None, digits: int = 4) -> str:
     if value == int(value) and abs(value) < 1e15:
         return f"{int(value):,}".replace(",", " ")
     return f"{value:.{digits}g}"
+
+
+def measured_text(value: float | None, measure: str) -> str:
+    """Write an accuracy in percent, another measure as a number; a dash if it is not known."""
+    if value is None or not math.isfinite(value) or measure != "accuracy":
+        return number(value)
+    return f"{100 * value:.1f}%"
 
 
 def delta_text(delta: float | None) -> str:
@@ -84,12 +92,10 @@ def seconds_text(seconds: float | None) -> str:
     return f"{minutes:.1f} min" if minutes < 120 else f"{hours:.1f} h"
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None] | None:
-    """Return the mean of the values and its 95% interval (Student's t); no interval for a single value."""
-    if not values:
-        return None
-    found = interval(values)
-    return (found.mean, None, None) if found.half is None else (found.mean, found.low, found.high)
+def mean_interval(values: Sequence[float | None]) -> Interval | None:
+    """Return the mean and 95% interval (Student's t) of the values that are known; None if none is."""
+    known = [value for value in values if value is not None]
+    return interval(known) if known else None
 
 
 def gains(run: Run) -> list[float]:
@@ -137,12 +143,11 @@ def figure_words(name: str, run: Run) -> tuple[str, str]:
     """Return heading and text alternative of a figure, with the numbers that a reader takes from it."""
     if name == "loss_and_epsilon":
         return "Loss and epsilon over the rounds", _course(run)
-    means = {model: mean_interval([v for v in run.per_task(model) if v is not None]) for model in MODELS}
-    shown = {model: found[0] for model, found in means.items() if found}
+    shown = {model: found.mean for model in MODELS if (found := mean_interval(run.per_task(model)))}
     if name == "accuracies":
         stated = getattr(run.summary.diagnostics, run.measure)
         parts = [
-            f"{MODELS[model]} {_measured(value, run.measure)}"
+            f"{MODELS[model]} {measured_text(value, run.measure)}"
             for model in MODELS
             if (value := shown.get(model, stated.get(model))) is not None
         ]
@@ -154,10 +159,6 @@ def figure_words(name: str, run: Run) -> tuple[str, str]:
         f"Personal model against training alone, {len(gained)} tasks: {counts[0]} gain, {counts[1]} are "
         f"equal, {counts[2]} lose.",
     )
-
-
-def _measured(value: float, measure: str) -> str:
-    return f"{100 * value:.1f}%" if measure == "accuracy" else number(value)
 
 
 def _course(run: Run) -> str:

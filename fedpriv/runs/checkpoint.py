@@ -122,8 +122,7 @@ class CheckpointStore:
 
     def rounds(self) -> list[int]:
         """Return the rounds whose checkpoint is here, ascending."""
-        found = (re.fullmatch(r"round-(\d+)\.npz", path.name) for path in self.directory.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return self._numbers(r"round-(\d+)\.npz")
 
     def load(self, round: int) -> Checkpoint:
         """Read the checkpoint after a round; with its noise, if it is the last one."""
@@ -139,14 +138,17 @@ class CheckpointStore:
 
     def snapshots(self) -> list[int]:
         """Return the rounds after which personal states were written, ascending; only whole snapshots."""
-        found = (re.fullmatch(r"states-(\d+)\.complete", path.name) for path in self.directory.iterdir())
-        return sorted(int(match[1]) for match in found if match)
+        return self._numbers(r"states-(\d+)\.complete")
 
     def seal(self, round: int) -> None:
         """Declare a snapshot whole, then drop what it replaces."""
         write_bytes(self.directory / f"states-{round:06d}.complete", b"")
         for path in list(self._older(round)):
             path.unlink()
+
+    def _numbers(self, pattern: str) -> list[int]:
+        found = (re.fullmatch(pattern, path.name) for path in self.directory.iterdir())
+        return sorted(int(match[1]) for match in found if match)
 
     def _older(self, round: int) -> Iterator[Path]:
         for path in self.directory.iterdir():

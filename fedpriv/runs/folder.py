@@ -150,18 +150,7 @@ class RunFolder:
 
         Two copies of a folder that both go on draw the same coins: they are one run twice, not two runs.
         """
-        if not self._coins_path.exists():
-            if any(self.checkpoints.rounds()):
-                raise InputError(
-                    f"{self._coins_path} is gone, which holds the coins of the rounds to come; restore it to go on."
-                )
-            write_bytes(self._coins_path, _packed(RoundSecret.fresh()))
-        content = self._coins_path.read_bytes()
-        if len(content) != 40:
-            raise InputError(
-                f"{self._coins_path} is damaged ({len(content)} bytes where 40 belong); restore it to go on."
-            )
-        _refuse_zeros(self._coins_path, content[8:])
+        content = self._secret(self._coins_path, "coins", _packed(RoundSecret.fresh()))
         return RoundSecret(int.from_bytes(content[:8], "big"), content[8:])
 
     def forget_coins(self, round: int, *, durably: bool) -> None:
@@ -186,15 +175,21 @@ class RunFolder:
         A round that is run again, because nothing of it was published, gives the very same noisy rows. With fresh noise
         two copies of a row would be out, of which one was charged.
         """
-        path = self._node_secret_path
+        return self._secret(self._node_secret_path, "noise", secrets.token_bytes(32))
+
+    def _secret(self, path: Path, what: str, fresh: bytes) -> bytes:
+        """Return what a file keeps, whose last 32 bytes are secret; ``fresh`` is written when the run starts."""
         if not path.exists():
-            if any(number > 0 for number in self.checkpoints.rounds()):
-                raise InputError(f"{path} is gone, which holds the noise of the rounds to come; restore it to go on.")
-            write_bytes(path, secrets.token_bytes(32))
+            if any(self.checkpoints.rounds()):
+                raise InputError(f"{path} is gone, which holds the {what} of the rounds to come; restore it to go on.")
+            write_bytes(path, fresh)
         content = path.read_bytes()
-        if len(content) != 32:
-            raise InputError(f"{path} is damaged ({len(content)} bytes where 32 belong); restore it to go on.")
-        _refuse_zeros(path, content)
+        if len(content) != len(fresh):
+            raise InputError(
+                f"{path} is damaged ({len(content)} bytes where {len(fresh)} belong); restore it to go on."
+            )
+        if not any(content[-32:]):  # what some file systems leave of a file after a power failure: everybody knows it
+            raise InputError(f"{path} is damaged: it holds zeros where a secret belongs; restore it to go on.")
         return content
 
     @property
@@ -383,12 +378,6 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
             f"the model's initial values are not those that {path} was started with; build it from the same weights, "
             "such as after the same torch.manual_seed(...), or start a new run."
         )
-
-
-def _refuse_zeros(path: Path, secret: bytes) -> None:
-    """Refuse a secret that everybody knows: what some file systems leave of a file after a power failure."""
-    if not any(secret):
-        raise InputError(f"{path} is damaged: it holds zeros where a secret belongs; restore it to go on.")
 
 
 def _packed(coins: RoundSecret) -> bytes:

@@ -25,18 +25,14 @@ def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bo
     if folder is None:
         return Resume()
     store = folder.checkpoints
-    pending = store.pending()
-    if pending is not None:
-        if journal.charged(pending):
-            store.promote(pending.round)  # charged but not published: read back, never drawn again
-        else:
-            store.discard_pending()
-    measured = store.pending_measured()
-    if measured is not None:
-        if journal.charged(measured):
-            store.promote_measured(measured.round)
-        else:
-            store.discard_pending_measured()
+    for pending, promote, discard in (
+        (store.pending(), store.promote, store.discard_pending),
+        (store.pending_measured(), store.promote_measured, store.discard_pending_measured),
+    ):
+        if pending is not None and journal.charged(pending):
+            promote(pending.round)  # charged but not published: read back, never drawn again
+        elif pending is not None:
+            discard()
     rounds, snapshots = store.rounds(), store.snapshots()
     if publishes and rounds:
         journal.refuse_missing(store.load(rounds[-1]), store.measured())

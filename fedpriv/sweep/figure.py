@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.report.figures import COLOURS, GRID, MARKERS, save_svg
+from fedpriv.report.figures import COLOURS, MARKERS, draw_intervals, dress, save_svg
 from fedpriv.sweep.results import CellResult, Results
 from fedpriv.sweep.words import as_text
 
@@ -63,7 +63,6 @@ def draw(results: Results) -> Figure:
 def write_figure(results: Results, out: Path) -> Path:
     """Write ``figures/sweep.svg``."""
     file = out / "figures" / "sweep.svg"
-    file.parent.mkdir(parents=True, exist_ok=True)
     save_svg(draw(results), file)
     return file
 
@@ -83,18 +82,9 @@ def _panel(axes: Axes, key: str, cells: Sequence[CellResult], results: Results) 
             if (found := results.value(cell, name)) is not None
         ]
         if points:
-            axes.errorbar(
-                [_back(place, logarithmic) for place, _ in points],
-                [found.mean for _, found in points],
-                [found.half or 0.0 for _, found in points],
-                label=label,
-                capsize=2.5,
-                ms=4.5,
-                lw=1.6,
-                color=colour,
-                marker=marker,
-                ls=dashes,
-            )
+            shown = [_back(place, logarithmic) for place, _ in points]
+            look = {"color": colour, "marker": marker, "ls": dashes, "ms": 4.5, "lw": 1.6}
+            draw_intervals(axes, shown, [found for _, found in points], label=label, **look)
     if logarithmic:
         axes.set_xscale("log")
         axes.minorticks_off()
@@ -102,9 +92,7 @@ def _panel(axes: Axes, key: str, cells: Sequence[CellResult], results: Results) 
     turned = max(map(len, labels)) * len(labels) > 34
     axes.set_xticks([_back(place, logarithmic) for place in places], labels, rotation=30 if turned else 0)
     axes.tick_params(labelsize=8.5)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(color=GRID, lw=0.7)
-    axes.set_axisbelow(True)
+    dress(axes)
 
 
 def _places(values: Sequence[Any]) -> tuple[list[float], bool]:
