@@ -113,14 +113,7 @@ def difference_table(
 def ending(protocol: Protocol, evidence: Evidence, failed: Sequence[str]) -> list[str]:
     """Return the lines that say what would have refuted the claim, whether it was, and what the runs took.
 
-    Parameters
-    ----------
-    protocol : Protocol
-        Whose claim.
-    evidence : Evidence
-        Its runs.
-    failed : sequence of str
-        Where the claim did not hold, in words; empty if it held.
+    All arguments are those of :func:`fill_page`.
     """
     verdict = f"It was refuted: {'; '.join(failed)}." if failed else "It was not refuted."
     return [

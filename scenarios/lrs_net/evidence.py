@@ -100,15 +100,6 @@ def _table(protocol: Protocol, evidence: Evidence, point: str) -> list[str]:
     return rows
 
 
-def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
-    return difference_table(
-        protocol,
-        found,
-        ("difference", "where", "mean and 95% interval"),
-        lambda one: (_names(protocol, one), one.point, str(one.interval)),
-    )
-
-
 def _page(name: str, protocol: Protocol, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
     claims = claimed(protocol, found)
@@ -123,7 +114,12 @@ def _page(name: str, protocol: Protocol, evidence: Evidence) -> str:
             f"{heading}, {len(protocol.seeds[point])} fresh seeds": _table(protocol, evidence, point)
             for point, heading in headings.items()
         },
-        differences=_differences(protocol, found),
+        differences=difference_table(
+            protocol,
+            found,
+            ("difference", "where", "mean and 95% interval"),
+            lambda one: (_names(protocol, one), one.point, str(one.interval)),
+        ),
         weak=[_names(protocol, one) for one in claims if one.p >= protocol.level],
     )
 

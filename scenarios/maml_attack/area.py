@@ -9,13 +9,22 @@ from fedpriv.config import Config, apply, read_toml
 from fedpriv.evidence import UNSEEN, Protocol, collect, fill_page, page_root, read_protocol
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml_attack.cells import Level
-from fedpriv.scenarios.maml_attack.noise import AREA, BOUNDS, GAMES, areas_table, confident, noise_table, read_level
+from fedpriv.scenarios.maml_attack.noise import (
+    AREA,
+    BOUNDS,
+    GAMES,
+    NONE,
+    areas_table,
+    confident,
+    noise_table,
+    noisy,
+    plain_levels,
+)
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
 
 __all__ = ["main"]
 
 _HERE = Path(__file__).parent
-_NONE = ("none", "0")
 _SETS = ("query", "support")
 _LOSS = BOUNDS[1]
 
@@ -27,20 +36,7 @@ _STUDIES = {"area": ("places", "tasks"), "many": ("places", "tasks", "settings")
 def _configs(protocol: Protocol) -> dict[tuple[str, str], Config]:
     changes = {**UNSEEN, **GAMES, "data.tasks": protocol.own["tasks"], **protocol.own.get("settings", {})}
     base = apply(read_toml(_HERE / f"{protocol.preset}.toml"), changes)
-    noisy = {
-        (name, f"{level:g}"): apply(base, {place["key"]: level})
-        for name, place in protocol.own["places"].items()
-        for level in place["levels"]
-    }
-    return {_NONE: base, **noisy}
-
-
-def _levels(protocol: Protocol, runs: Path, seed: int) -> dict[str, list[Level]]:
-    none = read_level(runs, _NONE[0], 0, seed)
-    return {
-        name: [none, *(read_level(runs, name, level, seed) for level in place["levels"])]
-        for name, place in protocol.own["places"].items()
-    }
+    return {NONE: base, **noisy(protocol, base)}
 
 
 def _by_accuracy(protocol: Protocol, found: Mapping[int, Mapping[str, list[Level]]]) -> list[str]:
@@ -76,7 +72,7 @@ def _write(name: str, own: tuple[str, ...], root: Path) -> None:
     protocol = read_protocol(_HERE / f"{name}-protocol.toml", own=own)
     runs = root / f"runs/evidence/maml-{name}"
     evidence = collect(_configs(protocol), protocol.report_seeds, build=scenario("maml-attack").build, out=runs)
-    found = {seed: _levels(protocol, runs, seed) for seed in protocol.report_seeds}
+    found = {seed: plain_levels(protocol, runs, seed) for seed in protocol.report_seeds}
     everywhere = {
         place: set.intersection(*(set(confident(levels[place], which)) for levels in found.values() for which in _SETS))
         for place in protocol.own["places"]

@@ -86,11 +86,6 @@ class Cell:
         """Accuracy of inversion in the paper's game."""
         return self.found["paper"].accuracy.value
 
-    @property
-    def variance(self) -> float:
-        """Variance of this accuracy."""
-        return proportion(self.found["paper"])[1]
-
 
 @dataclass(frozen=True)
 class Level:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from fedpriv.adversary import auc_bound, results_of
+from fedpriv.adversary import Rate, auc_bound, results_of
 from fedpriv.config import Config, apply, build_experiment, read_toml
 from fedpriv.evidence import UNSEEN, Evidence, Protocol, collect, fill_page, page_root, read_protocol, table_rows
 from fedpriv.runs.finished import read_record
 from fedpriv.scenarios import scenario
 from fedpriv.scenarios.maml.learning import held_out_gains, learning_table, no_gain
-from fedpriv.scenarios.maml_attack.cells import Level
+from fedpriv.scenarios.maml_attack.cells import Level, rate_text
 from fedpriv.scenarios.maml_attack.pictures import draw_noise
 from fedpriv.statistics import Interval
 
-__all__ = ["AREA", "BOUNDS", "GAMES", "areas_table", "confident", "main", "noise_table", "read_level"]
+__all__ = [
+    *("AREA", "BOUNDS", "GAMES", "NONE", "areas_table", "confident", "main", "noise_table", "noisy", "plain_levels"),
+    "read_level",
+]
 
 _HERE = Path(__file__).parent
 _RUNS = "runs/evidence/maml-noise"
@@ -32,7 +35,8 @@ _CLAIMED = ("femnist", "mnist")
 _SEEDS = {"fashion": 3}
 BOUNDS = _CHANCE, _LOSS = 0.6, 0.05
 """The largest AUC and the largest loss of held-out accuracy of a confident area."""
-_NONE = "none"
+NONE = ("none", "0")
+"""Arm and point of the run without noise."""
 AREA = (
     f"Confident area: levels with an AUC of {_CHANCE} or less in the paper's game and a held-out accuracy at most "
     f"{_LOSS} below that without noise."
@@ -48,13 +52,25 @@ def _read() -> tuple[Protocol, dict[str, dict[tuple[str, str], Config]]]:
         for shots in several
     }
     base = apply(read_toml(_HERE / "mnist.toml"), {**UNSEEN, **GAMES})
-    noise = {(_NONE, "0"): base}
+    noise = {NONE: base}
     for kind in ("places", "calibrated"):
-        for name, place in protocol.own[kind].items():
-            for level in (*place["levels"], *(protocol.own["wider"].get(name, ()) if kind == "places" else ())):
-                changes = {**place.get("settings", {}), place["key"]: level}
-                noise[_arm(kind, name), f"{level:g}"] = apply(base, changes)
+        noise |= noisy(protocol, base, kind)
     return protocol, {"learning": learning, "noise": noise}
+
+
+def noisy(protocol: Protocol, base: Config, kind: str = "places") -> dict[tuple[str, str], Config]:
+    """Return the configurations with noise at the places of one kind, plain or calibrated."""
+    return {
+        (_arm(kind, name), f"{level:g}"): apply(base, {**place.get("settings", {}), place["key"]: level})
+        for name, place in protocol.own[kind].items()
+        for level in _tried(protocol, name, kind)
+    }
+
+
+def _tried(protocol: Protocol, name: str, kind: str) -> tuple[float, ...]:
+    """Return the levels of a place; some plain places have wider ones, that were added later."""
+    wider = protocol.own.get("wider", {}) if kind == "places" else {}
+    return (*protocol.own[kind][name]["levels"], *wider.get(name, ()))
 
 
 def _arm(kind: str, name: str) -> str:
@@ -77,24 +93,25 @@ def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1
     return Level(place, level, held["accuracy"], held["half"], games, bound)
 
 
-def _levels(protocol: Protocol, runs: Path) -> dict[str, list[Level]]:
-    """Return all levels by arm; the first of each plain place is no noise."""
-    seed = protocol.report_seeds[0]
-    none = read_level(runs, _NONE, 0, seed)
-    plain = {
-        name: [
-            none,
-            *(read_level(runs, name, level, seed) for level in (*place["levels"], *protocol.own["wider"][name])),
-        ]
-        for name, place in protocol.own["places"].items()
+def plain_levels(protocol: Protocol, runs: Path, seed: int) -> dict[str, list[Level]]:
+    """Return what the runs with one seed came to, by plain place; the first level is no noise."""
+    none = read_level(runs, NONE[0], 0, seed)
+    return {
+        name: [none, *(read_level(runs, name, level, seed) for level in _tried(protocol, name, "places"))]
+        for name in protocol.own["places"]
     }
+
+
+def _levels(protocol: Protocol, runs: Path) -> dict[str, list[Level]]:
+    """Return all levels by arm."""
+    seed = protocol.report_seeds[0]
     calibrated = {
         _arm("calibrated", name): [
             read_level(runs, _arm("calibrated", name), level, seed, _bound(name, level)) for level in place["levels"]
         ]
         for name, place in protocol.own["calibrated"].items()
     }
-    return plain | calibrated
+    return plain_levels(protocol, runs, seed) | calibrated
 
 
 def confident(levels: list[Level], which: str) -> list[float]:
@@ -118,22 +135,18 @@ def noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str
         for one in levels[_arm(kind, name)]:
             for which, games in one.games.items():
                 bounded = which in place.get("bounds", ())
+                paper = games["paper"]
+                rates = (paper["accuracy"], paper["auc"], games["controlled"]["auc"], games["cheap"]["auc"])
                 shown = [
                     place["label"],
                     f"{one.level:g}",
                     f"{one.accuracy:.3f} ± {one.half:.3f}",
                     which,
-                    *(_rate(games["paper"][key]) for key in ("accuracy", "auc")),
-                    _rate(games["controlled"]["auc"]),
-                    _rate(games["cheap"]["auc"]),
+                    *(rate_text(Rate(**rate)) for rate in rates),
                     f"{one.bound:.3f}" if bounded else "none",
                 ]
                 rows += table_rows([shown])
     return rows
-
-
-def _rate(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} [{found['low']:.3f}, {found['high']:.3f}]"
 
 
 def _failed(
@@ -175,7 +188,7 @@ def _page(
         evidence,
         list(_failed(protocol, levels, gains)),
         learned=learning_table(gains, [one for one in gains if one[0] in _CLAIMED]),
-        places=noise_table(protocol, levels, "places"),
+        places=noise_table(protocol, levels),
         area=AREA,
         areas=areas_table(protocol, levels),
         calibrated=noise_table(protocol, levels, "calibrated"),

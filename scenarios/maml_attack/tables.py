@@ -57,7 +57,7 @@ def _cells(protocol: Protocol, configs: Configs, runs: Path) -> tuple[list[Cell]
 
 def _trends(cells: list[Cell], epochs: Epochs) -> dict[str, tuple[Interval, bool]]:
     """Return the differences that the protocol names, and whether they are as it says."""
-    at = {(cell.which, cell.data, cell.ways, cell.shots): (cell.accuracy, cell.variance) for cell in cells}
+    at = {(cell.which, cell.data, cell.ways, cell.shots): proportion(cell.found["paper"]) for cell in cells}
     ways = [(at[w, d, 7, s], at[w, d, 3, s]) for w in _ROUNDS for d in _DATA for s in (1, 2, 3)]
     shots = [(at[w, d, n, 3], at[w, d, n, 1]) for w in _ROUNDS for d in _DATA for n in (3, 5, 7)]
     found: dict[str, tuple[Interval, bool]] = {}

@@ -14,7 +14,6 @@ from fedpriv.errors import InputError
 from fedpriv.evidence import (
     UNSEEN,
     Configs,
-    Difference,
     Evidence,
     Protocol,
     claimed,
@@ -95,15 +94,6 @@ def _names(protocol: Protocol, first: str, second: str) -> str:
     return f"{_side(protocol, first)} minus {_side(protocol, second)}"
 
 
-def _differences(protocol: Protocol, found: list[Difference]) -> list[str]:
-    return difference_table(
-        protocol,
-        found,
-        ("difference", "data", "mean and 95% interval"),
-        lambda one: (_names(protocol, one.first, one.second), one.point, str(one.interval)),
-    )
-
-
 def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
     found = differences(evidence, protocol.pairs, protocol.points)
 
@@ -124,7 +114,12 @@ def _page(protocol: Protocol, configs: Configs, evidence: Evidence) -> str:
         points=points,
         claims=[f"{_names(protocol, *pair)} > 0" for pair in protocol.claims],
         tables={point: _table(protocol, configs, evidence, point) for point in protocol.points},
-        differences=_differences(protocol, found),
+        differences=difference_table(
+            protocol,
+            found,
+            ("difference", "data", "mean and 95% interval"),
+            lambda one: (_names(protocol, one.first, one.second), one.point, str(one.interval)),
+        ),
     )
 
 
