@@ -19,22 +19,12 @@ _ROUNDS = 3
 
 @dataclass(frozen=True)
 class Data:
-    """Synthetic examples around ten class centres.
+    """Synthetic examples around ten class centres."""
 
-    Attributes
-    ----------
-    inputs
-        Stored as float32; [m, n, ...] in the shape that the network takes. Test examples stand behind those for
-        training.
-    targets
-        int64 [m, n].
-    order
-        int64 [rounds, m, steps, batch]: example numbers within each task.
-    """
-
+    # [m, n, ...] in the shape that the network takes, stored as float32; test examples stand behind those for training
     inputs: NDArray[np.float32] | NDArray[np.float64]
-    targets: NDArray[np.int64]
-    order: NDArray[np.int64]
+    targets: NDArray[np.int64]  # [m, n]
+    order: NDArray[np.int64]  # [rounds, m, steps, batch]: example numbers within each task
 
     @staticmethod
     def write(work: Work, directory: Path) -> None:

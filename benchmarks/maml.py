@@ -36,25 +36,13 @@ _CHUNK_BYTES = 8 * 2**20
 
 @dataclass(frozen=True)
 class MetaSpeed:
-    """What was measured for one network.
-
-    Attributes
-    ----------
-    parameters
-        Of the network.
-    ratios
-        Our tasks per CPU second divided by the loop's, per turn: other jobs on the machine blur it less.
-    ours, loop
-        Median tasks per CPU second.
-    apart
-        Largest difference of the two sums in float64, relative to the largest entry.
-    """
+    """What was measured for one network."""
 
     parameters: int
-    ratios: list[float]
-    ours: float
-    loop: float
-    apart: float
+    ratios: list[float]  # our tasks per CPU second over the loop's, by turn: other jobs on the machine blur it less
+    ours: float  # median tasks per CPU second
+    loop: float  # the same of the loop
+    apart: float  # largest difference of the two sums in float64, relative to the largest entry
 
 
 def population(count: int, features: int) -> Tasks:

@@ -34,21 +34,12 @@ def cpu_seconds(root: int | None = None) -> float:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one side measured.
+    """What one side measured."""
 
-    Attributes
-    ----------
-    seconds
-        Of each measured round, from asking the tasks to the noisy step (fedpriv and Flower: to the charged release).
-    tasks
-        Tasks trained in each measured round.
-    cpu_seconds
-        Of all processes of the side together, over the measured rounds: what a busy machine does not blur.
-    """
-
+    # Of each measured round, from asking the tasks to the noisy step (fedpriv and Flower: to the charged release).
     seconds: list[float]
-    tasks: int
-    cpu_seconds: float
+    tasks: int  # trained in each measured round
+    cpu_seconds: float  # of all processes of the side, over the measured rounds: what a busy machine does not blur
 
     @property
     def tasks_per_second(self) -> float:

@@ -13,27 +13,14 @@ __all__ = ["OURS", "PEERS", "QUICK", "Peer"]
 
 @dataclass(frozen=True)
 class Peer:
-    """One side with its settings.
+    """One side with its settings."""
 
-    Attributes
-    ----------
-    name, title
-        In the JSON, and for readers.
-    side
-        What :mod:`benchmarks.side` runs.
-    rounds
-        Measured in every turn; one more warms up.
-    settings
-        Of the side.
-    by_model
-        Settings that depend on the network; may replace ``rounds``, too.
-    """
-
-    name: str
+    name: str  # in the JSON, and for readers
     title: str
-    side: str
-    rounds: int
+    side: str  # what benchmarks/side.py runs
+    rounds: int  # measured in every turn; one more warms up
     settings: Mapping[str, Any]
+    # Settings that depend on the network; may replace ``rounds``, too.
     by_model: Mapping[Model, Mapping[str, Any]] = field(default_factory=dict)
 
     def options(self, model: Model) -> dict[str, Any]:

@@ -25,28 +25,14 @@ _TEXT = Path(__file__).with_suffix(".md")
 
 @dataclass(frozen=True)
 class Result:
-    """All that was found for one network.
+    """All that was found for one network."""
 
-    Attributes
-    ----------
-    work, peers
-        What was done, beside whom.
-    compared
-        Number of tasks in the comparison of models.
-    agreement
-        By the peer's name.
-    turns
-        The rates.
-    load
-        Load average of the machine before all of it.
-    """
-
-    work: Work
+    work: Work  # what was done, beside whom
     peers: Sequence[Peer]
-    compared: int
-    agreement: dict[str, Agreement]
+    compared: int  # number of tasks in the comparison of models
+    agreement: dict[str, Agreement]  # by the peer's name
     turns: Turns
-    load: float
+    load: float  # load average of the machine before all of it
 
     @property
     def names(self) -> list[str]:

@@ -19,16 +19,10 @@ __all__ = ["Agreement", "Turns", "compare_models", "take_turns"]
 
 @dataclass(frozen=True)
 class Agreement:
-    """Largest difference between our model and a peer's after one round in float64 without noise.
+    """Largest difference between our model and a peer's after one round in float64 without noise."""
 
-    Attributes
-    ----------
-    relative_to_model, relative_to_step
-        Divided by the largest weight, and by how far the round moved the weights.
-    """
-
-    relative_to_model: float
-    relative_to_step: float
+    relative_to_model: float  # divided by the largest weight
+    relative_to_step: float  # divided by how far the round moved the weights
 
 
 def compare_models(runner: Runner, work: Work, peers: Sequence[Peer]) -> dict[str, Agreement]:
@@ -55,16 +49,10 @@ def _largest(arrays: dict[str, np.ndarray[Any, Any]]) -> float:
 
 @dataclass(frozen=True)
 class Turns:
-    """The rates of all sides in every turn; only sides of one turn are compared.
+    """The rates of all sides in every turn; only sides of one turn are compared."""
 
-    Attributes
-    ----------
-    rates, rates_per_cpu
-        Tasks per second, and per CPU second of all processes of the side: one dict from name to rate for each turn.
-    """
-
-    rates: list[dict[str, float]]
-    rates_per_cpu: list[dict[str, float]]
+    rates: list[dict[str, float]]  # for each turn, tasks per second by name
+    rates_per_cpu: list[dict[str, float]]  # the same per CPU second of all processes of the side
 
     def ratios(self, name: str, *, per_cpu: bool = False) -> list[float]:
         """fedpriv's rate divided by a peer's, for each turn."""

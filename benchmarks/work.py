@@ -20,38 +20,22 @@ _SIDE_PIXELS = 28
 
 @dataclass(frozen=True)
 class Work:
-    """One round is ``tasks`` tasks, each ``steps`` SGD steps from the global model, then one private release.
+    """One round is ``tasks`` tasks, each ``steps`` SGD steps from the global model, then one private release."""
 
-    Attributes
-    ----------
-    model
-        The network: an MLP with one hidden layer, one linear layer, or two strided convolutions and a linear layer.
-    tasks, examples, test_examples
-        Population, training examples per task, and test examples per task (scored outside the measured time).
-    hidden
-        Width of the MLP.
-    steps, batch_size, learning_rate
-        Local SGD.
-    clipping_norm, noise_multiplier
-        The Gaussian mechanism: whole update clipped in l2, noise on the sum, public denominator ``tasks``.
-    seed
-        Of data, initial values and mini-batches.
-    dtype
-        Of parameters and inputs. Speed is measured with float32, sides are compared with float64.
-    """
-
-    model: Model = "mlp"
+    model: Model = "mlp"  # with one hidden layer; or one linear layer; or two strided convolutions and a linear layer
     tasks: int = 1000
-    examples: int = 100
-    test_examples: int = 2
-    hidden: int = 64
+    examples: int = 100  # for training, per task
+    test_examples: int = 2  # per task, scored outside the measured time
+    hidden: int = 64  # width of the MLP
+    # Local SGD.
     steps: int = 10
     batch_size: int = 10
     learning_rate: float = 0.1
+    # The Gaussian mechanism: whole update clipped in l2, noise on the sum, public denominator ``tasks``.
     clipping_norm: float = 0.5
     noise_multiplier: float = 1.0
-    seed: int = 0
-    dtype: Literal["float32", "float64"] = "float32"
+    seed: int = 0  # of data, initial values and mini-batches
+    dtype: Literal["float32", "float64"] = "float32"  # speed is measured with the first, sides compared with the second
 
     @property
     def features(self) -> int:

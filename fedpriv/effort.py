@@ -24,18 +24,10 @@ _RAY_SECONDS = 8.0
 
 @dataclass(frozen=True)
 class Choice:
-    """A grid, and why.
+    """A grid, and why."""
 
-    Attributes
-    ----------
-    grid : {"ray", "in-process"}
-        Its name.
-    why : str
-        The reason in words.
-    """
-
-    grid: str
-    why: str
+    grid: str  # "ray" or "in-process"
+    why: str  # in words
 
     def __str__(self) -> str:
         return f"grid: {self.grid}, because {self.why}"

@@ -41,32 +41,15 @@ _BATCH, _RATE, _MOMENTUM, _EPOCHS = 32, 0.05, 0.9, 100
 
 @dataclass(frozen=True)
 class HeldOutPeople:
-    """People held out, and the run that they are compared with.
+    """People held out, and the run that they are compared with."""
 
-    Attributes
-    ----------
-    people : Tasks or None
-        Who took no part.
-    population : Tasks or None
-        Who did; the pre-trained reference learns from their pooled examples, and there is none without them.
-    client : ClientAlgorithm
-        How somebody adapts.
-    engine : str
-        How the task axis is computed.
-    seed : int
-        Of the run.
-    references : bool
-        Whether people are also scored from other starts.
-    rebuild : callable or None
-        From a number of outputs (or None) to the model with so many; None for a model that cannot be rebuilt.
-    """
-
-    people: Tasks | None
-    population: Tasks | None
-    client: ClientAlgorithm
-    engine: str
-    seed: int
-    references: bool
+    people: Tasks | None  # who took no part
+    population: Tasks | None  # who did: the pre-trained reference learns from their pooled examples
+    client: ClientAlgorithm  # how somebody adapts
+    engine: str  # how the task axis is computed
+    seed: int  # of the run
+    references: bool  # whether people are also scored from other starts
+    # From a number of outputs (or None) to the model with so many; None for a model that cannot be rebuilt.
     rebuild: Callable[[int | None], Problem] | None
 
 

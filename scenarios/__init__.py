@@ -26,26 +26,13 @@ __all__ = ["Scenario", "scenario", "scenarios"]
 
 @dataclass(frozen=True)
 class Scenario:
-    """A runnable experiment.
+    """A runnable experiment."""
 
-    Attributes
-    ----------
-    name : str
-        As users type it.
-    description : str
-        One line.
-    presets : dict
-        Path of the TOML file by preset name; the first is the default.
-    build : callable
-        Turns (configuration, data directory) into an Experiment.
-    measure : callable or None
-        Turns (Experiment, RunResult) into further entries of the summary; diagnostics, not released.
-    """
-
-    name: str
-    description: str
-    presets: dict[str, Path]
-    build: Callable[[Config, Path | None], Any]
+    name: str  # as users type it
+    description: str  # one line
+    presets: dict[str, Path]  # path of the TOML file by preset name; the first is the default
+    build: Callable[[Config, Path | None], Any]  # turns (configuration, data directory) into an Experiment
+    # Turns (Experiment, RunResult) into further entries of the summary; diagnostics, not released.
     measure: Callable[[Any, Any], dict[str, Any]] | None = None
 
     def about(self, preset: str) -> str:

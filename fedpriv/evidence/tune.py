@@ -20,25 +20,13 @@ __all__ = ["TuningResult", "tune"]
 
 @dataclass(frozen=True)
 class TuningResult:
-    """One combination of the grid, for one arm at one point.
+    """One combination of the grid, for one arm at one point."""
 
-    Attributes
-    ----------
-    arm, point : str
-        Whose it is.
-    values : dict
-        Value by dotted key.
-    accuracy : float
-        Of the personal models, mean over tuning seeds.
-    best : bool
-        Whether it is the best one of this arm at this point; the first of equals.
-    """
-
-    arm: str
+    arm: str  # whose it is
     point: str
-    values: dict[str, Any]
-    accuracy: float
-    best: bool
+    values: dict[str, Any]  # value by dotted key
+    accuracy: float  # of the personal models, mean over tuning seeds
+    best: bool  # whether it is the best one of this arm at this point; the first of equals
 
 
 def tune(

@@ -25,24 +25,12 @@ __all__ = ["PreparedRun", "prepare"]
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """What a run starts with.
+    """What a run starts with."""
 
-    Attributes
-    ----------
-    strategy : TaskStrategy
-        With the population's public groups.
-    resolved : ResolvedPlan
-        Noise, releases, guarantees.
-    problem : Problem
-        Model and loss, which worked on made-up examples.
-    choice : Choice
-        Which grid, and why.
-    """
-
-    strategy: TaskStrategy
-    resolved: ResolvedPlan
-    problem: Problem
-    choice: Choice
+    strategy: TaskStrategy  # with the population's public groups
+    resolved: ResolvedPlan  # noise, releases, guarantees
+    problem: Problem  # model and loss, which worked on made-up examples
+    choice: Choice  # which grid, and why
 
 
 def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> PreparedRun:

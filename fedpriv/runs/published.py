@@ -31,18 +31,10 @@ Charged = Mapping[tuple[int, str], Entry]
 
 @dataclass(frozen=True)
 class Folder:
-    """One run folder.
+    """One run folder."""
 
-    Attributes
-    ----------
-    path : Path
-        Where it is.
-    run : str
-        Its name in the ledger.
-    """
-
-    path: Path
-    run: str
+    path: Path  # where it is
+    run: str  # its name in the ledger
 
     @classmethod
     def open(cls, path: Path) -> Folder:

@@ -27,30 +27,14 @@ Measure = Callable[[Any, Any], dict[str, Any]]
 
 @dataclass(frozen=True)
 class Job:
-    """One run of several.
-
-    Attributes
-    ----------
-    folder : Path
-        Its run folder.
-    config : dict
-        Its configuration, with the seed.
-    seed : int
-        That seed.
-    values : dict
-        Where it stands in the grid.
-    reproduce : int or None
-        Fixes noise and coins, too.
-    about : dict
-        Names for the report.
-    """
+    """One run of several."""
 
     folder: Path
-    config: Config
+    config: Config  # its configuration, with the seed
     seed: int
-    values: dict[str, Any]
-    reproduce: int | None = None
-    about: dict[str, Any] = field(default_factory=dict)
+    values: dict[str, Any]  # where it stands in the grid
+    reproduce: int | None = None  # fixes noise and coins, too
+    about: dict[str, Any] = field(default_factory=dict)  # names for the report
 
     @property
     def started(self) -> bool:
@@ -71,22 +55,12 @@ class Job:
 
 @dataclass(frozen=True)
 class RunNeeds:
-    """What a run that is left needs, as far as it decides where it runs.
+    """What a run that is left needs, as far as it decides where it runs."""
 
-    Attributes
-    ----------
-    shards, address
-        On Ray; 0 shards on another grid.
-    bytes : int
-        Of its data, and of a model for each of its tasks.
-    free : bool
-        Whether one process may do all of it: nobody asked for Ray, and it shares no ledger with other runs.
-    """
-
-    shards: int
-    address: str | None
-    bytes: int
-    free: bool
+    shards: int  # on Ray; 0 on another grid
+    address: str | None  # of a Ray cluster that runs already
+    bytes: int  # of its data, and of a model for each of its tasks
+    free: bool  # whether one process may do all of it: nobody asked for Ray, and it shares no ledger with other runs
 
     @classmethod
     def of(cls, job: Job, experiment: Experiment) -> RunNeeds:

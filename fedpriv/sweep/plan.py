@@ -28,47 +28,23 @@ _FIRST = {"data.partition", "strategy.server_update"}
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid.
+    """One point of the grid."""
 
-    Attributes
-    ----------
-    values : dict
-        Value by key, in the order of the grid.
-    name : str
-        Its folder below the sweep's.
-    config : dict
-        Its configuration; the seed comes with each run.
-    """
-
-    values: dict[str, Any]
-    name: str
-    config: Config
+    values: dict[str, Any]  # value by key, in the order of the grid
+    name: str  # its folder below the sweep's
+    config: Config  # its configuration; the seed comes with each run
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A sweep as it was asked for.
+    """A sweep as it was asked for."""
 
-    Attributes
-    ----------
-    scenario, preset : str
-        What is run.
-    config : dict
-        The preset with all ``--set`` applied.
-    grid : dict
-        Values by key.
-    seeds : list of int
-        Seeds of every cell.
-    reproduce : bool
-        Whether the seeds fix noise and coins, too.
-    """
-
-    scenario: str
+    scenario: str  # what is run
     preset: str
-    config: Config
-    grid: dict[str, list[Any]]
-    seeds: list[int]
-    reproduce: bool = False
+    config: Config  # the preset with all ``--set`` applied
+    grid: dict[str, list[Any]]  # values by key
+    seeds: list[int]  # seeds of every cell
+    reproduce: bool = False  # whether the seeds fix noise and coins, too
 
     def __post_init__(self) -> None:
         if not self.grid or not all(self.grid.values()):

@@ -29,59 +29,28 @@ _TRAINING = ("rounds", "finish", "baseline")
 
 @dataclass(frozen=True)
 class CellResult:
-    """One cell over its seeds.
+    """One cell over its seeds."""
 
-    Attributes
-    ----------
-    values : dict
-        Value by key.
-    epsilon : float, str or None
-        The largest of its runs: equal for all of them unless coins or data decide. None for reproductions, whose rows
-        say what it would have been.
-    measures : dict
-        By measure ("accuracy", "loss") and model; None where it does not exist.
-    own : dict
-        What the scenario measures, by dotted name (``rmse.amht``); None where a run lacks it.
-    tasks_per_second : float
-        Mean over runs.
-    """
-
-    values: dict[str, Any]
+    values: dict[str, Any]  # value by key
+    # The largest of its runs: equal for all of them unless coins or data decide. None for reproductions, whose rows say
+    # what it would have been.
     epsilon: float | str | None
-    measures: dict[str, dict[str, Interval | None]]
-    own: dict[str, Interval | None]
-    tasks_per_second: float
+    measures: dict[str, dict[str, Interval | None]]  # by "accuracy" or "loss" and model; None where it does not exist
+    own: dict[str, Interval | None]  # the scenario's measures by name (``rmse.amht``); None where a run lacks it
+    tasks_per_second: float  # mean over runs
 
 
 @dataclass(frozen=True)
 class Results:
-    """A finished sweep.
+    """A finished sweep."""
 
-    Attributes
-    ----------
-    plan : Plan
-        What was asked.
-    rows : list of dict
-        One per run.
-    cells : list of CellResult
-        In the order of the grid.
-    protected : bool
-        Whether the runs spent one budget together.
-    seconds : dict
-        ``training`` of all runs together, as their summaries report it, and ``total`` of this call.
-    at_once : int
-        Runs at a time: with more than one, the tasks per second of a run are those of one process beside others.
-    shown : tuple of str
-        Which of the scenario's measures table and figure show in the place of the three models.
-    """
-
-    plan: Plan
-    rows: list[dict[str, Any]]
-    cells: list[CellResult]
-    protected: bool
-    seconds: dict[str, float]
-    at_once: int = 1
-    shown: tuple[str, ...] = ()
+    plan: Plan  # what was asked
+    rows: list[dict[str, Any]]  # one per run
+    cells: list[CellResult]  # in the order of the grid
+    protected: bool  # whether the runs spent one budget together
+    seconds: dict[str, float]  # ``training`` of all runs together, by their summaries, and ``total`` of this call
+    at_once: int = 1  # runs at a time; tasks per second of a run are then those of one process beside others
+    shown: tuple[str, ...] = ()  # the scenario's measures that table and figure show instead of the three models
 
     def showing(self, names: Sequence[str]) -> Results:
         """Return the same, with these of the scenario's measures in table and figure.

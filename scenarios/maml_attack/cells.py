@@ -44,37 +44,17 @@ def proportion(one: Outcome) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell.
+    """One cell."""
 
-    Attributes
-    ----------
-    which : str
-        The set that is attacked.
-    data : str
-        The data set.
-    ways, shots : int
-        Of the tasks.
-    found : dict of Outcome
-        By rule, what inversion came to.
-    cheap : dict of Outcome
-        By rule, what the cheap score came to.
-    paper : tuple of two ints
-        Members that the paper's attack found, and non-members that it called members, of 50 each.
-    held_out : dict
-        Accuracy of people who took no part, from the billboard and from the references.
-    p : float
-        Of the test that inversion is below the paper in the paper's game, after Holm's correction.
-    """
-
-    which: str
+    which: str  # the set that is attacked
     data: str
     ways: int
     shots: int
-    found: dict[str, Outcome]
-    cheap: dict[str, Outcome]
-    paper: tuple[int, int]
-    held_out: dict[str, float]
-    p: float = 1.0
+    found: dict[str, Outcome]  # by rule, what inversion came to
+    cheap: dict[str, Outcome]  # by rule, what the cheap score came to
+    paper: tuple[int, int]  # members that the paper's attack found, and non-members that it called members, of 50 each
+    held_out: dict[str, float]  # accuracy of people who took no part, from the billboard and from the references
+    p: float = 1.0  # of the test that inversion is below the paper in the paper's game, after Holm's correction
 
     @property
     def paper_accuracy(self) -> float:
@@ -89,29 +69,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Level:
-    """What one level of noise came to.
+    """What one level of noise came to."""
 
-    Attributes
-    ----------
-    place : str
-        Where it is added.
-    level : float
-        How much: a standard deviation, or a noise multiplier where it is calibrated.
-    accuracy, half : float
-        Of held-out people after the last round, and half the width of its interval over people.
-    games : dict
-        By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them; as
-        "cheap", those of the cheap score in the paper's game.
-    bound : float
-        The largest AUC that any attack can have, by the guarantee; 1 without one.
-    """
-
-    place: str
-    level: float
-    accuracy: float
-    half: float
+    place: str  # where it is added
+    level: float  # how much: a standard deviation, or a noise multiplier where it is calibrated
+    accuracy: float  # of held-out people after the last round
+    half: float  # of the width of its interval over people
+    # By set and rule, accuracy and AUC of inversion with their intervals, as results of an attack hold them; as
+    # "cheap", those of the cheap score in the paper's game.
     games: dict[str, dict[str, Any]]
-    bound: float = 1.0
+    bound: float = 1.0  # the largest AUC that any attack can have, by the guarantee; 1 without one
 
 
 def read_cells(
