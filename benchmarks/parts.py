@@ -15,14 +15,7 @@ __all__ = ["measure_parts"]
 def measure_parts(module: str, parts: Sequence[str], kept: Path) -> dict[str, Any]:
     """Measure parts by ``python -m MODULE --here --parts PART``, whose last line is JSON; return all that is known.
 
-    Parameters
-    ----------
-    module : str
-        Which module measures.
-    parts : sequence of str
-        What to measure now.
-    kept : Path
-        File that holds what was found before; it is written after every part.
+    The file ``kept`` holds what was found before; it is written after every part.
     """
     results: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else {}
     for part in parts:

@@ -73,7 +73,6 @@ def _words(setting: dict[str, Any]) -> str:
 
 
 def _save(peer: str, work: Work, rows: list[dict[str, Any]]) -> None:
-    """Replace this peer's entry for this network."""
     known = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else []
     mine = {"peer": peer, "model": work.model, "tasks": work.tasks}
     kept = [entry for entry in known if (entry["peer"], entry["model"]) != (peer, work.model)]

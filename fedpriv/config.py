@@ -125,15 +125,7 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
 
 
 def completed(config: Config, described: Mapping[str, Any]) -> Config:
-    """Complete a configuration with every default, so that a run folder says all that was used.
-
-    Parameters
-    ----------
-    config : dict
-        As the experiment was built from.
-    described : dict
-        What :meth:`fedpriv.Experiment.describe` says about it.
-    """
+    """Add every default to a configuration (:meth:`fedpriv.Experiment.describe`): a run folder shall say them all."""
     merged = {section: dict(values) for section, values in config.items()}
     for section in ("model", "client", "strategy", "run"):
         known = {key: value for key, value in described[section].items() if key not in ("target", "budget")}

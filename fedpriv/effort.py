@@ -46,16 +46,7 @@ def choose_grid(seconds: float, cores: int) -> Choice:
 def seconds_of_training(problem: Problem, like: Tensor, evaluations: float, engine: str) -> float:
     """Estimate what so many per-example gradient evaluations take on one core; right within a factor of three or so.
 
-    Parameters
-    ----------
-    problem : Problem
-        The model.
-    like : Tensor of shape [1, ...]
-        One made-up example.
-    evaluations : float
-        Per-example gradient evaluations.
-    engine : str
-        Name of the engine.
+    ``like`` is one made-up example, [1, ...].
     """
     own = _LOOP_STEP / 10 if engine == "loop" else _EXAMPLE  # mini-batches of 10 or so
     # Backward takes about twice as many products as forward.

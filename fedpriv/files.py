@@ -71,12 +71,7 @@ def writing(path: Path) -> Iterator[None]:
 def replacing(path: Path, *, private: bool) -> Iterator[BinaryIO]:
     """Write a file aside, flush it, and put it in place: after a crash it is the old one or the new one.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    private : bool
-        Whether it is for its owner alone, as everything is that tells of single tasks.
+    A ``private`` one is for its owner alone, as everything is that tells of single tasks.
 
     Raises
     ------

@@ -102,8 +102,6 @@ class Lines:
 
 @dataclass
 class _Work:
-    """How far some work is."""
-
     began: float
     said: float | None = None
     unit: str = ""
@@ -120,8 +118,6 @@ class _Work:
 
 
 class _Bars:
-    """Bars on a terminal."""
-
     def __init__(self, console: Any) -> None:
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

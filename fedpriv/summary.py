@@ -249,7 +249,6 @@ def _unreachable(served: ServerResult, resolved: ResolvedPlan) -> list[str]:
 
 
 def _problems(served: ServerResult) -> list[str]:
-    """Say loudly which updates did not count."""
     if not served.problems:
         return []
     counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(served.problems.items()))

@@ -62,7 +62,6 @@ def scenarios() -> dict[str, Scenario]:
 
 
 def _read(name: str, package: ModuleType) -> Scenario:
-    """Read what a scenario's package says about itself."""
     folder = Path(str(package.__file__)).parent
     presets = getattr(package, "PRESETS", None)
     if not isinstance(presets, tuple) or not presets:

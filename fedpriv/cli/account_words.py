@@ -154,7 +154,6 @@ def _down(value: float, digits: int = 5) -> str:
 
 
 def _rounded(value: float, digits: int, side: Any) -> str:
-    """Write a number with some digits, rounded to one side."""
     if not math.isfinite(value) or value == 0.0:
         return "infinite" if value else "0"
     unit = 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1)

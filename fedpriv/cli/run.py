@@ -183,7 +183,6 @@ def _stored(folder: Path) -> Config:
 
 
 def _say_finished(summary: dict[str, Any], folder: Path, *, as_json: bool) -> None:
-    """Say that there is nothing to go on with."""
     if as_json:  # what the run itself printed, for the same program
         say_json(_headline(summary, folder))
     said = f"{folder}: the run is finished; nothing was trained or charged. {_where_report(folder)}.\n"
@@ -293,7 +292,6 @@ def measure_lines(measures: Mapping[str, Any]) -> list[str]:
 
 
 def _published(last: dict[str, Any]) -> str:
-    """Say the last metrics that were released."""
     said = (
         f"{name.replace('.', ' ')} {value:.3f} ± {last['noise'][name]:.2g}" for name, value in last["values"].items()
     )

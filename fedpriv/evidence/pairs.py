@@ -46,17 +46,7 @@ class Difference:
 
 
 def differences(evidence: Evidence, pairs: Iterable[tuple[str, str]], points: Iterable[str]) -> list[Difference]:
-    """Compare all pairs at all points; points follow each other within a pair.
-
-    Parameters
-    ----------
-    evidence : Evidence
-        Finished runs.
-    pairs : iterable of pairs of str
-        As :attr:`fedpriv.evidence.Protocol.pairs` names them.
-    points : iterable of str
-        Where.
-    """
+    """Compare all pairs (:attr:`fedpriv.evidence.Protocol.pairs`) at all points, which follow each other in a pair."""
     points = list(points)
     asked = [(first, second, point) for first, second in pairs for point in points]
     found = [contrast(_column(evidence, first, at), _column(evidence, second, at)) for first, second, at in asked]

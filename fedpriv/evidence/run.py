@@ -62,16 +62,9 @@ class Evidence:
 def configurations(
     protocol: Protocol, presets: Callable[[str], Config], common: Mapping[str, Any]
 ) -> dict[tuple[str, str], Config]:
-    """Return what a protocol's arms are at its points.
+    """Return what a protocol's arms are at its points, from the configurations that ``presets`` makes of their names.
 
-    Parameters
-    ----------
-    protocol : Protocol
-        With arms and points.
-    presets : callable
-        From a preset's name to its configuration.
-    common : dict
-        Changes by dotted key that all runs share; points, arms, and what tuning chose for them follow in this order.
+    Changes by dotted key follow in this order: ``common`` to all runs, points, arms, what tuning chose for them.
     """
     return {
         (name, where): apply(

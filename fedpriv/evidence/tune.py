@@ -32,16 +32,10 @@ class TuningResult:
 def tune(
     protocol: Protocol, configs: Configs, *, build: Build, out: Path, data_dir: Path | None = None
 ) -> list[TuningResult]:
-    """Run what a protocol tries at its points; what is finished is read.
+    """Run what a protocol tries at its points (``tuning.at``); what is finished is read.
 
-    Parameters
-    ----------
-    protocol : Protocol
-        Whose ``tuning.at`` says what is tried.
-    configs : mapping
-        What is tuned, by (arm, point); a value of the grid replaces what is chosen there already.
-    build, out, data_dir
-        As :func:`fedpriv.evidence.collect` takes them.
+    A value of the grid replaces what ``configs`` choose already. Other arguments are those of
+    :func:`fedpriv.evidence.collect`.
 
     Raises
     ------

@@ -104,8 +104,6 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
 
 @dataclass
 class _Run:
-    """A run at work."""
-
     experiment: Experiment
     options: Options
     prepared: PreparedRun
@@ -262,7 +260,6 @@ class _Run:
         return int.from_bytes(folder.node_secret() if folder is not None and drawn else secrets.token_bytes(32), "big")
 
     def _journal(self, scratch: Path) -> Journal:
-        """Open the ledger and register the population."""
         experiment, folder = self.experiment, self.folder
         ledger = Ledger(scratch / "ledger.sqlite" if experiment.ledger is None else experiment.ledger)
         resuming = self.options.resume and folder is not None

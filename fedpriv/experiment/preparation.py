@@ -36,14 +36,7 @@ class PreparedRun:
 def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> PreparedRun:
     """Fit the strategy to the population, calibrate, do a dry run on made-up tasks, and choose the grid.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        What shall run.
-    reproduced : bool
-        Whether noise and coins shall come from a number.
-    started : bool
-        Whether Ray runs already.
+    ``reproduced`` says whether noise and coins shall come from a number, ``started`` whether Ray runs already.
 
     Raises
     ------

@@ -76,7 +76,6 @@ def _names(runs: Sequence[Run]) -> list[str]:
 
 
 def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str, Any]:
-    """Everything the template shows of a run, as text."""
     guarantee, summary = run.summary.guarantee, run.summary
     bounded = guarantee.epsilon is not None and math.isfinite(guarantee.epsilon)
     return {

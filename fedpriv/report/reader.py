@@ -108,16 +108,6 @@ class Run:
 def read_run(path: str | Path) -> Run:
     """Read a finished run's folder.
 
-    Parameters
-    ----------
-    path : path
-        The folder that ``fedpriv run`` wrote.
-
-    Returns
-    -------
-    Run
-        The run, frozen.
-
     Raises
     ------
     InputError

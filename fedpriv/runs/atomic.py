@@ -22,14 +22,7 @@ __all__ = ["damage_said", "pack", "read_members", "unpack", "write_bytes", "writ
 def write_bytes(path: Path, content: bytes, *, public: bool = False) -> None:
     """Write a file durably and atomically: after a crash it is the old one or the new one.
 
-    Parameters
-    ----------
-    path : Path
-        The file.
-    content : bytes
-        All of it.
-    public : bool
-        Whether others may read it, if the umask lets them; what tells of single tasks is its owner's alone.
+    Only a ``public`` file may be read by others, if the umask lets them: scores of single tasks are for their owner.
 
     Raises
     ------
@@ -85,13 +78,7 @@ def read_members(path: Path) -> tuple[dict[str, Any], Iterator[tuple[str, NDArra
 
 @contextmanager
 def damage_said(what: str) -> Iterator[None]:
-    """Turn what reading does with a file that does not hold what was written into a sentence: a ComponentFailure.
-
-    Parameters
-    ----------
-    what : str
-        Which file it is, in words.
-    """
+    """Turn what reading does with a file (``what``) that does not hold what was written into a ComponentFailure."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:

@@ -20,14 +20,9 @@ _LOCAL_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", 
 
 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
-    """Write ``summary.json``, and before it its digest into ``checkpoints/``. It holds scores of single tasks: private.
+    """Write ``summary.json``, a :class:`RunRecord`, and before it its digest into ``checkpoints/``.
 
-    Parameters
-    ----------
-    folder : Path
-        The run folder.
-    summary : dict
-        What a :class:`RunRecord` holds.
+    It holds scores of single tasks: private.
     """
     content = (json.dumps(RunRecord.model_validate(plain(summary)).to_json(), indent=2) + "\n").encode()
     write_bytes(_digest_path(folder), hashlib.sha256(content).hexdigest().encode())

@@ -40,13 +40,6 @@ def check_finished(path: Path, record: RunRecord) -> None:
     The ledger must be whole and go on from the head that the run kept (if it kept one), hold every release that the run
     published and no other one in its place, and cost no more than the summary says. Other runs may have gone on.
 
-    Parameters
-    ----------
-    path : Path
-        The run folder.
-    record : RunRecord
-        What its ``summary.json`` holds, see :func:`fedpriv.runs.finished.read_record`.
-
     Raises
     ------
     ComponentFailure
@@ -86,7 +79,6 @@ def check_finished(path: Path, record: RunRecord) -> None:
 
 
 def _opened(path: Path, record: RunRecord) -> tuple[Folder, Ledger, str]:
-    """Return the folder, its ledger, and the population there."""
     with damage_said(str(path / "summary.json")):
         folder, population = Folder(path, str(record.ledger.run)), str(record.ledger.population)
     found = folder.ledger()

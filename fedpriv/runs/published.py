@@ -140,12 +140,8 @@ class Folder:
     def problems(self, entries: list[Entry], population: Mapping[str, Any]) -> Iterator[str]:
         """Yield a sentence for everything published here that the ledger does not hold, or holds otherwise.
 
-        Parameters
-        ----------
-        entries : list of Entry
-            What the ledger holds of this run.
-        population : mapping
-            What it says about the population (:meth:`Ledger.describe`).
+        The ledger's ``entries`` are those of this run; ``population`` is what it says about that
+        (:meth:`Ledger.describe`).
         """
         charged = {(one.round, one.group): one for one in entries}
         yield from self._other_population(population)

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 __all__ = ["Build", "Job", "Measure", "Prepare", "RunNeeds", "check_jobs", "measures_of", "run_job"]
 
 Build = Callable[[Config, Path | None], Any]
+"""From a configuration, and the folder of the data sets, to an experiment."""
 Measure = Callable[[Any, Any], dict[str, Any]]
+"""From an experiment and its result to what the scenario compares its runs with."""
 
 
 @dataclass(frozen=True)
@@ -89,16 +91,7 @@ def measures_of(record: RunRecord) -> dict[str, float]:
 def check_jobs(jobs: Sequence[Job], build: Build, data_dir: Path | None = None, prepare: Prepare | None = None) -> None:
     """Build every run once and refuse, before any of them starts, what is wrong with one of them.
 
-    Parameters
-    ----------
-    jobs : sequence of Job
-        All runs.
-    build : callable
-        From a configuration to an experiment.
-    data_dir : Path or None
-        Where data sets lie.
-    prepare : callable or None
-        Told what the runs that are left need once all are built, so that processes start while noise is calibrated.
+    ``prepare`` is told what the runs that are left need once all are built: processes start while noise is calibrated.
 
     Raises
     ------
@@ -136,16 +129,7 @@ def run_job(
 ) -> RunRecord:
     """Run one job, or what is missing of it; return its record.
 
-    Parameters
-    ----------
-    job, build, data_dir
-        As :func:`check_jobs` takes them.
-    pool : ShardPool or None
-        Where the run gets its shards from; None starts and stops Ray for it.
-    progress : callable or None
-        Told about rounds.
-    measure : callable or None
-        What the scenario compares its runs with: kept in each summary as ``measures``.
+    Without a ``pool`` of shards Ray starts and stops for it. What ``measure`` returns is kept in the summary.
 
     Raises
     ------

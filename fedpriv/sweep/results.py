@@ -220,7 +220,6 @@ def _cell(values: dict[str, Any], rows: Sequence[Mapping[str, Any]]) -> CellResu
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a row with one column per value."""
     return {
         **{key: as_text(value) for key, value in row["values"].items()},
         "seed": row["seed"],

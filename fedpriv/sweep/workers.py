@@ -96,7 +96,6 @@ _run_here: Callable[[Job], RunRecord]
 
 
 def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, measure: Measure | None) -> None:
-    """Get a worker ready."""
     global _run_here
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the line
     threading.Thread(target=_end_with, args=(line,), daemon=True).start()

@@ -47,13 +47,6 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     What simpler models have to choose (how much is shrunk) the validation examples of all tasks decide; the run's own
     settings were fixed before.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        What was run.
-    result : RunResult
-        What came out.
-
     Returns
     -------
     dict
@@ -106,7 +99,6 @@ def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
 
 
 def _squared(theta: torch.Tensor, on: Batch, offset: torch.Tensor | None = None) -> NDArray[np.float64]:
-    """Return each task's sum of squared errors."""
     found: NDArray[np.float64] = np.square(baselines.rmse(theta, on.inputs, on.targets, on.sizes, offset))
     total: NDArray[np.float64] = np.nan_to_num(found) * on.sizes.numpy()
     return total

@@ -23,13 +23,6 @@ FAILED_SHARE = 0.1
 def compare(experiment: Experiment, result: RunResult) -> dict[str, Any]:
     """Compare a run's personal models with models that were fitted to the same training examples in one place.
 
-    Parameters
-    ----------
-    experiment : Experiment
-        What was run.
-    result : RunResult
-        What came out.
-
     Returns
     -------
     dict
@@ -76,5 +69,4 @@ def own_errors(experiment: Experiment, result: RunResult) -> dict[str, float]:
 
 
 def _together(errors: NDArray[np.float64]) -> float:
-    """Return the root of the mean square over tasks."""
     return float(np.sqrt(np.mean(np.square(errors))))

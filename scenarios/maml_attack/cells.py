@@ -89,16 +89,9 @@ def read_cells(
 ) -> list[Cell]:
     """Judge all cells, and test them together.
 
-    Parameters
-    ----------
-    folder : callable
-        From arm and point to the run folders of all seeds.
-    paper : mapping
-        By set and point, the counts of the paper.
-    rounds : mapping
-        By set, which round counts.
-    validation : callable
-        From arm and point to the games of each side, per seed, that choose the threshold.
+    From arm and point ``folder`` makes the run folders of all seeds, and ``validation`` the games of each side, per
+    seed, that choose the threshold. ``paper`` holds the paper's counts by set and point, ``rounds`` by set the round
+    that counts.
     """
     cells = []
     for which, points in paper.items():
@@ -149,13 +142,7 @@ def below(cell: Cell) -> float:
 
 
 def trend(pairs: Sequence[tuple[tuple[float, float], tuple[float, float]]]) -> Interval:
-    """Return the mean difference of pairs of accuracies with its normal 95% interval, games being independent.
-
-    Parameters
-    ----------
-    pairs : sequence of pairs
-        Accuracy and variance of the first side, and of the second.
-    """
+    """Return the mean difference of pairs of (accuracy, variance) and its normal 95% interval for independent games."""
     mean = float(np.mean([first[0] - second[0] for first, second in pairs]))
     spread = math.sqrt(sum(first[1] + second[1] for first, second in pairs)) / len(pairs)
     return Interval(mean, 1.959964 * spread, len(pairs))

@@ -103,7 +103,6 @@ def plain_levels(protocol: Protocol, runs: Path, seed: int) -> dict[str, list[Le
 
 
 def _levels(protocol: Protocol, runs: Path) -> dict[str, list[Level]]:
-    """Return all levels by arm."""
     seed = protocol.report_seeds[0]
     calibrated = {
         _arm("calibrated", name): [
@@ -152,7 +151,6 @@ def noise_table(protocol: Protocol, levels: Mapping[str, list[Level]], kind: str
 def _failed(
     protocol: Protocol, levels: Mapping[str, list[Level]], gains: Mapping[tuple[str, int], dict[str, Interval]]
 ) -> Iterator[str]:
-    """Yield what the protocol calls refuted."""
     yield from no_gain({one: gain for one, gain in gains.items() if one[0] in _CLAIMED})
     for name, place in protocol.own["calibrated"].items():
         for one in levels[_arm("calibrated", name)]:

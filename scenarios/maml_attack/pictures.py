@@ -78,12 +78,8 @@ def draw_epochs(epochs: Mapping[tuple[str, str, int], Outcome], path: Path) -> N
 def draw_noise(panels: Mapping[str, Sequence[Level]], area: tuple[float, float], path: Path) -> None:
     """Draw the AUC of both attacks against held-out accuracy, two panels a row; the confident area is shaded.
 
-    Parameters
-    ----------
-    panels : mapping
-        By title, levels of one place, no noise first; an even number.
-    area : tuple of two floats
-        The largest AUC and the largest loss of held-out accuracy of the confident area.
+    ``panels``, an even number, hold by title the levels of one place, no noise first; ``area`` is the largest AUC and
+    the largest loss of held-out accuracy of the confident area.
     """
     from matplotlib.figure import Figure
 

@@ -60,7 +60,6 @@ def _alone(evidence: Evidence, point: str) -> Interval:
 
 
 def _table(protocol: Protocol, configs: Configs, evidence: Evidence, point: str) -> list[str]:
-    """Return what every arm came to at one point."""
     rows = [
         "| who takes part, noise | epsilon 2 under | replace-one epsilon | noise | rounds | server step | billboard "
         "| personal |",
@@ -189,12 +188,7 @@ def _panel(axes: Axes, evidence: Evidence, point: str, rows: Mapping[str, float]
 def main(arguments: list[str], root: Path | None = None) -> None:
     """Run what is missing, then write docs/evidence-streams.md and its figure.
 
-    Parameters
-    ----------
-    arguments : list of str
-        Nothing, or ``tune`` for what the protocol tries before the report runs.
-    root : Path or None
-        Of the checkout; the current folder unless given.
+    With the argument ``tune``, run instead what the protocol tries before the report runs.
 
     Raises
     ------
