@@ -30,7 +30,7 @@ from fedpriv.protocol import ALL, record_from_billboards
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runs.ledger_check import check_finished, how_to_find
-from fedpriv.runs.resume import Resume, where_to_resume
+from fedpriv.runs.resume import ResumePoint, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
@@ -221,7 +221,7 @@ class _Run:
 
         return after
 
-    def _grid(self, resume: Resume) -> Grid:
+    def _grid(self, resume: ResumePoint) -> Grid:
         """Return the nodes, with the personal states of the last snapshot."""
         if self.options.on is not None:
             own = self.options.on if isinstance(self.options.on, LocalGrid) else None

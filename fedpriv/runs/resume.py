@@ -8,11 +8,11 @@ from fedpriv.errors import InputError
 from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.runs.folder import RunFolder
 
-__all__ = ["Resume", "where_to_resume"]
+__all__ = ["ResumePoint", "where_to_resume"]
 
 
 @dataclass(frozen=True)
-class Resume:
+class ResumePoint:
     """Where a run goes on."""
 
     checkpoint: Checkpoint | None = None
@@ -20,10 +20,10 @@ class Resume:
     replay: tuple[tuple[Checkpoint, Checkpoint], ...] = ()
 
 
-def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> Resume:
+def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bool) -> ResumePoint:
     """Find the last published checkpoint, the last snapshot, and the rounds between them."""
     if folder is None:
-        return Resume()
+        return ResumePoint()
     store = folder.checkpoints
     for pending, promote, discard in (
         (store.pending(), store.promote, store.discard_pending),
@@ -38,7 +38,7 @@ def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bo
         journal.refuse_missing(store.load(rounds[-1]), store.measured())
     if not rounds:
         folder.rewind_metrics(0)
-        return Resume()
+        return ResumePoint()
     last = rounds[-1]
     folder.rewind_metrics(last)
     snapshot = max((number for number in snapshots if number <= last), default=None)
@@ -50,4 +50,4 @@ def where_to_resume(folder: RunFolder | None, journal: Journal, *, publishes: bo
             f"{folder.path} lost the checkpoint of round {missing[0]}; restore it from a copy, or start a new run."
         )
     replay = tuple((checkpoints[number - 1], checkpoints[number]) for number in range(first + 1, last + 1))
-    return Resume(checkpoints[last], snapshot, replay)
+    return ResumePoint(checkpoints[last], snapshot, replay)
