@@ -522,7 +522,7 @@ def test_functions_of_a_script_run_one_by_one(tmp_path: Path, monkeypatch: Any) 
 def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:
     asked = side_by_side(tmp_path)
     for build, small in ((build_experiment, 1000), (lambda *words: build_experiment(*words), 2**29)):
-        monkeypatch.setattr("fedpriv.sweep.crew._SMALL_BYTES", small)
+        monkeypatch.setattr("fedpriv.sweep.runner._SMALL_BYTES", small)
         with Crew(build) as crew:
             check_jobs(asked, build, prepare=crew.prepare)
             assert crew.at_once == 1

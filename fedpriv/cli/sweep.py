@@ -51,7 +51,7 @@ def sweep(
     from fedpriv.files import writing
     from fedpriv.runs import free_folder, plain
     from fedpriv.scenarios import scenario as find
-    from fedpriv.sweep.crew import Crew
+    from fedpriv.sweep.runner import Crew
     from fedpriv.sweep.figure import write_figure
     from fedpriv.sweep.jobs import check_jobs
     from fedpriv.sweep.plan import Plan, holds_sweep, read_plan

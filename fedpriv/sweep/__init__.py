@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from fedpriv.sweep.crew import Crew
+from fedpriv.sweep.runner import Crew
 from fedpriv.sweep.jobs import Build, Job, Measure, check_jobs, measures_of
 from fedpriv.sweep.plan import Cell, Plan, read_plan
 
