@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fedpriv.cohort import Problem
 
-__all__ = ["Choice", "choose_grid", "seconds_of_training"]
+__all__ = ["GridChoice", "choose_grid", "seconds_of_training"]
 
 _MULTIPLY_ADDS_PER_SECOND = 3e9
 """Of small products, on one core in a second."""
@@ -23,7 +23,7 @@ _RAY_SECONDS = 8.0
 
 
 @dataclass(frozen=True)
-class Choice:
+class GridChoice:
     """A grid, and why."""
 
     grid: str  # "ray" or "in-process"
@@ -33,14 +33,14 @@ class Choice:
         return f"grid: {self.grid}, because {self.why}"
 
 
-def choose_grid(seconds: float, cores: int) -> Choice:
+def choose_grid(seconds: float, cores: int) -> GridChoice:
     """Choose where training that takes so long on one core is done first, starts and ends included."""
     work = f"the training takes about {_rounded(seconds)} on one core"
     if cores < 2:
-        return Choice("in-process", "this process may use one core")
+        return GridChoice("in-process", "this process may use one core")
     if seconds * (1 - 1 / cores) > _RAY_SECONDS:
-        return Choice("ray", f"{work}, and this process may use {cores}")
-    return Choice("in-process", f"{work}, and a start of Ray would not pay")
+        return GridChoice("ray", f"{work}, and this process may use {cores}")
+    return GridChoice("in-process", f"{work}, and a start of Ray would not pay")
 
 
 def seconds_of_training(problem: Problem, like: Tensor, evaluations: float, engine: str) -> float:

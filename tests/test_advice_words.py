@@ -41,7 +41,7 @@ from fedpriv.scenarios import scenario
 from fedpriv.settings import Settings
 from fedpriv.statistics import contrast, interval
 from fedpriv.strategies.accountant import LedgerAccountant
-from fedpriv.sweep import Crew, check_jobs
+from fedpriv.sweep import JobRunner, check_jobs
 from fedpriv.sweep.plan import Plan
 from fedpriv.sweep.words import parse_grid, parse_seeds
 
@@ -76,8 +76,8 @@ def configured(words: tuple[str, ...] = (), attack: dict[str, Any] | None = None
 def started(at_once: int | None = None, **asked: Any) -> None:
     """A sweep up to where its first run would start."""
     plan = swept(**{"grid": ("client.strength=1",), "seeds": "1", **asked})
-    with Crew(build_experiment, at_once=at_once) as crew:
-        check_jobs(plan.jobs(Path("nowhere")), build_experiment, None, crew.prepare)
+    with JobRunner(build_experiment, at_once=at_once) as runner:
+        check_jobs(plan.jobs(Path("nowhere")), build_experiment, None, runner.prepare)
 
 
 def swept(grid: tuple[str, ...] = ("client.strength=0.5,1",), seeds: str = "2", words: tuple[str, ...] = ()) -> Plan:

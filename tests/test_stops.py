@@ -56,7 +56,7 @@ def test_what_cannot_go_on_only_says_that_it_stopped(fedpriv: Any, place: str, w
 
 @pytest.mark.parametrize("out", [[], ["--out=here"]])
 @pytest.mark.parametrize(
-    ("place", "words"), [("fedpriv.experiment.execution.serve", RUN), ("fedpriv.sweep.runner.Crew.run", SWEEP)]
+    ("place", "words"), [("fedpriv.experiment.execution.serve", RUN), ("fedpriv.sweep.runner.JobRunner.run", SWEEP)]
 )
 def test_what_can_go_on_does_by_the_words_it_says(
     fedpriv: Any, tmp_path: Path, place: str, words: list[str], out: list[str]

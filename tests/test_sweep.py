@@ -34,7 +34,7 @@ from fedpriv.runs import RunRecord
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.scenarios import scenario
 from fedpriv.statistics import Interval, interval
-from fedpriv.sweep import Crew, Job, Plan, check_jobs
+from fedpriv.sweep import Job, JobRunner, Plan, check_jobs
 from fedpriv.sweep.figure import draw
 from fedpriv.sweep.results import CellResult, Results, collect
 from fedpriv.sweep.words import parse_grid, parse_seeds
@@ -287,9 +287,9 @@ def test_warm_shards_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
     """Also: the processes are the same for all runs, and one that dies while it is idle is replaced."""
     seen: list[set[int]] = []
     results = []
-    with Crew(build_experiment, at_once=1) as crew:
-        pool = crew._pool
-        for job, record in crew.run(jobs(tmp_path)):
+    with JobRunner(build_experiment, at_once=1) as runner:
+        pool = runner._pool
+        for job, record in runner.run(jobs(tmp_path)):
             idle = pool._idle
             processes = pool.ray.get([shard.process.remote() for shard in idle])
             seen.append(set(processes))
@@ -322,10 +322,10 @@ def side_by_side(out: Path, **changes: Any) -> list[Job]:
 
 
 def with_two(jobs: list[Job], build: Any = build_experiment) -> list[dict[str, Any]]:
-    with Crew(build, at_once=2) as crew:
-        check_jobs(jobs, build, prepare=crew.prepare)
-        assert crew.at_once == 2
-        return [record.to_json() for _, record in crew.run(jobs)]
+    with JobRunner(build, at_once=2) as runner:
+        check_jobs(jobs, build, prepare=runner.prepare)
+        assert runner.at_once == 2
+        return [record.to_json() for _, record in runner.run(jobs)]
 
 
 def test_runs_side_by_side_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
@@ -377,9 +377,9 @@ def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(
     asked[-1] = replace(asked[-1], folder=tmp_path / "last/seed-3")
     with pytest.raises(ComponentFailure, match=said):
         with_two(asked, failing)
-    with Crew(failing) as crew:
-        check_jobs(asked[:-1], failing, prepare=crew.prepare)
-        assert len(list(crew.run(asked[:-1]))) == 3
+    with JobRunner(failing) as runner:
+        check_jobs(asked[:-1], failing, prepare=runner.prepare)
+        assert len(list(runner.run(asked[:-1]))) == 3
 
 
 def test_a_process_that_is_killed_while_it_counts_a_round_holds_nobody_up(tmp_path: Path) -> None:
@@ -411,12 +411,12 @@ def test_what_comes_back_through_the_pipe_is_small(tmp_path: Path, monkeypatch: 
 SCRIPT = """
 from pathlib import Path
 from test_sweep import build_experiment, side_by_side
-from fedpriv.sweep import Crew, check_jobs
+from fedpriv.sweep import JobRunner, check_jobs
 
 asked = side_by_side(Path("two"))[:2]
-with Crew(build_experiment, at_once=2) as crew:
-    check_jobs(asked, build_experiment, prepare=crew.prepare)
-    print(crew.at_once, len(list(crew.run(asked))))
+with JobRunner(build_experiment, at_once=2) as runner:
+    check_jobs(asked, build_experiment, prepare=runner.prepare)
+    print(runner.at_once, len(list(runner.run(asked))))
 """
 
 
@@ -509,23 +509,23 @@ def test_functions_of_a_script_run_one_by_one(tmp_path: Path, monkeypatch: Any) 
     asked = side_by_side(tmp_path)
     monkeypatch.setattr(failing, "__module__", "__main__")
     monkeypatch.setattr(sys.modules["__main__"], "failing", failing, raising=False)
-    with Crew(failing) as crew:
-        check_jobs(asked, failing, prepare=crew.prepare)
-        assert crew.at_once == 1
-    with Crew(failing, at_once=2) as crew, pytest.raises(InputError, match="got 2 with failing; move them"):
-        check_jobs(asked[:1], failing, prepare=crew.prepare)
+    with JobRunner(failing) as runner:
+        check_jobs(asked, failing, prepare=runner.prepare)
+        assert runner.at_once == 1
+    with JobRunner(failing, at_once=2) as runner, pytest.raises(InputError, match="got 2 with failing; move them"):
+        check_jobs(asked[:1], failing, prepare=runner.prepare)
     monkeypatch.undo()  # in this module again
-    with Crew(failing, at_once=2) as crew:
-        check_jobs(asked[:1], failing, prepare=crew.prepare)  # of one run no process needs to start
+    with JobRunner(failing, at_once=2) as runner:
+        check_jobs(asked[:1], failing, prepare=runner.prepare)  # of one run no process needs to start
 
 
 def test_what_would_be_large_or_cannot_be_sent_runs_one_by_one(tmp_path: Path, monkeypatch: Any) -> None:
     asked = side_by_side(tmp_path)
     for build, small in ((build_experiment, 1000), (lambda *words: build_experiment(*words), 2**29)):
         monkeypatch.setattr("fedpriv.sweep.runner._SMALL_BYTES", small)
-        with Crew(build) as crew:
-            check_jobs(asked, build, prepare=crew.prepare)
-            assert crew.at_once == 1
+        with JobRunner(build) as runner:
+            check_jobs(asked, build, prepare=runner.prepare)
+            assert runner.at_once == 1
 
 
 def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_for_them(monkeypatch: Any) -> None:

@@ -51,11 +51,11 @@ def sweep(
     from fedpriv.files import writing
     from fedpriv.runs import free_folder, plain
     from fedpriv.scenarios import scenario as find
-    from fedpriv.sweep.runner import Crew
     from fedpriv.sweep.figure import write_figure
     from fedpriv.sweep.jobs import check_jobs
     from fedpriv.sweep.plan import Plan, holds_sweep, read_plan
     from fedpriv.sweep.results import collect
+    from fedpriv.sweep.runner import JobRunner
     from fedpriv.sweep.words import parse_grid, parse_seeds
 
     began = time.perf_counter()
@@ -97,18 +97,18 @@ def sweep(
         with (
             keep_data(),
             Progress(quiet=as_json, runs=len(planned)) as progress,
-            Crew(chosen.build, data_dir, chosen.measure, jobs) as crew,
+            JobRunner(chosen.build, data_dir, chosen.measure, jobs) as runner,
         ):
             with phase("checks of all runs"):
-                check_jobs(planned, chosen.build, data_dir, crew.prepare)
+                check_jobs(planned, chosen.build, data_dir, runner.prepare)
             if stored is None:
                 plan.store(folder)
-            done = list(crew.run(planned, progress))
+            done = list(runner.run(planned, progress))
     except KeyboardInterrupt:
         if not holds_sweep(folder):  # a folder that holds another sweep was refused above
             raise
         raise Interrupted(f"stopped; go on with --resume{'' if out is not None else f' --out {folder}'}.") from None
-    results = collect(plan, folder, done, time.perf_counter() - began, crew.at_once)
+    results = collect(plan, folder, done, time.perf_counter() - began, runner.at_once)
     results.write(folder)
     results = results.showing(show.split(",") if show else ())
     with writing(folder / "figures"):

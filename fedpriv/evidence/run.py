@@ -12,7 +12,7 @@ from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.evidence.protocol import Protocol, read_protocol
 from fedpriv.names import unknown
 from fedpriv.progress import Progress
-from fedpriv.sweep import Build, Crew, Job, Measure, check_jobs, measures_of
+from fedpriv.sweep import Build, Job, JobRunner, Measure, check_jobs, measures_of
 
 __all__ = ["UNSEEN", "Configs", "Evidence", "collect", "configurations", "read_study"]
 
@@ -135,11 +135,11 @@ def collect(
     versions: dict[str, str] = {}
     with (
         keep_data(),
-        Crew(build, data_dir, measure) as crew,
+        JobRunner(build, data_dir, measure) as runner,
         Progress(quiet=False, runs=len(jobs)) as progress,
     ):
-        check_jobs(jobs, build, data_dir, crew.prepare)
-        for job, record in crew.run(jobs, progress):
+        check_jobs(jobs, build, data_dir, runner.prepare)
+        for job, record in runner.run(jobs, progress):
             arm, point = job.values["arm"], job.values["point"]
             found = record.versions
             if versions and found != versions:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from fedpriv.cohort import Problem, engine_named, probe
-from fedpriv.effort import Choice, choose_grid, seconds_of_training
+from fedpriv.effort import GridChoice, choose_grid, seconds_of_training
 from fedpriv.errors import InputError
 from fedpriv.machine import usable_cores
 from fedpriv.privacy.plan import ResolvedPlan
@@ -30,7 +30,7 @@ class PreparedRun:
     strategy: TaskStrategy  # with the population's public groups
     resolved: ResolvedPlan  # noise, releases, guarantees
     problem: Problem  # model and loss, which worked on made-up examples
-    choice: Choice  # which grid, and why
+    choice: GridChoice  # which grid, and why
 
 
 def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) -> PreparedRun:
@@ -62,12 +62,12 @@ def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) 
 
 def _choose_grid(
     experiment: Experiment, problem: Problem, training: float, finishing: float, *, started: bool
-) -> Choice:
+) -> GridChoice:
     """Choose by so many gradient evaluations for each example, in a participation and in the final fit."""
     if experiment.grid != "auto" or isinstance(experiment.tasks, Roster):
-        return Choice(experiment.grid, "run.grid says so")
+        return GridChoice(experiment.grid, "run.grid says so")
     if started:
-        return Choice("ray", "it runs already")
+        return GridChoice("ray", "it runs already")
     participations = experiment.strategy.rounds * experiment.strategy.sampling_rate
     evaluations = len(experiment.data.train.inputs) * (participations * training + finishing)
     dtype = problem.dtype if experiment.tasks.input_dtype.startswith("float") else torch.int64

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from fedpriv.sweep.runner import Crew
 from fedpriv.sweep.jobs import Build, Job, Measure, check_jobs, measures_of
 from fedpriv.sweep.plan import Cell, Plan, read_plan
+from fedpriv.sweep.runner import JobRunner
 
-__all__ = ["Build", "Cell", "Crew", "Job", "Measure", "Plan", "check_jobs", "measures_of", "read_plan"]
+__all__ = ["Build", "Cell", "Job", "JobRunner", "Measure", "Plan", "check_jobs", "measures_of", "read_plan"]

@@ -15,13 +15,13 @@ from fedpriv.runs.record import RunRecord
 from fedpriv.sweep.jobs import Build, Job, Measure, RunNeeds, run_job
 from fedpriv.sweep.workers import Workers
 
-__all__ = ["Crew"]
+__all__ = ["JobRunner"]
 
 _SMALL_BYTES = 2**29
 """Bytes of a run up to which several may be in memory at once without being asked for."""
 
 
-class Crew:
+class JobRunner:
     """Carries out runs: side by side, each whole in one process, where that may be; else one by one.
 
     One by one, a run spreads its tasks over shards, and the server's part of a round leaves them idle; with many short
