@@ -16,8 +16,16 @@ from fedpriv.scenarios.maml_attack.pictures import draw_noise
 from fedpriv.statistics import Interval
 
 __all__ = [
-    *("AREA", "BOUNDS", "GAMES", "NONE", "areas_table", "confident", "main", "noise_table", "noisy", "plain_levels"),
-    "read_level",
+    "AREA",
+    "BOUNDS",
+    "GAMES",
+    "NONE",
+    "areas_table",
+    "confident",
+    "main",
+    "noise_table",
+    "noisy",
+    "plain_levels",
 ]
 
 _HERE = Path(__file__).parent
