@@ -16,10 +16,10 @@ def account(
     epsilon: Annotated[float | None, typer.Option(help="What all rounds together may cost.")] = None,
     noise_multiplier: Annotated[float | None, typer.Option(help="Noise, in clipping norms.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Number of releases.")] = None,
-    sampling_rate: Annotated[float | None, typer.Option(help="How likely a task takes part in a round.")] = None,
-    cohort: Annotated[int | None, typer.Option(help="Participants of a round, instead of a rate.")] = None,
+    sampling_rate: Annotated[float | None, typer.Option(help="Probability that a task takes part in a round.")] = None,
+    cohort: Annotated[int | None, typer.Option(help="Tasks in a round, instead of a rate.")] = None,
     population: Annotated[int | None, typer.Option(help="Number of tasks.")] = None,
-    delta: Annotated[float | None, typer.Option(help="1/(100 population) unless given.")] = None,
+    delta: Annotated[float | None, typer.Option(help="Delta; 1/(100 population) unless given.")] = None,
     sampling: Annotated[
         # The last is the name of the third until version 0.1.
         Literal["poisson", "fixed-size", "fixed-size-unamplified", "full", "fixed-size-counted"],
@@ -27,14 +27,14 @@ def account(
     ] = "poisson",
     relation: Annotated[
         Literal["add-remove", "replace-one"] | None,
-        typer.Option(help="Under which epsilon holds; add-remove where it can."),
+        typer.Option(help="Neighbouring relation; add-remove where it holds, unless given."),
     ] = None,
     observer: Annotated[
         Literal["public", "coalition", "server", "experimenter"],
-        typer.Option(help="Who looks: at billboards, at personal models, at rows of updates."),
+        typer.Option(help="Who looks: public at billboards, coalition at personal models, server at rows."),
     ] = "public",
     noise_at: Annotated[Literal["server", "node"], typer.Option(help="Where the noise is added.")] = "server",
-    tasks_per_person: Annotated[int, typer.Option(help="Say, too, what a person with so many tasks spends.")] = 1,
+    tasks_per_person: Annotated[int, typer.Option(help="Show also what a person with so many tasks spends.")] = 1,
     figure: Annotated[Path | None, path_option("Draw epsilon over the rounds (.svg or .png).")] = None,
     as_json: JsonFlag = False,
 ) -> None:

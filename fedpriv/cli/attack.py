@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json
+from fedpriv.cli.options import Assignments, DataDir, JsonFlag, path, say, say_json
 from fedpriv.config import apply, build_experiment, parse_assignments, read_toml
 from fedpriv.errors import InputError
 from fedpriv.progress import Progress
@@ -17,11 +17,11 @@ __all__ = ["attack"]
 
 def attack(
     run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="A run folder whose rows were recorded.")],
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. attack.games=50.")] = None,
+    assignments: Assignments = None,
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Tell what a malicious server learns from a recorded run's rows: membership, reconstructions, pictures."""
+    """Attack the rows that a run recorded, as a malicious server would: membership, reconstructions, pictures."""
     from fedpriv.adversary.recorded import read_sighting, recorded_rounds
     from fedpriv.adversary.results import as_text, results_of
     from fedpriv.adversary.watch import (

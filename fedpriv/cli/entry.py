@@ -39,7 +39,7 @@ _app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _data = typer.Typer(help="Data sets: what there is, and whether the files are right.", no_args_is_help=True)
-_ledger = typer.Typer(help="The privacy account of a population.", no_args_is_help=True)
+_ledger = typer.Typer(help="Ledger of a population: what was spent, and if the file is whole.", no_args_is_help=True)
 _app.add_typer(_data, name="data")
 _app.add_typer(_ledger, name="ledger")
 

@@ -18,21 +18,21 @@ if TYPE_CHECKING:
 __all__ = ["ledger_check", "ledger_show"]
 
 PopulationName = Annotated[str, typer.Argument(help="A run folder, or the name of a population.")]
-LedgerFile = Annotated[Path | None, path_option("The ledger file, for a population by name.")]
-MoreRuns = Annotated[list[Path] | None, path_option("Folders of further runs on the population, as evidence.", "--run")]
+LedgerFile = Annotated[Path | None, path_option("Ledger file; needed if POPULATION is a name.")]
+MoreRuns = Annotated[list[Path] | None, path_option("Folder of another run on it; may be repeated.", "--run")]
 
 
 def ledger_show(
     population: PopulationName,
     ledger: LedgerFile = None,
     runs: MoreRuns = None,
-    task: Annotated[int | None, typer.Option(help="Id of a task to show; --json holds all of them.")] = None,
+    task: Annotated[int | None, typer.Option(help="Id of one task to show; --json shows all tasks.")] = None,
     delta: Annotated[
-        float | None, typer.Option(help="At which epsilons are stated; the run's, or the population's, unless given.")
+        float | None, typer.Option(help="Delta of the epsilons shown; the run's, or the population's, unless given.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Show what a population has spent, what is left, and what single tasks have spent."""
+    """Show what a population (a run folder, or a name) has spent, what is left, and what single tasks have spent."""
     from fedpriv.cli.ledger_words import as_text
     from fedpriv.runs import plain
 
@@ -59,7 +59,7 @@ def ledger_show(
 def ledger_check(
     population: PopulationName, ledger: LedgerFile = None, runs: MoreRuns = None, as_json: JsonFlag = False
 ) -> None:
-    """Check that the ledger is whole, holds all that runs have published, and is within its budget."""
+    """Check that the ledger of a population (a run folder, or a name) is whole, complete and within its budget."""
     opened, name, folders = _open(population, ledger, runs or [])
     wrong, notes = opened.verify(name)
     within = None

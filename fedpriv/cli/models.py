@@ -17,12 +17,12 @@ __all__ = ["models"]
 
 def models(
     run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="The folder of a finished run.")],
-    out: Annotated[Path, path_option("The file, in the safetensors format.")] = Path("models.safetensors"),
-    dtype: Annotated[str, typer.Option(help="Of a task's numbers: float32 or float64.")] = "float32",
+    out: Annotated[Path, path_option("File to write, in the safetensors format.")] = Path("models.safetensors"),
+    dtype: Annotated[str, typer.Option(help="Type of the numbers in it: float32 or float64.")] = "float32",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write a finished run's personal models (low-rank plus sparse) to one compact file to serve from."""
+    """Write the personal models of a finished run (low-rank plus sparse) to one compact file, to predict from."""
     from fedpriv.lrs.store import PAIRS, PersonalModels, served
     from fedpriv.personal import personal_models
     from fedpriv.runs.checkpoint import CheckpointStore

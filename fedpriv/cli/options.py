@@ -9,7 +9,18 @@ from typing import Annotated, Any
 
 import typer
 
-__all__ = ["DataDir", "JsonFlag", "PresetName", "ScenarioName", "path", "path_option", "say", "say_json", "show_table"]
+__all__ = [
+    "Assignments",
+    "DataDir",
+    "JsonFlag",
+    "PresetName",
+    "ScenarioName",
+    "path",
+    "path_option",
+    "say",
+    "say_json",
+    "show_table",
+]
 
 
 def path(text: str | Path) -> Path:
@@ -24,8 +35,9 @@ def path_option(about: str, *names: str, **more: Any) -> Any:
     return typer.Option(*names, parser=path, metavar="PATH", help=about, **more)
 
 
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="Setting to change, key=value; may be repeated.")]
 ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
-PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; the first one unless given.")]
+PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; its first one unless given.")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
     Path | None,

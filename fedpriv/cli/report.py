@@ -15,7 +15,7 @@ __all__ = ["report"]
 
 def report(
     runs: Annotated[list[Path], typer.Argument(parser=path, metavar="RUNS...", help="Run folders.")],
-    out: Annotated[Path | None, path_option("The page; RUN/report.html for one run.")] = None,
+    out: Annotated[Path | None, path_option("HTML file to write; RUN/report.html for one run, unless given.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Write one self-contained HTML page for one run or several."""

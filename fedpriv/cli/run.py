@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path_option, say, say_json
+from fedpriv.cli.options import Assignments, DataDir, JsonFlag, PresetName, ScenarioName, path_option, say, say_json
 from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.machine import usable_cores
@@ -31,15 +31,15 @@ __all__ = ["measure_lines", "run"]
 def run(
     scenario: ScenarioName,
     preset: PresetName = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. client.strength=0.5.")] = None,
+    assignments: Assignments = None,
     data_dir: DataDir = None,
     out: Annotated[Path | None, path_option("Run folder; runs/SCENARIO-PRESET[-N] unless given.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes what may be public; noise and coins stay random.")] = None,
-    reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too: no guarantee.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes what may be public. Noise and coins stay random.")] = None,
+    reproduce: Annotated[int | None, typer.Option(help="Fixes noise and coins, too, for tests: no guarantee.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a scenario: train, score, account, write the run folder."""
+    """Run a scenario (see `fedpriv list`): train, score, account, write the run folder."""
     from fedpriv.runs import begun, free_folder
     from fedpriv.scenarios import scenario as find
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, PresetName, ScenarioName, path_option, say_json
+from fedpriv.cli.options import Assignments, DataDir, JsonFlag, PresetName, ScenarioName, path_option, say_json
 from fedpriv.config import apply, parse_assignments
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.progress import Progress, phase
@@ -27,26 +27,28 @@ _MAX_COLUMNS = 44
 def sweep(
     scenario: ScenarioName,
     preset: PresetName = None,
-    assignments: Annotated[list[str] | None, typer.Option("--set", help="key=value, for all runs.")] = None,
-    grid: Annotated[list[str] | None, typer.Option("--grid", help="key=v1,v2; all combinations are run.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
+    assignments: Assignments = None,
+    grid: Annotated[
+        list[str] | None, typer.Option("--grid", help="Setting to vary, key=v1,v2; may be repeated.")
+    ] = None,
+    seeds: Annotated[str | None, typer.Option(help="Seeds: 8 for 0 to 7; or 3,5,9; or 2001-2008.")] = None,
     data_dir: DataDir = None,
     out: Annotated[Path | None, path_option("Folder; runs/sweeps/SCENARIO-PRESET[-N] unless given.")] = None,
     reproduce: Annotated[
-        bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too: no guarantee.")
+        bool, typer.Option("--reproduce", help="Seeds fix noise and coins, too, for tests: no guarantee.")
     ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the sweep in --out; finished runs stay.")
     ] = False,
     show: Annotated[
-        str | None, typer.Option(help="The scenario's measures in table and figure: rmse.amht,rmse.ridge.")
+        str | None, typer.Option(help="Measures of the scenario to show, e.g. rmse.amht,rmse.ridge.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option(help="Runs at a time, each in one process; as many as cores if runs are small.")
+        int | None, typer.Option(help="Runs at a time, each in one process; one per core if runs are small.")
     ] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a grid of settings with several seeds: one table and one figure. Every run is checked before any starts."""
+    """Run a scenario with a grid of settings and several seeds: one table, one figure. All runs are checked first."""
     from fedpriv.data import keep_data
     from fedpriv.files import writing
     from fedpriv.runs import free_folder, plain
