@@ -11,10 +11,15 @@ import pytest
 import torch
 from torch import nn
 
+from fedpriv import Experiment
+from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Problem, Ragged, Tasks
+from fedpriv.experiment import ModelSettings
 from fedpriv.models import build_model
 from fedpriv.privacy.journal import Journal
+from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
+from fedpriv.strategies import Billboard
 
 
 def toy_tasks(count: int = 6, *, features: int = 5, classes: int = 3, seed: int = 0, sizes: Any = None) -> Tasks:
@@ -49,6 +54,63 @@ def toy_problem(tasks: Tasks, *, dtype: torch.dtype = torch.float64, model: str 
 
 def whole(tasks: Tasks, dtype: torch.dtype = torch.float64) -> Cohort:
     return Cohort(tasks, np.arange(len(tasks)), dtype)
+
+
+C = 0.3
+"""Clipping norm of these experiments."""
+
+
+def experiment(tasks: Tasks, **changes: Any) -> Experiment:
+    """A run of one noiseless round in this process, in float64, without baseline and report."""
+    settings: dict[str, Any] = {
+        "tasks": tasks,
+        "model": ModelSettings(name="mlp", settings={"hidden": 7}),
+        "client": GlobalModel(learning_rate=0.5),
+        "strategy": Billboard(clipping_norm=C, rounds=1, noise_multiplier=0.0),
+        "dtype": "float64",
+        "grid": "in-process",
+        "shards": 1,
+        "baseline": False,
+        "report": False,
+    }
+    return Experiment(**{**settings, **changes})
+
+
+def noisy(**changes: Any) -> Billboard:
+    """A strategy of four noisy rounds."""
+    settings: dict[str, Any] = {
+        "clipping_norm": C,
+        "rounds": 4,
+        "noise_multiplier": 1.0,
+        "sampling_rate": 0.6,
+    }
+    return Billboard(**{**settings, **changes})
+
+
+def personal(**changes: Any) -> Experiment:
+    """A run of nine noisy rounds with personal models, on two shards."""
+    client = MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=2)
+    settings = {"client": client, "strategy": noisy(rounds=9), "checkpoint_every": 4, "shards": 2}
+    return experiment(toy_tasks(7), **{**settings, **changes})
+
+
+def final(tasks: Tasks, **changes: Any) -> dict[str, Any]:
+    """What such a run publishes last."""
+    return experiment(tasks, **changes).run(reproduce=0).billboards[ALL]
+
+
+def moved(one: dict[str, Any], two: dict[str, Any]) -> float:
+    """How far apart two billboards are, in l2."""
+    return float(np.sqrt(sum(np.square(np.float64(one[name]) - two[name]).sum() for name in one)))
+
+
+def same(one: Any, two: Any, tolerance: float = 0.0) -> None:
+    """Two results have the same billboards and scores."""
+    for name, value in one.billboards[ALL].items():
+        np.testing.assert_allclose(two.billboards[ALL][name], value, rtol=tolerance, atol=tolerance)
+    for name, scores in one.scores.items():
+        if name in two.scores:
+            np.testing.assert_allclose(two.scores[name], scores, rtol=max(tolerance, 1e-6))
 
 
 class Explosive(nn.Module):

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Error, Message
-from helpers import toy_tasks
-from test_billboard import C, Fragile, experiment, noisy
+from helpers import C, experiment, noisy, toy_tasks
+from test_billboard import Fragile
 
 from fedpriv import ComponentFailure, Experiment, InputError
 from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized

@@ -13,8 +13,7 @@ import pytest
 import torch
 from dp_accounting.pld import privacy_loss_distribution
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from helpers import crash_at, toy_problem, toy_tasks
-from test_billboard import experiment
+from helpers import crash_at, experiment, toy_problem, toy_tasks
 
 from fedpriv import InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized

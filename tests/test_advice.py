@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 from advice import GONE, Case, cases
-from helpers import toy_tasks
-from test_billboard import experiment
+from helpers import experiment, toy_tasks
 
 from fedpriv import Experiment, InputError, Target
 from fedpriv.clients import (

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 import torch
 from advice import GONE, Case, cases
-from helpers import Unbending, toy_tasks
+from helpers import Unbending, experiment, toy_tasks
 from scipy.sparse import csr_array
-from test_billboard import experiment
 from torch import nn
 
 from fedpriv import InputError, Target

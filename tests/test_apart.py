@@ -8,8 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from helpers import toy_problem, toy_tasks
-from test_billboard import experiment
+from helpers import experiment, toy_problem, toy_tasks
 
 from fedpriv import InputError
 from fedpriv.clients import GlobalModel, MeanRegularized

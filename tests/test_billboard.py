@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Array, ArrayRecord, Error, Message, MetricRecord, RecordDict
-from helpers import Explosive, toy_problem, toy_tasks, whole
+from helpers import C, Explosive, experiment, final, moved, noisy, toy_problem, toy_tasks, whole
 from scipy import stats
 
-from fedpriv import ComponentFailure, Experiment, InputError, Target, Tasks
+from fedpriv import ComponentFailure, InputError, Target
 from fedpriv.clients import GlobalModel, LocalOnly, MeanRegularized
 from fedpriv.cohort import Key, Learner, LoopEngine, Problem, broadcast
-from fedpriv.experiment import ModelSettings
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.entropy import ReproducibleEntropy
 from fedpriv.privacy.journal import Checkpoint, Journal
@@ -26,31 +25,6 @@ from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies import Billboard, Silent
-
-C = 0.3
-
-
-def experiment(tasks: Tasks, **changes: Any) -> Experiment:
-    settings: dict[str, Any] = {
-        "tasks": tasks,
-        "model": ModelSettings(name="mlp", settings={"hidden": 7}),
-        "client": GlobalModel(learning_rate=0.5),
-        "strategy": Billboard(clipping_norm=C, rounds=1, noise_multiplier=0.0),
-        "dtype": "float64",
-        "grid": "in-process",
-        "shards": 1,
-        "baseline": False,
-        "report": False,
-    }
-    return Experiment(**{**settings, **changes})
-
-
-def moved(one: dict[str, Any], two: dict[str, Any]) -> float:
-    return float(np.sqrt(sum(np.square(np.float64(one[name]) - two[name]).sum() for name in one)))
-
-
-def final(tasks: Tasks, **changes: Any) -> dict[str, Any]:
-    return experiment(tasks, **changes).run(reproduce=0).billboards[ALL]
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 1e3, 1e30], ids=lambda s: f"scale-{s:g}")
@@ -197,16 +171,6 @@ def test_no_noise_and_a_huge_clip_are_plain_federated_averaging() -> None:
         model = {name: value.mean(dim=0) for name, value in local.items()}
     for name, value in model.items():
         np.testing.assert_allclose(found[name], value.numpy(), rtol=1e-12, atol=1e-13)
-
-
-def noisy(**changes: Any) -> Billboard:
-    settings: dict[str, Any] = {
-        "clipping_norm": C,
-        "rounds": 4,
-        "noise_multiplier": 1.0,
-        "sampling_rate": 0.6,
-    }
-    return Billboard(**{**settings, **changes})
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
-from helpers import toy_problem, toy_tasks
+from helpers import experiment, final, moved, toy_problem, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_billboard import experiment, final, moved
 
 from fedpriv import InputError
 from fedpriv.clients import GlobalModel

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, MessageType
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_tasks
 
 from fedpriv import ComponentFailure, NoGuarantee
 from fedpriv.arrays import arrays_from, record_of

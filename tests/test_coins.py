@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord
-from helpers import toy_problem, toy_tasks
+from helpers import experiment, noisy, toy_problem, toy_tasks
 from scipy import stats
-from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, InputError
 from fedpriv.clients import GlobalModel

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import crash_at, toy_tasks
-from test_billboard import experiment, noisy
+from helpers import crash_at, experiment, noisy, toy_tasks
 from torch import nn
 
 from fedpriv import ComponentFailure, InputError, Tasks

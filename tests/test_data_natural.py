@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy
 
 import fedpriv.data.natural as natural
 from fedpriv import InputError

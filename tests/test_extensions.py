@@ -12,8 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_tasks
 
 from fedpriv import ComponentFailure, InputError, NoGuarantee, Tasks, clients, scenarios
 from fedpriv.cli import main

@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
+from helpers import experiment, noisy, toy_tasks
 from ledgers import alter, forge, make_older
-from test_billboard import experiment, noisy
 from test_group_epsilons import experiment as grouped
 from test_ledger_chain import columns
 

@@ -18,10 +18,9 @@ import mpmath
 import numpy as np
 import pytest
 import torch
-from helpers import toy_problem, toy_tasks, whole
+from helpers import C, experiment, toy_problem, toy_tasks, whole
 from scipy import stats
 from scipy.special import ndtr
-from test_billboard import C, experiment
 
 from fedpriv import BudgetExceeded, InputError, NoGuarantee, Target
 from fedpriv.clients import FedProx, GlobalModel, MeanRegularized

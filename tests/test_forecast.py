@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment
+from helpers import experiment, toy_tasks
 
 from fedpriv import Experiment, Target
 from fedpriv.clients import GlobalModel, LocalOnly

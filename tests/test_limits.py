@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import crash_at, toy_problem, toy_tasks
+from helpers import C, crash_at, experiment, noisy, toy_problem, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from test_billboard import C, experiment, noisy
 from test_resume import killed_and_resumed
 
 from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError, Target

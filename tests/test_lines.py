@@ -14,9 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Message
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
-from test_resume import personal, same
+from helpers import experiment, noisy, personal, same, toy_tasks
 
 from fedpriv import ComponentFailure, InputError
 from fedpriv.experiment import ModelSettings

@@ -11,9 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import toy_problem, toy_tasks
+from helpers import experiment, noisy, toy_problem, toy_tasks
 from numpy.typing import NDArray
-from test_billboard import experiment, noisy
 
 from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like

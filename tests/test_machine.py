@@ -8,8 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment
+from helpers import experiment, toy_tasks
 
 from fedpriv.machine import usable_cores
 

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
+from helpers import experiment, noisy, toy_tasks
 from ledgers import alter, make_older
-from test_billboard import experiment, noisy
 
 from fedpriv import BudgetExceeded, ComponentFailure, Experiment, InputError
 from fedpriv.privacy import Ledger, Release, Target

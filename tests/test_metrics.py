@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
-from helpers import Crash, toy_problem, toy_tasks
+from helpers import Crash, experiment, toy_problem, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from test_billboard import experiment
 
 from fedpriv import BudgetExceeded, ComponentFailure, InputError, Target
 from fedpriv.clients import GlobalModel, MeanRegularized

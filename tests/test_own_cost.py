@@ -14,8 +14,7 @@ from typing import Any, ClassVar, Literal
 import mpmath as mp
 import numpy as np
 import pytest
-from helpers import toy_problem, toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_problem, toy_tasks
 
 from fedpriv import InputError, NoGuarantee, Target, strategies
 from fedpriv.cli import main

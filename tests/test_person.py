@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import toy_tasks
+from helpers import experiment, noisy, toy_tasks
 from scipy.stats import binom, norm
-from test_billboard import experiment, noisy
 
 from fedpriv import InputError
 from fedpriv.privacy import Release, epsilon

@@ -11,10 +11,9 @@ import sys
 
 import numpy as np
 import pytest
-from helpers import toy_tasks
+from helpers import experiment, noisy, toy_tasks
 from numpy.typing import NDArray
 from scipy import stats
-from test_billboard import experiment, noisy
 
 import fedpriv.privacy
 from fedpriv import Target

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_tasks
 
 from fedpriv.clients import MeanRegularized
 from fedpriv.errors import ComponentFailure

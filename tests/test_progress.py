@@ -8,8 +8,7 @@ from threading import Event
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_tasks
 
 from fedpriv import progress as shown
 from fedpriv.progress import Lines, Progress, phase, show_part

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_tasks
 
 from fedpriv import InputError
 from fedpriv.adversary import Watch, results_of, with_watch

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_resume import personal, same
+from helpers import personal, same
 
 from fedpriv.runtime.ray_grid import RayGrid
 

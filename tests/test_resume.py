@@ -15,31 +15,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import Crash, crash_at, toy_tasks
-from test_billboard import experiment, noisy
+from helpers import Crash, crash_at, experiment, noisy, personal, same, toy_tasks
 
-from fedpriv import ComponentFailure, Experiment, InputError
-from fedpriv.clients import MeanRegularized
+from fedpriv import ComponentFailure, InputError
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.ray_grid import RayGrid
 from fedpriv.strategies import Billboard
-
-
-def personal(**changes: Any) -> Experiment:
-    client = MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=2)
-    settings = {"client": client, "strategy": noisy(rounds=9), "checkpoint_every": 4, "shards": 2}
-    return experiment(toy_tasks(7), **{**settings, **changes})
-
-
-def same(one: Any, two: Any, tolerance: float = 0.0) -> None:
-    for name, value in one.billboards[ALL].items():
-        np.testing.assert_allclose(two.billboards[ALL][name], value, rtol=tolerance, atol=tolerance)
-    for name, scores in one.scores.items():
-        if name in two.scores:
-            np.testing.assert_allclose(two.scores[name], scores, rtol=max(tolerance, 1e-6))
 
 
 @pytest.mark.parametrize("round", [1, 4, 5, 8, 9])

@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.serverapp import Grid
-from helpers import toy_tasks
+from helpers import experiment, noisy, toy_tasks
 from test_absence import Weather, equal, personal
-from test_billboard import experiment, noisy
 
 from fedpriv import ComponentFailure, Experiment, InputError
 from fedpriv.clients import GlobalModel, MeanRegularized

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import toy_problem, toy_tasks, whole
+from helpers import experiment, noisy, toy_problem, toy_tasks, whole
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from test_billboard import experiment, noisy
 from test_maml import people
 
 from fedpriv import Target

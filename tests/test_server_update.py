@@ -10,10 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from helpers import crash_at, toy_problem, toy_tasks
+from helpers import crash_at, experiment, noisy, personal, same, toy_problem, toy_tasks
 from pydantic import PrivateAttr
-from test_billboard import experiment, noisy
-from test_resume import personal, same
 
 from fedpriv import ComponentFailure, InputError
 from fedpriv.clients import GlobalModel

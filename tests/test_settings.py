@@ -6,8 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from helpers import toy_tasks
-from test_billboard import experiment
+from helpers import experiment, toy_tasks
 
 from fedpriv import InputError, Target
 from fedpriv.clients import MeanRegularized

@@ -13,8 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import toy_problem, toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy, toy_problem, toy_tasks
 from test_cli import QUICK
 from torch import nn
 

@@ -22,7 +22,7 @@ from dataclasses import replace
 warnings.filterwarnings("error", category=EncodingWarning, module="fedpriv")
 sys.path.insert(0, {tests!r})
 from helpers import toy_tasks
-from test_billboard import experiment, noisy
+from helpers import experiment, noisy
 from fedpriv.report import write_report
 run = experiment(replace(toy_tasks(), dataset="Schüler"), strategy=noisy(), report=True)
 if sys.argv[1] == "stop":
