@@ -1,4 +1,4 @@
-"""Files: whole or not there, private where they tell of single tasks, and a full disk is said in a sentence."""
+"""Files: written atomically, private where they hold scores of single tasks; a full disk is said in a sentence."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def writing(path: Path) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             cause = "the disk is full, or the user's share of it; make room"
         else:
-            cause = f"{error.strerror or error}; see to it"
+            cause = f"{error.strerror or error}; remove the cause"
         raise ComponentFailure(
             f"{path} cannot be written: {cause}, then go on with --resume. What was there before stays."
         ) from None

@@ -111,7 +111,7 @@ def score_start(client: ClientAlgorithm, learner: Learner, start: Params, people
         cohort = Cohort(people, positions, learner.problem.dtype)
         try:
             found.append(_scores(client, learner, start, cohort))
-        except Exception:  # whose data did it is nobody's business, and the run goes on
+        except Exception:  # nobody may learn whose data caused it, and the run goes on
             found += [_scores_or_nan(client, learner, start, cohort.one(place)) for place in range(len(cohort))]
     return torch.cat(found).double().nan_to_num(0.0 if people.num_classes else -float("inf")).numpy()
 

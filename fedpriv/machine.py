@@ -15,7 +15,7 @@ def usable_cores(system: Path = Path("/")) -> int:
     """Return how many cores this process may keep busy: those that it may run on, and no more than its quota pays for.
 
     At least 1; a part of a core counts as a core. A container with two of 128 cores often sees all of them: its quota
-    stands in the files of its control group, in ``proc`` and ``sys`` below ``system``.
+    is in the files of its control group, in ``proc`` and ``sys`` below ``system``.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     shares = [share for share in _shares(system) if share > 0]

@@ -224,7 +224,7 @@ class Roster(Settings):
         return roster
 
     def write(self, path: Path) -> None:
-        """Write the roster to a file, whole or not at all."""
+        """Write the roster to a file, atomically."""
         with replacing(path, private=True) as file:
             file.write(self.to_json().encode())
 

@@ -1,4 +1,4 @@
-"""What a run came to: the guarantee, and diagnostics that stay with the experimenter."""
+"""The results of a run: the guarantee, and diagnostics that stay with the experimenter."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def summarize(
     client: ClientAlgorithm,
     said: Mapping[str, Any],
 ) -> RunResult:
-    """Put together what a run came to; the guarantee is computed from what the ledger holds: all of its rounds.
+    """Put together the results of a run; the guarantee is computed from what the ledger holds: all of its rounds.
 
     ``said`` is what the summary says of the run besides: grid, engine and seed.
     """

@@ -135,7 +135,7 @@ WORDS = [
             {"words": ("run.grid=ray",)},
         ),
         ({"words": ("run.seed=1",)}, "cannot be set in a sweep; use --seeds", {"words": (), "seeds": "1-1"}),
-        ({"grid": ("run.seed=1,2",)}, "cannot stand in --grid; use {}", {"grid": GONE, "seeds": "1-2"}),
+        ({"grid": ("run.seed=1,2",)}, "--grid cannot vary {}; use {}", {"grid": GONE, "seeds": "1-2"}),
         (
             {"grid": ("strategy.epsilon=1,2", "strategy.noise_multiplier=1,2")},
             "are the same run; leave one key out",

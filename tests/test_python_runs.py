@@ -51,7 +51,7 @@ def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_
     }.items():
         code, text, error = fedpriv(*words)
         assert (code, text) == (2, "")
-        assert "in Python, so its data are not at hand here" in error
+        assert "in Python, so no command can load its data" in error
         assert advice in error
     (tmp_path / "first" / "summary.json").unlink()  # as if it had been stopped before its end
     assert run.run("first", resume=True).guarantee == first.guarantee

@@ -589,10 +589,10 @@ def test_figures_have_panels_categories_and_losses(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("grid", "message"),
     [
-        ("run.ledger=x.db,y.db", "run.ledger cannot stand in --grid; use --set run.ledger"),
-        ("run.population=a,b", "run.population cannot stand in --grid"),
-        ("run.declared=protected,benchmark", "run.declared cannot stand in --grid"),
-        ("run.budget_epsilon=1,2", "run.budget_epsilon cannot stand in --grid"),
+        ("run.ledger=x.db,y.db", "--grid cannot vary run.ledger; use --set run.ledger"),
+        ("run.population=a,b", "--grid cannot vary run.population"),
+        ("run.declared=protected,benchmark", "--grid cannot vary run.declared"),
+        ("run.budget_epsilon=1,2", "--grid cannot vary run.budget_epsilon"),
     ],
 )
 def test_the_same_people_cannot_pay_from_two_budgets(fedpriv: Any, tmp_path: Path, grid: str, message: str) -> None:

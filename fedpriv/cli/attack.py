@@ -51,7 +51,7 @@ def attack(
     if made_in_python(stored):
         rows = "" if recorded else "holds no rows to attack and "
         raise InputError(
-            f"{run} {rows}was made in Python, so its data are not at hand here; attack it there while it runs: "
+            f"{run} {rows}was made in Python, so no command can load its data; attack it there while it runs: "
             "fedpriv.adversary.with_watch(experiment, Watch()).run(out=...)."
         )
     config = apply(stored, changes)

@@ -31,7 +31,7 @@ def models(
     config = read_config(run)
     if made_in_python(config):
         raise InputError(
-            f"{run} was made in Python, so its data are not at hand here; there, "
+            f"{run} was made in Python, so no command can load its data; there, "
             "fedpriv.personal.personal_models(experiment, billboard).save(path) writes the same file."
         )
     if not (run / "summary.json").exists():

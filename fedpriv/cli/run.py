@@ -121,7 +121,7 @@ def _run(
 
 
 def _leaked(config: Config, folder: Path) -> dict[str, Any]:
-    """Return what attacks inside the rounds came to, if there were any."""
+    """Return the results of attacks inside the rounds, if there were any."""
     if not config.get("attack"):
         return {}
     from fedpriv.adversary import results_of
@@ -177,7 +177,7 @@ def _stored(folder: Path) -> Config:
     stored = read_toml(folder / "config.toml")
     if made_in_python(stored):
         raise InputError(
-            f"{folder} was started in Python, so its data are not at hand here; go on there, with resume=True."
+            f"{folder} was started in Python, so no command can load its data; go on there, with resume=True."
         )
     return stored
 
@@ -217,7 +217,7 @@ def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
-    """Print what a run came to; then draw its figures and report, if they shall be drawn."""
+    """Print the results of a run; then draw its figures and report, if they shall be drawn."""
     from rich.console import Console
     from rich.table import Table
 
@@ -247,7 +247,7 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
     for warning in result.summary["warnings"]:
         tell(f"warning: {warning}")
     if (where := result.summary.get("sharing", {}).get("measured_in")) is not None:
-        said = f"Whether the personal models are better than training alone stands in {folder / where}, for you alone."
+        said = f"{folder / where} says, for you alone, whether the personal models are better than training alone."
         tell(said)
     spent = result.summary["ledger"]["spent"]
     if spent is not None:

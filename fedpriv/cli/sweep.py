@@ -127,7 +127,7 @@ def table_of(results: Results) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    # Speed stands in the files; here it would not fit.
+    # The files hold the speed; here it would not fit.
     heading, *lines = [row[:-1] if results.table()[0][-1] == "tasks/s" else row for row in results.table()]
     keys = len(results.plan.grid)
     title = "Measures of the scenario" if results.shown else f"Test {results.measure}, mean over tasks"

@@ -1,4 +1,4 @@
-"""How an experiment is carried out: folder and ledger, nodes, rounds, and what it came to."""
+"""How an experiment is carried out: folder and ledger, nodes, rounds, results."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class _Run:
     saving_seconds: float = field(default=0.0, init=False)
 
     def carry_out(self) -> RunResult:
-        """Ask the nodes, publish, score; return what it came to."""
+        """Ask the nodes, publish, score; return the results."""
         experiment, folder = self.experiment, self.folder
         about = self.options.about if folder is None else folder.keep_about(self.options.about)
         entropy = self._entropy()

@@ -186,7 +186,7 @@ def write_figures(run: Run) -> dict[str, Path]:
     Returns
     -------
     dict of str to Path
-        The SVG file of every figure that has something to show; a PNG of the same name lies beside it.
+        The SVG file of every figure that has something to show; a PNG of the same name is beside it.
     """
     folder = run.path / "figures"
     written: dict[str, Path] = {}
@@ -211,7 +211,7 @@ def write_figures(run: Run) -> dict[str, Path]:
 
 
 def save_svg(figure: Figure, file: Path) -> None:
-    """Write a figure, whole or not at all, without a date and with the same names inside whenever it is drawn.
+    """Write a figure atomically, without a date and with the same names inside whenever it is drawn.
 
     Its folder is made if it is missing.
     """

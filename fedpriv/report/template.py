@@ -1,4 +1,4 @@
-"""Pages from templates: self-contained, no script, no request, figures inlined; written whole or not at all."""
+"""Pages from templates: self-contained, no script, no request, figures inlined; written atomically."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written aside, flushed to the disk, then renamed."""
+"""Files written atomically: beside their place, flushed to the disk, then renamed."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class CheckpointStore:
     Parameters
     ----------
     directory : Path
-        Created when missing, for its owner alone: who took part, personal models and secrets lie in it.
+        Created when missing, for its owner alone: it holds who took part, personal models and secrets.
     """
 
     def __init__(self, directory: Path) -> None:

@@ -224,7 +224,7 @@ class RunRecord(_Record):
 
     @property
     def what(self) -> str:
-        """Scenario and preset; a run of one's own has none."""
+        """Scenario and preset; a run that was made in Python has none."""
         return " / ".join(part for part in (self.scenario, self.preset) if part) or "of one's own, in Python"
 
     @property

@@ -34,7 +34,7 @@ class Job:
     folder: Path
     config: Config  # its configuration, with the seed
     seed: int
-    values: dict[str, Any]  # where it stands in the grid
+    values: dict[str, Any]  # its values by key of the grid
     reproduce: int | None = None  # fixes noise and coins, too
     about: dict[str, Any] = field(default_factory=dict)  # names for the report
 
@@ -45,7 +45,7 @@ class Job:
 
     @property
     def finished(self) -> bool:
-        """Whether the run came to its end; its summary is the last file that a run writes."""
+        """Whether the run is finished; its summary is the last file that a run writes."""
         return (self.folder / "summary.json").exists()
 
     def record(self) -> RunRecord:

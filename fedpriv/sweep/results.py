@@ -1,4 +1,4 @@
-"""What a sweep came to: one row per run, one line per cell; as JSON, CSV and a page."""
+"""The results of a sweep: one row per run, one line per cell; as JSON, CSV and a page."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def collect(
     """Put together the summaries of all runs."""
     rows = []
     for job, record in done:
-        # Of the personal models, with which epsilon stands in one row.
+        # The row shows epsilon beside the personal models, so it is theirs.
         guarantee, found = record.personal_guarantee or record.guarantee, record.diagnostics
         rows.append(
             {

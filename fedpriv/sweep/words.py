@@ -41,7 +41,7 @@ def parse_grid(words: Iterable[str]) -> dict[str, list[Any]]:
         if key in grid:
             raise InputError(f"--grid names {key} twice; give all its values in one list.")
         if key in _OWN:
-            raise InputError(f"{key} cannot stand in --grid; use {_OWN[key]}.")
+            raise InputError(f"--grid cannot vary {key}; use {_OWN[key]}.")
         section, dot, name = key.partition(".")
         if section not in SECTIONS or not dot or not name:
             raise InputError(f"--grid needs a dotted key such as strategy.epsilon, got {key!r}.")
@@ -87,7 +87,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def as_text(value: Any) -> str:
-    """Write a value as it would be typed."""
+    """Write a value as users type it."""
     return value if isinstance(value, str) else json.dumps(value, default=str)
 
 

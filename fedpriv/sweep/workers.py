@@ -43,7 +43,7 @@ class Workers:
     def __init__(self, count: int, build: Build, data_dir: Path | None, measure: Measure | None) -> None:
         self.count = count
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        # Workers read from a line that nobody ever writes to: when its other end is closed, or dies, they die.
+        # Workers read from a pipe that nobody ever writes to: when its other end is closed, or dies, they die.
         self._theirs, self._ours = context.Pipe(duplex=False)
         self._rounds = context.Value("q", 0)
         self._executor = ProcessPoolExecutor(
@@ -76,7 +76,7 @@ class Workers:
                     progress(self._rounds.get_obj().value, None)
         except BrokenProcessPool:
             raise ComponentFailure(
-                "a process with runs in it died, perhaps for want of memory. Finished runs are kept; go on with "
+                "a process with runs in it died, perhaps because memory ran out. Finished runs are kept; go on with "
                 "--resume, or with --resume --jobs 1."
             ) from None
         yield from ((job, job.record()) for job in jobs)
@@ -95,10 +95,10 @@ _run_here: Callable[[Job], RunRecord]
 """In a worker, how to run a job."""
 
 
-def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, measure: Measure | None) -> None:
+def _begin(pipe: Connection, rounds: Any, build: Build, data_dir: Path | None, measure: Measure | None) -> None:
     global _run_here
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the line
-    threading.Thread(target=_end_with, args=(line,), daemon=True).start()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, which closes the pipe
+    threading.Thread(target=_end_with, args=(pipe,), daemon=True).start()
 
     import fedpriv.experiment  # noqa: F401 (the slow imports, while nobody waits yet)
     from fedpriv.cohort.fast.threads import one_thread_for_good
@@ -118,9 +118,9 @@ def _begin(line: Connection, rounds: Any, build: Build, data_dir: Path | None, m
     _run_here = run
 
 
-def _end_with(line: Connection) -> None:
+def _end_with(pipe: Connection) -> None:
     try:
-        line.recv()
+        pipe.recv()
     except (EOFError, OSError):
         os._exit(1)  # as a kill would: what a run has published and charged is on disk
 
@@ -135,14 +135,14 @@ def _run(job: Job) -> None:
     try:
         _run_here(replace(job, config=apply(job.config, {"run.grid": "in-process", "run.shards": shards})))
     except Exception as error:
-        if _travels(error):
+        if _can_be_sent(error):
             raise
         raise ComponentFailure(
             f"run {job.folder}: {type(error).__name__}: {error}. Finished runs are kept; go on with --resume."
         ) from None
 
 
-def _travels(error: Exception) -> bool:
+def _can_be_sent(error: Exception) -> bool:
     """Tell whether an exception can be sent; one that cannot be read again would look like a process that died."""
     try:
         pickle.loads(pickle.dumps(error))  # noqa: S301 (its own bytes)

@@ -50,8 +50,8 @@ class Cell:
     data: str
     ways: int
     shots: int
-    found: dict[str, Outcome]  # by rule, what inversion came to
-    cheap: dict[str, Outcome]  # by rule, what the cheap score came to
+    found: dict[str, Outcome]  # by rule, results of inversion
+    cheap: dict[str, Outcome]  # by rule, results of the cheap score
     paper: tuple[int, int]  # members that the paper's attack found, and non-members that it called members, of 50 each
     held_out: dict[str, float]  # accuracy of people who took no part, from the billboard and from the references
     p: float = 1.0  # of the test that inversion is below the paper in the paper's game, after Holm's correction
@@ -69,7 +69,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Level:
-    """What one level of noise came to."""
+    """Results of one level of noise."""
 
     place: str  # where it is added
     level: float  # how much: a standard deviation, or a noise multiplier where it is calibrated

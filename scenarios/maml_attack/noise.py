@@ -91,7 +91,7 @@ def _bound(place: str, level: float) -> float:
 
 
 def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1.0) -> Level:
-    """Return what one run came to: ``place`` and level name its folder."""
+    """Return the results of one run: ``place`` and level name its folder."""
     run = runs / f"{place}-{level:g}" / f"seed-{seed}"
     held = read_record(run).diagnostics.held_out["billboard"]
     found = results_of(run)
@@ -102,7 +102,7 @@ def read_level(runs: Path, place: str, level: float, seed: int, bound: float = 1
 
 
 def plain_levels(protocol: Protocol, runs: Path, seed: int) -> dict[str, list[Level]]:
-    """Return what the runs with one seed came to, by plain place; the first level is no noise."""
+    """Return the results of the runs with one seed, by plain place; the first level is no noise."""
     none = read_level(runs, NONE[0], 0, seed)
     return {
         name: [none, *(read_level(runs, name, level, seed) for level in _tried(protocol, name, "places"))]

@@ -25,7 +25,7 @@ _ARM, _ROUNDS, _MIDDLE = "support", (1, 30, 60), 30
 
 
 def _outcomes(protocol: Protocol, runs: Path, validation: int) -> dict[str, dict[int, Outcome]]:
-    """Return by data set and round what inversion came to in the paper's game, games of all seeds together."""
+    """Return by data set and round the results of inversion in the paper's game, games of all seeds together."""
     return {
         data: {
             number: judged(
