@@ -549,6 +549,9 @@ def test_wrong_arguments_do_not_print_data() -> None:
         with pytest.raises(InputError, match=f"instance of Tasks, got a {type(value).__name__}") as refused:
             Experiment(tasks=value, client=LocalOnly(), strategy=strategy)  # type: ignore[arg-type]
         assert "0.1234" not in str(refused.value)
+        with pytest.raises(InputError, match="'held_out' must be") as refused:  # a field without a sentence of its own
+            Experiment(tasks=made(), held_out=value, client=LocalOnly(), strategy=strategy)  # type: ignore[arg-type]
+        assert "0.1234" not in str(refused.value)
     with pytest.raises(InputError) as refused:
         Experiment(tasks={"dataset": secret, "names": secret}, client=LocalOnly(), strategy=strategy)  # type: ignore[arg-type]
     assert "0.1234" not in str(refused.value)
