@@ -8,11 +8,10 @@ time, because the machine may be busy with other things.
 
 from __future__ import annotations
 
-import argparse
-import json
 import tempfile
 import time
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.memory import Watch, unreclaimable
-from benchmarks.parts import measure_parts
+from benchmarks.parts import command
 from benchmarks.scale_report import growth_figure, table
 from fedpriv import Experiment
 from fedpriv.clients import LowRankSparse
@@ -154,21 +153,6 @@ def serving() -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Measure what is asked for, each in a process of its own, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.lrs_scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", nargs="+", default=[*map(str, _TASKS), "serving"])
-    parser.add_argument("--report", type=Path, default=Path("docs/scale-lrs.md"), help="where the report goes")
-    parser.add_argument("--here", action="store_true", help="measure one part in this process and print it")
-    chosen = parser.parse_args()
-    torch.set_num_threads(1)
-    if chosen.here:
-        (part,) = chosen.parts
-        print(json.dumps(serving() if part == "serving" else iteration(int(part))))
-        return
-    write_report(measure_parts("benchmarks.lrs_scale", chosen.parts, RESULTS), chosen.report)
-
-
 _TEXT = Path(__file__).with_suffix(".md")
 """The words of the page, with fields."""
 
@@ -224,4 +208,6 @@ def write_report(results: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    torch.set_num_threads(1)
+    measured = {**{str(count): partial(iteration, count) for count in _TASKS}, "serving": serving}
+    command("benchmarks.lrs_scale", __doc__, measured, RESULTS, Path("docs/scale-lrs.md"), write_report)

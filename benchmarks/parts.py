@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["measure_parts"]
+__all__ = ["command"]
 
 
-def measure_parts(module: str, parts: Sequence[str], kept: Path) -> dict[str, Any]:
+def command(
+    module: str,
+    about: str,
+    parts: Mapping[str, Callable[[], Any]],
+    kept: Path,
+    report: Path,
+    write_report: Callable[[dict[str, Any], Path], None],
+) -> None:
+    """``python -m MODULE``: measure the chosen parts, each in a process of its own, and write the page."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=about.split("\n")[0])
+    parser.add_argument("--parts", nargs="+", choices=tuple(parts), default=tuple(parts))
+    parser.add_argument("--report", type=Path, default=report, help="where the report goes")
+    parser.add_argument("--here", action="store_true", help="measure one part in this process and print it")
+    chosen = parser.parse_args()
+    if chosen.here:
+        print(json.dumps(parts[chosen.parts[0]]()))
+    else:
+        write_report(_measure_parts(module, chosen.parts, kept), chosen.report)
+
+
+def _measure_parts(module: str, parts: Sequence[str], kept: Path) -> dict[str, Any]:
     """Measure parts by ``python -m MODULE --here --parts PART``, whose last line is JSON; return all that is known.
 
     The file ``kept`` holds what was found before; it is written after every part.

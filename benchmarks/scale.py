@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 from torch import nn
 
 from benchmarks.memory import Watch, unreclaimable
-from benchmarks.parts import measure_parts
+from benchmarks.parts import command
 from benchmarks.scale_report import write_report
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel, MeanRegularized
@@ -156,18 +155,5 @@ PARTS: dict[str, Callable[[], list[dict[str, Any]]]] = {
 }
 
 
-def main() -> None:
-    """Measure the chosen parts, each in a process of its own, and write the page."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.split("\n")[0])
-    parser.add_argument("--parts", nargs="+", choices=tuple(PARTS), default=tuple(PARTS))
-    parser.add_argument("--report", type=Path, default=Path("docs/scale.md"), help="where the report goes")
-    parser.add_argument("--here", action="store_true", help="measure one part in this process and print it")
-    chosen = parser.parse_args()
-    if chosen.here:
-        print(json.dumps(PARTS[chosen.parts[0]]()))
-        return
-    write_report(measure_parts("benchmarks.scale", chosen.parts, RESULTS), chosen.report)
-
-
 if __name__ == "__main__":
-    main()
+    command("benchmarks.scale", __doc__, PARTS, RESULTS, Path("docs/scale.md"), write_report)

@@ -81,6 +81,7 @@ def test_the_name_that_older_versions_advised_still_works() -> None:
         ("adversary", "Seen", "ObservedRows"),
         ("adversary", "seen_rows", "observe_rows"),
         ("cohort", "Usable", "UsableTasks"),
+        ("sweep", "Crew", "JobRunner"),
         ("privacy.journal", "Boundary", "Checkpoint"),
     ],
 )
