@@ -18,8 +18,14 @@ from fedpriv.privacy.guarantee import REACHED, Guarantee
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.plan import ResolvedPlan
-from fedpriv.privacy.run_guarantees import guarantees_of_run
-from fedpriv.privacy.statements import charged_releases, metrics_alone, of_people, privacy_curve, spent_by_all_runs
+from fedpriv.privacy.statements import (
+    charged_releases,
+    guarantees_of_run,
+    metrics_alone,
+    of_people,
+    privacy_curve,
+    spent_by_all_runs,
+)
 from fedpriv.privacy.target import check_delta
 from fedpriv.roster import Roster
 from fedpriv.runtime.server import ServerResult

@@ -26,9 +26,8 @@ from fedpriv.privacy.plan import PrivacyPlan, ResolvedPlan
 from fedpriv.protocol import RunName, billboards_from_record
 from fedpriv.roster import Roster
 from fedpriv.settings import Settings
-from fedpriv.strategies.membership import members
 from fedpriv.strategies.messages import mean_scores, requests, scores_of
-from fedpriv.strategies.registry import Registry
+from fedpriv.strategies.registry import Registry, members
 from fedpriv.strategies.rounds import RoundHook, run_rounds
 from fedpriv.strategies.session import Session
 
@@ -125,8 +124,7 @@ class TaskStrategy(Settings, Strategy):
     def for_updates(self, *, use_state: bool) -> Self:
         """Return this strategy for clients whose updates depend, or not, on rounds before.
 
-        Cohorts of fixed size are amplified only where they do not: otherwise the states of the others tell, round after
-        round, who was drawn.
+        Cohorts of fixed size are amplified only where they do not (see :mod:`fedpriv.privacy.sampling`).
         """
         if use_state == self._updates_use_state:
             return self
@@ -362,12 +360,8 @@ class TaskStrategy(Settings, Strategy):
         What is ``declared`` is that of the round after the last checkpoint, unless given.
         """
         said = self.declared(self.session.checkpoint) if declared is None else declared
-        how: dict[str, Any] = {"reply": self.reply_kind, "declared": said, "epochs": epochs}
-        return requests(self.session, kind, number, arrays, tasks, **how)
+        return requests(self.session, kind, number, arrays, tasks, reply=self.reply_kind, declared=said, epochs=epochs)
 
     def collect(self, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:
-        """Put per-task diagnostics of the replies in the order of task ids; NaN where nothing came, which is counted.
-
-        A run is not stopped for them: no release depends on scores.
-        """
+        """Return the scores in replies by task; see :func:`fedpriv.strategies.messages.scores_of`."""
         return scores_of(self.session, replies, tasks)

@@ -11,7 +11,6 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
-from numpy.typing import NDArray
 from pydantic import (
     BeforeValidator,
     Field,
@@ -382,7 +381,9 @@ largest_clipping_norm
             # honest node and bounds what a broken one can do.
             rows = {name: value[None] for name, value in arrays.items()}
             tasks, wanted = self._allowance(len(expected), like), 1
-        if any(value.shape != (wanted, *like[name].shape) or not _numeric(value) for name, value in rows.items()):
+        if any(
+            value.shape != (wanted, *like[name].shape) or value.dtype.kind not in "fiub" for name, value in rows.items()
+        ):
             problems["rejected"] += 1
             return {}
         return self.bounds(session.checkpoint).sum({name: rows[name] for name in like}, tasks)
@@ -393,10 +394,6 @@ largest_clipping_norm
             return rows
         size = sum(value.size for value in like.values())
         return rows + self.session.resolved.noise_multiplier * math.sqrt(rows) * (math.sqrt(size) + 8.0)
-
-
-def _numeric(value: NDArray[Any]) -> bool:
-    return bool(value.dtype.kind in "fiub")
 
 
 def _names(billboards: Billboards) -> list[str]:

@@ -302,9 +302,6 @@ def _log_mean(logs: Vector, exponents: Vector) -> float:
     if float(exponents.max()) < _MAX_PLAIN_EXPONENT:
         # M - 1 may be as small as 1e-16, which summing M itself would lose; the masses add up to 1.
         return math.log1p(float(np.exp(logs) @ np.expm1(exponents)))
-    return _log_sum(logs + exponents)
-
-
-def _log_sum(values: Vector) -> float:
+    values = logs + exponents
     largest = float(values.max())
     return largest + math.log(float(np.exp(values - largest).sum()))

@@ -18,9 +18,10 @@ import hmac
 import json
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,28 +35,15 @@ _PAIRS = 1 << 16
 """Pairs of normals made at a time: 1 MB of keystream, so that temporaries stay inside the cache."""
 
 
-class Entropy(Protocol):
-    """A source of secret randomness, asked by purpose, round and group."""
+class Entropy(ABC):
+    """A source of secret randomness, asked by purpose, round and group: keystreams of ChaCha20, by a key for each."""
 
-    @property
-    def reproducible(self) -> bool:
-        """True if the same arguments give the same answer again (then there is no guarantee)."""
+    reproducible: ClassVar[bool]
+    """True if the same arguments give the same answer again (then there is no guarantee)."""
 
-    def bytes(self, purpose: str, round: int, count: int, group: str = "") -> bytes:
-        """Return ``count`` random bytes."""
-
-    def normal(self, purpose: str, round: int, shape: int | Sequence[int], group: str = "") -> NDArray[np.float64]:
-        """Return independent standard normals of this shape, float64."""
-
-    def coins(self, round: int, group: str = "") -> Coins:
-        """Return the coins that decide who takes part."""
-
-
-class _KeyedEntropy:
-    """Everything but the key: a ChaCha20 keystream, and what is made of it."""
-
+    @abstractmethod
     def _key(self, kind: str, purpose: str, round: int, group: str) -> bytes:
-        raise NotImplementedError
+        """Return 256 bits."""
 
     def _key_of_coins(self, round: int, group: str) -> bytes:  # here, because "bytes" is a method from here on
         return self._key("coins", "coins", round, group)
@@ -122,7 +110,7 @@ class RoundSecret:
         return RoundSecret(round, secret)
 
 
-class SystemEntropy(_KeyedEntropy):
+class SystemEntropy(Entropy):
     """Randomness of the operating system: every call draws a fresh 256-bit key, whatever its arguments.
 
     Coins are the exception if a run keeps a secret for them: a round that failed before anything was published is then
@@ -153,7 +141,7 @@ class SystemEntropy(_KeyedEntropy):
         return self._coins.key(group)
 
 
-class ReproducibleEntropy(_KeyedEntropy):
+class ReproducibleEntropy(Entropy):
     """Randomness that depends on (seed, purpose, round, group) only, never on the order of the calls.
 
     Asking twice with the same purpose, round and group gives the same answer, so every use needs its own

@@ -41,10 +41,7 @@ class GaussianCost(NamedTuple):
     rate: float
     fixed: bool = False
 
-    @property
-    def mechanism(self) -> str:
-        """The name of Gaussian noise."""
-        return GAUSSIAN
+    mechanism = GAUSSIAN
 
     @property
     def relations(self) -> tuple[Relation, ...]:

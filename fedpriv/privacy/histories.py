@@ -7,7 +7,10 @@ own group. Runs compose one after the other, and a task may have been in differe
 
 from __future__ import annotations
 
+import functools
 import itertools
+import math
+import operator
 from collections import Counter
 from collections.abc import Mapping
 
@@ -42,11 +45,8 @@ def histories(charged: Charged) -> list[Counter[Release]]:
     bound.
     """
     per_run = [of_run(groups) for groups in charged.values()]
-    combinations = 1
-    for one in per_run:
-        combinations *= len(one)
-    if combinations > _MAX_COMBINATIONS:
-        per_run = [[_maximum(one)] for one in per_run]
+    if math.prod(map(len, per_run)) > _MAX_COMBINATIONS:
+        per_run = [[functools.reduce(operator.or_, one)] for one in per_run]
     out: list[Counter[Release]] = []
     for choice in itertools.product(*per_run):
         total: Counter[Release] = Counter()
@@ -55,10 +55,3 @@ def histories(charged: Charged) -> list[Counter[Release]]:
         if total not in out:
             out.append(total)
     return out
-
-
-def _maximum(several: list[Counter[Release]]) -> Counter[Release]:
-    total: Counter[Release] = Counter()
-    for one in several:
-        total |= one
-    return total

@@ -169,9 +169,7 @@ class Ledger:
             self._refuse_twin(connection, population, fingerprint)
             if known is not None:
                 if known.filter is not None and planned:  # what is refused here enters no version
-                    charged = charged_releases(connection, population, alike=True)
-                    charged[""] = {EVERYBODY: Counter(planned)}
-                    self._refuse_excess(connection, population, "", known, charged)
+                    self._refuse_excess(connection, population, "", known, {EVERYBODY: planned})
                 self._file.add_members(connection)
                 connection.execute(
                     "INSERT INTO members (population, version, fingerprint, num_tasks) VALUES (?, ?, ?, ?)",
@@ -292,10 +290,7 @@ class Ledger:
                 if release.banded is not None:
                     _refuse_other_banded(connection, (population, run, group), round, release)
             if new and known.filter is not None:
-                charged = charged_releases(connection, population, alike=True)
-                for group, release in new.items():
-                    add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release)
-                self._refuse_excess(connection, population, run, known, charged)
+                self._refuse_excess(connection, population, run, known, {group: {one: 1} for group, one in new.items()})
             if new:
                 self._file.upgrade(connection)
             for group, text in texts.items():
@@ -318,9 +313,7 @@ class Ledger:
             if known.filter is None:
                 self._unlimited.add(population)
                 return
-            charged = charged_releases(connection, population, alike=True)
-            charged.setdefault(run, {}).setdefault(EVERYBODY, Counter()).update(releases)
-            self._refuse_excess(connection, population, run, known, charged)
+            self._refuse_excess(connection, population, run, known, {EVERYBODY: releases})
 
     def left(self, population: str) -> BudgetFilter | None:
         """Return the filter that is left for releases to come, None without a budget."""
@@ -465,9 +458,7 @@ class Ledger:
             check_delta(delta, known.largest)
         return describe_population(population, known, charged, entries, last, known.delta if delta is None else delta)
 
-    def _read(
-        self, population: str, run: str | None = None
-    ) -> tuple[Population, dict[str, dict[str, Counter[Release]]]]:
+    def _read(self, population: str, run: str | None = None) -> tuple[Population, Charged]:
         with self._file.read() as connection:
             return self._known(connection, population), charged_releases(connection, population, run)
 
@@ -526,10 +517,20 @@ class Ledger:
         return same
 
     def _refuse_excess(
-        self, connection: sqlite3.Connection, population: str, run: str, known: Population, charged: Charged
+        self,
+        connection: sqlite3.Connection,
+        population: str,
+        run: str,
+        known: Population,
+        more: Mapping[str, Mapping[Release, int]],
     ) -> None:
+        """Refuse more releases of a run, by group, than the budget pays for beside all that was charged."""
         if known.filter is None or known.budget is None:
             return
+        charged = charged_releases(connection, population, alike=True)
+        for group, releases in more.items():
+            for release, count in releases.items():
+                add_release(charged.setdefault(run, {}).setdefault(group, Counter()), release, count)
         cost = divergence(known.filter, charged)
         if not known.filter.admits(cost):
             (before,) = connection.execute(

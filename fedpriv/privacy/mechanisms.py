@@ -104,23 +104,15 @@ class Release(Settings):
         return self
 
     @model_validator(mode="after")
-    def _full_means_one(self) -> Release:
+    def _parts_go_together(self) -> Release:
         if self.sampling_name in ("full", MIN_SEPARATION) and self.rate != 1.0:
             raise ValueError(f"'rate' must be 1 for {self.sampling_name} participation, got {self.rate!r}.")
-        return self
-
-    @model_validator(mode="after")
-    def _banded_is_limited(self) -> Release:
         parts = (self.mechanism == BANDED, self.sampling_name == MIN_SEPARATION, self.banded is not None)
         if len(set(parts)) != 1:
             raise ValueError(
                 "banded noise needs all of mechanism='banded', sampling_name='min-separation' and banded=..., got "
                 f"{self.mechanism!r}, {self.sampling_name!r} and {self.banded!r}."
             )
-        return self
-
-    @model_validator(mode="after")
-    def _rows_are_noised_one_by_one(self) -> Release:
         if self.noise_at == "node" and (self.mechanism != GAUSSIAN or self.sampling_name == FIXED_SIZE):
             raise ValueError(
                 "noise on the node is independent from row to row and never amplified, got "

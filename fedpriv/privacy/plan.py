@@ -200,17 +200,12 @@ class PrivacyPlan:
                 "published metrics cost privacy: give 'metrics_epsilon', such as a tenth of the target, or leave out "
                 "'metrics' (scores then stay diagnostics)."
             )
-        if target is not None and own is not None and own >= target.epsilon:
-            raise InputError(
-                f"'metrics_epsilon' must be below the target's epsilon {target.epsilon:g}, which covers it, got "
-                f"{own:g}."
-            )
+        if target is None or own is None:
+            return
         smallest = min((mechanism.group_epsilons or {}).values(), default=math.inf)
-        if own is not None and own >= smallest:
-            raise InputError(
-                f"'metrics_epsilon' must be below the smallest of the groups' epsilons, {smallest:g}, which covers it, "
-                f"got {own:g}."
-            )
+        for which, most in (("target's epsilon", target.epsilon), ("smallest of the groups' epsilons,", smallest)):
+            if own >= most:
+                raise InputError(f"'metrics_epsilon' must be below the {which} {most:g}, which covers it, got {own:g}.")
 
     def _check_relation(self, mechanism: Mechanism) -> None:
         target = mechanism.target
@@ -255,8 +250,7 @@ class PrivacyPlan:
     def sampling_of(self, num_tasks: int) -> Sampling:
         """Return how participants are drawn from a group of this size, as it counts.
 
-        Cohorts of fixed size are amplified only where what tasks send does not depend on rounds before: otherwise the
-        states of the others tell, round after round, who was drawn.
+        Cohorts of fixed size are amplified only where what tasks send does not depend on rounds before.
         """
         return self.participation.sampling_of(num_tasks, counted=self.updates_use_state or self.metrics.personal)
 

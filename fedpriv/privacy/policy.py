@@ -111,10 +111,11 @@ def decide(
     relation, spent = policy.relation, _whole_mechanisms(counts)
     if relation is not Relation.REPLACE_ONE and relations_for(spent)[0] is Relation.REPLACE_ONE:
         if policy.max_epsilon is not None:
+            asked = "rows with local noise" if request.noise_at == "node" else "the cohorts of fixed size"
             return Decision(
                 False,
                 f"this node spends at most epsilon {policy.max_epsilon:g} ('max_epsilon') under {relation.value}, "
-                f"which does not describe {_requested(request)} of the request; set 'relation' to replace-one.",
+                f"which does not describe {asked} of the request; set 'relation' to replace-one.",
                 math.inf,
                 label,
             )
@@ -124,10 +125,6 @@ def decide(
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
-
-
-def _requested(request: Release) -> str:
-    return "rows with local noise" if request.noise_at == "node" else "the cohorts of fixed size"
 
 
 def _whole_mechanisms(participations: Counter[Release]) -> Counter[Release]:

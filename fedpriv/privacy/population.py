@@ -280,14 +280,14 @@ def describe_population(
     several = histories(charged)
     if shared_relations(several)[0] is Relation.REPLACE_ONE:
         note += "; cohorts of fixed size count in full, because the other tasks know who takes part"
-    whole = None if alone else _spent(several, delta)
+    spent, accountant = (None, None) if alone else _spent(several, delta)
     return {
         "population": name,
         **population.entered(),
         "delta": delta,
         "observer": "a coalition of all other tasks, and so the public, too",
-        "spent": None if whole is None else whole.epsilons,
-        "accountant": None if whole is None else whole.accountant,
+        "spent": spent,
+        "accountant": accountant,
         "note": note,
         "runs": {
             run: {**_run(groups, delta), "entries": entries.get(run, 0)} for run, groups in sorted(charged.items())
@@ -297,12 +297,12 @@ def describe_population(
 
 
 def _run(groups: Mapping[str, Counter[Release]], delta: float) -> dict[str, Any]:
-    found = _spent(of_run(groups), delta)
+    spent, accountant = _spent(of_run(groups), delta)
     banded = {group: one for group, counts in groups.items() for one in counts if one.banded is not None}
     return {
         "releases": sum(count * one.rounds for counts in groups.values() for one, count in counts.items()),
-        **found.epsilons,
-        "accountant": found.accountant,
+        **spent,
+        "accountant": accountant,
         "streams": {group: one.banded.model_dump() for group, one in sorted(banded.items()) if one.banded is not None},
     }
 
@@ -315,7 +315,7 @@ def _left(
     if limit is None or budget is None:
         return None
     spent = divergence(limit, charged)
-    valid, asked, whole = shared_relations(several), budget.relation.formulas, _spent(several, population.delta)
+    valid, asked = shared_relations(several), budget.relation.formulas
     stated = next((one for one in valid if one.formulas is asked), None)
     more = None
     if newest is not None and spent < math.inf:
@@ -332,35 +332,24 @@ def _left(
         "filter_allowance": limit.allowance,
         "filter_spent": _number(spent),
         "filter_epsilon": _number(limit.epsilon(spent, population.delta)),
-        "epsilon_if_runs_were_fixed_beforehand": None if stated is None else whole.epsilons[stated.value],
+        "epsilon_if_runs_were_fixed_beforehand": None
+        if stated is None
+        else _spent(several, population.delta)[0][stated.value],
         "more_like_the_last": more,
     }
 
 
-@dataclass(frozen=True)
-class _Epsilons:
-    """Epsilon per relation, None where a release has no formula under it, and who found them."""
-
-    epsilons: dict[str, float | str | None]
-    accountant: str
-
-
-def _spent(several: list[Counter[Release]], delta: float) -> _Epsilons:
-    """Return epsilon also against the other tasks."""
+def _spent(several: list[Counter[Release]], delta: float) -> tuple[dict[str, float | str | None], str]:
+    """Return epsilon per relation against the other tasks, None without a formula, and the names of the accountants."""
     several = [counted_in_full(one) for one in several]
     worst = {
         relation: max((epsilon(one, delta, relation) for one in several), key=lambda found: found.value)
         for relation in shared_relations(several)
     }
-    return _Epsilons(
-        # Zero-out has the epsilon of add/remove, so it is named only where it is what can be stated.
-        {
-            one.value: _number(worst[one].value) if one in worst else None
-            for one in Relation
-            if one in worst or one is not Relation.ZERO_OUT
-        },
-        " and ".join(sorted({found.accountant for found in worst.values()})),
-    )
+    # Zero-out has the epsilon of add/remove, so it is named only where it is what can be stated.
+    named = [one for one in Relation if one in worst or one is not Relation.ZERO_OUT]
+    spent = {one.value: _number(worst[one].value) if one in worst else None for one in named}
+    return spent, " and ".join(sorted({found.accountant for found in worst.values()}))
 
 
 def _number(value: float) -> float | str:

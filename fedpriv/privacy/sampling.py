@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,6 +67,8 @@ class PoissonSampling:
     """
 
     rate: float
+    name: ClassVar[str] = "poisson"
+    """The name in releases and settings."""
 
     def __post_init__(self) -> None:
         if isinstance(self.rate, bool) or not isinstance(self.rate, int | float) or math.isnan(self.rate):
@@ -76,11 +78,6 @@ class PoissonSampling:
                 f"sampling: 'rate' must be in (0, 1], got {self.rate!r}; it is the probability that a task "
                 "takes part in a round."
             )
-
-    @property
-    def name(self) -> str:
-        """The name in releases and settings."""
-        return "poisson"
 
     def participants(self, num_tasks: int) -> float:
         """Return the expected number of participants, a public constant."""
@@ -115,15 +112,10 @@ class PoissonSampling:
 class FullParticipation:
     """Every task takes part in every round; nothing is amplified."""
 
-    @property
-    def rate(self) -> float:
-        """The probability of taking part, 1."""
-        return 1.0
-
-    @property
-    def name(self) -> str:
-        """The name in releases and settings."""
-        return "full"
+    rate: ClassVar[float] = 1.0
+    """The probability of taking part."""
+    name: ClassVar[str] = "full"
+    """The name in releases and settings."""
 
     def participants(self, num_tasks: int) -> float:
         """Return the number of participants, a public constant."""

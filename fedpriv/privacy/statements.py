@@ -1,27 +1,103 @@
-"""What is said of a run beside its guarantees, from what the ledger holds of it."""
+"""What is said of a run, its guarantees first, from what the ledger holds of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
-from fedpriv.privacy.guarantee import Guarantee, guarantee_for
+from fedpriv.privacy.guarantee import Guarantee, guarantee_for, guarantees_for
 from fedpriv.privacy.journal import Journal
+from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.person import person_epsilon
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.terms import Observer, Output, Relation
 
-__all__ = ["charged_releases", "metrics_alone", "of_people", "privacy_curve", "spent_by_all_runs"]
+__all__ = [
+    "RunGuarantees",
+    "charged_releases",
+    "guarantees_of_run",
+    "metrics_alone",
+    "of_people",
+    "privacy_curve",
+    "spent_by_all_runs",
+]
 
 _TASKS_OF_A_PERSON = (2, 5)
 """Tasks of a person for which the cost is stated, too."""
 _POINTS = 12
 """Points of the privacy curve; each costs one composition of privacy loss distributions."""
+
+
+@dataclass(frozen=True)
+class RunGuarantees:
+    """What a run promises.
+
+    Attributes
+    ----------
+    headline : Guarantee
+        Of the personal models, or with cohorts of fixed size of the billboards; of the tasks that are worst off.
+    personal : Guarantee
+        Of the personal models; the same unless cohorts had a fixed size.
+    groups : dict
+        Of the personal models of each public group, where groups were charged differently; else empty.
+    history, personal_history : Counter of Release
+        What the tasks behind the first two have seen.
+    """
+
+    headline: Guarantee
+    personal: Guarantee
+    groups: dict[str, Guarantee]
+    history: Counter[Release]
+    personal_history: Counter[Release]
+
+
+def guarantees_of_run(
+    ledger: Ledger,
+    population: str,
+    run: str,
+    *,
+    delta: float,
+    num_tasks: int,
+    relation: Relation,
+    reproduction: bool,
+) -> RunGuarantees:
+    """Account for all that a ledger holds of a run.
+
+    Parameters
+    ----------
+    ledger : Ledger
+        Where the run was charged.
+    population, run : str
+        To whom, and under which name.
+    delta, num_tasks, relation, reproduction
+        As :func:`fedpriv.privacy.guarantee_for`; the relation is that of the headline.
+
+    Raises
+    ------
+    InputError, ComponentFailure
+        As :meth:`Ledger.histories` does, and for a delta that is not acceptable.
+    """
+    several = ledger.histories(population, run)
+    how: dict[str, Any] = {
+        "delta": delta,
+        "num_tasks": num_tasks,
+        "relation": relation,
+        "reproduction": reproduction,
+    }
+    pairs = [guarantees_for(one, **how) for one in several]
+    # The group that is worst off towards the public need not be the one whose personal models are.
+    worst = max(range(len(pairs)), key=lambda number: pairs[number][0].epsilon)
+    own = max(range(len(pairs)), key=lambda number: pairs[number][1].epsilon)
+    counted = {group: counted_in_full(counts) for group, counts in sorted(ledger.group_counts(population, run).items())}
+    costs = {frozenset((one.cost, one.measures, count) for one, count in counts.items()) for counts in counted.values()}
+    groups = {group: guarantee_for(counts, **how) for group, counts in counted.items() if len(costs) > 1}
+    return RunGuarantees(pairs[worst][0], pairs[own][1], groups, several[worst], several[own])
 
 
 def charged_releases(journal: Journal) -> list[dict[str, Any]]:
@@ -99,16 +175,16 @@ def privacy_curve(
     for point in points:
         history = {release: 1 if release.banded is not None else point}
         done = sum(number <= point for number in measured)
-        lines.append(_line(point, {**history, **({metrics: done} if metrics and done else {})}, delta, relation))
+        if metrics and done:
+            history[metrics] = done
+        lines.append(
+            {
+                "round": point,
+                "kind": "privacy",
+                "relation": str(relation),
+                "delta": delta,
+                "epsilon": epsilon(history, delta, relation).value,
+                "epsilon_replace_one": epsilon(history, delta, Relation.REPLACE_ONE).value,
+            }
+        )
     return lines
-
-
-def _line(round: int, releases: Mapping[Release, int], delta: float, relation: Relation) -> dict[str, Any]:
-    return {
-        "round": round,
-        "kind": "privacy",
-        "relation": str(relation),
-        "delta": delta,
-        "epsilon": epsilon(releases, delta, relation).value,
-        "epsilon_replace_one": epsilon(releases, delta, Relation.REPLACE_ONE).value,
-    }

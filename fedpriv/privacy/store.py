@@ -67,23 +67,21 @@ CREATE TRIGGER entries_remain BEFORE DELETE ON entries BEGIN SELECT RAISE(ABORT,
 END;
 """
 
-_GUARDS_3 = tuple(
-    f"CREATE TRIGGER {table}_{what} BEFORE {action} ON {table} BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
-    for table in ("populations", "releases")
-    for what, action in (("stay", "UPDATE"), ("remain", "DELETE"))
-) + tuple(
-    # INSERT OR REPLACE deletes without a word: such triggers do not fire for it.
-    f"CREATE TRIGGER {table}_once BEFORE INSERT ON {table} "  # noqa: S608 (our own words)
-    f"WHEN NEW.{key} IN (SELECT {key} FROM {table}) "
-    f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
-    for table, key in (("populations", "name"), ("releases", "id"), ("entries", "id"))
-)
-_GUARDS_4 = (
-    "CREATE TRIGGER links_stay BEFORE UPDATE ON links BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
-    "CREATE TRIGGER links_remain BEFORE DELETE ON links BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
-    "CREATE TRIGGER links_once BEFORE INSERT ON links WHEN NEW.number IN (SELECT number FROM links) "
-    "BEGIN SELECT RAISE(ABORT, 'links are immutable'); END;",
-)
+
+def _guards(table: str, key: str) -> tuple[str, ...]:
+    """Return the triggers that keep the rows of a table as they were written; the one for INSERT comes last."""
+    refused = f"BEGIN SELECT RAISE(ABORT, '{table} are immutable'); END;"
+    return (
+        f"CREATE TRIGGER {table}_stay BEFORE UPDATE ON {table} {refused}",
+        f"CREATE TRIGGER {table}_remain BEFORE DELETE ON {table} {refused}",
+        # INSERT OR REPLACE deletes without a word: such triggers do not fire for it.
+        f"CREATE TRIGGER {table}_once BEFORE INSERT ON {table} "  # noqa: S608 (our own words)
+        f"WHEN NEW.{key} IN (SELECT {key} FROM {table}) {refused}",
+    )
+
+
+_GUARDS_3 = (*_guards("populations", "name"), *_guards("releases", "id"), _guards("entries", "id")[-1])
+_GUARDS_4 = _guards("links", "number")
 _MEMBERS_TABLE = """\
 CREATE TABLE members (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -95,7 +93,7 @@ CREATE TABLE members (
     UNIQUE (population, version)
 ) STRICT;
 """
-_GUARDS_5 = tuple(guard.replace("links", "members").replace("number", "id") for guard in _GUARDS_4)
+_GUARDS_5 = _guards("members", "id")
 _NEW = (_SCHEMA, *_GUARDS_3, LINKS, *_GUARDS_4)
 
 _TICK_NANOSECONDS = 50_000_000
@@ -232,10 +230,8 @@ class LedgerFile:
     def guards(version: int) -> dict[str, str]:
         """Return the triggers that keep rows as they were written in a file of this version: by name, their text."""
         with contextlib.closing(sqlite3.connect(":memory:")) as connection:
-            guards = (
-                *(_GUARDS_3 if version > 2 else ()),
-                *((LINKS, *_GUARDS_4) if version >= _CHAINED_VERSION else ()),
-            )
+            guards = _GUARDS_3 if version > 2 else ()
+            guards += (LINKS, *_GUARDS_4) if version >= _CHAINED_VERSION else ()
             guards += (_MEMBERS_TABLE, *_GUARDS_5) if version >= _MEMBERS_VERSION else ()
             connection.executescript(_SCHEMA + "".join(guards))
             return dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
@@ -313,12 +309,14 @@ class LedgerFile:
         ComponentFailure
             The file or its folder may not be written.
         """
-        if not all(_may(place, os.W_OK) for place in self._places() if place.exists()):
+        if not self._writable():
             raise self._unwritable()
 
-    def _places(self) -> list[Path]:
-        """Return what a charge writes to."""
-        return [self.path, self._beside("-journal"), *(one.path for one in self._heads), self.path.resolve().parent]
+    def _writable(self) -> bool:
+        """Tell whether all that a charge writes to may be written."""
+        heads = (one.path for one in self._heads)
+        places = [self.path, self._beside("-journal"), *heads, self.path.resolve().parent]
+        return all(_may(place, os.W_OK) for place in places if place.exists())
 
     def _beside(self, ending: str) -> Path:
         return Path(f"{self.path.resolve()}{ending}")
@@ -329,7 +327,7 @@ class LedgerFile:
 
         That an older file is not an older copy of a chained one was checked when it was opened.
         """
-        version = connection.execute("PRAGMA user_version").fetchone()[0]
+        version = _version(connection)
         if version < 2:
             connection.execute("ALTER TABLE populations ADD COLUMN filter TEXT")
             connection.execute("UPDATE populations SET filter = 'renyi' WHERE budget IS NOT NULL")
@@ -510,20 +508,17 @@ class LedgerFile:
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return self._unwritable()
         if code == sqlite3.SQLITE_IOERR:
-            # Also what SQLite says when the journal beside the file may not be changed.
-            writable = all(_may(place, os.W_OK) for place in self._places() if place.exists())
-            return self._failed(error) if writable else self._unwritable()
+            if not self._writable():  # also what SQLite says when the journal beside the file may not be changed
+                return self._unwritable()
+            return ComponentFailure(
+                f"ledger {self.path}: the disk failed ({error}); see to it, then go on: what was charged before stays."
+            )
         return self._damaged(error)
 
     def _unreadable(self) -> ComponentFailure:
         return ComponentFailure(
             f"ledger {self.path}: the file, or the journal beside it, may not be read by this user; ask its owner for "
             "the permission."
-        )
-
-    def _failed(self, error: sqlite3.DatabaseError) -> ComponentFailure:
-        return ComponentFailure(
-            f"ledger {self.path}: the disk failed ({error}); see to it, then go on: what was charged before stays."
         )
 
     def _unwritable(self) -> ComponentFailure:

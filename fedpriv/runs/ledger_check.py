@@ -9,7 +9,7 @@ from pathlib import Path
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.population import of_version
-from fedpriv.privacy.run_guarantees import RunGuarantees, guarantees_of_run
+from fedpriv.privacy.statements import RunGuarantees, guarantees_of_run
 from fedpriv.privacy.terms import Relation
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runs.finished import what_to_do
