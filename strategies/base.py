@@ -23,10 +23,11 @@ from fedpriv.privacy.entropy import Entropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.participation import Participation
 from fedpriv.privacy.plan import PrivacyPlan, ResolvedPlan
-from fedpriv.protocol import RunName, billboards_from_record
+from fedpriv.protocol import Request, RunName, billboards_from_record, records_by_group
 from fedpriv.roster import Roster
 from fedpriv.settings import Settings
-from fedpriv.strategies.messages import mean_scores, requests, scores_of
+from fedpriv.strategies.exchange import lifetime
+from fedpriv.strategies.messages import mean_scores, scores_of
 from fedpriv.strategies.registry import Registry, members
 from fedpriv.strategies.rounds import RoundHook, run_rounds
 from fedpriv.strategies.session import Session
@@ -66,12 +67,8 @@ class TaskStrategy(Settings, Strategy):
     ----------
     rounds : int
         Number of training rounds.
-    sampling_rate : float
-        Probability with which each task takes part in a round; 1 is full participation.
-    sampling : {"poisson", "fixed-size"}
-        Whether every task flips a secret coin of its own, or cohorts have a fixed size, as Flower's ``fraction_train``
-        makes them: the whole number nearest to ``sampling_rate`` times the number of tasks (of each group). Coins
-        protect more for the same noise; for fixed sizes see :mod:`fedpriv.privacy.sampling`.
+    sampling_rate, sampling
+        How the tasks of a round are chosen (see :class:`fedpriv.privacy.participation.Participation`).
     evaluate_every : int
         Rounds between evaluations (diagnostics of the experimenter); 0 evaluates at the end only.
     groups : tuple of int, or None
@@ -133,7 +130,7 @@ class TaskStrategy(Settings, Strategy):
         return copy
 
     def observed_by(self, *observers: Observer) -> Self:
-        """Return this strategy with observers who read along before the server's noise; they change nothing in a run.
+        """Return this strategy with observers of what the server sees before its noise; a run stays as it is.
 
         Raises
         ------
@@ -189,7 +186,7 @@ class TaskStrategy(Settings, Strategy):
         initial_arrays : ArrayRecord
             The public start: plain parameter names, or ``group/name``.
         journal : Journal or None
-            How releases get out.
+            How releases get out; None only for strategies that release nothing.
         entropy : Entropy or None
             Where coins and noise come from; the operating system unless given.
         checkpoint : Checkpoint or None
@@ -359,8 +356,27 @@ class TaskStrategy(Settings, Strategy):
 
         What is ``declared`` is that of the round after the last checkpoint, unless given.
         """
-        said = self.declared(self.session.checkpoint) if declared is None else declared
-        return requests(self.session, kind, number, arrays, tasks, reply=self.reply_kind, declared=said, epochs=epochs)
+        session = self.session
+        records, run = records_by_group(arrays, session.groups), session.run
+        said = self.declared(session.checkpoint) if declared is None else declared
+        return [
+            Message(
+                Request(
+                    round=number,
+                    billboards={},  # they travel as records
+                    tasks=mine,
+                    reply=self.reply_kind,
+                    declared=said,
+                    epochs=epochs,
+                    of=run,
+                ).to_content(records),
+                node,
+                kind,
+                ttl=lifetime(session.timeout),
+                group_id=str(number),
+            )
+            for node, mine in session.by_node(tasks).items()
+        ]
 
     def collect(self, replies: Iterable[Message], tasks: Mapping[str, Ids]) -> dict[str, NDArray[np.float64]]:
         """Return the scores in replies by task; see :func:`fedpriv.strategies.messages.scores_of`."""

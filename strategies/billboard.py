@@ -57,17 +57,10 @@ class Billboard(TaskStrategy):
 
     Attributes
     ----------
-    target : Target or None
-        The privacy that all rounds together may cost; the noise multiplier is calibrated to it. With cohorts of fixed
-        size it holds under replace-one for what the public sees; personal models may have a larger epsilon then, which
-        a run prints, too.
-    group_epsilons : dict or None
-        With public groups: the epsilon of each, by its label as text, in place of one for all. Each group gets noise of
-        its own, and the target states the largest epsilon. In a configuration `strategy.epsilon` is a table.
-    noise_multiplier : float or None
-        The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
-    delta : float or None
-        Where epsilon is reported when the noise is given; 1/(100 m) unless given. A target brings its own.
+    target, group_epsilons, noise_multiplier, delta, noise_at, noise
+        How much noise there is, who adds it, and whether rounds share it (see
+        :class:`fedpriv.privacy.plan.Mechanism`). In a configuration `strategy.epsilon` is the target's, or a table with
+        one for each group.
     server_learning_rate : float
         Step of the billboard along the noisy mean.
     server_update : ServerUpdate or str
@@ -76,15 +69,6 @@ class Billboard(TaskStrategy):
         ``server_update="adam", server_tau=0.01``. Plain SGD unless given.
     reply : {"sum", "rows"}
         Whether nodes send their clipped sum or one row per task; the published result is the same.
-    noise_at : {"server", "node"}
-        Who adds the noise. With "node" every task's clipped update gets Gaussian noise of standard deviation
-        ``noise_multiplier * clipping_norm`` before it leaves its node: local privacy of the whole task against the
-        server, and so against everybody who sees less. The server adds none. Every round counts as a participation.
-
-    noise : {"independent", "banded"}
-        Whether each round draws its noise alone, or noise is correlated over ``min_separation`` rounds, so that much of
-        it cancels in the billboard. Banded noise is for real devices, where nobody can promise secret coins: nothing is
-        assumed about who takes part but the limits below, and nothing is gained from sampling.
     min_separation, max_participations, schedule
         Limits that this strategy keeps for every task, and whether tasks take turns or are drawn within them (see
         :class:`fedpriv.privacy.participation.Participation`). Given any of them, or banded noise, ``sampling_rate`` is

@@ -1,4 +1,4 @@
-"""The malicious meta-learner: any strategy, with somebody who reads along on the server, before its noise."""
+"""The malicious meta-learner: any strategy, with an observer of what the server sees before its noise."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _FunctionObserver:
 
 
 class MaliciousMetaLearner(Settings):
-    """Lets somebody read along with any strategy; make one with :meth:`around`.
+    """Adds an observer to any strategy; make one with :meth:`around`.
 
     References
     ----------

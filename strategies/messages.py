@@ -1,65 +1,21 @@
-"""What a strategy at work sends to nodes, and the scores that come back."""
+"""Whether the messages of a round are those of its draw, and the scores that come back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal, cast
+from typing import cast
 
 import numpy as np
 from flwr.app import ArrayRecord, Message, MetricRecord
 from numpy.typing import NDArray
 
 from fedpriv.errors import ComponentFailure
-from fedpriv.privacy.declaration import Declaration
 from fedpriv.protocol import Reply, Request, records_by_group
-from fedpriv.strategies.exchange import lifetime
 from fedpriv.strategies.session import Session
 
-__all__ = ["as_drawn", "mean_scores", "requests", "scores_of"]
+__all__ = ["as_drawn", "mean_scores", "scores_of"]
 
 Ids = NDArray[np.int64]
-
-
-def requests(
-    session: Session,
-    kind: str,
-    number: int,
-    arrays: ArrayRecord,
-    tasks: Mapping[str, Ids],
-    *,
-    reply: Literal["sum", "rows"],
-    declared: Declaration,
-    epochs: int = 0,
-) -> list[Message]:
-    """Build one message per node that hosts any of the given tasks; they share the arrays of the billboards."""
-    per_node = _by_node(session, tasks)
-    records, run = records_by_group(arrays, session.groups), session.run
-    return [
-        Message(
-            Request(
-                round=number,
-                billboards={},  # they travel as records
-                tasks=mine,
-                reply=reply,
-                declared=declared,
-                epochs=epochs,
-                of=run,
-            ).to_content(records),
-            node,
-            kind,
-            ttl=lifetime(session.timeout),
-            group_id=str(number),
-        )
-        for node, mine in per_node.items()
-    ]
-
-
-def _by_node(session: Session, tasks: Mapping[str, Ids]) -> dict[int, dict[str, Ids]]:
-    per_node: dict[int, dict[str, Ids]] = {}
-    for group, ids in tasks.items():
-        for node, mine in session.registry.split(ids):
-            per_node.setdefault(node, {})[group] = mine
-    return per_node
 
 
 def as_drawn(session: Session, number: int, arrays: ArrayRecord, messages: Iterable[Message]) -> list[Message]:
@@ -71,7 +27,7 @@ def as_drawn(session: Session, number: int, arrays: ArrayRecord, messages: Itera
         They ask other tasks, or carry other arrays; nothing was sent.
     """
     session.refuse_not_drawn(number)
-    found, per_node = list(messages), _by_node(session, session.sampled)
+    found, per_node = list(messages), session.by_node(session.sampled)
     records = records_by_group(arrays, session.groups)
     for message in found:
         drawn = per_node.get(message.metadata.dst_node_id, {})

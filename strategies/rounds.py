@@ -1,4 +1,4 @@
-"""The loop over rounds: ask, publish, tell who reads along, score."""
+"""The loop over rounds: ask, publish, call observers, score."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_rounds(
         new, metrics = strategy.aggregate_train(number, replies)
         session.training_seconds += time.perf_counter() - began - (session.listening_seconds - heard)
         session.trained += sum(len(ids) for ids in session.sampled.values())
-        session.tell(seen)  # after the release, which nobody who reads along can delay or prevent
+        session.tell(seen)  # after the release, which no observer can delay or prevent
         result.arrays = arrays = _published(session, number, arrays, new)
         if metrics is not None:
             result.train_metrics_clientapp[number] = metrics

@@ -43,10 +43,8 @@ class Session:
         Which node hosts which tasks.
     groups : dict
         Per public group, the ids of its tasks (sorted).
-    journal : Journal or None
-        How releases get out; None only for strategies that release nothing.
-    entropy : Entropy
-        Where coins and noise come from.
+    journal, entropy, timeout, attempts
+        As for :meth:`fedpriv.strategies.base.TaskStrategy.bind`.
     resolved : ResolvedPlan
         What will be released, and with which noise.
     checkpoint : Checkpoint
@@ -63,10 +61,6 @@ class Session:
         Per-task results of the last evaluation (a diagnostic), by name; index = task id.
     start : dict
         The public start, per group.
-    timeout : float
-        Seconds to wait for the answers of an exchange.
-    attempts : int
-        How often a node with several tasks is asked, if it fails or is late, before the run stops.
     on_unreachable : callable or None
         Called with a round and how many of its tasks could not be reached, before anything of it is published.
     problems : Counter
@@ -80,9 +74,9 @@ class Session:
     training_seconds : float
         Time spent in rounds, without evaluation.
     observers : tuple of Observer
-        Who reads along.
+        Who gets copies of what the server sees.
     listening_seconds : float
-        Time that they spent in these rounds; it is not part of the training.
+        Time that they took in these rounds; it is not part of the training.
     """
 
     registry: Registry
@@ -173,7 +167,7 @@ class Session:
     def sightings(
         self, number: int, arrays: ArrayRecord, replies: Iterable[Message], kind: Literal["sum", "rows"]
     ) -> list[tuple[Observer, Sighting]]:
-        """Return, for each who reads along in a round, copies of what the server sees before it adds noise."""
+        """Return, for each observer of a round, copies of what the server sees before it adds noise."""
         observers = [one for one in self.observers if number in one.rounds]
         if not observers:
             return []
@@ -188,7 +182,7 @@ class Session:
         return found
 
     def tell(self, sightings: Iterable[tuple[Observer, Sighting]]) -> None:
-        """Show each who reads along what was seen."""
+        """Call each observer with its copy."""
         for observer, sighting in sightings:
             began = time.perf_counter()
             observer.see(sighting)
@@ -256,12 +250,17 @@ class Session:
             if self.on_unreachable is not None:
                 self.on_unreachable(number, unreachable)
 
+    def by_node(self, tasks: Mapping[str, Ids]) -> dict[int, dict[str, Ids]]:
+        """Return for each node that hosts any of the tasks their ids, by group."""
+        per_node: dict[int, dict[str, Ids]] = {}
+        for group, ids in tasks.items():
+            for node, mine in self.registry.split(ids):
+                per_node.setdefault(node, {})[group] = mine
+        return per_node
+
     def asked(self, tasks: Mapping[str, Ids]) -> Counter[int]:
         """Return how many of the tasks each node hosts."""
-        counts: Counter[int] = Counter()
-        for ids in tasks.values():
-            counts.update({node: len(mine) for node, mine in self.registry.split(ids)})
-        return counts
+        return Counter({node: sum(map(len, mine.values())) for node, mine in self.by_node(tasks).items()})
 
     def take_note(self, answer: Reply) -> Counter[str]:
         """Keep what a reply says about updates that do not count; return its counts."""

@@ -16,6 +16,7 @@ from fedpriv.clients import GlobalModel, MeanRegularized
 from fedpriv.cohort import Cohort, Problem, Ragged, Tasks
 from fedpriv.experiment import ModelSettings
 from fedpriv.models import build_model
+from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.journal import Journal
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
@@ -129,6 +130,14 @@ class Explosive(nn.Module):
 
 class Crash(BaseException):
     """Stands for the end of the process: nothing of ours catches it."""
+
+
+def banded_matrix(banded: BandedMechanism) -> np.ndarray:
+    """Return the normalised C [T, T] of a banded mechanism, which a run never builds."""
+    out = np.zeros((banded.horizon, banded.horizon))
+    for j, value in enumerate(banded.coefficients()):
+        np.fill_diagonal(out[j:], value)
+    return out / banded.column_norms()
 
 
 @contextmanager

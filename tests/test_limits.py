@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import C, crash_at, experiment, noisy, toy_problem, toy_tasks
+from helpers import C, banded_matrix, crash_at, experiment, noisy, toy_problem, toy_tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -202,7 +202,7 @@ def test_one_task_moves_the_whole_run_by_the_sensitivity(
             for one in history(tmp_path / str(number))
         ]
         sums.append(np.diff(boards, axis=0) * cohort_size(7, 0.29))
-    moved = float(np.linalg.norm(limits.matrix() @ (sums[0] - sums[1])))
+    moved = float(np.linalg.norm(banded_matrix(limits) @ (sums[0] - sums[1])))
     assert moved <= factor * C * limits.sensitivity * (1 + 1e-9)
     assert moved >= factor * C * math.sqrt(limits.participations - 1) * (1 - 1e-9), "the bound is nearly met"
 
@@ -293,7 +293,7 @@ def test_after_every_crash_the_noise_is_still_a_banded_mechanism(tmp_path: Path,
     boards = [
         np.concatenate([value.ravel() for value in one.billboards[ALL].values()]) for one in history(tmp_path / "run")
     ]
-    white = limits.matrix() @ np.diff(boards, axis=0) * 3 / (2.0 * C)
+    white = banded_matrix(limits) @ np.diff(boards, axis=0) * 3 / (2.0 * C)
     size, edge = white.shape[1], stats.norm.isf(0.5e-7)
     assert white.shape == (14, 60 * 60 + 60)
     gram = white @ white.T / size

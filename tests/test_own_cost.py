@@ -33,7 +33,7 @@ from fedpriv.privacy import (
     guarantee_for,
     renyi,
 )
-from fedpriv.privacy.accounting import deltas_for, relations_for
+from fedpriv.privacy.accounting import deltas_for, shared_relations
 from fedpriv.privacy.bounds import WHOLE, Bounds
 from fedpriv.privacy.distribution import Distribution, Piece
 from fedpriv.privacy.gaussian_cost import GaussianCost
@@ -373,12 +373,12 @@ def test_gaussian_noise_of_another_mechanism_composes_in_closed_form(relation: R
 def test_relations_are_those_that_all_releases_have() -> None:
     added = Release.own(Added(scale=2.0))
     counted = GAUSS.model_copy(update={"sampling_name": "fixed-size-unamplified", "rate": 0.5})
-    assert relations_for([added, GAUSS]) == (ADD,)
+    assert shared_relations([[added, GAUSS]]) == [ADD]
     assert epsilon([added], 1e-5, ZERO) == epsilon([laplace()], 1e-5, ADD)
     with pytest.raises(NoGuarantee, match=r"'added' has no formula under the relation replace-one; use .* add/remove"):
         epsilon([added], 1e-5, REPLACE)
     with pytest.raises(NoGuarantee, match="'added' and 'gaussian' have no relation in common"):
-        relations_for([added, counted])
+        shared_relations([[added, counted]])
 
 
 def test_a_person_with_several_tasks_pays_task_by_task() -> None:

@@ -9,6 +9,7 @@ from collections import Counter
 import mpmath
 import numpy as np
 import pytest
+from helpers import banded_matrix
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
@@ -82,13 +83,13 @@ def test_coefficients_are_the_series_of_the_inverse_square_root() -> None:
 
 def test_columns_have_norm_one_and_those_far_apart_are_orthogonal() -> None:
     for horizon, separation in ((1, 1), (7, 3), (12, 5), (4, 9)):
-        c = limits_of(horizon, 1, separation).matrix()
+        c = banded_matrix(limits_of(horizon, 1, separation))
         np.testing.assert_allclose(np.linalg.norm(c, axis=0), 1.0, rtol=1e-14)
         assert np.array_equal(c, np.tril(c))
         gram = c.T @ c
         lag = np.abs(np.subtract.outer(np.arange(horizon), np.arange(horizon)))
         assert (gram[lag >= separation] == 0).all()
-    np.testing.assert_array_equal(limits_of(5, 5, 1).matrix(), np.eye(5))
+    np.testing.assert_array_equal(banded_matrix(limits_of(5, 5, 1)), np.eye(5))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +102,7 @@ def test_sensitivity_by_brute_force(horizon: int, participations: int, separatio
     Updates on the line take all signs; updates in the plane are searched by ascent from random starts.
     """
     limits = limits_of(horizon, participations, separation, bands)
-    c = limits.matrix()
+    c = banded_matrix(limits)
     largest = 0.0
     rng = np.random.default_rng(0)
     for rounds in patterns(horizon, participations, separation):
@@ -122,7 +123,7 @@ def test_sensitivity_by_brute_force(horizon: int, participations: int, separatio
 def test_brute_force_would_find_participations_that_are_too_close() -> None:
     """The limits matter: one round less apart, and a task moves more than is accounted."""
     limits = limits_of(8, 2, 3)
-    c = limits.matrix()
+    c = banded_matrix(limits)
     worst = max(float(np.linalg.norm(c[:, list(rounds)].sum(axis=1))) for rounds in patterns(8, 2, 2))
     assert worst > 1.05 * limits.sensitivity
     with pytest.raises(InputError, match="'bands' must be at most separation=3, got 4"):
@@ -134,7 +135,7 @@ def test_brute_force_would_find_participations_that_are_too_close() -> None:
 
 def prefix_error(banded: BandedMechanism) -> float:
     """Root mean square of the noise in the sums over rounds 1 to t, over all t, in standard deviations of ``Z``."""
-    inverse = np.linalg.inv(banded.matrix())
+    inverse = np.linalg.inv(banded_matrix(banded))
     return float(np.sqrt(np.square(np.cumsum(inverse, axis=0)).sum() / banded.horizon))
 
 
@@ -186,7 +187,7 @@ def test_the_recursion_solves_the_triangular_system(horizon: int, separation: in
         np.testing.assert_array_equal(before, past)  # a round that fails is made again from it
         past = after
         found.append(noise)
-    np.testing.assert_allclose(limits.matrix() @ np.array(found), fresh, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(banded_matrix(limits) @ np.array(found), fresh, rtol=0, atol=1e-12)
 
 
 def test_rounding_errors_do_not_grow() -> None:
@@ -210,7 +211,7 @@ def test_the_noise_has_the_accounted_covariance() -> None:
     """
     limits, size = limits_of(9, 2, 4), 40_000
     noise = released_noise(limits, size, SystemEntropy())
-    white = limits.matrix() @ noise
+    white = banded_matrix(limits) @ noise
     level = 1e-7
     for s in range(9):
         for t in range(s + 1):
@@ -223,7 +224,7 @@ def test_the_noise_has_the_accounted_covariance() -> None:
         lagged = np.mean(white[s, 1:] * white[s, :-1])
         assert abs(lagged) < stats.norm.isf(level / 2) / math.sqrt(size - 1)
     # The same, the way the theorem writes it: covariance over rounds is C^{-1} C^{-T}.
-    inverse = np.linalg.inv(limits.matrix())
+    inverse = np.linalg.inv(banded_matrix(limits))
     expected = inverse @ inverse.T
     # The entries of a sample covariance have variance (c_ss c_tt + c_st^2) / n.
     spread = np.sqrt((np.outer(np.diag(expected), np.diag(expected)) + np.square(expected)) / size)
@@ -278,7 +279,7 @@ def test_epsilon_by_an_independent_derivation() -> None:
     """The privacy loss of C X + Z for the worst pattern, by mpmath: N(mu^2/2, mu^2) with mu = ||C dX|| / z."""
     limits = limits_of(8, 3, 3)
     z, delta = 3.0, 1e-5
-    largest = max(float(np.linalg.norm(limits.matrix()[:, list(p)].sum(axis=1))) for p in patterns(8, 3, 3))
+    largest = max(float(np.linalg.norm(banded_matrix(limits)[:, list(p)].sum(axis=1))) for p in patterns(8, 3, 3))
     for relation, factor in ((Relation.ADD_REMOVE, 1), (Relation.REPLACE_ONE, 2)):
         mu = mpmath.mpf(factor * largest) / z
 
@@ -293,8 +294,8 @@ def test_epsilon_by_monte_carlo() -> None:
     """delta = E[(1 - exp(epsilon - L))_+] over the losses of the noise that is really drawn, within 6 deviations."""
     limits = limits_of(7, 2, 3)
     z, count = 1.5, 200_000
-    white = limits.matrix() @ released_noise(limits, count, ReproducibleEntropy(3))
-    shift = limits.matrix()[:, [1, 4]].sum(axis=1) / z
+    white = banded_matrix(limits) @ released_noise(limits, count, ReproducibleEntropy(3))
+    shift = banded_matrix(limits)[:, [1, 4]].sum(axis=1) / z
     loss = shift @ white + shift @ shift / 2
     for e in (0.5, 2.0):
         terms = np.maximum(0.0, -np.expm1(e - loss))

@@ -13,7 +13,7 @@ from helpers import experiment, noisy, toy_tasks
 
 from fedpriv import Target
 from fedpriv.privacy import BandedMechanism, Release, epsilon, guarantee_for
-from fedpriv.privacy.accounting import relations_for, shared_relations
+from fedpriv.privacy.accounting import shared_relations
 from fedpriv.privacy.guarantee import Guarantee
 from fedpriv.privacy.terms import NoiseAt, Observer, Output, Relation
 
@@ -55,8 +55,8 @@ def test_a_limited_run_states_zero_out_everywhere(fedpriv: Any, tmp_path: Path, 
 
 
 def test_which_relation_a_history_has() -> None:
-    assert relations_for([PLAIN]) == (Relation.ADD_REMOVE, Relation.REPLACE_ONE)
-    assert relations_for([PLAIN, LIMITED]) == (Relation.ZERO_OUT, Relation.REPLACE_ONE)
+    assert shared_relations([[PLAIN]]) == [Relation.ADD_REMOVE, Relation.REPLACE_ONE]
+    assert shared_relations([[PLAIN, LIMITED]]) == [Relation.ZERO_OUT, Relation.REPLACE_ONE]
     assert shared_relations([[PLAIN], [LIMITED]]) == [Relation.ZERO_OUT, Relation.REPLACE_ONE]
     fixed = PLAIN.model_copy(update={"sampling_name": "fixed-size"})
     assert shared_relations([[LIMITED], [fixed]]) == [Relation.REPLACE_ONE]
@@ -85,7 +85,7 @@ def test_the_headline_has_the_epsilon_of_the_relation_it_names() -> None:
     public = {"output": Output.BILLBOARDS, "observer": Observer.PUBLIC}
     server = {"output": Output.ROWS, "observer": Observer.SERVER, "noise_at": NoiseAt.NODE}
     for history, more in (([PLAIN] * 3, {}), ([LIMITED], {}), ([fixed] * 3, public), ([row] * 3, server)):
-        for wanted in relations_for(history):
+        for wanted in shared_relations([history]):
             found = guarantee_for(history, delta=1e-5, num_tasks=100, relation=wanted, **more)
             assert found.relation is wanted
             assert found.epsilon == epsilon(history, 1e-5, wanted).value

@@ -126,7 +126,7 @@ def _individual(
     """Return what single tasks have spent: all runs of a protected population, or the one run of a benchmark."""
     import numpy as np
 
-    from fedpriv.privacy.accounting import relations_for
+    from fedpriv.privacy.accounting import shared_relations
     from fedpriv.privacy.individual import Participants, individual_epsilons, individual_spending
     from fedpriv.privacy.terms import Relation
 
@@ -148,7 +148,7 @@ def _individual(
     spending = individual_spending(
         [(charges, known.get(run, Participants())) for run, charges in by_run.items()], found["tasks"]
     )
-    valid = relations_for(one.release for one in entries if one.run in by_run)
+    valid = shared_relations([(one.release for one in entries if one.run in by_run)])
     wanted = found["budget"]["relation"] if found["budget"] else valid[0]
     stated = next((one for one in valid if one.formulas is Relation(wanted).formulas), Relation(wanted))
     values = individual_epsilons(spending, found["delta"], stated)

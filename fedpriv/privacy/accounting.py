@@ -41,7 +41,6 @@ __all__ = [
     "delta_for",
     "deltas_for",
     "epsilon",
-    "relations_for",
     "renyi",
     "shared_relations",
 ]
@@ -135,7 +134,8 @@ def deltas_for(releases: Releases, epsilons: Sequence[float], relation: Relation
             raise InputError(f"accounting: 'epsilon' must be at least 0, got {one!r}.")
     events = _events(releases)
     relation = Relation(relation).formulas
-    _check_relation(events, relation)
+    for cost, _ in events:
+        check_relation(cost, relation)
     if _without_noise(events, relation):
         return [1.0] * len(epsilons)
     mu = _mu(events, relation)
@@ -154,11 +154,6 @@ def counted_in_full(releases: Releases) -> Counter[Release]:
     for release, count in count_releases(releases).items():
         counts[release.counted()] += count
     return counts
-
-
-def relations_for(releases: Releases) -> tuple[Relation, ...]:
-    """Return the relations under which a history has formulas; the first is the usual one to state."""
-    return tuple(shared_relations([releases]))
 
 
 def shared_relations(several: Iterable[Releases]) -> list[Relation]:
@@ -203,11 +198,6 @@ def renyi(release: Release, order: float, relation: Relation = Relation.ADD_REMO
     if not 1.0 < order < math.inf:
         raise InputError(f"privacy: the Renyi 'order' must be greater than 1 and finite, got {order!r}.")
     return renyi_many(release.cost, (float(order),), relation)[0]
-
-
-def _check_relation(events: Iterable[Event], relation: Relation) -> None:
-    for cost, _ in events:
-        check_relation(cost, relation)
 
 
 def _events(releases: Releases) -> tuple[Event, ...]:
@@ -263,7 +253,8 @@ def _mu(events: Iterable[Event], relation: Relation) -> float | None:
 def _epsilon(events: tuple[Event, ...], delta: float, relation: Relation, accountant: str) -> Epsilon:
     if not events:
         return Epsilon(0.0, accountant)
-    _check_relation(events, relation)
+    for cost, _ in events:
+        check_relation(cost, relation)
     if relation is not Relation.ADD_REMOVE and accountant == "opacus-rdp":
         raise NoGuarantee(
             f"accounting: 'opacus-rdp' knows add/remove only, got {relation.value}; use 'pld', 'rdp' or 'gaussian'."

@@ -75,10 +75,3 @@ class BandedMechanism(Settings):
         whole = np.sqrt(np.cumsum(np.square(self.coefficients())))
         rows = np.minimum(self.horizon - np.arange(self.horizon), len(whole))
         return np.asarray(whole[rows - 1], dtype=np.float64)
-
-    def matrix(self) -> NDArray[np.float64]:
-        """Return the normalised C [T, T]; for analysis and tests, a run never builds it."""
-        out = np.zeros((self.horizon, self.horizon))
-        for j, value in enumerate(self.coefficients()):
-            np.fill_diagonal(out[j:], value)
-        return out / self.column_norms()

@@ -49,12 +49,9 @@ def correlated_sum(
         Horizon, limits and bands.
     past : array [bands - 1, d] or None
         What the round before returned; None before round 1.
-    entropy : Entropy
-        Asked once, for the purpose "noise" of this round and group.
-    round : int
-        Number of the round, 1 to ``banded.horizon``.
-    group : str
-        Which disjoint group of tasks the sum belongs to: each has a mechanism of its own.
+    entropy, round, group
+        As for :func:`fedpriv.privacy.gaussian_sum`, rounds from 1 to ``banded.horizon``; each group has a mechanism of
+        its own.
 
     Returns
     -------

@@ -19,7 +19,7 @@ With a quantile q a task sends one more entry, how far its bit "my update was no
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -124,24 +124,14 @@ class Bounds:
 
     def rows(self, update: Mapping[str, NDArray[Any]]) -> Arrays:
         """Clip what k tasks send, arrays [k, ...], and keep them apart; a row that is not finite anywhere is 0."""
-        kept = self._finite(update)
-        out: Arrays = {}
-        for group, names in self._groups(update).items():
-            clipped = clip_rows([kept[name] for name in names], self._bound(group)).rows
-            out.update(zip(names, clipped, strict=True))
-        return {name: out[name] for name in update}
+        return self._clipped(update, lambda arrays, bound: clip_rows(arrays, bound).rows)
 
     def sum(self, update: Mapping[str, NDArray[Any]], tasks: float = 1) -> Arrays:
         """Clip what k tasks send, arrays [k, ...], and add it up; a row that is not finite anywhere counts as 0.
 
         With ``tasks`` every row is clipped to what the sum of so many tasks can be; noise in it counts as more tasks.
         """
-        kept = self._finite(update)
-        out: Arrays = {}
-        for group, names in self._groups(update).items():
-            total = clipped_sum([kept[name] for name in names], self._bound(group) * tasks)
-            out.update(zip(names, total, strict=True))
-        return {name: out[name] for name in update}
+        return self._clipped(update, lambda arrays, bound: clipped_sum(arrays, bound * tasks))
 
     def scales(self, sizes: Mapping[str, int], bit_share: float = 0.0) -> tuple[float, dict[str, float]]:
         """Return the norm of a task's whole vector after the arrays were divided by scales, and the scales.
@@ -171,12 +161,17 @@ class Bounds:
             scales[BIT] = self.reach / math.sqrt(bit_share)
         return 1.0, scales
 
-    def _groups(self, update: Mapping[str, Any]) -> dict[str, list[str]]:
+    def _clipped(self, update: Mapping[str, NDArray[Any]], clip: Callable[[list[Any], float], list[Any]]) -> Arrays:
+        """Apply a way to clip to the arrays of each group, and to the bit."""
+        kept = self._finite(update)
         groups = self.members([name for name in update if name != BIT])
-        return {**groups, BIT: [BIT]} if BIT in update else groups
-
-    def _bound(self, group: str) -> float:
-        return self.reach if group == BIT else self.norms[group]
+        bounded = [(names, self.norms[group]) for group, names in groups.items()]
+        if BIT in update:
+            bounded.append(([BIT], self.reach))
+        out: Arrays = {}
+        for names, bound in bounded:
+            out.update(zip(names, clip([kept[name] for name in names], bound), strict=True))
+        return {name: out[name] for name in update}
 
     def _finite(self, update: Mapping[str, NDArray[Any]]) -> Mapping[str, NDArray[Any]]:
         """Replace whole rows by zeros where any group is not finite; one group sees to that itself."""
@@ -252,23 +247,19 @@ class Clipping:
                 )
             Bounds(self.clipping_norms)
         if self.adaptive:
-            self._check_largest()
+            if self.largest_clipping_norm is not None:
+                check_clipping_norm(self.largest_clipping_norm, "largest_clipping_norm")
+                if self.largest_clipping_norm < self.start:
+                    raise InputError(
+                        f"'largest_clipping_norm' must be at least clipping_norm={self.clipping_norm}, where the norm "
+                        f"starts, got {self.largest_clipping_norm}."
+                    )
             return
         for name in ("target_clipped_quantile", "clip_norm_lr", "clipped_count_stddev", "largest_clipping_norm"):
             if getattr(self, name) != getattr(type(self), name):
                 raise InputError(
                     f"{name!r} belongs to clipping='adaptive', got clipping={self.clipping!r}; leave it out."
                 )
-
-    def _check_largest(self) -> None:
-        if self.largest_clipping_norm is None:
-            return
-        check_clipping_norm(self.largest_clipping_norm, "largest_clipping_norm")
-        if self.largest_clipping_norm < self.start:
-            raise InputError(
-                f"'largest_clipping_norm' must be at least clipping_norm={self.clipping_norm}, where the norm starts, "
-                f"got {self.largest_clipping_norm}."
-            )
 
     @property
     def adaptive(self) -> bool:
@@ -306,12 +297,8 @@ class Clipping:
 
         Parameters
         ----------
-        expected : float
-            Participants of a round, in all groups together.
-        groups : int
-            Public groups that count separately.
-        noise_multiplier : float
-            Of the joint release.
+        expected, groups, noise_multiplier
+            As for :func:`fedpriv.privacy.adaptive.default_count_stddev`, over all groups together.
         """
         if not self.adaptive:
             return 0.0

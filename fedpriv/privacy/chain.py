@@ -174,7 +174,7 @@ def _add(connection: sqlite3.Connection, at: Head, of: tuple[int | None, str | N
 
 @functools.lru_cache(maxsize=4096)
 def _digest(text: str | None) -> str | None:
-    """Stand for a release's long text by its SHA-256."""
+    """Return the SHA-256 of a release's text, which stands for it in a record."""
     return None if text is None else hashlib.sha256(text.encode()).hexdigest()
 
 

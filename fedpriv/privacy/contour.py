@@ -332,7 +332,7 @@ def _smallest(function: Callable[[int], float]) -> int:
 
 
 def _room(tilt: float) -> float:
-    """Return by how much the bound log delta <= K(t) - t epsilon can be bettered at an exponent t.
+    """Return by how much the bound log delta <= K(t) - t epsilon can be improved at an exponent t.
 
     Canonne, Kamath and Steinke, NeurIPS 2020, Proposition 12: the largest ratio of 1 - exp(-y) and exp(t y).
     """

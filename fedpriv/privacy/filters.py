@@ -26,7 +26,7 @@ from fedpriv.privacy.gaussian import gaussian_epsilon, gaussian_mu
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import Relation
 
-__all__ = ["BudgetFilter", "FilterName", "GdpFilter", "RenyiFilter", "allowance_at", "filter_for"]
+__all__ = ["BudgetFilter", "FilterName", "GdpFilter", "RenyiFilter", "allowance_at"]
 
 FilterName = Literal["renyi", "gdp"]
 
@@ -182,17 +182,6 @@ class GdpFilter:
 
 
 BudgetFilter = RenyiFilter | GdpFilter
-
-
-def filter_for(
-    name: str, order: float | None, epsilon: float, delta: float, relation: Relation = Relation.ADD_REMOVE
-) -> BudgetFilter:
-    """Return the filter of a budget by its name; ``order`` is that of a Renyi filter, None to choose it now."""
-    if name == "gdp":
-        return GdpFilter.for_budget(epsilon, delta, relation)
-    if order is None:
-        return RenyiFilter.for_budget(epsilon, delta, relation)
-    return RenyiFilter.at_order(order, epsilon, delta, relation)
 
 
 def allowance_at(order: float, epsilon: float, delta: float) -> float:

@@ -45,10 +45,10 @@ def gaussian_delta(mu: float, epsilon: float) -> float:
     """
     _check("mu", mu)
     _check("epsilon", epsilon)
-    if mu == 0.0 or math.isinf(epsilon):
-        return 0.0 if not math.isinf(mu) else 1.0
     if math.isinf(mu):
         return 1.0
+    if mu == 0.0 or math.isinf(epsilon):
+        return 0.0
     return min(1.0, math.exp(_log_delta(mu, epsilon / mu - mu / 2.0)))
 
 

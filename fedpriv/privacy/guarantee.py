@@ -15,7 +15,7 @@ from fedpriv.privacy.accounting import (
     count_releases,
     counted_in_full,
     epsilon,
-    relations_for,
+    shared_relations,
 )
 from fedpriv.privacy.banded import BandedMechanism
 from fedpriv.privacy.claims import Row, claim
@@ -283,7 +283,7 @@ def guarantees_for(
         rows = guarantee_for(counts, output=Output.ROWS, observer=Observer.SERVER, noise_at=NoiseAt.NODE, **how)
         return rows, rows
     personal = guarantee_for(counted_in_full(counts), relation=relation, **how)
-    if relations_for(counts)[0] is not Relation.REPLACE_ONE:
+    if shared_relations([counts])[0] is not Relation.REPLACE_ONE:
         return personal, personal
     billboards = guarantee_for(counts, output=Output.BILLBOARDS, observer=Observer.PUBLIC, relation=relation, **how)
     return billboards, personal

@@ -51,9 +51,7 @@ class Checkpoint:
         The norm that the next round clips to, where it adapts to what was released.
     state : dict
         Per group, what the server's step keeps of the rounds before, float64 arrays by name; empty without any. Public
-        as the billboards are: a function of released values, so it stands in the digest and, unlike noise, need not be
-        deleted. It is part of this one value since a step repeated, or made from an older state, would lead to another
-        billboard than the one that was charged.
+        as the billboards are, so it stands in the digest and, unlike noise, need not be deleted.
     """
 
     round: int
@@ -179,8 +177,7 @@ class Journal:
         left = self.ledger.left(self.population)
         if left is None:
             return None
-        beside = dict(beside or {})
-        left = replace(left, allowance=left.allowance - left.cost(beside))
+        left = replace(left, allowance=left.allowance - left.cost(beside or {}))
         if left.allowance <= 1e-4:  # the search gets long where hardly anything is left
             return None
         if isinstance(sampling, FixedSizeSampling):

@@ -223,12 +223,8 @@ class Ledger:
 
         Raises
         ------
-        BudgetExceeded
-            If a protected population cannot pay; nothing is written.
-        InputError
-            If another release is charged under the same run, round and group, or the population is unknown.
-        ComponentFailure
-            If the file is damaged or locked.
+        BudgetExceeded, InputError, NoGuarantee, ComponentFailure
+            As :meth:`charge_many`.
         """
         return self.charge_many(population, run, round, {group: release}, digest=digest) == 1
 
@@ -257,10 +253,14 @@ class Ledger:
 
         Raises
         ------
+        BudgetExceeded
+            A protected population cannot pay; nothing is written.
+        InputError
+            Another release was charged under the same run, round and group, or the population is unknown.
         NoGuarantee
             A release has no formulas; nothing is written.
-        BudgetExceeded, InputError, ComponentFailure
-            As :meth:`charge`.
+        ComponentFailure
+            The file is damaged or locked.
         """
         if round < 0:
             raise InputError(f"ledger: 'round' must be at least 0, got {round}.")

@@ -72,7 +72,7 @@ class OwnCost(Settings):
 _KNOWN: dict[str, type[OwnCost]] = {}
 
 FORGET: list[Callable[[], None]] = []
-"""What forgets releases that were read before a mechanism was defined (again, in a notebook)."""
+"""Functions that clear caches of releases; called when a mechanism is registered, which a notebook may do twice."""
 
 
 def mechanism(kind: _Kind) -> _Kind:

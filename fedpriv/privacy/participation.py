@@ -37,7 +37,9 @@ class Participation:
         In (0, 1]. Probability with which a task takes part in a round; 1 is full participation. With cohorts of fixed
         size and under limits the share of the tasks that is asked.
     sampling : {"poisson", "fixed-size"}
-        Whether every task flips a secret coin of its own, or cohorts have a fixed size.
+        Whether every task flips a secret coin of its own, or cohorts have a fixed size, as Flower's ``fraction_train``
+        makes them: the whole number nearest to ``sampling_rate`` times the number of tasks (of each group). Coins
+        protect more for the same noise; for fixed sizes see :mod:`fedpriv.privacy.sampling`.
     min_separation, max_participations : int or None
         Limits for every task: rounds from one participation to the next at least, and rounds in which it takes part at
         most. None stands for the largest separation that the rate permits, and for the least number of participations

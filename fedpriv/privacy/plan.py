@@ -62,17 +62,24 @@ class Mechanism:
     Attributes
     ----------
     noise : {"independent", "banded"}
-        Whether each round draws its noise alone, or noise is correlated over rounds, so that much of it cancels.
+        Whether each round draws its noise alone, or noise is correlated over the rounds of the minimum separation, so
+        that much of it cancels. Banded noise is for real devices, where nobody can promise secret coins: nothing is
+        assumed about who takes part but the limits, and nothing is gained from sampling.
     noise_multiplier : float or None
         The noise itself, in clipping norms; give either this or ``target``. 0 gives no guarantee.
     target : Target or None
-        The privacy that all rounds together may cost; the noise multiplier is calibrated to it.
+        The privacy that all rounds together may cost; the noise multiplier is calibrated to it. With cohorts of fixed
+        size it holds under replace-one for what the public sees; personal models may have a larger epsilon then, which
+        a run prints, too.
     group_epsilons : mapping or None
-        With public groups: the epsilon of each, by its label as text; the target then states the largest.
+        With public groups: the epsilon of each, by its label as text, and noise of its own; the target then states the
+        largest.
     delta : float or None
         Where epsilon is reported when the noise is given; 1/(100 m) unless given.
     noise_at : {"server", "node"}
-        Who adds the noise; with "node" each task's row gets its own before it leaves its node.
+        Who adds the noise. With "node" every task's clipped update gets Gaussian noise of standard deviation
+        ``noise_multiplier * clipping_norm`` before it leaves its node: local privacy of the whole task against the
+        server, and so against everybody who sees less. The server adds none, and every round counts as a participation.
 
     Raises
     ------

@@ -27,7 +27,7 @@ Event = tuple[Cost, int]
 """What a release costs, and how often it happened."""
 
 _MAX_MU = 200.0
-"""A task that moves a sum by more standard deviations of its noise than this is not protected by it."""
+"""Largest sensitivity, in standard deviations of the noise, that is composed; with a larger one nobody is protected."""
 
 _CUT_BITS = 15
 """Minus log2 of the share of delta that is cut off: 3e-5."""
@@ -81,7 +81,6 @@ def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: R
     if any(one.infinite for one in levels[0]):  # else nothing was cut off, at any level
         levels += [_composed(events, relation, level) for level in _CUT_LEVELS_BITS[1:]]
     for direction in zip(*levels, strict=True):
-        found = [1.0] * len(epsilons)
         # Which level fits is seen from Chernoff's bound; each gives an upper bound.
         chosen: dict[int, list[int]] = {}
         for place, one in enumerate(epsilons):
@@ -90,8 +89,7 @@ def pld_deltas(events: tuple[Event, ...], epsilons: Sequence[float], relation: R
         for level, places in chosen.items():
             values = direction[level].deltas([epsilons[place] for place in places])
             for place, value in zip(places, values, strict=True):
-                found[place] = value
-        worst = [max(one, other) for one, other in zip(worst, found, strict=True)]
+                worst[place] = max(worst[place], value)
     return worst
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from pydantic import Field
 
-from fedpriv.privacy.accounting import count_releases, epsilon, relations_for
+from fedpriv.privacy.accounting import count_releases, epsilon, shared_relations
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import NoiseAt, Relation
 from fedpriv.settings import Settings
@@ -108,8 +108,10 @@ def decide(
     label = _LABELS[noise_at]
     if any(release.banded is not None for release in counts):
         label = f"{label}, banded noise counted as a whole"
-    relation, spent = policy.relation, _whole_mechanisms(counts)
-    if relation is not Relation.REPLACE_ONE and relations_for(spent)[0] is Relation.REPLACE_ONE:
+    relation, spent = policy.relation, Counter[Release]()
+    for release, count in counts.items():  # one banded mechanism for every k participations that were begun
+        spent[release] = count if release.banded is None else math.ceil(count / release.banded.participations)
+    if relation is not Relation.REPLACE_ONE and shared_relations([spent])[0] is Relation.REPLACE_ONE:
         if policy.max_epsilon is not None:
             asked = "rows with local noise" if request.noise_at == "node" else "the cohorts of fixed size"
             return Decision(
@@ -125,16 +127,6 @@ def decide(
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
-
-
-def _whole_mechanisms(participations: Counter[Release]) -> Counter[Release]:
-    """Count banded mechanisms in place of participations in them: one for every k participations that were begun."""
-    return Counter(
-        {
-            release: count if release.banded is None else math.ceil(count / release.banded.participations)
-            for release, count in participations.items()
-        }
-    )
 
 
 def _objection(

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 from fedpriv.errors import ComponentFailure, InputError, NoGuarantee
 from fedpriv.names import unknown
 from fedpriv.privacy.accounting import counted_in_full, epsilon, shared_relations
-from fedpriv.privacy.filters import BudgetFilter, FilterName, filter_for
+from fedpriv.privacy.filters import BudgetFilter, FilterName, GdpFilter, RenyiFilter
 from fedpriv.privacy.histories import Charged, histories, of_run
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.own_cost import FORGET
@@ -122,7 +122,10 @@ class Population:
         """The budget cut-off, None without a budget."""
         if self.budget is None or self.filter_name is None:
             return None
-        return filter_for(self.filter_name, self.order, self.budget.epsilon, self.delta, self.budget.relation)
+        budget = (self.budget.epsilon, self.delta, self.budget.relation)
+        if self.filter_name == "gdp":
+            return GdpFilter.for_budget(*budget)
+        return RenyiFilter.for_budget(*budget) if self.order is None else RenyiFilter.at_order(self.order, *budget)
 
 
 def of_version(entered: Mapping[str, Any], fingerprint: str | None) -> dict[str, Any]:

@@ -36,16 +36,9 @@ class Answer:
         What was asked.
     solved_for : str
         Which number was found.
-    noise_multiplier : float
-        Standard deviation of the noise in clipping norms.
-    rounds : int
-        Number of releases.
-    sampling : Sampling
-        How tasks are chosen.
-    population : int or None
-        Number of tasks, if known.
-    delta : float
-        Where epsilon holds.
+    noise_multiplier, rounds, sampling, population, delta
+        As in :class:`fedpriv.privacy.account.Account`, with the number that was found; None is a population of unknown
+        size.
     """
 
     question: Account

@@ -252,19 +252,18 @@ class LedgerFile:
 
     def finish(self) -> None:
         """Let go of the file and take its empty journal away, unless somebody else is writing."""
-        kept = getattr(self._kept, "writer", None)
         with contextlib.suppress(sqlite3.Error, OSError):
             # Never for a file that was put in its place: the journal of that name is not ours.
-            if kept is not None and kept[0] == self._identity():
-                kept[1].execute("PRAGMA journal_mode=DELETE")
+            writer = self._writer_of(self._state())
+            if writer is not None:
+                writer.execute("PRAGMA journal_mode=DELETE")
         self.close()
 
     def _kept_writer(self) -> sqlite3.Connection:
         """Return this thread's connection for writing: opening one takes longer than a charge."""
         self._refuse_missing()
-        kept = getattr(self._kept, "writer", None)
-        if kept is not None and kept[0] == self._identity():
-            connection: sqlite3.Connection = kept[1]
+        connection = self._writer_of(self._state())
+        if connection is not None:
             return connection
         self.close()
         connection = self._connect("rw")
@@ -275,13 +274,8 @@ class LedgerFile:
         except BaseException:
             connection.close()
             raise
-        self._kept.writer = (self._identity(), connection)
+        self._kept.writer = (self._state()[:3], connection)
         return connection
-
-    def _identity(self) -> tuple[int, int, int]:
-        """Tell files apart, and processes: a connection must not be used after a fork, nor for a file put in place."""
-        status = self.path.stat()
-        return os.getpid(), status.st_dev, status.st_ino
 
     def _connect(self, mode: str) -> sqlite3.Connection:
         uri = f"{self.path.resolve().as_uri()}?mode={mode}"
@@ -302,13 +296,7 @@ class LedgerFile:
             raise self._failure(error) from None
 
     def refuse_read_only(self) -> None:
-        """Refuse a file that nobody could charge to, before any work is done for it.
-
-        Raises
-        ------
-        ComponentFailure
-            The file or its folder may not be written.
-        """
+        """Refuse a file that nobody could charge to, before any work is done for it (ComponentFailure)."""
         if not self._writable():
             raise self._unwritable()
 
@@ -472,12 +460,12 @@ class LedgerFile:
         return head_of(connection) if _version(connection) >= _CHAINED_VERSION else None
 
     def _state(self) -> tuple[int, ...]:
-        """Return what changes whenever the file does, the times last."""
+        """Return what changes whenever the file does: first three numbers for process and file, last the times."""
         found = self.path.stat()
         return os.getpid(), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
     def _writer_of(self, state: tuple[int, ...]) -> sqlite3.Connection | None:
-        """Return this thread's connection for writing, if it is to this very file."""
+        """Return this thread's connection for writing, unless a fork came since, or the file was replaced."""
         kept = getattr(self._kept, "writer", None)
         return None if kept is None or kept[0] != state[:3] else kept[1]
 
@@ -538,8 +526,7 @@ class LedgerFile:
 
 
 def _version(connection: sqlite3.Connection) -> int:
-    found: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    return found
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
 def _may(path: Path, mode: int) -> bool:

@@ -34,12 +34,10 @@ def wor_losses(noise_multiplier: float, rate: float, cut: float) -> Distribution
 
     Parameters
     ----------
-    noise_multiplier : float
-        Standard deviation of the noise in clipping norms, positive.
+    noise_multiplier, cut
+        As for :func:`fedpriv.privacy.poisson.poisson_losses`.
     rate : float
         Share q of the tasks that a cohort holds, in (0, 1).
-    cut : float
-        Probability of outputs that are not looked at and count as an infinite loss, positive.
     """
     mu = 2.0 / noise_multiplier
     low, high = mu / 2.0, farther(mu, rate, cut)
