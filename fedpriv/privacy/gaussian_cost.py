@@ -41,7 +41,10 @@ class GaussianCost(NamedTuple):
     rate: float
     fixed: bool = False
 
-    mechanism = GAUSSIAN
+    @property
+    def mechanism(self) -> str:
+        """The name of Gaussian noise."""
+        return GAUSSIAN
 
     @property
     def relations(self) -> tuple[Relation, ...]:
