@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import pickle
+import random
 import re
 import signal
 import subprocess
@@ -21,11 +22,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import toy_tasks
 from rich.console import Console
 from threadpoolctl import threadpool_info
+from torch import nn
 
 from fedpriv import InputError
 from fedpriv.cli.sweep import table_of
+from fedpriv.clients import MeanRegularized
+from fedpriv.cohort import LoopEngine, Problem
+from fedpriv.cohort.probe import probe
 from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.errors import ComponentFailure
 from fedpriv.progress import Progress
@@ -540,6 +546,22 @@ def test_what_fails_while_shards_start_in_the_background_is_told_to_whom_asks_fo
         with pytest.raises(ComponentFailure, match="no memory"):
             pool.connect(1)
         pool.warm(1)
+
+
+def test_draws_of_ray_while_it_starts_are_not_taken_for_a_models(monkeypatch: Any) -> None:
+    begun = threading.Event()
+
+    def start(*_: Any) -> None:
+        begun.set()
+        for _ in range(10_000_000):  # many turns of the interpreter: all through a dry run that does not wait
+            random.random()
+        raise ComponentFailure("Ray did not start (no memory).")
+
+    monkeypatch.setattr("fedpriv.runtime.pool._start", start)
+    with ShardPool() as pool:
+        pool.warm(1)
+        begun.wait()
+        probe(MeanRegularized(), Problem(nn.Linear(5, 3)), LoopEngine(), toy_tasks(3))
 
 
 def _last_billboard(folder: Path) -> Any:

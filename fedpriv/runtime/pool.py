@@ -217,8 +217,11 @@ class ShardPool:
         """
 
         def start() -> None:
-            self._connect(shards, address)
-            self._idle += [self._new() for _ in range(shards - len(self._idle))]
+            from fedpriv.cohort.purity import generators_kept
+
+            with generators_kept():  # Ray draws from Python's, while the caller may look whether a module does
+                self._connect(shards, address)
+                self._idle += [self._new() for _ in range(shards - len(self._idle))]
 
         self._wait()
         # Ray's processes ask the kernel to die with the thread that started them: it has to live as long as they do.
