@@ -13,7 +13,7 @@ from torch import Tensor
 from fedpriv.cohort import Batch, ClientAlgorithm, Cohort, Key, Learner, Params, State, broadcast, zeros_like
 from fedpriv.cohort.trees import concatenate
 from fedpriv.errors import InputError
-from fedpriv.lrs.sparse import Own, Thresholding, pursue, threshold
+from fedpriv.lrs.sparse import PersonalPart, Thresholding, pursue, threshold
 from fedpriv.lrs.statistics import clip_to, curvature, gradient, moments, normal_equations
 
 __all__ = ["FrozenLowRankSparse", "LowRankSparse", "PublishedLowRankSparse"]
@@ -89,7 +89,7 @@ class LowRankSparse(ClientAlgorithm):
             raise InputError(
                 f"'sparsity' must be at most the number of features {len(factors)}, got {self.sparsity}; use fewer."
             )
-        return _to_state(self._start(len(cohort), factors.shape[1]))
+        return self._start(len(cohort), factors.shape[1]).to_state()
 
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
@@ -97,12 +97,12 @@ class LowRankSparse(ClientAlgorithm):
         """Fit w and b with U fixed; return minus the gradient in U, and what else the billboard has a place for."""
         factors = _factors(billboard, cohort)
 
-        def work(part: Cohort, own: Own) -> Params:
+        def work(part: Cohort, own: PersonalPart) -> Params:
             inputs, targets, counts = self._examples(part.part("train").cleared(), key.round)
             own = self._fit(inputs, targets, counts, factors, own, self.steps)
             sent = zeros_like(broadcast(billboard, len(part)))
             sent |= self._news(inputs, targets, counts, factors, own, billboard, key.round)
-            return _to_state(own) | {f"sent/{name}": value for name, value in sent.items()}
+            return own.to_state() | {f"sent/{name}": value for name, value in sent.items()}
 
         _count(learner, cohort, (self.steps + 1) / self.batches)
         done = _by_pieces(work, cohort, state)
@@ -113,11 +113,10 @@ class LowRankSparse(ClientAlgorithm):
         """Fit w and b once more, to the last factors and all own examples."""
         factors = _factors(billboard, cohort)
 
-        def work(part: Cohort, own: Own) -> Params:
+        def work(part: Cohort, own: PersonalPart) -> Params:
             batch = part.part("train").cleared()
-            return _to_state(
-                self._fit(batch.inputs.flatten(2), _targets(batch), batch.sizes, factors, own, self.final_steps)
-            )
+            inputs, targets = batch.inputs.flatten(2), _targets(batch)
+            return self._fit(inputs, targets, batch.sizes, factors, own, self.final_steps).to_state()
 
         _count(learner, cohort, self.final_steps)
         return _by_pieces(work, cohort, state)
@@ -127,7 +126,7 @@ class LowRankSparse(ClientAlgorithm):
         factors = _factors(billboard, cohort)
         rest = broadcast(billboard, len(cohort))
         model = torch.zeros_like(rest["factors"])
-        model[:, :, 0] = _to_own(state).theta(factors)
+        model[:, :, 0] = PersonalPart.from_state(state).theta(factors)
         return rest | {"factors": model}
 
     def _fit(
@@ -136,18 +135,18 @@ class LowRankSparse(ClientAlgorithm):
         targets: Tensor,
         counts: Tensor,  # noqa: ARG002
         factors: Tensor,
-        own: Own,  # noqa: ARG002
+        own: PersonalPart,  # noqa: ARG002
         steps: int,
-    ) -> Own:
+    ) -> PersonalPart:
         """Fit w and b of some tasks that have ``counts`` examples and came to ``own`` last time: here from anew."""
         fresh = self._start(len(inputs), factors.shape[1])
         return pursue(inputs, targets, factors, fresh, steps, fixed=self.coefficients == "one", ridge=self.ridge)
 
-    def _start(self, tasks: int, rank: int) -> Own:
-        own = Own.zeros(tasks, rank, self.sparsity)
+    def _start(self, tasks: int, rank: int) -> PersonalPart:
+        own = PersonalPart.zeros(tasks, rank, self.sparsity)
         if self.coefficients == "free":
             return own
-        return Own(torch.ones_like(own.coefficients), own.index, own.values)
+        return PersonalPart(torch.ones_like(own.coefficients), own.index, own.values)
 
     def _examples(self, batch: Batch, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return a round's inputs [C, n, d], targets [C, n] and how many of them are real, [C]."""
@@ -163,7 +162,7 @@ class LowRankSparse(ClientAlgorithm):
         targets: Tensor,
         counts: Tensor,
         factors: Tensor,
-        own: Own,
+        own: PersonalPart,
         billboard: Params,
         number: int,
     ) -> Params:
@@ -213,7 +212,9 @@ class PublishedLowRankSparse(LowRankSparse):
             )
         return self
 
-    def _fit(self, inputs: Tensor, targets: Tensor, counts: Tensor, factors: Tensor, own: Own, steps: int) -> Own:
+    def _fit(
+        self, inputs: Tensor, targets: Tensor, counts: Tensor, factors: Tensor, own: PersonalPart, steps: int
+    ) -> PersonalPart:
         fixed = self.coefficients == "one"
         return threshold(inputs, targets, counts, factors, own, steps, self.thresholding, fixed=fixed)
 
@@ -243,17 +244,9 @@ def _targets(batch: Batch) -> Tensor:
     return batch.targets.reshape(batch.targets.shape[:2])
 
 
-def _to_state(own: Own) -> State:
-    return {"coefficients": own.coefficients, "index": own.index, "values": own.values}
-
-
-def _to_own(state: State) -> Own:
-    return Own(state["coefficients"], state["index"], state["values"])
-
-
-def _by_pieces(work: Callable[[Cohort, Own], Params], cohort: Cohort, state: State) -> Params:
+def _by_pieces(work: Callable[[Cohort, PersonalPart], Params], cohort: Cohort, state: State) -> Params:
     """Work on as many tasks at a time as examples fit the cache; a cohort may hold many more."""
-    return concatenate([work(part, _to_own(mine)) for part, mine in _pieces(cohort, state)])
+    return concatenate([work(part, PersonalPart.from_state(mine)) for part, mine in _pieces(cohort, state)])
 
 
 def _pieces(cohort: Cohort, state: State) -> Iterator[tuple[Cohort, State]]:

@@ -26,7 +26,7 @@ from fedpriv.cohort import (
 )
 from fedpriv.errors import InputError
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
-from fedpriv.lrs.sparse import Own
+from fedpriv.lrs.sparse import PersonalPart
 from fedpriv.models.factored import Factored, factored_layers
 from fedpriv.names import unknown
 
@@ -155,8 +155,7 @@ class LowRankSparseNet(LocalSGD):
         """Start from the shared network: all coefficients and values 0."""
         shared = _SharedNetwork.read(billboard)
         some = next(iter(billboard.values()))
-        own = Own.zeros(len(cohort), shared.directions.count, self.sparsity, some.dtype)
-        return _to_state(own)
+        return PersonalPart.zeros(len(cohort), shared.directions.count, self.sparsity, some.dtype).to_state()
 
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
@@ -164,10 +163,10 @@ class LowRankSparseNet(LocalSGD):
         """Fit the own part with the billboard fixed, train the network with the own part fixed, send how it moved."""
         shared = _SharedNetwork.read(billboard)
         steps = self.personal_steps if key.round > self.warm_up else 0
-        own, rest = _to_own(state), None
+        own, rest = PersonalPart.from_state(state), None
         if steps and self.fit_share < 1:
             fitted, rest = split_examples(cohort, replace(key, purpose=Purpose.EPISODE), self.fit_share)
-            own = _to_own(self.initial_state(billboard, cohort))  # what was kept has seen all examples
+            own = PersonalPart.from_state(self.initial_state(billboard, cohort))  # what was kept has seen all examples
             few = replace(own, index=own.index[:, :0], values=own.values[:, :0])
             own = replace(own, coefficients=self._fit(learner, shared, few, cohort, steps, fitted).coefficients)
         else:
@@ -185,30 +184,30 @@ class LowRankSparseNet(LocalSGD):
             unit = torch.where(length > 0, self.bank_rate * mine / length, 0.0)
             for name in names:
                 sent[f"{_BANK}{name}"] = torch.einsum("cr,c...->cr...", unit, drift[name])
-        return _to_state(own), {name: sent[name] for name in billboard}
+        return own.to_state(), {name: sent[name] for name in billboard}
 
     def finish(self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key) -> State:  # noqa: ARG002
         """Fit the own part to the last billboard, from zero, whether a task took part before or not."""
         if not self.final_steps:
             return state
-        fresh = _to_own(self.initial_state(billboard, cohort))
-        return _to_state(self._fit(learner, _SharedNetwork.read(billboard), fresh, cohort, self.final_steps))
+        fresh = PersonalPart.from_state(self.initial_state(billboard, cohort))
+        return self._fit(learner, _SharedNetwork.read(billboard), fresh, cohort, self.final_steps).to_state()
 
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:
         """Return each task's network, with an empty bank."""
         rest = {name: torch.zeros_like(value) for name, value in broadcast(billboard, len(cohort)).items()}
-        networks = _SharedNetwork.read(billboard).networks(_to_own(state))
+        networks = _SharedNetwork.read(billboard).networks(PersonalPart.from_state(state))
         return rest | {f"{_NET}{name}": value for name, value in networks.items()}
 
     def _fit(
         self,
         learner: Learner,
         shared: _SharedNetwork,
-        own: Own,
+        own: PersonalPart,
         cohort: Cohort,
         steps: int,
         examples: NDArray[np.int64] | None = None,
-    ) -> Own:
+    ) -> PersonalPart:
         """Take some steps on the own part, on the examples of these numbers [C, n], or on all."""
         if not steps:
             return own
@@ -257,7 +256,7 @@ class _SharedNetwork:
         ]
         return cls(*parts)
 
-    def networks(self, own: Own) -> Params:
+    def networks(self, own: PersonalPart) -> Params:
         """Return each task's network [C, ...]."""
         size = self.layout.size
         return self.layout.cut(self.base + self.directions.move(own.coefficients, size) + own.sparse(size))
@@ -277,11 +276,3 @@ def _allowed(layout: Layout, where: tuple[str, ...]) -> Tensor | None:
     for name in where:
         allowed[layout.place(name)] = True
     return allowed
-
-
-def _to_state(own: Own) -> State:
-    return {"coefficients": own.coefficients, "index": own.index, "values": own.values}
-
-
-def _to_own(state: State) -> Own:
-    return Own(state["coefficients"], state["index"], state["values"])

@@ -51,7 +51,7 @@ def break_off(name):
 for name in ("train", "finish", "evaluate"):
     break_off(name)
 def node(context):  # whoever unpickles the app imports this module, and so works with what is broken off
-    return stock._node(context)
+    return stock._restored(Node(stock._spec(context)), context)
 
 client = client_app(node, after=stock._keep)
 server = ServerApp()

@@ -16,7 +16,7 @@ from fedpriv.lrs import baselines
 from fedpriv.lrs.alternate import alternate, moment_start
 from fedpriv.lrs.least_squares import least_squares
 from fedpriv.lrs.packing import packed_size, unpack
-from fedpriv.lrs.sparse import Own, Thresholding, pursue, threshold
+from fedpriv.lrs.sparse import PersonalPart, Thresholding, pursue, threshold
 from fedpriv.lrs.statistics import clip_to, curvature, gradient, moments, normal_equations, normal_product
 from fedpriv.lrs.subspace import conjugate_gradients, leading, orthonormal, sine, solve_factors
 
@@ -36,7 +36,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(np.random.default_rng(seed).normal(size=shape))
 
 
-def error(truth: Any, factors: np.ndarray, own: Own) -> float:
+def error(truth: Any, factors: np.ndarray, own: PersonalPart) -> float:
     return float(np.abs(own.theta(torch.from_numpy(factors)).numpy() - truth.theta).max())
 
 
@@ -111,7 +111,7 @@ def test_gradient_is_that_of_the_loss() -> None:
 def test_curvature_is_the_hessian_of_the_loss_after_the_tasks_refit() -> None:
     """At a fit without error the Gauss-Newton matrix is exact; autograd goes through the refit."""
     inputs, factors = random(2, 9, 4), random(4, 2, seed=1)
-    own = Own(random(2, 2, seed=2), torch.tensor([[0], [3]]), random(2, 1, seed=3))
+    own = PersonalPart(random(2, 2, seed=2), torch.tensor([[0], [3]]), random(2, 1, seed=3))
     targets = torch.einsum("cni,ci->cn", inputs, own.theta(factors))
 
     def refitted(flat: torch.Tensor) -> torch.Tensor:
@@ -183,9 +183,9 @@ def test_degenerate_tasks_get_finite_answers_that_still_fit(case: str) -> None:
 def test_a_new_task_is_fitted_exactly_with_the_factors_fixed() -> None:
     truth, inputs, targets, _ = made(tasks=20, dimension=60, samples=50, rank=2, sparsity=4, seed=1)
     factors = torch.from_numpy(truth.factors)
-    own = pursue(inputs, targets, factors, Own.zeros(20, 2, 4), 15)
+    own = pursue(inputs, targets, factors, PersonalPart.zeros(20, 2, 4), 15)
     assert error(truth, truth.factors, own) < 1e-10
-    fixed = Own(torch.from_numpy(truth.coefficients), own.index, torch.zeros_like(own.values))
+    fixed = PersonalPart(torch.from_numpy(truth.coefficients), own.index, torch.zeros_like(own.values))
     alone = pursue(inputs, targets, factors, fixed, 15, fixed=True)
     assert torch.equal(alone.coefficients, fixed.coefficients)
     assert error(truth, truth.factors, alone) < 1e-10
@@ -195,13 +195,13 @@ def test_published_thresholding_needs_more_examples_than_pursuit_and_never_gives
     rule = Thresholding(gamma=3.0, c1=0.4)
     truth, inputs, targets, counts = made(tasks=10, dimension=30, samples=600, rank=1, sparsity=3)
     factors = torch.from_numpy(truth.factors)
-    own = Own.zeros(10, 1, 3)
+    own = PersonalPart.zeros(10, 1, 3)
     for _ in range(12):
         own = threshold(inputs, targets, counts, factors, own, 40, rule)
     assert error(truth, truth.factors, own) < 1e-4
     truth, inputs, targets, counts = made(tasks=10, dimension=150, samples=40, rank=1, sparsity=10)
     factors = torch.from_numpy(truth.factors)
-    own = threshold(inputs, targets, counts, factors, Own.zeros(10, 1, 10), 400, rule)
+    own = threshold(inputs, targets, counts, factors, PersonalPart.zeros(10, 1, 10), 400, rule)
     assert own.theta(factors).isfinite().all(), "what diverges is set to zero"
     assert error(truth, truth.factors, own) > 0.1
 
@@ -212,25 +212,25 @@ def test_a_sparse_part_that_diverges_is_judged_by_the_tasks_own_data_not_by_a_nu
     """After 5 steps an error of 100 times the targets is far from overflow, and no model either."""
     truth, inputs, targets, counts = made(tasks=10, dimension=150, samples=40, rank=1, sparsity=10)
     factors, rule = torch.from_numpy(truth.factors), Thresholding(gamma=3.0 * units)
-    own = threshold(inputs, units * targets, counts, factors, Own.zeros(10, 1, 10), steps, rule)
+    own = threshold(inputs, units * targets, counts, factors, PersonalPart.zeros(10, 1, 10), steps, rule)
 
-    def squared(one: Own) -> torch.Tensor:
+    def squared(one: PersonalPart) -> torch.Tensor:
         return (units * targets - (inputs @ one.theta(factors).unsqueeze(2)).squeeze(2)).square().sum(dim=1)
 
-    without = threshold(inputs, units * targets, counts, factors, Own.zeros(10, 1, 0), 0, rule)
+    without = threshold(inputs, units * targets, counts, factors, PersonalPart.zeros(10, 1, 0), 0, rule)
     assert (squared(own) <= squared(without) * (1 + 1e-9)).all()
 
 
 def test_a_task_does_not_depend_on_padding_or_on_the_tasks_beside_it() -> None:
     truth, inputs, targets, counts = made(tasks=8, dimension=12, samples=16, rank=2, sparsity=3, noise=0.3)
     factors = torch.from_numpy(truth.factors)
-    together = pursue(inputs, targets, factors, Own.zeros(8, 2, 3), 3)
-    alone = pursue(inputs[3:4], targets[3:4], factors, Own.zeros(1, 2, 3), 3)
+    together = pursue(inputs, targets, factors, PersonalPart.zeros(8, 2, 3), 3)
+    alone = pursue(inputs[3:4], targets[3:4], factors, PersonalPart.zeros(1, 2, 3), 3)
     for name in ("coefficients", "index", "values"):
         assert torch.equal(getattr(together, name)[3:4], getattr(alone, name)), name
     wide = torch.cat([inputs, torch.zeros(8, 16, 12, dtype=torch.float64)], dim=1)
     long = torch.cat([targets, torch.zeros(8, 16, dtype=torch.float64)], dim=1)
-    padded = pursue(wide, long, factors, Own.zeros(8, 2, 3), 3)
+    padded = pursue(wide, long, factors, PersonalPart.zeros(8, 2, 3), 3)
     torch.testing.assert_close(padded.theta(factors), together.theta(factors))
     bent = curvature(wide, padded.coefficients, padded.columns(wide, factors), counts)
     torch.testing.assert_close(
@@ -241,11 +241,11 @@ def test_a_task_does_not_depend_on_padding_or_on_the_tasks_beside_it() -> None:
 def test_more_factors_or_entries_than_features_are_refused() -> None:
     inputs, targets = random(2, 5, 3), random(2, 5)
     with pytest.raises(InputError, match="'sparsity' must be at most the number of features 3, got 4"):
-        pursue(inputs, targets, random(3, 1), Own.zeros(2, 1, 4), 1)
+        pursue(inputs, targets, random(3, 1), PersonalPart.zeros(2, 1, 4), 1)
     with pytest.raises(InputError, match="'rank' must be at most the number of features 3, got 4"):
-        pursue(inputs, targets, random(3, 4), Own.zeros(2, 4, 1), 1)
+        pursue(inputs, targets, random(3, 4), PersonalPart.zeros(2, 4, 1), 1)
     with pytest.raises(InputError, match="the factors have 2 rows where examples have 3"):
-        pursue(inputs, targets, random(2, 1), Own.zeros(2, 1, 1), 1)
+        pursue(inputs, targets, random(2, 1), PersonalPart.zeros(2, 1, 1), 1)
     with pytest.raises(InputError, match="'rank' must be at most the number of features 3"):
         leading(np.eye(3), 4)
 
@@ -374,9 +374,9 @@ def test_a_ridge_on_the_sparse_part_is_the_closed_form() -> None:
     inputs = torch.randn((4, 6, 5), generator=rng, dtype=torch.float64)
     targets = torch.randn((4, 6), generator=rng, dtype=torch.float64)
     factors = torch.randn((5, 1), generator=rng, dtype=torch.float64)
-    nothing, few = Own.zeros(4, 1, 5), Own.zeros(4, 1, 2)
+    nothing, few = PersonalPart.zeros(4, 1, 5), PersonalPart.zeros(4, 1, 2)
     one = torch.ones((4, 1), dtype=torch.float64)
-    start = Own(one, nothing.index, nothing.values)
+    start = PersonalPart(one, nothing.index, nothing.values)
     found = pursue(inputs, targets, factors, start, 2, fixed=True, ridge=0.7).sparse(5)
     rest = targets - (inputs @ factors).squeeze(2)
     wanted = torch.linalg.solve(
@@ -385,7 +385,7 @@ def test_a_ridge_on_the_sparse_part_is_the_closed_form() -> None:
     )
     torch.testing.assert_close(found, wanted, rtol=1e-9, atol=1e-9)
 
-    few = pursue(inputs, targets, factors, Own(one, few.index, few.values), 3, fixed=True, ridge=0.7)
+    few = pursue(inputs, targets, factors, PersonalPart(one, few.index, few.values), 3, fixed=True, ridge=0.7)
     for task in range(4):
         chosen = inputs[task][:, few.index[task]]
         values = torch.linalg.solve(chosen.T @ chosen + 0.7 * torch.eye(2, dtype=torch.float64), chosen.T @ rest[task])

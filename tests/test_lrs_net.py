@@ -22,7 +22,7 @@ from fedpriv.cohort import Cohort, Key, Learner, Params, Problem, Purpose, Ragge
 from fedpriv.evidence import Evidence, read_protocol
 from fedpriv.experiment import ModelSettings
 from fedpriv.lrs.network import Directions, Layout, fit, orthonormal_columns
-from fedpriv.lrs.sparse import Own
+from fedpriv.lrs.sparse import PersonalPart
 from fedpriv.models import build_model
 from fedpriv.models.factored import Factored
 from fedpriv.privacy.accounting import epsilon
@@ -176,7 +176,7 @@ def test_a_sparse_truth_is_found_by_thresholding_and_refit() -> None:
     truth[0, [3, 17, 30]] = torch.tensor([1.0, -2.0, 0.7], dtype=torch.float64)
     truth[1, [0, 5, 39]] = torch.tensor([0.5, 0.6, -0.4], dtype=torch.float64)
     own = fit(
-        Own.zeros(2, 0, 3),
+        PersonalPart.zeros(2, 0, 3),
         lambda moved: moved - truth,
         Directions(()),
         dimension=40,

@@ -22,7 +22,6 @@ from fedpriv.adversary.inversion import Inversion
 from fedpriv.adversary.matching import query_match, refuse_unusable, support_match
 from fedpriv.adversary.observed_rows import ObservedRows, non_members
 from fedpriv.adversary.outcome import Outcome, judge
-from fedpriv.adversary.score import standardised
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
 from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.cohort.fast.threads import one_torch_thread
@@ -153,7 +152,6 @@ class Games(Inversion):
         places = _Slots.of(begin, labels, wanted)
         parts = _cut(len(seen), self.together)
         units = [(side, here) for side in _KINDS for here in parts]
-        told = progress or _nobody
 
         def play(engine: Engine, problem: Problem, unit: tuple[str, slice]) -> tuple[Tensor, Tensor]:
             side, here = unit
@@ -163,7 +161,7 @@ class Games(Inversion):
             return self._invert(engine, rows, which, images, own), cheap
 
         with one_torch_thread():
-            played = iter(side_by_side(play, units, engine, seen.problem, told))
+            played = iter(side_by_side(play, units, engine, seen.problem, progress or (lambda _done, _total: None)))
             for side in _KINDS:
                 results, cheap = zip(*(next(played) for _ in parts), strict=True)
                 images, result = candidates[side].to(seen.problem.dtype), torch.cat(results)
@@ -233,7 +231,10 @@ class Games(Inversion):
 
         own = score(images)
         them = [score(references[:, one].to(images)) for one in range(references.shape[1])]
-        return standardised(own, torch.stack(them, dim=1) if them else own.new_empty(len(own), 0))
+        if len(them) < 2:
+            return own
+        rest = torch.stack(them, dim=1)  # in standard deviations above them
+        return (own - rest.mean(dim=1)) / rest.std(dim=1).clamp_min(torch.finfo(own.dtype).eps)
 
 
 @dataclass(frozen=True)
@@ -274,10 +275,6 @@ def similarity(left: Tensor, right: Tensor, span: float) -> NDArray[np.float64]:
     window = min(11, smallest - 1 + smallest % 2)
     found = ssim(left.float(), right.float(), data_range=span, size_average=False, win_size=window)
     return np.asarray(found.double().numpy())
-
-
-def _nobody(done: int, total: int) -> None:
-    """Tell nobody."""
 
 
 def _beside(before: Tensor, after: Tensor, truth: Tensor) -> NDArray[np.float32]:

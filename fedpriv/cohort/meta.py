@@ -176,9 +176,7 @@ def meta_gradient(
         by = start if through else adapted
         found = torch.autograd.grad(losses.sum(), list(by.values()), create_graph=create_graph, materialize_grads=True)
     gradient = dict(zip(by, found, strict=True))
-    if create_graph:
-        return MetaGradient(gradient, losses)
-    return MetaGradient(gradient, losses.detach())
+    return MetaGradient(gradient, losses if create_graph else losses.detach())
 
 
 def refuse_once_differentiable(problem: Problem, inputs: Tensor, targets: Tensor) -> None:

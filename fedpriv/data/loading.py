@@ -63,7 +63,6 @@ class Reader(Settings):
     @abstractmethod
     def read(self, info: SourceInfo, data_dir: Path | str | None) -> Dataset:
         """Read the files of the data set."""
-        raise NotImplementedError
 
 
 class Digits(Reader):

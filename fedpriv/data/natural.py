@@ -52,7 +52,6 @@ class NaturalTasks(Settings):
     @abstractmethod
     def make(self, data_dir: Path | str | None) -> Tasks:
         """Read the files and return the tasks: inputs float64 [N, d], targets float64 [N]."""
-        raise NotImplementedError
 
     def _found(self, number: int = 0) -> tuple[SourceInfo, Any]:
         info = source(kebab(type(self).__name__))

@@ -70,7 +70,6 @@ class Scheme(Settings):
     @abstractmethod
     def draw(self, pool: Pool, tasks: int, seed: int) -> list[NDArray[np.int64]]:
         """Return the positions of every task's examples."""
-        raise NotImplementedError
 
     @property
     def name(self) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign
-from fedpriv.data.regression import RegressionTasks, regression_tasks
+from fedpriv.data.regression import RegressionTasks
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
 
@@ -37,5 +37,4 @@ def synthetic_tasks(name: str, **settings: Any) -> Tasks:
     """
     if name not in SYNTHETIC:
         raise InputError(unknown("generator", name, SYNTHETIC))
-    made = SYNTHETIC[name](**settings)
-    return made.make() if isinstance(made, LowRankSparseDesign) else regression_tasks(**made.model_dump())
+    return SYNTHETIC[name](**settings).make()

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpriv.lrs.packing import unpack
-from fedpriv.lrs.sparse import Own, pursue
+from fedpriv.lrs.sparse import PersonalPart, pursue
 from fedpriv.lrs.statistics import curvature, gradient, moments, normal_product
 from fedpriv.lrs.subspace import conjugate_gradients, leading, newton_step, orthonormal, solve_factors, tangent
 
@@ -30,7 +30,7 @@ def alternate(
     iterations: int = 50,
     steps: int = 5,
     solver: Solver = "newton",
-) -> tuple[Array, Own]:
+) -> tuple[Array, PersonalPart]:
     """Alternate between the tasks' own parts and the shared factors.
 
     Parameters
@@ -53,10 +53,10 @@ def alternate(
     Returns
     -------
     factors : ndarray, shape [d, r]
-    own : Own
+    own : PersonalPart
         Fitted to these factors.
     """
-    factors, fresh = start, Own.zeros(len(inputs), start.shape[1], sparsity, inputs.dtype)
+    factors, fresh = start, PersonalPart.zeros(len(inputs), start.shape[1], sparsity, inputs.dtype)
     for _ in range(iterations):
         own = pursue(inputs, targets, torch.from_numpy(factors), fresh, steps)
         factors = _moved(inputs, targets, counts, factors, own, solver)
@@ -68,7 +68,7 @@ def moment_start(inputs: Tensor, targets: Tensor, counts: Tensor, rank: int) -> 
     return leading(unpack(_mean(moments(inputs, targets, counts))), rank)
 
 
-def _moved(inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own: Own, solver: Solver) -> Array:
+def _moved(inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own: PersonalPart, solver: Solver) -> Array:
     """Return the next factors for the tasks' own parts."""
     weights, sparse, public = own.coefficients, own.sparse(inputs.shape[2]), torch.from_numpy(factors)
     if solver in ("newton", "gradient"):
@@ -77,14 +77,13 @@ def _moved(inputs: Tensor, targets: Tensor, counts: Tensor, factors: Array, own:
             bent = curvature(inputs, weights, own.columns(inputs, public), counts)
             return newton_step(factors, unpack(_mean(bent)), step)
         return orthonormal(factors + tangent(factors, step), factors)
+    right = -_mean(gradient(inputs, targets, sparse, weights, counts))  # V is minus the gradient at U = 0
     if solver == "normal-equations":
-        vector = -_mean(gradient(inputs, targets, sparse, weights, counts))
-        return orthonormal(solve_factors(_mean_matrix(inputs, weights, counts), vector), factors)
+        return orthonormal(solve_factors(_mean_matrix(inputs, weights, counts), right), factors)
 
     def product(direction: Array) -> Array:
         return _mean(normal_product(inputs, weights, counts, torch.from_numpy(direction)))
 
-    right = -_mean(gradient(inputs, targets, sparse, weights, counts))  # V is minus the gradient at U = 0
     return orthonormal(conjugate_gradients(product, right, factors), factors)
 
 

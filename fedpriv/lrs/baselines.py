@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedpriv.lrs.alternate import alternate
 from fedpriv.lrs.least_squares import solve_normal
-from fedpriv.lrs.sparse import Own, pursue
+from fedpriv.lrs.sparse import PersonalPart, pursue
 
 __all__ = ["best", "full", "offsets", "representation", "ridge", "rmse", "shrunk", "single", "sparse_only"]
 
@@ -97,7 +97,9 @@ def representation(inputs: Tensor, targets: Tensor, counts: Tensor, start: Array
 def sparse_only(inputs: Tensor, targets: Tensor, sparsity: int, steps: int = 20, ridge: float = 0.0) -> Tensor:
     """Fit a k-sparse model per task by hard thresholding pursuit; shape [C, d]."""
     nothing = torch.zeros((inputs.shape[2], 0), dtype=inputs.dtype)
-    return pursue(inputs, targets, nothing, Own.zeros(len(inputs), 0, sparsity), steps, ridge=ridge).theta(nothing)
+    return pursue(inputs, targets, nothing, PersonalPart.zeros(len(inputs), 0, sparsity), steps, ridge=ridge).theta(
+        nothing
+    )
 
 
 def offsets(inputs: Tensor, targets: Tensor, counts: Tensor, ridge: float = 0.0) -> tuple[Tensor, Tensor]:

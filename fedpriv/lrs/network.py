@@ -15,7 +15,7 @@ from math import prod
 import torch
 from torch import Tensor
 
-from fedpriv.lrs.sparse import Own
+from fedpriv.lrs.sparse import PersonalPart
 
 __all__ = ["Directions", "Layout", "fit", "orthonormal_columns"]
 
@@ -116,7 +116,7 @@ def orthonormal_columns(columns: Tensor) -> Tensor:
 
 
 def fit(
-    own: Own,
+    own: PersonalPart,
     gradients: Callable[[Tensor], Tensor],
     directions: Directions,
     *,
@@ -126,7 +126,7 @@ def fit(
     pull: float,
     sparse_pull: float,
     allowed: Tensor | None = None,
-) -> Own:
+) -> PersonalPart:
     """Fit w and b of some tasks by gradient steps, with U and theta_0 fixed.
 
     Columns of U and of the identity have length 1, so one step size does for both. In the first half of the steps
@@ -134,7 +134,7 @@ def fit(
 
     Parameters
     ----------
-    own : Own
+    own : PersonalPart
         Where to begin: coefficients [C, L r], k places and values.
     gradients : callable
         From how far each task has moved from theta_0, [C, d], to the gradient of its mean loss there, [C, d].
@@ -155,7 +155,7 @@ def fit(
     """
     sparsity, weights, index, values = own.values.shape[1], own.coefficients, own.index, own.values
     for step in range(steps):
-        sparse = Own(weights, index, values).sparse(dimension)
+        sparse = PersonalPart(weights, index, values).sparse(dimension)
         gradient = gradients(directions.move(weights, dimension) + sparse)
         weights = weights - rate * (directions.project(gradient) + pull * weights)
         if not sparsity:
@@ -165,7 +165,7 @@ def fit(
             size = moved.abs() if allowed is None else torch.where(allowed, moved.abs(), -1.0)
             index = size.topk(sparsity, dim=1).indices
         values = moved.gather(1, index)
-    return Own(weights, index, values)
+    return PersonalPart(weights, index, values)
 
 
 def _for_each(columns: Tensor, tasks: Tensor) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -10,17 +12,18 @@ from torch import Tensor
 
 from fedpriv.errors import InputError
 from fedpriv.lrs.least_squares import least_squares
+from fedpriv.names import renamed
 from fedpriv.settings import Settings
 
-__all__ = ["Own", "Thresholding", "pursue", "threshold"]
+__all__ = ["PersonalPart", "Thresholding", "pursue", "threshold"]
 
 _MAX_EXCHANGES = 2
 """Tries to exchange a wrong coordinate at the end of a pursuit."""
 
 
 @dataclass(frozen=True)
-class Own:
-    """The own part of C tasks: r + k numbers each, and where the k of them stand.
+class PersonalPart:
+    """What C tasks keep for themselves: r + k numbers each, and the coordinates of the k.
 
     Attributes
     ----------
@@ -37,10 +40,19 @@ class Own:
     values: Tensor
 
     @classmethod
-    def zeros(cls, tasks: int, rank: int, sparsity: int, dtype: torch.dtype = torch.float64) -> Own:
+    def zeros(cls, tasks: int, rank: int, sparsity: int, dtype: torch.dtype = torch.float64) -> PersonalPart:
         """Return the start w = 0, b = 0."""
         index = torch.arange(sparsity).expand(tasks, sparsity)
         return cls(torch.zeros((tasks, rank), dtype=dtype), index.clone(), torch.zeros((tasks, sparsity), dtype=dtype))
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> PersonalPart:
+        """Return what :meth:`to_state` stored."""
+        return cls(state["coefficients"], state["index"], state["values"])
+
+    def to_state(self) -> dict[str, Tensor]:
+        """Return the three tensors by name, as a task's personal state."""
+        return {"coefficients": self.coefficients, "index": self.index, "values": self.values}
 
     def sparse(self, dimension: int) -> Tensor:
         """Return b as a dense tensor [C, d]."""
@@ -85,12 +97,12 @@ def pursue(
     inputs: Tensor,
     targets: Tensor,
     factors: Tensor,
-    own: Own,
+    own: PersonalPart,
     steps: int,
     *,
     fixed: bool = False,
     ridge: float = 0.0,
-) -> Own:
+) -> PersonalPart:
     """Hard thresholding pursuit with joint refit: the k largest entries of a gradient step, then least squares.
 
     First (w, b) are fitted anew on the old support, because the factors may have moved. Then each step takes the k
@@ -109,7 +121,7 @@ def pursue(
         What to predict; padding is zero.
     factors : Tensor, shape [d, r]
         U; r may be 0: a sparse model alone.
-    own : Own
+    own : PersonalPart
         Where to start.
     steps : int
         Changes of the support; 0 only fits on the old one.
@@ -121,7 +133,7 @@ def pursue(
 
     Returns
     -------
-    Own
+    PersonalPart
 
     Raises
     ------
@@ -141,7 +153,7 @@ def pursue(
         residual = targets - _predict(inputs, shared, own)
         moved = own.sparse(inputs.shape[2]) + step * (residual.unsqueeze(1) @ inputs).squeeze(1)
         index = moved.abs().topk(own.index.shape[1], dim=1).indices
-        chosen = Own(own.coefficients, index, own.values)
+        chosen = PersonalPart(own.coefficients, index, own.values)
         own = _refit(inputs, targets, shared, chosen, fixed=fixed)
     for _ in range(_MAX_EXCHANGES if steps else 0):
         other = _exchanged(inputs, targets, shared, own, fixed=fixed)
@@ -154,12 +166,12 @@ def threshold(
     targets: Tensor,
     counts: Tensor,
     factors: Tensor,
-    own: Own,
+    own: PersonalPart,
     steps: int,
     rule: Thresholding,
     *,
     fixed: bool = False,
-) -> Own:
+) -> PersonalPart:
     """Hard thresholding as published (Algorithm 2), then least squares for w alone.
 
     For v = U w fixed, ``steps`` times ``b <- HT(b - X^T (X (b + v) - y) / m, Delta)`` with the falling threshold of
@@ -181,11 +193,11 @@ def threshold(
     _check(inputs, factors, own)
     shared, dimension, sparsity = _shared(inputs, factors), inputs.shape[2], own.index.shape[1]
 
-    def refit(own: Own) -> Own:
+    def refit(own: PersonalPart) -> PersonalPart:
         if fixed:
             return own
         rest = targets - (inputs @ own.sparse(dimension).unsqueeze(2)).squeeze(2)
-        return Own(least_squares(shared, rest), own.index, own.values)
+        return PersonalPart(least_squares(shared, rest), own.index, own.values)
 
     own = refit(own)
     wanted = targets - (shared @ own.coefficients.unsqueeze(2)).squeeze(2)
@@ -198,10 +210,10 @@ def threshold(
         gamma = 2 * rule.c1 * gamma + 2 * (rule.alpha + rule.c1 * slack)
     index = dense.abs().topk(sparsity, dim=1).indices
     values = dense.gather(1, index)
-    found = Own(own.coefficients, index, values).sparse(dimension).unsqueeze(2)
+    found = PersonalPart(own.coefficients, index, values).sparse(dimension).unsqueeze(2)
     error, without = (wanted - (inputs @ found).squeeze(2)).square().sum(dim=1), wanted.square().sum(dim=1)
     helps = (error <= without).unsqueeze(1)  # not NaN, either
-    return refit(Own(own.coefficients, index, torch.where(helps, values, 0.0)))
+    return refit(PersonalPart(own.coefficients, index, torch.where(helps, values, 0.0)))
 
 
 def _shared(inputs: Tensor, factors: Tensor) -> Tensor:
@@ -221,21 +233,27 @@ def _penalised(inputs: Tensor, targets: Tensor, shared: Tensor, ridge: float) ->
 
 
 def _refit(
-    inputs: Tensor, targets: Tensor, shared: Tensor, own: Own, used: Tensor | None = None, *, fixed: bool = False
-) -> Own:
+    inputs: Tensor,
+    targets: Tensor,
+    shared: Tensor,
+    own: PersonalPart,
+    used: Tensor | None = None,
+    *,
+    fixed: bool = False,
+) -> PersonalPart:
     """Fit w and b together on one support [C, k]; entries that are not ``used`` become 0."""
     columns = own.columns(inputs, None)
     if used is not None:
         columns = columns * used.unsqueeze(1)
     if fixed:
         rest = targets - (shared @ own.coefficients.unsqueeze(2)).squeeze(2)
-        return Own(own.coefficients, own.index, least_squares(columns, rest))
+        return PersonalPart(own.coefficients, own.index, least_squares(columns, rest))
     found = least_squares(torch.cat([shared, columns], dim=2), targets)
     rank = shared.shape[2]
-    return Own(found[:, :rank], own.index, found[:, rank:])
+    return PersonalPart(found[:, :rank], own.index, found[:, rank:])
 
 
-def _exchanged(inputs: Tensor, targets: Tensor, shared: Tensor, own: Own, *, fixed: bool) -> Own:
+def _exchanged(inputs: Tensor, targets: Tensor, shared: Tensor, own: PersonalPart, *, fixed: bool) -> PersonalPart:
     """Fit on the support and as many new coordinates, and again on the largest of both, by what they explain."""
     sparsity, norms = own.index.shape[1], inputs.square().sum(dim=1).sqrt()
     residual = targets - _predict(inputs, shared, own)
@@ -243,29 +261,29 @@ def _exchanged(inputs: Tensor, targets: Tensor, shared: Tensor, own: Own, *, fix
     linked.scatter_(1, own.index, -1.0)
     more = linked.topk(min(sparsity, inputs.shape[2] - sparsity), dim=1).indices
     index = torch.cat([own.index, more], dim=1)
-    both = _refit(inputs, targets, shared, Own(own.coefficients, index, torch.zeros_like(index)), fixed=fixed)
+    both = _refit(inputs, targets, shared, PersonalPart(own.coefficients, index, torch.zeros_like(index)), fixed=fixed)
     size = both.values.abs() * norms.gather(1, index)
     kept = index.gather(1, size.topk(sparsity, dim=1).indices)
-    return _refit(inputs, targets, shared, Own(own.coefficients, kept, own.values), fixed=fixed)
+    return _refit(inputs, targets, shared, PersonalPart(own.coefficients, kept, own.values), fixed=fixed)
 
 
-def _better(inputs: Tensor, targets: Tensor, shared: Tensor, one: Own, two: Own) -> Own:
+def _better(inputs: Tensor, targets: Tensor, shared: Tensor, one: PersonalPart, two: PersonalPart) -> PersonalPart:
     """Return, per task, the second of two fits if its error is smaller."""
     first, second = ((targets - _predict(inputs, shared, own)).square().sum(dim=1) for own in (one, two))
     wins = (second < first).unsqueeze(1)
-    return Own(
+    return PersonalPart(
         torch.where(wins, two.coefficients, one.coefficients),
         torch.where(wins, two.index, one.index),
         torch.where(wins, two.values, one.values),
     )
 
 
-def _predict(inputs: Tensor, shared: Tensor, own: Own) -> Tensor:
+def _predict(inputs: Tensor, shared: Tensor, own: PersonalPart) -> Tensor:
     theta = own.sparse(inputs.shape[2]).unsqueeze(2)
     return (inputs @ theta + shared @ own.coefficients.unsqueeze(2)).squeeze(2)
 
 
-def _check(inputs: Tensor, factors: Tensor, own: Own) -> None:
+def _check(inputs: Tensor, factors: Tensor, own: PersonalPart) -> None:
     dimension, sparsity, rank = inputs.shape[2], own.index.shape[1], factors.shape[1]
     if len(factors) != dimension:
         raise InputError(f"the factors have {len(factors)} rows where examples have {dimension} features.")
@@ -273,3 +291,7 @@ def _check(inputs: Tensor, factors: Tensor, own: Own) -> None:
         raise InputError(f"'sparsity' must be at most the number of features {dimension}, got {sparsity}; use fewer.")
     if rank > dimension:
         raise InputError(f"'rank' must be at most the number of features {dimension}, got {rank}; use a smaller one.")
+
+
+def __getattr__(name: str) -> Any:
+    return globals()[renamed(__name__, name, {"Own": "PersonalPart"})]

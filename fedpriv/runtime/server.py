@@ -128,7 +128,6 @@ def serve(
     BudgetExceeded, ComponentFailure
         As the strategy and the nodes raise them; what was published stays in the checkpoints.
     """
-    how: dict[str, Any] = {"timeout": timeout, "attempts": attempts}
     session = strategy.bind(
         grid,
         initial,
@@ -137,7 +136,8 @@ def serve(
         checkpoint=checkpoint,
         resolved=resolved,
         roster=population,
-        **how,
+        timeout=timeout,
+        attempts=attempts,
     )
     session.on_unreachable = on_unreachable
 

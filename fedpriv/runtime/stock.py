@@ -72,11 +72,6 @@ def _specs(config: str, data_dir: str, nodes: int, reproduce: int) -> list[NodeS
     return experiment.specs(experiment.problem(), nodes, reproduce if reproduce >= 0 else None)
 
 
-def _node(context: Context) -> Node:
-    """Build the node of this context."""
-    return _restored(Node(_spec(context)), context)
-
-
 def _spec(context: Context) -> NodeSpec:
     settings, place = context.run_config, context.node_config
     nodes = int(place["num-partitions"])

@@ -10,34 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Batch
 from fedpriv.cohort.engine import mean_losses
+from fedpriv.cohort.fast.chain import Layer
 from fedpriv.cohort.inner_loop import InnerLoop
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.trees import Params
 
-__all__ = ["ChainLayer", "low_rank_meta_gradient", "shared"]
-
-
-class ChainLayer(Protocol):
-    """A linear layer of a chain: names of its parameters, and whether a ReLU follows."""
-
-    @property
-    def weight(self) -> str:
-        """Name of the weight [out, in]."""
-
-    @property
-    def bias(self) -> str | None:
-        """Name of the bias [out]."""
-
-    @property
-    def relu(self) -> bool:
-        """Whether a ReLU follows."""
+__all__ = ["low_rank_meta_gradient", "shared"]
 
 
 @dataclass
@@ -84,7 +68,7 @@ def shared(params: Params) -> bool:
 
 
 def low_rank_meta_gradient(
-    chain: Sequence[ChainLayer],
+    chain: Sequence[Layer],
     problem: Problem,
     params: Params,
     support: Batch,
@@ -97,7 +81,7 @@ def low_rank_meta_gradient(
 
     Parameters
     ----------
-    chain : sequence of ChainLayer
+    chain : sequence of Layer
         The network.
     problem, params, support, query
         Loss; shared parameters seen [C, ...]; both sets.
