@@ -82,6 +82,7 @@ def test_the_name_that_older_versions_advised_still_works() -> None:
         ("adversary", "seen_rows", "observe_rows"),
         ("cohort", "Usable", "UsableTasks"),
         ("sweep", "Crew", "JobRunner"),
+        ("lrs.sparse", "Own", "PersonalPart"),
         ("privacy.journal", "Boundary", "Checkpoint"),
     ],
 )
