@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,14 +62,14 @@ class Sighting:
 
         ``sampled`` holds who was asked, by group; the other parameters are the attributes of the same names.
         """
-        answers, join = list(replies), np.concatenate if kind == "rows" else np.stack
+        answers = list(replies)
         updates: Billboards = {}
         tasks: dict[str, Ids] = {}
         for group, like in billboards.items():
             parts = [one.updates[group] for one in answers if set(like) <= set(one.updates.get(group, ()))]
             ids = [one.tasks[group] for one in answers if group in one.tasks and group in one.updates]
             tasks[group] = np.concatenate(ids) if kind == "rows" and ids else sampled[group].copy()
-            updates[group] = {name: join([part[name] for part in parts]) for name in like} if parts else {}
+            updates[group] = {name: _joined([part[name] for part in parts], kind) for name in like} if parts else {}
         shown = {group: {name: value.copy() for name, value in one.items()} for group, one in billboards.items()}
         return cls(number, kind, shown, tasks, updates, folder)
 
@@ -83,3 +83,7 @@ class Observer(Protocol):
 
     def see(self, sighting: Sighting) -> None:
         """Take in what was seen in one of these rounds; an error that it raises stops the run."""
+
+
+def _joined(parts: list[NDArray[Any]], kind: str) -> NDArray[Any]:
+    return np.concatenate(parts) if kind == "rows" else np.stack(parts)

@@ -86,7 +86,7 @@ class RegressionTasks(Settings):
             f"noise={self.noise:g},seed={self.seed})"
         )
         names = tuple(f"{label}/{task:05d}" for task in range(self.tasks))
-        return Tasks(label, names, *parts, num_classes=None, declared="benchmark")
+        return Tasks(label, names, parts[0], parts[1], parts[2], num_classes=None, declared="benchmark")
 
 
 def regression_tasks(*, fractions: Fractions = (0.6, 0.2, 0.2), **settings: Any) -> Tasks:
