@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedpriv.data.exact import draw_classes, exact_dirichlet
-from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator
 
 
 @st.composite

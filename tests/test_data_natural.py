@@ -17,7 +17,7 @@ from fedpriv.cohort import Ragged, Tasks
 from fedpriv.data import load, natural_tasks
 from fedpriv.data.catalog import source
 from fedpriv.data.item_factors import Ratings, fit_item_factors
-from fedpriv.data.randomness import generator
+from fedpriv.randomness import generator
 
 PEOPLE, FILMS = 60, 20
 

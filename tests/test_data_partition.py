@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedpriv.data import load, scheme_names
-from fedpriv.data.split import split_sizes, split_task
 from fedpriv.errors import InputError
+from fedpriv.split import split_sizes, split_task
 
 PARTS = ("train", "validation", "test")
 SCHEMES = [

@@ -25,8 +25,8 @@ from fedpriv.adversary.outcome import Outcome, judge
 from fedpriv.cohort import Batch, Cohort, Engine, Problem
 from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.cohort.fast.threads import one_torch_thread
-from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator as generator_for
 
 __all__ = ["RULES", "SETS", "GameResults", "Games", "SetName", "similarity"]
 

@@ -16,8 +16,8 @@ from fedpriv.adversary.outcome import Rate, exact_rate, threshold
 from fedpriv.cohort import Cohort, Engine
 from fedpriv.cohort.fast.products import ProductEngine
 from fedpriv.cohort.fast.threads import one_torch_thread
-from fedpriv.data.randomness import generator as generator_for
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator as generator_for
 
 __all__ = ["WhichTask", "which_task"]
 

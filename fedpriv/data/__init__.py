@@ -12,7 +12,6 @@
 ``schemes``             the partition schemes and their options
 ``exact``               Dirichlet draws of exact size
 ``flower``              the partitioners of flwr-datasets
-``split``               train, validation and test within a task
 ``regression``          synthetic linear-regression tasks with known optima
 ``low_rank_sparse``     linear tasks that are low-rank plus sparse
 ``synthetic``           the generators by name

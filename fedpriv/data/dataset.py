@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from fedpriv.data.catalog import SourceInfo
-from fedpriv.data.randomness import generator
 from fedpriv.data.scheme import Pool
 from fedpriv.data.schemes import make_scheme
-from fedpriv.data.split import Fractions, split_task
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
+from fedpriv.split import Fractions, split_task
 
 if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Ragged, Tasks
@@ -119,7 +119,7 @@ class Dataset:
             Public. The partition and the splits depend on it and on nothing else random.
         fractions : tuple of 3 floats
             Shares of train, validation and test within each task, by the rule of
-            :func:`~fedpriv.data.split.split_sizes`. A validation share of 0 gives empty validation parts.
+            :func:`~fedpriv.split.split_sizes`. A validation share of 0 gives empty validation parts.
         drop_unusable : bool
             Leave out tasks with fewer than 2 training examples, one training class, or no test example. A
             rule that looks at the data, so for public benchmark data only; the others keep their names, and

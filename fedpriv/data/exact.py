@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator
 
 __all__ = ["REDRAWS", "draw_classes", "exact_dirichlet"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedpriv.data.dataset import Dataset
-from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
+from fedpriv.randomness import generator
 
 __all__ = ["ItemFactors", "Ratings", "fit_item_factors", "fit_levels"]
 

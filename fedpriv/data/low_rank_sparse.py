@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from fedpriv.data.randomness import generator
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
 
 if TYPE_CHECKING:

@@ -15,12 +15,12 @@ from fedpriv.data.catalog import SourceInfo, data_directory, locate, source
 from fedpriv.data.dataset import Partition
 from fedpriv.data.item_factors import ItemFactors, Ratings, fit_item_factors
 from fedpriv.data.keep import kept
-from fedpriv.data.randomness import generator
-from fedpriv.data.split import Fractions, split_task
 from fedpriv.data.tables import numbers, read_columns
 from fedpriv.errors import InputError
 from fedpriv.names import kebab, unknown
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
+from fedpriv.split import Fractions, split_task
 
 if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Tasks

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from fedpriv.data.dataset import Partition
-from fedpriv.data.randomness import generator
-from fedpriv.data.split import Fractions, split_sizes
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
+from fedpriv.split import Fractions, split_sizes
 
 if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Tasks

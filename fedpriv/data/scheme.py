@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.data.randomness import generator
 from fedpriv.errors import InputError
 from fedpriv.names import kebab
+from fedpriv.randomness import generator
 from fedpriv.settings import Settings
 
 __all__ = ["Assignment", "Pool", "Scheme", "shuffled"]
