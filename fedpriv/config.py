@@ -1,8 +1,9 @@
 """Configuration: dotted keys in sections, read once at the edge, turned into frozen objects.
 
 The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
-keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``. An
-``[attack]`` section, if there is one, puts a malicious server beside the run (:class:`fedpriv.adversary.Watch`).
+keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``, or with
+``file`` to a reader of data of one's own (:class:`fedpriv.data.OwnFile`). An ``[attack]`` section, if there is one,
+puts a malicious server beside the run (:class:`fedpriv.adversary.Watch`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -19,7 +21,7 @@ from fedpriv.names import kebab, unknown
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
-    from fedpriv.roster import Roster
+    from fedpriv.roster import Declared, Roster
 
 __all__ = [
     "SECTIONS",
@@ -60,7 +62,25 @@ def read_toml(path: Path) -> Config:
     for section, values in found.items():
         if section not in SECTIONS or not isinstance(values, dict):
             raise InputError(unknown("section", section, SECTIONS))
-    return {section: dict(found.get(section, {})) for section in SECTIONS if section != "attack" or section in found}
+    config = {section: dict(found.get(section, {})) for section in SECTIONS if section != "attack" or section in found}
+    return _own_data(config, path.parent)
+
+
+def _own_data(config: Config, folder: Path) -> Config:
+    """Return the configuration with an absolute ``data.file``, from the folder on, and dates beside it as text."""
+    file = config["data"].get("file")
+    if isinstance(file, str) and file.strip():
+        config["data"] = {key: _dates_as_text(value) for key, value in config["data"].items()}
+        config["data"]["file"] = str((folder / Path(file).expanduser()).absolute())
+    return config
+
+
+def _dates_as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _dates_as_text(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(one) for one in value]
+    return value.isoformat() if isinstance(value, date) else value
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -92,7 +112,8 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
     """Return the configuration with dotted keys replaced.
 
     A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows; a new
-    ``data.partition`` or ``strategy.server_update``, too.
+    ``data.partition`` or ``strategy.server_update``, too. ``data.file`` replaces a data set by name, and the other way
+    round; a relative path begins at the folder where the command is typed.
 
     Raises
     ------
@@ -108,6 +129,10 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         if key == "data.partition":
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
+        if key == "data.file":
+            result["data"] = {old: kept for old, kept in result["data"].items() if old in _own_file_options()}
+        if key == "data.name" and "file" in result["data"]:
+            result["data"] = {old: kept for old, kept in result["data"].items() if old not in _own_file_options()}
         if key == "strategy.server_update":
             dropped = _update_settings(None) - _update_settings(value)
             result["strategy"] = {old: kept for old, kept in result["strategy"].items() if old not in dropped}
@@ -121,7 +146,7 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         result.setdefault(section, {})[name] = value
         if section == "strategy":
             result[section].pop(_REPLACED.get(name, ""), None)
-    return result
+    return _own_data(result, Path())
 
 
 def completed(config: Config, described: Mapping[str, Any]) -> Config:
@@ -150,6 +175,12 @@ def _update_settings(name: Any) -> set[str]:
     from fedpriv.strategies.server_updates.choice import known_settings
 
     return known_settings(name)
+
+
+def _own_file_options() -> set[str]:
+    from fedpriv.data.own_file import OwnFile
+
+    return set(OwnFile.model_fields)
 
 
 def _data_options(name: Any, partition: Any) -> set[str]:
@@ -239,8 +270,8 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     tasks: Any = roster
     held_out = None
     if roster is None:
-        tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir)
-        tasks = tasks if declared is None else replace(tasks, declared=declared)
+        tasks, held_out = _tasks(dict(config["data"]), run.get("seed", 0), data_dir, declared)
+        tasks = tasks if declared in (None, tasks.declared) else replace(tasks, declared=declared)
     elif declared not in (None, roster.declared):
         raise InputError(
             f"run.declared is {declared!r} and the roster's tasks are declared {roster.declared!r}; give both the same."
@@ -260,14 +291,23 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     return with_watch(experiment, Watch(**config["attack"]))
 
 
-def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None) -> tuple[Any, Any]:
+def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None, declared: Declared | None) -> tuple[Any, Any]:
     """Return the population, and the people held out (None unless tasks are few-shot tasks)."""
-    from fedpriv.data import NATURAL, FewShot, few_shot, kept, load, natural_tasks, synthetic_tasks
+    from fedpriv.data import NATURAL, FewShot, few_shot, kept, load, natural_tasks, own_tasks, synthetic_tasks
     from fedpriv.data.loading import load_options
     from fedpriv.data.synthetic import SYNTHETIC
 
+    if "file" in data:
+        if "name" in data:
+            raise InputError(
+                "data.file is a file of your own and data.name a data set that is known; leave out one of them."
+            )
+        own = {"seed": seed, **data}
+        return kept(("tasks", own, declared), lambda: own_tasks(own, declared)), None
     if "name" not in data:
-        raise InputError("data.name is required; `fedpriv list datasets` shows what there is.")
+        raise InputError(
+            "data.name is required, or data.file for data of your own; `fedpriv list datasets` shows what there is."
+        )
     place = str(data_dir.resolve()) if data_dir else None
     drawn = {"seed": seed, **data}
     if data["name"] in SYNTHETIC:

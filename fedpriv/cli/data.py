@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
 
-from fedpriv.cli.options import DataDir, JsonFlag, say_json, show_table
+import typer
+
+from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json, show_table
+from fedpriv.config import apply, parse_assignments, read_toml
 from fedpriv.errors import InputError
 
 __all__ = ["data_check", "data_list"]
@@ -23,11 +28,53 @@ def data_list(as_json: JsonFlag = False) -> None:
     show_table(rows, as_json)
 
 
-def data_check(data_dir: DataDir = None, as_json: JsonFlag = False) -> None:
-    """Check that the files are here, with the right checksums."""
+def data_check(
+    file: Annotated[
+        Path | None,
+        typer.Argument(
+            parser=path, metavar="[FILE]", help="A data file of your own, or the TOML file of a run; see --set."
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="How FILE is read: data.task=school, run.declared=benchmark.")
+    ] = None,
+    private: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="A private file for the places of values that cannot be used or were changed.",
+        ),
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Check that the files of the data sets are here and right; or read FILE, and show its structure."""
     from fedpriv.data import check
 
+    if file is not None:
+        found = _own(file, parse_assignments(assignments or []), private)
+        if as_json:
+            say_json(found)
+        else:
+            say("\n".join(f"{key}: {value}" for key, value in found.items()))
+        return
+    if assignments or private:
+        raise InputError("--set and --private say how a data file is read; name the file, or leave them out.")
     results = check(data_dir)
     show_table([asdict(result) for result in results], as_json)
     if any(result.status == "corrupt" for result in results):
         raise InputError("some files are not what they should be; fetch them again.")
+
+
+def _own(file: Path, changes: dict[str, Any], private: Path | None) -> dict[str, Any]:
+    """Read a data file, or the one that a TOML file names."""
+    from fedpriv.data import check_own_file
+
+    if file.suffix.lower() == ".toml":
+        config = apply(read_toml(file), changes)
+        if "file" not in config["data"]:
+            raise InputError(f"{file} names no data.file; give the data file itself, or a TOML file that names one.")
+    else:
+        config = apply({"data": {}, "run": {}}, {"data.file": str(file)} | changes)
+    return check_own_file(config["data"], config["run"].get("declared"), private)

@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.cohort.intake import as_array, as_entries, as_names, as_offsets, check_rows, columns_of, join
+from fedpriv.cohort.own import NOT_SAID, OwnData, refuse_unsaid
 from fedpriv.cohort.usable import strange_tasks
 from fedpriv.errors import InputError
 from fedpriv.roster import Declared, Roster, fingerprint_of, salted_name, spellings_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedpriv.cohort.readers import People
 
 __all__ = ["PARTS", "Declared", "Part", "Population", "Ragged", "Tasks"]
 
 Part = Literal["train", "validation", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "test")
-_NOT_SAID = cast(Declared, "")
 
 
 @dataclass(frozen=True, repr=False)
@@ -133,7 +138,7 @@ class Ragged:
 
 
 @dataclass(frozen=True, repr=False)
-class Tasks:
+class Tasks(OwnData):
     """The tasks of one population: the units that privacy protects.
 
     Attributes
@@ -170,18 +175,13 @@ class Tasks:
     validation: Ragged
     test: Ragged
     num_classes: int | None
-    declared: Declared = _NOT_SAID
+    declared: Declared = NOT_SAID
     groups: tuple[int, ...] | None = None
     first: int = 0
     kinds: NDArray[np.int64] | None = None
 
     def __post_init__(self) -> None:
-        if self.declared not in ("benchmark", "protected"):
-            raise InputError(
-                "say what these tasks are: declared='protected' for data of people (all runs spend one privacy budget, "
-                "kept in a ledger file), or declared='benchmark' for data that are public (each run is accounted "
-                "alone)" + (f"; got {self.declared!r}." if self.declared else ".")
-            )
+        refuse_unsaid(self.declared)
         _put(self, names=as_names(self.names), num_classes=_classes(self.num_classes))
         if self.groups is not None:
             _put(self, groups=_labels(self.groups))
@@ -283,6 +283,30 @@ class Tasks:
     def fingerprint(self) -> str:
         """SHA-256 over the list of task names: what a ledger recognises a population by."""
         return fingerprint_of(self.names)
+
+    @classmethod
+    def _of(cls, people: People, declared: Declared) -> Self:
+        train, validation, test = (Ragged(*part, columns=people.columns) for part in people.parts)
+        return cls(people.dataset, people.names, train, validation, test, people.num_classes, declared)
+
+    def to_frame(self, *, task: str = "task", target: str = "target", part: str = "part") -> pd.DataFrame:
+        """Return a pandas table with a row for each example: :meth:`from_frame` with ``split=part`` reads it again.
+
+        Parameters
+        ----------
+        task, target, part : str
+            What the columns of names, targets and parts are called; several targets get numbers. Columns of inputs
+            have their own names, or are called x0, x1, ...
+
+        Raises
+        ------
+        InputError
+            A column would be called like another one.
+        """
+        from fedpriv.cohort.readers.back import as_frame
+
+        parts = {str(name): (data.inputs, data.targets, data.offsets) for name in PARTS for data in [self.part(name)]}
+        return as_frame(self.names, parts, self.train.columns, task, target, part)
 
     def part(self, name: Part) -> Ragged:
         """Return one of the three parts by name."""

@@ -18,6 +18,8 @@
 ``natural``             regression tasks that exist: raters, groups of raters, schools
 ``item_factors``        features of rated items, from people who are public
 ``tables``              columns of text tables
+``own_file``            a data file of one's own by the keys of ``[data]``
+``own_report``          what was read of it
 ``keep``                what was loaded or divided last, for the next experiment
 ``checks``              ``check``: are the files here, and the right ones?
 ======================  ==========================================================
@@ -35,6 +37,8 @@ from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
 from fedpriv.data.natural import NATURAL, natural_tasks
+from fedpriv.data.own_file import OwnFile, own_tasks
+from fedpriv.data.own_report import check_own_file
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
 from fedpriv.data.synthetic import synthetic_tasks
@@ -46,14 +50,17 @@ __all__ = [
     "FewShot",
     "LowRankSparseDesign",
     "LowRankSparseTruth",
+    "OwnFile",
     "SourceFile",
     "SourceInfo",
     "check",
+    "check_own_file",
     "few_shot",
     "keep_data",
     "kept",
     "load",
     "natural_tasks",
+    "own_tasks",
     "regression_optima",
     "regression_tasks",
     "scheme_names",

@@ -331,7 +331,7 @@ def read_finished(path: Path, config: dict[str, Any], about: dict[str, Any]) -> 
 
 def made_in_python(config: dict[str, Any]) -> bool:
     """Tell whether a configuration is of a run whose data were given in Python, so that no command can load them."""
-    return "name" not in config.get("data", {})
+    return not {"name", "file"} & set(config.get("data", {}))
 
 
 def read_config(path: Path) -> dict[str, Any]:

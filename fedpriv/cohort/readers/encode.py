@@ -1,0 +1,211 @@
+"""Columns as numbers, by a public rule for each; what a rule cannot use is marked, row by row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedpriv.cohort.readers.column import Kind, Table, as_numbers, as_text
+from fedpriv.cohort.readers.features import Feature
+from fedpriv.cohort.readers.people import Division
+from fedpriv.errors import InputError
+
+__all__ = ["Encoded", "Mark", "encode", "read_labels", "scale"]
+
+_TRUE, _FALSE = ("true", "yes", "1", "t", "y"), ("false", "no", "0", "f", "n")
+_READS: dict[str, tuple[Kind, ...]] = {
+    "number": ("text", "whole", "decimal", "list"),
+    "range": ("text", "whole", "decimal", "list"),
+    "standardize": ("text", "whole", "decimal"),
+    "standardize-within-task": ("text", "whole", "decimal"),
+    "dates": ("text", "date"),
+    "categories": ("text", "whole"),
+    "boolean": ("text", "whole", "boolean"),
+}
+_ADVICE: dict[Kind, str] = {
+    "boolean": "write 'boolean' for it",
+    "date": "write two dates, ('1900-01-01', '2030-01-01'), for it",
+    "decimal": "of whole numbers with gaps give .astype('Int64'), of others a range (low, high)",
+}
+
+
+class Mark(IntEnum):
+    """What is to be said of a value."""
+
+    FINE = 0
+    MISSING = 1
+    UNREADABLE = 2
+    CLIPPED = 3
+    NO_CATEGORY = 4
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """One column as numbers.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape [N, k] (of labels int64 [N])
+        NaN (of labels -1) where a value cannot be used: such a task counts as zero.
+    marks : ndarray of int8, shape [N]
+        A :class:`Mark` for each row.
+    """
+
+    values: NDArray[Any]
+    marks: NDArray[np.int8]
+
+
+def encode(table: Table, feature: Feature) -> Encoded:
+    """Return a column as numbers, but for what is fitted afterwards (:func:`scale`).
+
+    Raises
+    ------
+    InputError
+        The column's type cannot be read in that way.
+    """
+    values, kind = table.column(feature.column), table.kind(feature.column)
+    if kind not in _READS[feature.how]:
+        advice = _ADVICE.get(kind, "name the columns in features that hold numbers or text")
+        raise InputError(
+            f"{table.what} holds {table.holds(feature.column)} in the column {feature.column!r}, which cannot be read "
+            f"as {feature.how!r}; {advice}."
+        )
+    if kind == "list":
+        return _vectors(table, feature, values)
+    if feature.how == "categories":
+        return _one_hot(values, feature.categories)
+    if feature.how == "boolean":
+        return _truth(values)
+    numbers, missing = _days(values) if feature.how == "dates" else as_numbers(values, table.marks)
+    return _ranged(feature, numbers, missing)
+
+
+def _ranged(feature: Feature, numbers: NDArray[np.float64], missing: NDArray[np.bool_]) -> Encoded:
+    marks = np.zeros(len(numbers), dtype=np.int8)
+    if feature.missing is not None:
+        numbers, missing = np.where(missing, feature.missing, numbers), np.zeros_like(missing)
+    marks[np.isnan(numbers)] = Mark.UNREADABLE
+    marks[missing] = Mark.MISSING
+    if feature.how in ("range", "dates"):
+        marks[(numbers < feature.low) | (numbers > feature.high)] = Mark.CLIPPED
+        numbers = (np.clip(numbers, feature.low, feature.high) - feature.low) / (feature.high - feature.low)
+    return Encoded(numbers[:, None], marks)
+
+
+def _days(values: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return days since 1970; of texts in ISO 8601, without a zone in UTC."""
+    import pandas as pd
+
+    if pa.types.is_timestamp(values.type):
+        moments = values.cast(pa.timestamp("us"), safe=False)
+        missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
+        ticks = np.asarray(pc.cast(moments.cast(pa.int64()), pa.float64(), safe=False).to_numpy(zero_copy_only=False))
+        return ticks / 86_400e6, missing
+    text = pc.fill_null(pc.utf8_trim_whitespace(values), "")
+    missing = np.asarray(pc.equal(text, "").to_numpy(zero_copy_only=False))
+    moments = pd.to_datetime(pd.Series(text.to_pylist(), dtype=object), format="ISO8601", errors="coerce", utc=True)
+    days = (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
+    return days.to_numpy(dtype=np.float64), missing
+
+
+def _one_hot(values: Any, categories: tuple[str, ...]) -> Encoded:
+    text = pc.fill_null(as_text(values), "")
+    place = pc.fill_null(pc.index_in(text, value_set=pa.array(categories, pa.large_string())), -1)
+    which = np.asarray(place.to_numpy(zero_copy_only=False))
+    found = (which[:, None] == np.arange(len(categories))).astype(np.float64)
+    return Encoded(found, np.where(which < 0, Mark.NO_CATEGORY, Mark.FINE).astype(np.int8))
+
+
+def _truth(values: Any) -> Encoded:
+    text = pc.fill_null(pc.utf8_lower(as_text(values)), "")
+
+    def among(words: tuple[str, ...]) -> NDArray[np.bool_]:
+        return np.asarray(pc.is_in(text, value_set=pa.array(words, pa.large_string())).to_numpy(zero_copy_only=False))
+
+    yes, no, nothing = among(_TRUE), among(_FALSE), among(("",))
+    marks = np.where(yes | no, Mark.FINE, np.where(nothing, Mark.MISSING, Mark.UNREADABLE)).astype(np.int8)
+    return Encoded(np.where(yes, 1.0, np.where(no, 0.0, np.nan))[:, None], marks)
+
+
+def _vectors(table: Table, feature: Feature, values: Any) -> Encoded:
+    """Return a column of lists, all of one length, which is structure; lists in lists are laid out in a row."""
+    inner, rows = values, len(values)
+    count = rows
+    while pa.types.is_large_list(inner.type) or pa.types.is_list(inner.type) or pa.types.is_fixed_size_list(inner.type):
+        lengths = np.asarray(pc.fill_null(pc.list_value_length(inner), 0).to_numpy(zero_copy_only=False))
+        strange = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
+        if len(strange):
+            row = int(strange[0]) * rows // max(count, 1)
+            raise InputError(
+                f"{table.what} holds lists of different lengths in the column {feature.column!r}, {lengths[0]} and "
+                f"{lengths[strange[0]]} in {table.place(row)}; give all rows the same length."
+            )
+        inner = pc.list_flatten(inner)
+        count = len(inner)
+    if not (pa.types.is_integer(inner.type) or pa.types.is_floating(inner.type)):
+        raise InputError(
+            f"{table.what} holds lists of {inner.type} in the column {feature.column!r}; give lists of numbers."
+        )
+    numbers, missing = as_numbers(inner, table.marks)
+    one = _ranged(feature, numbers, missing)
+    marks = one.marks.reshape(rows, -1)
+    return Encoded(one.values.reshape(rows, -1), marks.max(axis=1, initial=0))
+
+
+def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> Encoded:
+    """Return labels as whole numbers from 0 on, -1 where a value is none of the classes.
+
+    Raises
+    ------
+    InputError
+        The column's type holds no labels.
+    """
+    values, kind = table.column(column), table.kind(column)
+    if kind not in ("text", "whole", "decimal", "boolean") or (kind == "decimal" and not isinstance(classes, int)):
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, which are no labels; give a column of "
+            "text or whole numbers, or leave out classes for a regression."
+        )
+    if isinstance(classes, int):
+        numbers, missing = as_numbers(values, table.marks)
+        good = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))
+        found = np.where(good, numbers, -1).astype(np.int64)
+    else:
+        text = pc.fill_null(as_text(values), "")
+        names = classes if kind != "boolean" else tuple(one.lower() for one in classes)
+        place = pc.fill_null(pc.index_in(text, value_set=pa.array(names, pa.large_string())), -1)
+        found = np.asarray(place.to_numpy(zero_copy_only=False)).astype(np.int64)
+        missing = np.asarray(pc.equal(text, "").to_numpy(zero_copy_only=False)) & (found < 0)
+    marks = np.where(found >= 0, Mark.FINE, np.where(missing, Mark.MISSING, Mark.NO_CATEGORY)).astype(np.int8)
+    return Encoded(found, marks)
+
+
+def scale(feature: Feature, values: NDArray[np.float64], division: Division) -> NDArray[np.float64]:
+    """Return a column less a mean and divided by a standard deviation, of everybody's training rows or of the own ones.
+
+    A column without deviation is only moved. Every value of a task is scaled by what its own rows say, so nothing of
+    one task reaches another where that is asked for.
+    """
+    if feature.how == "standardize":
+        own = values[division.rows[0]]
+        return np.asarray((values - own.mean(axis=0)) / _deviation(own))
+    if feature.how != "standardize-within-task":
+        return values
+    found: NDArray[np.float64] = values.copy()
+    for task in range(len(division.names)):
+        mine = [rows[cuts[task] : cuts[task + 1]] for rows, cuts in zip(division.rows, division.offsets, strict=True)]
+        own = values[mine[0]]
+        every = np.concatenate(mine)
+        found[every] = (values[every] - own.mean(axis=0)) / _deviation(own)
+    return found
+
+
+def _deviation(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    found = values.std(axis=0)
+    return np.asarray(np.where(found > 0, found, 1.0))

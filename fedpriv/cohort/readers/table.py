@@ -1,0 +1,288 @@
+"""From a table to people: whose each row is, what is read of it, and what cannot be used."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from fedpriv.cohort.readers.column import Table, as_text, no_column
+from fedpriv.cohort.readers.encode import Encoded, Mark, encode, read_labels, scale
+from fedpriv.cohort.readers.features import Feature, as_feature, features_of
+from fedpriv.cohort.readers.images import decoded
+from fedpriv.cohort.readers.people import PART_WORDS, Division, People, Rows, as_split, divide, tidy
+from fedpriv.errors import InputError
+
+__all__ = ["Found", "as_classes", "inputs_of", "people_of"]
+
+_LOG = logging.getLogger(__name__)
+
+Found = Callable[[str, NDArray[np.int8], Table], None]
+"""Called with a column, a :class:`Mark` for each of its rows, and the table. What it gets is private."""
+
+
+def people_of(
+    table: Table,
+    *,
+    task: str,
+    target: Any,
+    features: Any,
+    classes: Any,
+    split: Any,
+    seed: int,
+    protected: bool,
+    dataset: str,
+    parts: NDArray[np.int8] | None = None,
+    found: Found | None = None,
+) -> People:
+    """Read people from a table with a row for each example.
+
+    Parameters
+    ----------
+    table : Table
+        What was read.
+    task : str
+        The column that says whose a row is.
+    target : str, sequence of str, or mapping of str
+        The column of what is to be predicted; several of a regression, or how each is read (a range).
+    features, classes, split
+        As :meth:`fedpriv.Tasks.from_table` takes them.
+    seed : int
+        Public: of the split.
+    protected : bool
+        Whether the data are protected.
+    dataset : str
+        What reports call the data.
+    parts : ndarray of int8, shape [N], or None
+        The part of each row, where the table itself does not say it.
+    found : callable or None
+        Gets what cannot be used as it is. Of protected data that is private.
+
+    Raises
+    ------
+    InputError
+        What was asked for is not there or does not fit; of a benchmark a value that cannot be used.
+    """
+    targets = _targets(target, protected=protected)
+    divided = as_split(split)
+    said_by = tidy(divided) if isinstance(divided, str) else None
+    for name, what in [(task, "the task"), *((one.column, "a target") for one in targets)]:
+        if not isinstance(name, str) or tidy(name) not in table.columns:
+            raise no_column(table, str(name), what)
+    if said_by is not None and said_by not in table.columns:
+        raise no_column(table, said_by, "which says the part")
+    others = [tidy(task), *(one.column for one in targets), *([said_by] if said_by else [])]
+    if len(set(others)) < len(others):
+        raise InputError(
+            "the task, the targets and the column that says the part must be different columns; name each."
+        )
+    chosen = features_of(table, features, others, protected=protected)
+    known = as_classes(classes, protected=protected)
+    spellings, owner = _owners(table, tidy(task))
+    if said_by is not None:
+        parts = _parts(table, said_by)
+    shares = parts if parts is not None else divided
+    division = divide(table.what, spellings, owner, table.place, shares, seed)  # type: ignore[arg-type]
+    report = _Report(table, protected, found)
+    inputs, columns = _inputs(table, chosen, report, division)
+    if known is None:
+        values = [report(one, encode(table, one), "target") for one in targets]
+        answers = values[0][:, 0] if len(values) == 1 and values[0].shape[1] == 1 else np.concatenate(values, axis=1)
+        number = None
+    else:
+        if len(targets) > 1 or targets[0].how != "number":
+            raise InputError(
+                "classes go with one target column whose values are labels; name that column, or leave out classes."
+            )
+        labels = _look_up(table, targets[0].column) if known == "infer" else known
+        answers = report(targets[0], read_labels(table, targets[0].column, labels), "label")
+        number = labels if isinstance(labels, int) else len(labels)
+    if features is None:
+        _LOG.info("%s: read as features, by what the columns hold: %s.", table.what, ", ".join(map(_in_words, chosen)))
+    return People.gather(dataset, division, inputs, answers, number, columns)
+
+
+def inputs_of(table: Table, features: Any, *, protected: bool) -> NDArray[Any]:
+    """Return the inputs of new rows, read by the same public rules; NaN where a value cannot be used.
+
+    Raises
+    ------
+    InputError
+        A column is not there, or a rule needs the rows that a model was trained on.
+    """
+    chosen = features_of(table, features, (), protected=protected)
+    fitted = next((one for one in chosen if one.how in ("standardize", "standardize-within-task")), None)
+    if fitted is not None:
+        raise InputError(
+            f"the column {fitted.column!r} is scaled by the rows that the model was trained on ({fitted.how}), which "
+            "new rows do not bring; give a range (low, high) in features to predict from files."
+        )
+    return _inputs(table, chosen, _Report(table, protected, None), None)[0]
+
+
+def as_classes(given: Any, *, protected: bool) -> int | tuple[str, ...] | Literal["infer"] | None:
+    """Return the classes as a number, as names in their order, as ``"infer"``, or None for a regression.
+
+    Raises
+    ------
+    InputError
+        They are none of these, or would be looked up in the labels of protected data.
+    """
+    if given is None:
+        return None
+    if given == "infer":
+        if protected:
+            raise InputError(
+                "classes='infer' would look classes up in people's labels, so it is for public benchmarks only; give "
+                "their number, or their names in order, classes=['no', 'yes']."
+            )
+        return "infer"
+    if isinstance(given, int | np.integer) and not isinstance(given, bool) and given > 0:
+        return int(given)
+    if isinstance(given, Sequence) and not isinstance(given, str) and given and all(isinstance(x, str) for x in given):
+        names = tuple(map(tidy, given))
+        if len(set(names)) == len(names):
+            return names
+    raise InputError(
+        "classes must be their number, or different texts in their order, or None for a regression, got "
+        f"{given!r}; give 2 or ['no', 'yes'], numbers among names in quotation marks."
+    )
+
+
+class _Report:
+    """Passes columns on: of a benchmark the first value that cannot be used is refused, what was changed counted."""
+
+    def __init__(self, table: Table, protected: bool, found: Found | None) -> None:
+        self._table, self._protected, self._found = table, protected, found
+
+    def __call__(self, feature: Feature, encoded: Encoded, role: str = "feature") -> NDArray[Any]:
+        marks = encoded.marks
+        if self._found is not None and marks.any():
+            self._found(feature.column, marks, self._table)
+        if not self._protected and marks.any():
+            self._benchmark(feature, marks, role)
+        return encoded.values
+
+    def _benchmark(self, feature: Feature, marks: NDArray[np.int8], role: str) -> None:
+        table, column = self._table, feature.column
+        bad = (marks == Mark.MISSING) | (marks == Mark.UNREADABLE) | ((marks == Mark.NO_CATEGORY) & (role == "label"))
+        if bad.any():
+            row = int(np.flatnonzero(bad)[0])
+            where = f"in {table.place(row)}, column {column!r}"
+            if marks[row] == Mark.MISSING:
+                instead = "" if role != "feature" else ", or say what stands in for it, {'range': (0, 1), 'missing': 0}"
+                raise InputError(f"{table.what} has no value {where}; fill it, leave that row out{instead}.")
+            value = repr(table.column(column)[row].as_py())
+            shown = value if len(value) <= 60 else f"{value[:57]}..."
+            if role == "label":
+                raise InputError(
+                    f"{table.what} holds {shown} {where}, which is none of the classes; mend it, or add it to classes."
+                )
+            what = {"dates": "date (ISO 8601)", "boolean": "boolean"}.get(feature.how, "number")
+            comma = "; give decimal=',' if that is a decimal comma" if what == "number" and "," in shown else ""
+            raise InputError(f"{table.what} holds {shown} {where}, which is no {what}{comma}; mend it there.")
+        for mark, words in (
+            (Mark.CLIPPED, "lie outside of the range and are taken as its nearer end"),
+            (Mark.NO_CATEGORY, "are none of the categories and are 0 in all their columns"),
+        ):
+            if count := int((marks == mark).sum()):
+                _LOG.info("%s: %d values of %r %s.", table.what, count, column, words)
+
+
+def _targets(given: Any, *, protected: bool) -> list[Feature]:
+    pairs: list[tuple[Any, Any]]
+    if isinstance(given, str):
+        pairs = [(given, "number")]
+    elif isinstance(given, Mapping):
+        pairs = list(given.items())
+    elif isinstance(given, Sequence):
+        pairs = [(one, "number") for one in given]
+    else:
+        pairs = []
+    if not pairs or not all(isinstance(name, str) for name, _ in pairs):
+        raise InputError(
+            f"target must name the column that is to be predicted, got {given!r}; give its name, or "
+            "{'score': (0, 100)} to have it scaled."
+        )
+    found = [as_feature(tidy(name), how, protected=protected) for name, how in pairs]
+    strange = next((one for one in found if one.how not in ("number", "range")), None)
+    if strange is not None:
+        raise InputError(
+            f"the target {strange.column!r} must be a number or have a range (low, high), got {strange.how!r}; name "
+            "labels in classes=['no', 'yes'] instead."
+        )
+    return found
+
+
+def _owners(table: Table, column: str) -> tuple[list[str], Rows]:
+    if table.kind(column) not in ("text", "whole"):
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, and names of people are text or whole "
+            "numbers; give that column as text."
+        )
+    text = pc.fill_null(table.column(column).cast(pa.large_string()), "")
+    coded = text.dictionary_encode()
+    return coded.dictionary.to_pylist(), np.asarray(coded.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _parts(table: Table, column: str) -> NDArray[np.int8]:
+    if table.kind(column) != "text":
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, which says the part; write train, "
+            "validation or test there."
+        )
+    text = pc.fill_null(pc.utf8_lower(as_text(table.column(column))), "")
+    words = list(PART_WORDS)
+    place = np.asarray(
+        pc.fill_null(pc.index_in(text, value_set=pa.array(words, pa.large_string())), -1).to_numpy(zero_copy_only=False)
+    )
+    strange = np.flatnonzero(place < 0)
+    if len(strange):
+        raise InputError(
+            f"{table.what} names no part in {table.place(int(strange[0]))}, column {column!r}; write train, validation "
+            "or test there."
+        )
+    number: NDArray[np.int8] = np.array([PART_WORDS[word] for word in words], dtype=np.int8)[place]
+    return number
+
+
+def _inputs(
+    table: Table, chosen: list[Feature], report: _Report, division: Division | None
+) -> tuple[NDArray[Any], tuple[str, ...] | None]:
+    if len(chosen) == 1 and table.kind(chosen[0].column) == "image":
+        return decoded(table.column(chosen[0].column), table.what, table.place), None
+    columns: list[str] = []
+    blocks = []
+    for one in chosen:
+        block = report(one, encode(table, one))
+        blocks.append(block if division is None else scale(one, block, division))
+        width = block.shape[1]
+        columns += one.columns if width == len(one.columns) else [f"{one.column}[{place}]" for place in range(width)]
+    return np.concatenate(blocks, axis=1), tuple(columns)
+
+
+def _look_up(table: Table, column: str) -> tuple[str, ...] | int:
+    """Look up the classes of a benchmark: whole numbers from 0 on are their own labels, text is put in order."""
+    if table.kind(column) not in ("text", "whole", "boolean"):
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, which are no labels; give a column of "
+            "text or whole numbers, or leave out classes for a regression."
+        )
+    found = sorted(one for one in as_text(table.column(column)).unique().to_pylist() if one)
+    if all(one.isascii() and one.isdigit() for one in found) and found:
+        numbers = sorted(map(int, found))
+        if numbers == list(range(len(numbers))):
+            _LOG.info("%s: looked up %d classes in the labels, 0 to %d.", table.what, len(found), numbers[-1])
+            return len(numbers)
+        found = sorted(found, key=int)
+    _LOG.info("%s: looked up %d classes in the labels: %s.", table.what, len(found), ", ".join(found[:20]))
+    return tuple(found)
+
+
+def _in_words(feature: Feature) -> str:
+    return f"{feature.column} ({feature.how})"
