@@ -37,7 +37,7 @@ from fedpriv.data.keep import keep_data, kept
 from fedpriv.data.loading import load
 from fedpriv.data.low_rank_sparse import LowRankSparseDesign, LowRankSparseTruth
 from fedpriv.data.natural import NATURAL, natural_tasks
-from fedpriv.data.own_file import OwnFile, own_tasks
+from fedpriv.data.own_file import OwnFile, own_inputs, own_tasks
 from fedpriv.data.own_report import check_own_file
 from fedpriv.data.regression import regression_optima, regression_tasks
 from fedpriv.data.schemes import scheme_names
@@ -60,6 +60,7 @@ __all__ = [
     "kept",
     "load",
     "natural_tasks",
+    "own_inputs",
     "own_tasks",
     "regression_optima",
     "regression_tasks",

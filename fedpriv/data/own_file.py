@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
+from numpy.typing import NDArray
 from pydantic import Field, field_validator
 
 from fedpriv.errors import InputError
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from fedpriv.cohort.readers import Found
     from fedpriv.cohort.tasks import Tasks
 
-__all__ = ["FileKind", "OwnFile", "kind_of_file", "own_tasks"]
+__all__ = ["FileKind", "OwnFile", "kind_of_file", "own_inputs", "own_tasks"]
 
 FileKind = Literal["table", "saved data set", "LEAF", "images"]
 _TABLE = {"task", "target", "features"}
@@ -140,6 +141,39 @@ def own_tasks(values: dict[str, Any], declared: Declared | None, found: Found | 
     if kind == "saved data set":
         return Tasks.from_saved_dataset(path, **given)
     return Tasks.from_table(path, found=found, **given)
+
+
+def own_inputs(values: dict[str, Any], path: Path) -> NDArray[Any]:
+    """Read inputs of new rows by the rules of a table or saved data set of one's own, to predict from them.
+
+    Parameters
+    ----------
+    values : dict
+        Fields of :class:`OwnFile` by which a model's data were read; its ``features`` are used.
+    path : Path
+        A table, or a folder that ``save_to_disk`` wrote, with the columns of the features.
+
+    Returns
+    -------
+    ndarray of float64, shape [n, d] (of images float32)
+        NaN where a value cannot be used.
+
+    Raises
+    ------
+    InputError
+        The rules were not written down, or need the rows that the model was trained on; or the file does not fit.
+    """
+    from fedpriv.cohort.readers import inputs_of, is_saved_dataset, open_table, table_of_saved
+
+    settings = OwnFile(**values)
+    if settings.features is None:
+        raise InputError(
+            "data.features do not say how columns are read, so new rows cannot be read in the same way; name them in "
+            "the configuration that the model was trained with."
+        )
+    text = settings.model_dump(include=_TEXT, exclude_none=True)
+    table = table_of_saved(path).table if is_saved_dataset(path) else open_table(path, **text)
+    return inputs_of(table, settings.features)
 
 
 _IN_WORDS: dict[FileKind, str] = {

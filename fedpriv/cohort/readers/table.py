@@ -107,22 +107,24 @@ def people_of(
     return People.gather(dataset, division, inputs, answers, number, columns)
 
 
-def inputs_of(table: Table, features: Any, *, protected: bool) -> NDArray[Any]:
+def inputs_of(table: Table, features: Any) -> NDArray[Any]:
     """Return the inputs of new rows, read by the same public rules; NaN where a value cannot be used.
+
+    Nothing is looked up in these rows, whatever they are: a model would be given other columns than it was trained on.
 
     Raises
     ------
     InputError
         A column is not there, or a rule needs the rows that a model was trained on.
     """
-    chosen = features_of(table, features, (), protected=protected)
+    chosen = features_of(table, features, (), protected=True)
     fitted = next((one for one in chosen if one.how in ("standardize", "standardize-within-task")), None)
     if fitted is not None:
         raise InputError(
             f"the column {fitted.column!r} is scaled by the rows that the model was trained on ({fitted.how}), which "
             "new rows do not bring; give a range (low, high) in features to predict from files."
         )
-    return _inputs(table, chosen, _Report(table, protected, None), None)[0]
+    return _inputs(table, chosen, _Report(table, True, None), None)[0]
 
 
 def as_classes(given: Any, *, protected: bool) -> int | tuple[str, ...] | Literal["infer"] | None:

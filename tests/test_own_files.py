@@ -1,0 +1,363 @@
+"""Data files of one's own: damaged ones are one sentence with row and column, and runs from the command line."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from fedpriv import InputError, Tasks
+from fedpriv.config import apply, build_experiment, read_toml
+from fedpriv.data import check_own_file, own_inputs, own_tasks
+
+GOOD = "who,v,y\n" + "ann,1,0\nann,2,1\nann,3,0\nbob,1,1\nbob,2,0\nbob,3,1\n"
+ASKED: dict[str, Any] = {"task": "who", "target": "y", "features": {"v": (0, 4)}, "classes": 2}
+
+
+def refused(words: str, **asked: Any) -> str:
+    """One sentence or two, and for protected data without a value."""
+    with pytest.raises(InputError, match=words) as caught:
+        own_tasks({**ASKED, **asked}, "protected")
+    assert "\n" not in str(caught.value)
+    assert "secret" not in str(caught.value)
+    return str(caught.value)
+
+
+TEXTS: dict[str, tuple[bytes | str, str, dict[str, Any]]] = {
+    "nothing": ("", "no headings: its first line is empty", {}),
+    "headings alone": ("who,v,y\n", "headings and no rows", {}),
+    "a short line": (GOOD.replace("bob,2,0", "bob,2"), "has 2 cells in line 6 where its first line names 3", {}),
+    "a long line": (GOOD.replace("bob,2,0", "bob,2,0,secret"), "has 4 cells in line 6", {}),
+    "cut off": (GOOD[:-4], "has 2 cells in line 7", {}),
+    "an open quote": (GOOD.replace("bob,1", '"bob,1'), "quotation mark .* begins in line 5", {}),
+    "a quote inside": (GOOD.replace("bob,2", '"bob"secret,2'), "quotation mark .* begins in line 6", {}),
+    "a column twice": (GOOD.replace("who,v,y", "who,v,v"), r"the column 'v' twice \(columns 2 and 3\)", {}),
+    "no such task": (GOOD, r"no column 'whom' \(the task\): did you mean 'who'\?", {"task": "whom"}),
+    "no such target": (GOOD, r"no column 'z' \(a target\)", {"target": "z"}),
+    "no such feature": (GOOD, "no column 'w' .named in features", {"features": ["w"]}),
+    "the task as a feature": (GOOD, "'who' is the task, the target or the part", {"features": ["v", "who"]}),
+    "no headings": (GOOD.replace("who,v,y\n", "secret1,1,0\n"), r"no column 'who' \(the task\): it has 3 columns", {}),
+    "Latin-1": (
+        GOOD.replace("bob", "böb").encode("latin-1"),
+        r"not UTF-8 in line 5 \(byte 33\).*encoding='latin-1'",
+        {},
+    ),
+    "a workbook": (b"PK\x03\x04secret", "a workbook or an archive", {}),
+    "a NUL": (GOOD.replace("bob,2", "bob,\0").encode(), "holds a NUL character in line 6", {}),
+    "no name": (GOOD.replace("bob,2", ",2"), "without a name of its person, line 6", {}),
+    "one row": (GOOD + "eve,1,1\n", r"task 'eve' of 'a.csv' has 1 row \(line 8\)", {}),
+    "a case": (GOOD + "Bob,1,1\n" * 3, r"'Bob' \(line 8\) and 'bob' \(line 5\)", {}),
+    "a part": (
+        GOOD.replace("\n", ",train\n").replace("y,train", "y,part").replace("2,0,train", "2,0,secret"),
+        "names no part in line 6, column 'part'; write train, validation or test there",
+        {"split": "part"},
+    ),
+    "a wrong separator": (GOOD, "no column 'who'", {"separator": ";"}),
+    "a long separator": (GOOD, "separator must be one character", {"separator": "::"}),
+    "an unknown encoding": (GOOD, "encoding 'utf-99' is unknown", {"encoding": "utf-99"}),
+    "decimal comma": (GOOD, "between cells, so it cannot stand before decimals", {"decimal": ","}),
+    "shares": (GOOD, "split must be the shares", {"split": [0.5, 0.5]}),
+    "a falling range": (GOOD, "the range of 'v' must rise", {"features": {"v": [4, 0]}}),
+    "no way to read": (GOOD, "'v' must be two numbers or dates", {"features": {"v": [1, 2, 3]}}),
+    "twice the same": (GOOD, "the column 'v' more than once", {"features": {"v": [0, 4], " v ": "number"}}),
+    "a class twice": (GOOD, "classes must be their number, or different texts", {"classes": ["0", "0"]}),
+}
+
+
+@pytest.mark.parametrize("what", TEXTS)
+def test_a_damaged_table_is_a_sentence_with_its_line(what: str, tmp_path: Path) -> None:
+    content, words, asked = TEXTS[what]
+    path = tmp_path / "a.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    refused(words, file=str(path), **asked)
+
+
+def test_what_the_sentences_advise_helps(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(GOOD.replace("bob", "böb").encode("latin-1"))
+    assert own_tasks({**ASKED, "file": str(path), "encoding": "latin-1"}, "protected").names == ("ann", "böb")
+    path.write_bytes(GOOD.replace(",", "|").encode("utf-8-sig"))
+    assert own_tasks({**ASKED, "file": str(path)}, "protected").names == ("ann", "bob")
+    path.write_text(GOOD.replace(",", ":"))
+    assert own_tasks({**ASKED, "file": str(path), "separator": ":"}, "protected").names == ("ann", "bob")
+    path.write_text("\n" + GOOD)
+    refused("its first line is empty", file=str(path))
+    path.write_text(GOOD.replace("ann,2", "\n\nann,2").replace("bob,1", '"b\nb",1').replace("bob", '"b\nb"'))
+    assert own_tasks({**ASKED, "file": str(path)}, "protected").names == ("ann", "b\nb")
+    path.write_text(path.read_text().removesuffix(",1\n"))
+    refused("has 2 cells in line 11", file=str(path))  # the line where the record begins, whatever its cells hold
+
+
+@pytest.mark.parametrize("ending", ["parquet", "csv.gz", "json"])
+def test_a_file_that_was_cut_off_is_a_sentence(ending: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "json":
+        data = {"ann": {"x": [[1.0], [2.0], [3.0]], "y": [0, 1, 0]}}
+        path.write_text(json.dumps({"users": ["ann"], "num_samples": [3], "user_data": data}))
+    elif ending == "parquet":
+        pd.read_csv(__import__("io").StringIO(GOOD)).to_parquet(path)
+    else:
+        path.write_bytes(__import__("gzip").compress(GOOD.encode()))
+    asked = {"classes": 2} if ending == "json" else ASKED
+    assert len(own_tasks({**asked, "file": str(path)}, "protected"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"damaged|not whole|no whole JSON in line 1, column") as caught:
+        own_tasks({**asked, "file": str(path)}, "protected")
+    assert "\n" not in str(caught.value)
+
+
+LEAF: dict[str, tuple[Any, str]] = {
+    "another form": ([1, 2], "no 'users' and 'user_data'"),
+    "a user without data": ({"users": ["ann", "eve"], "user_data": {"ann": {}}}, "not so 'eve'"),
+    "a user who is not named": ({"users": [], "user_data": {"ann": {}}}, "must name each user"),
+    "a count": ({"users": ["ann"], "num_samples": [4], "user_data": {"ann": {"x": [[1], [2], [3]], "y": [0, 1, 0]}}},
+                "holds 3 inputs and 3 targets of the user 'ann' and says 4"),
+    "a label too few": ({"users": ["ann"], "user_data": {"ann": {"x": [[1], [2], [3]], "y": [0, 1]}}}, "inputs and 2"),
+    "no lists": ({"users": ["ann"], "user_data": {"ann": {"x": "secret", "y": [0]}}}, "lists 'x' and 'y' for the user"),
+    "shapes": ({"users": ["ann"], "user_data": {"ann": {"x": [[1], [2, 3], [3]], "y": [0, 1, 0]}}},
+               r"another shape than \[1\] in 'x', example 1 of 'ann'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", LEAF)
+def test_a_damaged_leaf_file_is_a_sentence_with_its_user(what: str, tmp_path: Path) -> None:
+    content, words = LEAF[what]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=words) as caught:
+        Tasks.from_leaf(tmp_path / "a.json", classes=2, declared="protected")
+    assert "secret" not in str(caught.value)
+
+
+def test_values_of_a_leaf_file(tmp_path: Path) -> None:
+    data = {name: {"x": [[1.0], [2.0], [3.0]], "y": [0, 1, 0]} for name in ("ann", "bob")}
+    data["bob"] = {"x": [[1.0], ["secret"], [None]], "y": [0, True, 7]}
+    (tmp_path / "a.json").write_text(json.dumps({"users": [*data], "user_data": data}))
+    tasks = Tasks.from_leaf(tmp_path / "a.json", classes=2, declared="protected", split=(0.5, 0, 0.5))
+    found = tasks.to_frame()
+    assert np.isnan(found["x0"]).tolist() == [False, False, False, False, True, True]
+    assert sorted(found["target"][3:]) == [-1, 0, 1]
+    with pytest.raises(InputError, match=r"no finite number|'x', example 1 of 'bob'"):
+        Tasks.from_leaf(tmp_path / "a.json", classes=2, declared="benchmark")
+
+
+def test_folders_of_images_that_are_not_laid_so(tmp_path: Path) -> None:
+    from PIL import Image
+
+    def draw(place: str, size: tuple[int, int] = (4, 4), mode: str = "L") -> None:
+        path = tmp_path / "faces" / place
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new(mode, size).save(path)
+
+    def says(words: str, **more: Any) -> str:
+        with pytest.raises(InputError, match=words) as caught:
+            Tasks.from_images(tmp_path / "faces", **{"classes": ["no", "sick"], "declared": "protected", **more})
+        assert "sick" not in str(caught.value)
+        return str(caught.value)
+
+    says("cannot be read: No such file")
+    for number in range(3):
+        draw(f"ann/no/{number}.png")
+    assert len(Tasks.from_images(tmp_path / "faces", classes=["no", "sick"], declared="protected")) == 1
+    draw("bob/sick/0.png", (5, 4))
+    says(r"task 'bob' of 'faces' has 1 row \(bob/\*/0.png\)")
+    draw("bob/sick/1.png", (5, 4))
+    draw("bob/no/2.png", mode="RGB")
+    says(r"bob/\*/2.png, of shape \(3, 4, 4\)")
+    says(r"bob/\*/0.png, of shape \(1, 4, 5\)", colour="grey")
+    assert Tasks.from_images(
+        tmp_path / "faces", classes=["no", "sick"], declared="protected", colour="grey", size=(4, 4)
+    ).input_shape == (1, 4, 4)
+    unknown = Tasks.from_images(tmp_path / "faces", classes=["no"], declared="protected", colour="grey", size=(4, 4))
+    assert sorted(unknown.to_frame()["target"]) == [-1, -1, 0, 0, 0, 0], "a class is a value: it refuses nothing"
+    with pytest.raises(InputError, match=r"the class 'sick' of 'bob'"):
+        Tasks.from_images(tmp_path / "faces", classes=["no"], declared="benchmark", colour="grey", size=(4, 4))
+    says("classes of protected data would be looked up", classes=None)
+    (tmp_path / "faces/bob/sick/1.png").write_bytes(b"damaged")
+    says(r"bob/\*/1.png, that cannot be read", colour="grey", size=(4, 4))
+    (tmp_path / "faces/bob/sick/1.png").rename(tmp_path / "faces/bob/sick/1.txt")
+    says(r"bob/\*/1.txt, which is no image by its name")
+    (tmp_path / "faces/bob/sick/1.txt").rename(tmp_path / "faces/bob/1.png")
+    says("'bob' holds a file where a folder belongs")
+
+
+def test_types_of_columns_are_structure(tmp_path: Path) -> None:
+    times = pa.table({"who": ["ann"] * 3, "v": pa.array([1, 2, 3], pa.duration("s")), "d": pd.to_datetime(["2020"] * 3),
+                      "w": [[1.0, 2.0], [1.0, 2.0], [1.0]], "y": [0.0, 1.0, 2.0], "ok": [True, False, True]})  # fmt: skip
+    asked: dict[str, Any] = {"task": "who", "target": "y", "declared": "protected"}
+    for column, words in {
+        "v": "values of type duration",
+        "d": "holds dates .* write two dates",
+        "ok": "holds booleans .* write 'boolean'",
+        "w": r"lists of different lengths in the column 'w', 2 and 1 in row 2",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            Tasks.from_frame(times, features=[column], **asked)
+    whole = times.set_column(3, "w", pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]]))
+    found = Tasks.from_frame(whole, features={"w": (0, 10)}, **asked)
+    assert found.train.columns == ("w[0]", "w[1]")
+    assert np.isnan(np.concatenate([found.train.inputs, found.test.inputs])).sum() == 1
+    with pytest.raises(InputError, match=r"must be a pandas.DataFrame or a pyarrow.Table, got list"):
+        Tasks.from_frame([1, 2], features=["v"], **asked)
+    pq.write_table(times, tmp_path / "a.parquet")
+    with pytest.raises(InputError, match=r"separator, decimal and encoding are of text files"):
+        Tasks.from_table(tmp_path / "a.parquet", features=["y"], separator=",", **asked)
+
+
+def test_decimal_commas_are_read_where_semicolons_stand_between_cells(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(GOOD.replace(",", ";").replace(";2;", ";2,5;").replace(";3;", ";3.5;"))
+    own = {**ASKED, "file": str(path), "features": ["v"]}
+    assert sorted(own_tasks(own, "protected").to_frame()["v"]) == [1, 1, 2.5, 2.5, 3.5, 3.5]
+    strict = own_tasks({**own, "decimal": ","}, "protected").to_frame()["v"]
+    assert sorted(strict.dropna()) == [1, 1, 2.5, 2.5], (
+        "1.500 may be a thousand and a half: with decimal=',' it is no number"
+    )
+    path.write_text(GOOD.replace("1,", '"1,5",'))
+    with pytest.raises(InputError, match=r"holds '1,5' in line 2, column 'v', which is no number; give decimal=','"):
+        own_tasks({**own, "classes": 2}, "benchmark")
+    path.write_text(GOOD.replace(",", "\t").replace("1\t", "1,5\t"))
+    assert sorted(own_tasks({**own, "decimal": ","}, "benchmark").to_frame()["v"])[:2] == [1.5, 1.5]
+
+
+# --- keys of [data] ---
+
+
+def test_keys_that_do_not_go_with_a_file_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(GOOD)
+    good = {**ASKED, "file": str(path)}
+    for changes, words in (
+        ({"file": str(tmp_path / "b.csv")}, "there is no '.*b.csv'"),
+        ({"colour": "grey"}, "data.colour does not go with 'a.csv', which is read as a table"),
+        ({"task": None}, "data.task must name the column of 'a.csv' that says whose"),
+        ({"target": None}, "data.target must name the column"),
+        ({"tasks": 3}, "unknown setting 'tasks'"),
+    ):
+        refused(words, **{**good, **changes})
+    with pytest.raises(InputError, match=r"run.declared must say what the data of data.file are"):
+        own_tasks(good, None)
+    path.rename(tmp_path / "a.xls")
+    refused("'a.xls' has no known ending", **{**good, "file": str(tmp_path / "a.xls")})
+
+
+def test_new_rows_are_read_by_the_same_rules(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(GOOD)
+    (tmp_path / "new.csv").write_text("v,other\n2,x\n9,y\n,z\n")
+    own = {**ASKED, "file": str(tmp_path / "a.csv")}
+    np.testing.assert_array_equal(own_inputs(own, tmp_path / "new.csv"), [[0.5], [1.0], [np.nan]])
+    with pytest.raises(InputError, match="is scaled by the rows that the model was trained on"):
+        own_inputs({**own, "features": {"v": "standardize-within-task"}}, tmp_path / "new.csv")
+    with pytest.raises(InputError, match=r"data.features do not say how columns are read"):
+        own_inputs({**own, "features": None}, tmp_path / "new.csv")
+
+
+def test_a_relative_path_begins_at_the_toml_file_or_where_the_command_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study/a.csv").write_text(GOOD)
+    (tmp_path / "study/my.toml").write_text(
+        '[data]\nfile = "a.csv"\ntask = "who"\ntarget = "y"\nclasses = 2\n[data.features]\n'
+        'v = [0, 4]\nd = [2000-01-01, 2010-01-01]\n[run]\ndeclared = "benchmark"\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    config = read_toml(Path("study/my.toml"))
+    assert config["data"]["file"] == str(tmp_path / "study/a.csv")
+    assert config["data"]["features"]["d"] == ["2000-01-01", "2010-01-01"], "a run folder holds it as JSON can"
+    monkeypatch.chdir(tmp_path / "study")
+    preset = {**{name: {} for name in ("model", "client", "strategy", "run")},
+              "data": {"name": "digits", "partition": "dirichlet", "tasks": 10, "alpha": 0.3, "seed": 4}}  # fmt: skip
+    changed = apply(preset, {"data.task": "who", "data.file": "a.csv"})
+    assert changed["data"] == {"file": str(tmp_path / "study/a.csv"), "task": "who", "seed": 4}
+    assert apply(changed, {"data.name": "digits"})["data"] == {"name": "digits"}
+    both = {
+        **changed,
+        "data": {**changed["data"], "name": "digits"},
+        "strategy": {"rounds": 2, "clipping_norm": 1.0, "epsilon": 1.0},
+    }
+    with pytest.raises(InputError, match="leave out one of them"):
+        build_experiment(both)
+
+
+def test_a_check_tells_structure_and_no_value(fedpriv: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(GOOD.replace("bob,2,0", "bob,secret,4711").replace("bob,3", "bob,77"))
+    code, out, err = fedpriv("data", "check", "a.csv")
+    assert (code, err) == (0, "")
+    assert "columns: 3: who, v, y" in out
+    assert "encoding utf-8, cells separated by a comma" in out
+    words = ["--set=data.task=who", "--set=data.target=y", "--set=data.features={v=[0,4]}", "--set=data.classes=2"]
+    code, out, err = fedpriv("data", "check", "a.csv", *words, "--private", "places.csv")
+    assert (code, err) == (0, "")
+    assert "declared: protected" in out
+    assert "people: 2" in out
+    assert "secret" not in out
+    assert "4711" not in out
+    assert (tmp_path / "places.csv").read_text() == (
+        "place,column,what\nline 6,v,unreadable\nline 7,v,clipped\nline 6,y,no category\n"
+    )
+    assert (tmp_path / "places.csv").stat().st_mode & 0o777 == 0o600
+    code, out, err = fedpriv("data", "check", "a.csv", *words, "--set=run.declared=benchmark")
+    assert code == 2
+    assert "holds 'secret' in line 6, column 'v'" in err
+    code, _, err = fedpriv("data", "check", *words)
+    assert code == 2
+    assert "name the file" in err
+    found = check_own_file({**ASKED, "file": str(tmp_path / "a.csv")}, None)
+    assert found["train, validation, test"] == "4, 0, 2"
+
+
+# --- from a file to a private run ---
+
+
+def school(path: Path) -> None:
+    """60 schools of 8 pupils, one of whom has an age that nobody can read."""
+    rng = np.random.default_rng(2)
+    lines = ["school;age;sex;score"]
+    for number in range(60):
+        for _ in range(8):
+            age, sex = rng.integers(5, 20), rng.choice(["f", "m"])
+            score = "yes" if age + 4 * (sex == "f") + rng.normal() > 14 else "no"
+            lines.append(f"{number:03d};{age},5;{sex};{score}")
+    lines[100] = lines[100].replace(",5", "q7zx")
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8-sig")
+
+
+def test_a_private_run_from_a_csv_by_the_command_line(fedpriv: Any, tmp_path: Path) -> None:
+    school(tmp_path / "pupils.csv")
+    words = [
+        "--set=data.file=pupils.csv", "--set=data.task=school", "--set=data.target=score",
+        '--set=data.features={age=[5,20],sex=["f","m"]}', '--set=data.classes=["no","yes"]',
+        "--set=run.declared=protected", "--set=run.population=schools", "--set=run.ledger=schools.sqlite",
+        "--set=run.budget_epsilon=3", "--set=run.grid=in-process", "--set=strategy.rounds=2", "--set=client.epochs=1",
+        "--set=client.final_epochs=1", "--set=strategy.epsilon=2.5",
+    ]  # fmt: skip
+    code, out, err = fedpriv("run", "pmtl", *words, "--out", "first")
+    assert code == 0, err
+    assert "60 tasks" in out
+    assert "q7zx" not in out + err
+    stored = tomllib.loads((tmp_path / "first/config.toml").read_text())["data"]
+    assert stored["file"] == str(tmp_path / "pupils.csv")
+    assert stored["features"] == {"age": [5, 20], "sex": ["f", "m"]}
+    for file in (tmp_path / "first").rglob("*"):
+        if file.is_file():
+            assert b"q7zx" not in file.read_bytes(), file
+    code, out, err = fedpriv("run", "pmtl", "--out", "first", "--resume")
+    assert (code, "the run is finished" in out) == (0, True), err
+    assert fedpriv("report", "first")[0] == 0
+    code, _, err = fedpriv("attack", "first")
+    assert code == 2
+    assert "protected" in err
+    code, out, err = fedpriv("run", "pmtl", *words, "--out", "second")
+    assert code == 3, "the second run continues the schools' ledger"
+    # The run folder's configuration is a preset of its own, wherever it is read from.
+    config = read_toml(tmp_path / "first/config.toml")
+    again = build_experiment(config).data
+    assert again.names == tuple(f"{number:03d}" for number in range(60))
+    assert again.declared == "protected"
