@@ -300,7 +300,7 @@ def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None, declared: Dec
     if "file" in data:
         if "name" in data:
             raise InputError(
-                "data.file is a file of your own and data.name a data set that is known; leave out one of them."
+                "data.file is a file of your own and data.name a data set that is known; give only one of the two."
             )
         own = {"seed": seed, **data}
         return kept(("tasks", own, declared), lambda: own_tasks(own, declared)), None

@@ -17,6 +17,7 @@ import pytest
 import test_advice
 import test_advice_attacks
 import test_advice_data
+import test_advice_own
 import test_advice_words
 from advice import Case
 
@@ -84,7 +85,7 @@ def followed() -> list[str]:
     """Return the words of all cases of advice."""
     tables = [
         value
-        for module in (test_advice, test_advice_attacks, test_advice_data, test_advice_words)
+        for module in (test_advice, test_advice_attacks, test_advice_data, test_advice_own, test_advice_words)
         for value in vars(module).values()
         if isinstance(value, list)
     ]

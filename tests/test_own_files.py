@@ -38,7 +38,7 @@ TEXTS: dict[str, tuple[bytes | str, str, dict[str, Any]]] = {
     "cut off": (GOOD[:-4], "has 2 cells in line 7", {}),
     "an open quote": (GOOD.replace("bob,1", '"bob,1'), "quotation mark .* begins in line 5", {}),
     "a quote inside": (GOOD.replace("bob,2", '"bob"secret,2'), "quotation mark .* begins in line 6", {}),
-    "a column twice": (GOOD.replace("who,v,y", "who,v,v"), r"the column 'v' twice \(columns 2 and 3\)", {}),
+    "a column twice": (GOOD.replace("who,v,y", "who,v,v"), "the same heading in columns 2 and 3", {}),
     "no such task": (GOOD, r"no column 'whom' \(the task\): did you mean 'who'\?", {"task": "whom"}),
     "no such target": (GOOD, r"no column 'z' \(a target\)", {"target": "z"}),
     "no such feature": (GOOD, "no column 'w' .named in features", {"features": ["w"]}),
@@ -188,8 +188,9 @@ def test_folders_of_images_that_are_not_laid_so(tmp_path: Path) -> None:
 
 
 def test_types_of_columns_are_structure(tmp_path: Path) -> None:
-    times = pa.table({"who": ["ann"] * 3, "v": pa.array([1, 2, 3], pa.duration("s")), "d": pd.to_datetime(["2020"] * 3),
-                      "w": [[1.0, 2.0], [1.0, 2.0], [1.0]], "y": [0.0, 1.0, 2.0], "ok": [True, False, True]})  # fmt: skip
+    days, spans = pd.to_datetime(["2020"] * 3), pa.array([1, 2, 3], pa.duration("s"))
+    lists, truth = [[1.0, 2.0], [1.0, 2.0], [1.0]], [True, False, True]
+    times = pa.table({"who": ["ann"] * 3, "v": spans, "d": days, "w": lists, "y": [0.0, 1.0, 2.0], "ok": truth})
     asked: dict[str, Any] = {"task": "who", "target": "y", "declared": "protected"}
     for column, words in {
         "v": "values of type duration",
@@ -199,6 +200,8 @@ def test_types_of_columns_are_structure(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=words):
             Tasks.from_frame(times, features=[column], **asked)
+    gaps = Tasks.from_frame(times.set_column(3, "w", pa.array([None, [3.0, 4.0], None])), features=["w"], **asked)
+    assert np.isnan(np.concatenate([gaps.train.inputs, gaps.test.inputs])).all(axis=1).sum() == 2
     whole = times.set_column(3, "w", pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]]))
     found = Tasks.from_frame(whole, features={"w": (0, 10)}, **asked)
     assert found.train.columns == ("w[0]", "w[1]")
@@ -282,7 +285,7 @@ def test_a_relative_path_begins_at_the_toml_file_or_where_the_command_is_typed(
         "data": {**changed["data"], "name": "digits"},
         "strategy": {"rounds": 2, "clipping_norm": 1.0, "epsilon": 1.0},
     }
-    with pytest.raises(InputError, match="leave out one of them"):
+    with pytest.raises(InputError, match="give only one of the two"):
         build_experiment(both)
 
 
@@ -311,6 +314,21 @@ def test_a_check_tells_structure_and_no_value(fedpriv: Any, tmp_path: Path) -> N
     assert "name the file" in err
     found = check_own_file({**ASKED, "file": str(tmp_path / "a.csv")}, None)
     assert found["train, validation, test"] == "4, 0, 2"
+
+
+def test_a_toml_file_is_checked_if_it_names_a_data_file(fedpriv: Any, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(GOOD)
+    mine = tmp_path / "my.toml"
+    mine.write_text('[data]\nname = "digits"\n')
+    code, _, err = fedpriv("data", "check", "my.toml")
+    assert (code, "names no data.file; give the data file itself" in err) == (2, True)
+    assert fedpriv("data", "check", "a.csv")[0] == 0
+    mine.write_text(
+        '[data]\nfile = "a.csv"\ntask = "who"\ntarget = "y"\nfeatures = ["v"]\n[run]\ndeclared = "benchmark"\n'
+    )
+    code, out, err = fedpriv("data", "check", "my.toml", "--json")
+    assert code == 0, err
+    assert (json.loads(out)["people"], json.loads(out)["declared"]) == (2, "benchmark")
 
 
 # --- from a file to a private run ---

@@ -457,6 +457,36 @@ def test_found_gets_each_place_for_its_owner_alone(tmp_path: Path) -> None:
     assert found == [("v", [0, 1, 2, 3, 0, 0, 0, 0], "line 4"), ("c", [0, 0, 4, 0, 0, 0, 0, 0], "line 4")]
 
 
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.text(max_size=8), min_size=12, max_size=12), st.sampled_from(["y", "v", "d", "b", "c", "s", "t"]))
+def test_no_text_whatever_refuses_a_start_or_reaches_another_person(cells: list[str], column: str) -> None:
+    good = {"v": "1", "d": "2000-01-01", "b": "yes", "c": "f", "s": "3", "t": "2", "y": "no"}
+    frame = pd.DataFrame({"who": ["ann"] * 4 + ["bob"] * 4, **{name: [one] * 8 for name, one in good.items()}})
+    asked: dict[str, Any] = {
+        "task": "who", "target": "y", "classes": ["no", "yes"], "declared": "protected",
+        "features": {"v": (0, 4), "d": ("1990-01-01", "2010-01-01"), "b": "boolean", "c": ["f", "m"],
+                     "s": "standardize-within-task", "t": "number"},
+    }  # fmt: skip
+    plain = Tasks.from_frame(frame, **asked)
+    frame[column] = [*cells[:4], *[good[column]] * 4]
+    found = Tasks.from_frame(frame, **asked)
+    found.check()
+    assert usable(found, torch.float32).scores[1]
+    for part in PARTS:
+        mine = found.part(part).rows(1)
+        np.testing.assert_array_equal(found.part(part).inputs[mine], plain.part(part).inputs[mine])
+        np.testing.assert_array_equal(found.part(part).targets[mine], plain.part(part).targets[mine])
+
+
+def test_a_person_of_one_class_is_normal() -> None:
+    frame = table(v=[1.0] * 8).assign(y=["no"] * 4 + ["no", "yes"] * 2)
+    asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["v"], "classes": ["no", "yes"]}
+    for declared in ("protected", "benchmark"):
+        tasks = Tasks.from_frame(frame, declared=declared, **asked)
+        tasks.check()
+        assert usable(tasks, torch.float32).scores.all()
+
+
 # --- names ---
 
 

@@ -63,9 +63,10 @@ class Table:
         seen: dict[str, int] = {}
         for number, name in enumerate(self.columns, 1):
             if name and name in seen:
+                # The heading stays unsaid: in a file without headings it is somebody's value.
                 raise InputError(
-                    f"{self.what} has the column {name!r} twice (columns {seen[name]} and {number}); rename one of "
-                    "them, or leave it out."
+                    f"{self.what} has the same heading in columns {seen[name]} and {number}; rename one of them, or "
+                    "leave it out."
                 )
             seen[name] = number
         if not self.rows:

@@ -135,13 +135,14 @@ def _truth(values: Any) -> Encoded:
 
 def _vectors(table: Table, feature: Feature, values: Any) -> Encoded:
     """Return a column of lists, all of one length, which is structure; lists in lists are laid out in a row."""
-    inner, rows = values, len(values)
-    count = rows
+    here = np.asarray(values.is_valid().to_numpy(zero_copy_only=False))
+    rows = np.flatnonzero(here)  # a list that is missing is a value that is missing
+    inner, count = values.drop_null(), len(rows)
     while pa.types.is_large_list(inner.type) or pa.types.is_list(inner.type) or pa.types.is_fixed_size_list(inner.type):
         lengths = np.asarray(pc.fill_null(pc.list_value_length(inner), 0).to_numpy(zero_copy_only=False))
         strange = np.flatnonzero(lengths != lengths[0]) if len(lengths) else lengths
         if len(strange):
-            row = int(strange[0]) * rows // max(count, 1)
+            row = int(rows[int(strange[0]) * len(rows) // count])
             raise InputError(
                 f"{table.what} holds lists of different lengths in the column {feature.column!r}, {lengths[0]} and "
                 f"{lengths[strange[0]]} in {table.place(row)}; give all rows the same length."
@@ -154,8 +155,12 @@ def _vectors(table: Table, feature: Feature, values: Any) -> Encoded:
         )
     numbers, missing = as_numbers(inner, table.marks)
     one = _ranged(feature, numbers, missing)
-    marks = one.marks.reshape(rows, -1)
-    return Encoded(one.values.reshape(rows, -1), marks.max(axis=1, initial=0))
+    width = len(numbers) // max(len(rows), 1)
+    found = np.full((len(here), width), np.nan)
+    marks = np.full(len(here), Mark.MISSING, dtype=np.int8)
+    found[rows] = one.values.reshape(len(rows), width)
+    marks[rows] = one.marks.reshape(len(rows), width).max(axis=1, initial=0)
+    return Encoded(found, marks)
 
 
 def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> Encoded:

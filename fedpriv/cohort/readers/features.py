@@ -189,7 +189,7 @@ def _read(name: str, how: Any, *, protected: bool) -> Feature:
         categories = tuple(map(tidy, how))
         if len(set(categories)) < len(categories):
             raise InputError(
-                f"features: the categories of {name!r} hold {_twice(categories)!r} more than once; name each once."
+                f"features: the categories of {name!r} hold {_twice(categories)!r} more than once; keep one of them."
             )
         return Feature(name, "categories", categories=categories)
     raise InputError(

@@ -153,6 +153,8 @@ def divide(
     InputError
         A name is empty, two differ in upper and lower case only, or somebody has too few rows.
     """
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise InputError(f"seed must be a whole number, 0 or more, got {seed!r}; give one, such as 0.")
     names, person = _one_spelling(what, spellings, owner, place)
     order = np.argsort(person, kind="stable")
     counts = np.bincount(person, minlength=len(names))
