@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["generator"]
+__all__ = ["generator", "own_numbers"]
 
 
 def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
@@ -37,3 +39,37 @@ def generator(seed: int, purpose: str, *numbers: int) -> np.random.Generator:
     """
     key = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:16], "big")
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(key, *numbers))))
+
+
+def own_numbers(seed: int, purpose: str, names: Sequence[str], sizes: Iterable[int]) -> NDArray[np.uint64]:
+    """Return numbers for many names, each name's from a stream of its own: they do not depend on the others.
+
+    Moving one generator from stream to stream takes a tenth of the time of making one for each name.
+
+    Parameters
+    ----------
+    seed : int
+        The user's seed, 0 or more.
+    purpose : str
+        What the numbers are for. Two purposes never share a stream.
+    names : sequence of str
+        Whose numbers they are.
+    sizes : iterable of int
+        How many each name gets.
+
+    Returns
+    -------
+    ndarray of uint64, shape [sum of sizes]
+        Name after name, of a Philox generator whose key is the hash of purpose and seed, and whose counter begins at
+        the hash of the name.
+    """
+    key = np.frombuffer(hashlib.sha256(f"{purpose}/{seed}".encode()).digest()[:16], dtype="<u8")
+    bits = np.random.Philox(key=key.astype(np.uint64))
+    start = bits.state
+    found: list[NDArray[np.uint64]] = [np.empty(0, dtype=np.uint64)]
+    for name, size in zip(names, sizes, strict=True):
+        # The lowest word counts: a name would need 2**64 numbers to reach another one's.
+        start["state"]["counter"][1:] = np.frombuffer(hashlib.sha256(name.encode()).digest()[:24], dtype="<u8")
+        bits.state = start
+        found.append(bits.random_raw(int(size)))
+    return np.concatenate(found)

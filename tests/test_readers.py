@@ -323,7 +323,7 @@ def test_a_pattern_names_a_thousand_columns(tmp_path: Path) -> None:
     assert tasks.input_shape == (1001,)
     assert tasks.train.columns is not None
     assert tasks.train.columns[::500] == ("pixel0", "pixel500", "age")
-    assert tasks.train.inputs[0, 7] == 7 / 8000
+    assert sorted(tasks.to_frame()["pixel7"]) == [(1000 * row + 7) / 8000 for row in range(8)]
     with pytest.raises(InputError, match=r"no column 'pixl\*' .* it has 1,003 columns"):
         Tasks.from_table(tmp_path / "wide.csv", features={"pixl*": (0, 8000)}, **asked)
 
@@ -444,6 +444,25 @@ def test_a_value_that_cannot_be_used(what: str, declared: Any, tmp_path: Path, c
     for part in PARTS:
         mine = bad.part(part).rows(0)
         np.testing.assert_array_equal(bad.part(part).inputs[mine], good.part(part).inputs[mine])
+
+
+def test_the_split_is_drawn_evenly_for_each_person_by_seed_and_name_alone() -> None:
+    """A pinned split would notice another generator; each row of a person is as likely as the others in each part."""
+    names = [f"p{number}" for number in range(2000)]
+    frame = pd.DataFrame({"who": np.repeat(names, 10), "v": np.tile(np.arange(10), 2000), "y": 0.0})
+    asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["v"], "declared": "protected"}
+    tasks = Tasks.from_frame(frame, **asked)
+    assert [part.sizes[0] for part in (tasks.train, tasks.validation, tasks.test)] == [6, 2, 2]
+    for part, share in ((tasks.train, 0.6), (tasks.validation, 0.2), (tasks.test, 0.2)):
+        often = np.bincount(part.inputs[:, 0].astype(int), minlength=10) / 2000
+        np.testing.assert_allclose(often, share, atol=5 * np.sqrt(share * (1 - share) / 2000))
+    first = tasks.train.inputs[:6, 0].tolist()
+    assert first == [0, 2, 5, 6, 7, 9]
+    alone = Tasks.from_frame(frame[:10], **asked)
+    assert alone.train.inputs[:, 0].tolist() == first
+    other = Tasks.from_frame(frame, seed=1, **asked)
+    rows = [one.train.inputs[:, 0].reshape(2000, 6) for one in (tasks, other)]
+    assert (rows[0] == rows[1]).all(axis=1).sum() < 40, "one of 210 choices, by chance"
 
 
 def test_found_gets_each_place_for_its_owner_alone(tmp_path: Path) -> None:

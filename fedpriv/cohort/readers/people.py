@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fedpriv.errors import InputError
-from fedpriv.randomness import generator
+from fedpriv.randomness import own_numbers
 from fedpriv.split import Fractions, split_sizes
 
 __all__ = ["PART_WORDS", "Division", "People", "Rows", "Split", "as_split", "divide", "tidy"]
@@ -157,22 +157,29 @@ def divide(
         raise InputError(f"seed must be a whole number, 0 or more, got {seed!r}; give one, such as 0.")
     names, person = _one_spelling(what, spellings, owner, place)
     order = np.argsort(person, kind="stable")
-    counts = np.bincount(person, minlength=len(names))
-    parts: tuple[list[Rows], list[Rows], list[Rows]] = ([], [], [])
-    for name, rows in zip(names, np.split(order, np.cumsum(counts)[:-1]), strict=True):
-        if isinstance(split, tuple):
-            mixed = rows[generator(seed, f"own/split/{name}").permutation(len(rows))]
-            cuts = np.cumsum(split_sizes(len(rows), split)[:2])
-            chosen = [np.sort(one) for one in np.split(mixed, cuts)]
-        else:
-            chosen = [rows[split[rows] == part] for part in range(3)]
-        if len(chosen[0]) < 2 or not len(chosen[2]):
-            _refuse_few(what, name, [len(one) for one in chosen], place, rows, by_column=not isinstance(split, tuple))
-        for part, one in zip(parts, chosen, strict=True):
-            part.append(one)
-    flat = tuple(np.concatenate(part).astype(np.int64) for part in parts)
-    cuts_of = tuple(np.concatenate([[0], np.cumsum([len(one) for one in part])]).astype(np.int64) for part in parts)
-    return Division(names, (flat[0], flat[1], flat[2]), (cuts_of[0], cuts_of[1], cuts_of[2]))
+    sizes = np.bincount(person, minlength=len(names))
+    whose = person[order]
+    part = _drawn(names, sizes, whose, split, seed) if isinstance(split, tuple) else split[order]
+    counts = [np.bincount(whose[part == number], minlength=len(names)) for number in range(3)]
+    few = np.flatnonzero((counts[0] < 2) | (counts[2] == 0))
+    if len(few):
+        mine = order[whose == few[0]]
+        own = [int(one[few[0]]) for one in counts]
+        _refuse_few(what, names[few[0]], own, place, mine, by_column=not isinstance(split, tuple))
+    rows = [order[part == number].astype(np.int64) for number in range(3)]
+    cuts = [np.concatenate([[0], np.cumsum(one)]).astype(np.int64) for one in counts]
+    return Division(names, (rows[0], rows[1], rows[2]), (cuts[0], cuts[1], cuts[2]))
+
+
+def _drawn(names: Sequence[str], sizes: Rows, whose: Rows, shares: Fractions, seed: int) -> NDArray[np.int8]:
+    """Return the part of each row, people after people: each one's rows are put in an order of their own and cut."""
+    begins = np.cumsum(sizes) - sizes
+    mixed = np.lexsort((own_numbers(seed, "own/split", names, sizes), whose))
+    rank = np.empty(len(whose), dtype=np.int64)
+    rank[mixed] = np.arange(len(whose)) - begins[whose]  # the rows of a person lie together before and after
+    different, which = np.unique(sizes, return_inverse=True)
+    cuts = np.cumsum([split_sizes(int(size), shares)[:2] for size in different], axis=1)[which][whose]
+    return (rank[:, None] >= cuts).sum(axis=1).astype(np.int8)
 
 
 def _one_spelling(
