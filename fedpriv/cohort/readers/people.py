@@ -179,7 +179,8 @@ def _drawn(names: Sequence[str], sizes: Rows, whose: Rows, shares: Fractions, se
     rank[mixed] = np.arange(len(whose)) - begins[whose]  # the rows of a person lie together before and after
     different, which = np.unique(sizes, return_inverse=True)
     cuts = np.cumsum([split_sizes(int(size), shares)[:2] for size in different], axis=1)[which][whose]
-    return (rank[:, None] >= cuts).sum(axis=1).astype(np.int8)
+    found: NDArray[np.int8] = (rank[:, None] >= cuts).sum(axis=1).astype(np.int8)
+    return found
 
 
 def _one_spelling(
