@@ -39,6 +39,11 @@ TEXTS: dict[str, tuple[bytes | str, str, dict[str, Any]]] = {
     "an open quote": (GOOD.replace("bob,1", '"bob,1'), "quotation mark .* begins in line 5", {}),
     "a quote inside": (GOOD.replace("bob,2", '"bob"secret,2'), "quotation mark .* begins in line 6", {}),
     "a column twice": (GOOD.replace("who,v,y", "who,v,v"), "the same heading in columns 2 and 3", {}),
+    "a value twice in place of headings": (
+        GOOD.replace("who,v,y\n", "ann,secret,secret\n"),
+        "the same heading in columns 2 and 3",
+        {},
+    ),
     "no such task": (GOOD, r"no column 'whom' \(the task\): did you mean 'who'\?", {"task": "whom"}),
     "no such target": (GOOD, r"no column 'z' \(a target\)", {"target": "z"}),
     "no such feature": (GOOD, "no column 'w' .named in features", {"features": ["w"]}),
