@@ -321,6 +321,28 @@ def test_a_check_tells_structure_and_no_value(fedpriv: Any, tmp_path: Path) -> N
     assert found["train, validation, test"] == "4, 0, 2"
 
 
+def test_a_damaged_file_of_arrow_is_a_sentence_and_never_ends_the_process(tmp_path: Path) -> None:
+    """Arrow believes the offsets of a file: one that points beyond its buffer has to be found before it is used."""
+    with pa.OSFile(str(tmp_path / "a"), "wb") as sink:
+        column = pa.array(["ann"] * 4 + ["bob"] * 4)
+        with pa.ipc.new_stream(sink, pa.schema([("who", pa.string()), ("y", pa.int64())])) as stream:
+            stream.write_table(pa.table({"who": column, "y": [0, 1] * 4}))
+    folder = tmp_path / "saved"
+    folder.mkdir()
+    (folder / "state.json").write_text('{"_data_files": [{"filename": "a.arrow"}]}')
+    (folder / "dataset_info.json").write_text("{}")
+    whole = (tmp_path / "a").read_bytes()
+    offsets = np.arange(0, 25, 3, dtype="<i4").tobytes()
+    assert whole.count(offsets) == 1
+    (folder / "a.arrow").write_bytes(whole)
+    asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["y2"], "declared": "protected"}
+    with pytest.raises(InputError, match="no column 'y2'"):
+        Tasks.from_saved_dataset(folder, **asked)
+    (folder / "a.arrow").write_bytes(whole.replace(offsets, np.arange(0, 25_000_000, 3_000_000, dtype="<i4").tobytes()))
+    with pytest.raises(InputError, match="is damaged or no saved data set"):
+        Tasks.from_saved_dataset(folder, **asked)
+
+
 def test_a_toml_file_is_checked_if_it_names_a_data_file(fedpriv: Any, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD)
     mine = tmp_path / "my.toml"

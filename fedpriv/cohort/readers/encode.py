@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedpriv.cohort.readers.column import Kind, Table, as_numbers, as_text
-from fedpriv.cohort.readers.features import Feature
+from fedpriv.cohort.readers.features import Feature, day_of
 from fedpriv.cohort.readers.people import Division
 from fedpriv.errors import InputError
 
@@ -100,8 +100,6 @@ def _ranged(feature: Feature, numbers: NDArray[np.float64], missing: NDArray[np.
 
 def _days(values: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return days since 1970; of texts in ISO 8601, without a zone in UTC."""
-    import pandas as pd
-
     if pa.types.is_timestamp(values.type):
         moments = values.cast(pa.timestamp("us"), safe=False)
         missing = np.asarray(values.is_null().to_numpy(zero_copy_only=False))
@@ -109,9 +107,10 @@ def _days(values: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         return ticks / 86_400e6, missing
     text = pc.fill_null(pc.utf8_trim_whitespace(values), "")
     missing = np.asarray(pc.equal(text, "").to_numpy(zero_copy_only=False))
-    moments = pd.to_datetime(pd.Series(text.to_pylist(), dtype=object), format="ISO8601", errors="coerce", utc=True)
-    days = (moments - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(days=1)
-    return days.to_numpy(dtype=np.float64), missing
+    # Not by pandas, which raises for some dates even where errors shall be gaps.
+    coded = text.dictionary_encode()
+    days = np.array([day_of(one) for one in coded.dictionary.to_pylist()], dtype=np.float64)  # None becomes NaN
+    return days[np.asarray(coded.indices.to_numpy(zero_copy_only=False))], missing
 
 
 def _one_hot(values: Any, categories: tuple[str, ...]) -> Encoded:

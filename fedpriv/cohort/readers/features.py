@@ -28,10 +28,11 @@ from fedpriv.cohort.readers.column import Table, as_numbers, as_text, no_column
 from fedpriv.cohort.readers.people import tidy
 from fedpriv.errors import InputError
 
-__all__ = ["Feature", "as_feature", "features_of", "looked_up"]
+__all__ = ["Feature", "as_feature", "day_of", "features_of", "looked_up"]
 
 How = Literal["number", "range", "dates", "categories", "boolean", "standardize", "standardize-within-task"]
 _WORDS = ("number", "boolean", "standardize-within-task", "standardize", "categories")
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MOST = 100
 """Categories of a column that are looked up, at most."""
 
@@ -180,7 +181,7 @@ def _read(name: str, how: Any, *, protected: bool) -> Feature:
             )
         return Feature(name, cast(How, how))
     if _is_pair(how):
-        ends = [float(one) if _is_number(one) else _day(one) for one in how]
+        ends = [float(one) if _is_number(one) else day_of(one) for one in how]
         if ends[0] is not None and ends[1] is not None and _is_number(how[0]) == _is_number(how[1]):
             if not ends[0] < ends[1]:
                 raise InputError(f"features: the range of {name!r} must rise, got {_shown(how)}; give (low, high).")
@@ -248,8 +249,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _day(value: Any) -> float | None:
-    """Return the days from 1970 to a date, or None of what is none."""
+def day_of(value: Any) -> float | None:
+    """Return the days from 1970 to a date (of text in ISO 8601, without a zone in UTC), or None of what is none."""
     if isinstance(value, str) and "-" in value:
         try:
             value = datetime.datetime.fromisoformat(value)
@@ -259,7 +260,7 @@ def _day(value: Any) -> float | None:
         return None
     moment = value if isinstance(value, datetime.datetime) else datetime.datetime(value.year, value.month, value.day)
     utc = moment.replace(tzinfo=datetime.UTC) if moment.tzinfo is None else moment
-    return (utc - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) / datetime.timedelta(days=1)
+    return (utc - _EPOCH) / datetime.timedelta(days=1)
 
 
 def _twice(values: Sequence[str]) -> str:

@@ -67,7 +67,7 @@ def table_of_parquet(path: Path) -> Table:
 
     def read(number: int) -> Any:
         with pq.ParquetFile(path) as file:
-            return file.read(columns=[names[number]]).column(0)
+            return _valid(file.read(columns=[names[number]])).column(0)
 
     def guarded(number: int) -> Any:
         return _unless_damaged(what, "Parquet file", lambda: read(number))
@@ -150,7 +150,7 @@ def _one_saved(folder: Path, what: str) -> tuple[Any, dict[str, tuple[str, ...]]
         tables = []
         for file in files:
             with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source) as stream:
-                tables.append(stream.read_all())
+                tables.append(_valid(stream.read_all()))
         return pa.concat_tables(tables)
 
     about = _json(folder / "dataset_info.json", what).get("features") or {}
@@ -177,12 +177,15 @@ def _table(what: str, names: list[str], rows: int, read: Callable[[int], Any]) -
     @functools.cache
     def column(name: str) -> Any:
         try:
-            return as_column(read(numbers[name]))
+            found = as_column(read(numbers[name]))
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whose text may hold values
             raise InputError(
                 f"{what} has a column {name!r} whose type cannot be read ({type(error).__name__}); give it as text or "
                 "numbers."
             ) from None
+        if len(found) != rows:
+            raise InputError(f"{what} is damaged: a column has {len(found)} of {rows} rows; write the file again.")
+        return found
 
     return Table(what, headings, rows, column, _row)
 
@@ -194,10 +197,17 @@ def _series(series: Any) -> Any:
     return pa.array(series, from_pandas=True)
 
 
+def _valid(table: Any) -> Any:
+    """Return a table of a file, checked through: Arrow trusts what it reads, and a damaged offset ends the process."""
+    table.validate(full=True)
+    _ = table.column_names  # which may be no text
+    return table
+
+
 def _unless_damaged(what: str, kind: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except FileNotFoundError:
         raise InputError(f"{what} is not whole: a file of it is missing; give the path of a whole {kind}.") from None
-    except (pa.ArrowException, OSError) as error:  # whose text may hold values
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:  # whose text may hold values
         raise InputError(f"{what} is damaged or no {kind} ({type(error).__name__}); write the file again.") from None
