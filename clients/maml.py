@@ -23,7 +23,6 @@ from fedpriv.cohort import (
     Population,
     Problem,
     Purpose,
-    Scores,
     State,
     Tasks,
     adapt,
@@ -244,12 +243,12 @@ class MAML(ClientAlgorithm):
             permute_labels=self.permute_labels,
         )
 
-    def evaluate(self, learner: Learner, billboard: Params, state: State, cohort: Cohort) -> Scores:  # noqa: ARG002
-        """Score the billboard after each task adapted it to ``shots`` examples of its train part, without noise.
+    def models(self, learner: Learner, billboard: Params, state: State, cohort: Cohort) -> Params:  # noqa: ARG002
+        """Return the billboard after each task adapted it to ``shots`` examples of its train part, without noise.
 
         The examples are the same in every evaluation, so that rounds can be compared.
         """
-        return learner.evaluate(self.adapted(learner, billboard, cohort), cohort)
+        return self.adapted(learner, billboard, cohort)
 
     def adapted(self, learner: Learner, billboard: Params, cohort: Cohort) -> Params:
         """Return what each task uses for itself, [C, ...]."""

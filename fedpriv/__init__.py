@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Tasks
     from fedpriv.data import load
     from fedpriv.experiment import Experiment
+    from fedpriv.opening import open_run
+    from fedpriv.personal import open_models
     from fedpriv.privacy.target import Target
     from fedpriv.roster import Roster
     from fedpriv.runs import free_folder
@@ -29,6 +31,8 @@ __all__ = [
     "Tasks",
     "free_folder",
     "load",
+    "open_models",
+    "open_run",
 ]
 
 # A task's bits must not depend on the tasks beside it. On processors without AVX-512, MKL rounds a product by
@@ -43,6 +47,8 @@ _LATE = {
     "Tasks": "fedpriv.cohort.tasks",
     "free_folder": "fedpriv.runs",
     "load": "fedpriv.data",
+    "open_models": "fedpriv.personal",
+    "open_run": "fedpriv.opening",
 }
 
 

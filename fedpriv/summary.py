@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort import ClientAlgorithm
+from fedpriv.cohort import ClientAlgorithm, Population
+from fedpriv.errors import InputError
 from fedpriv.names import kebab
 from fedpriv.privacy.guarantee import REACHED, Guarantee
 from fedpriv.privacy.journal import Journal
@@ -31,9 +33,21 @@ from fedpriv.roster import Roster
 from fedpriv.runtime.server import ServerResult
 from fedpriv.strategies.base import TaskStrategy
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from fedpriv.personal import Personal
+
 __all__ = ["Diagnostics", "Measure", "RunResult", "summarize"]
 
 _FORMAT = 1
+
+
+def _no_models() -> Personal:
+    raise InputError(
+        "what this run was made from is not at hand, so there is no model to take out; open its folder with "
+        "fedpriv.open_run(folder), and with the experiment where it was made in Python."
+    )
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,10 @@ class RunResult:
         Per-task diagnostics, float64 [m] by name.
     folder : Path or None
         The run folder.
+    evaluations : list of dict
+        Mean scores of rounds, not released, of a run without a folder; one with a folder has them there.
+    population : Tasks, Roster or None
+        Who the tasks are; None where a folder was read without what was run.
     """
 
     guarantee: Guarantee
@@ -95,6 +113,45 @@ class RunResult:
     released_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
+    population: Population | None = field(default=None, compare=False)
+    make_personal: Callable[[], Personal] = field(default=_no_models, compare=False)
+
+    @cached_property
+    def personal(self) -> Personal:
+        """The tasks' own models by name, ``run.personal["ann"]``: made when they are first asked for, not released.
+
+        Raises
+        ------
+        InputError
+            Their states are not at hand; the sentence says why.
+        """
+        return self.make_personal()
+
+    def predict(self, name: str, examples: Any, *, probabilities: bool = False) -> NDArray[Any]:
+        """Return what one task's model predicts for examples [n, ...], as :meth:`fedpriv.personal.Personal.predict`."""
+        return self.personal.predict(name, examples, probabilities=probabilities)
+
+    def to_frame(self, per: Literal["task", "round"] = "task") -> DataFrame:
+        """Return a pandas table of what was scored, for the experimenter: no release covers it.
+
+        Parameters
+        ----------
+        per : {"task", "round"}
+            A row per task: its name, group, numbers of examples, and the scores of the three models. Or a row per
+            round: what was published of it, and means that were not released.
+        """
+        from fedpriv.frames import per_round, per_task
+
+        if per not in ("task", "round"):
+            raise InputError(f"'per' must be 'task' or 'round', got {per!r}.")
+        return per_task(self) if per == "task" else per_round(self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what makes personal models: it belongs to this process, or to files that go with it."""
+        state = {**vars(self), "make_personal": _no_models, "population": None}
+        state.pop("personal", None)
+        return state
 
     def __repr__(self) -> str:
         """Return a few numbers; scores and arrays are for those who ask for them."""

@@ -25,6 +25,7 @@ from fedpriv.cli.ledger import ledger_check, ledger_show
 from fedpriv.cli.list import list_
 from fedpriv.cli.models import models
 from fedpriv.cli.options import say
+from fedpriv.cli.predict import predict
 from fedpriv.cli.report import report
 from fedpriv.cli.run import run
 from fedpriv.cli.sweep import sweep
@@ -59,7 +60,8 @@ for _where, _name, _command, _epilog in (
     (_ledger, "check", ledger_check, "Example: fedpriv ledger check runs/first"),
     (_app, "report", report, "Example: fedpriv report runs/first runs/second --out comparison.html"),
     (_app, "attack", attack, "Example: fedpriv attack runs/maml-attack-digits --set attack.games=20"),
-    (_app, "models", models, "Example: fedpriv models runs/lrs-ratings-insteval --out models.safetensors"),
+    (_app, "models", models, "Example: fedpriv models runs/pmtl-digits --out models"),
+    (_app, "predict", predict, "Example: fedpriv predict runs/pmtl-digits --task dirichlet-0 --input new.csv"),
 ):  # fmt: skip
     _where.command(_name, epilog=_epilog)(_command)
 

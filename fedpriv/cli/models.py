@@ -1,4 +1,4 @@
-"""``fedpriv models``: the personal models of a finished run as one compact file, and what serving from it takes."""
+"""``fedpriv models``: the personal models of a finished run as private files."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fedpriv.cli.options import DataDir, JsonFlag, path, path_option, say, say_json
-from fedpriv.config import build_experiment
+from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json
 from fedpriv.errors import InputError
 from fedpriv.progress import Progress, phase
 
@@ -17,40 +16,59 @@ __all__ = ["models"]
 
 def models(
     run: Annotated[Path, typer.Argument(parser=path, metavar="RUN", help="The folder of a finished run.")],
-    out: Annotated[Path, path_option("File to write, in the safetensors format.")] = Path("models.safetensors"),
-    dtype: Annotated[str, typer.Option(help="Type of the numbers in it: float32 or float64.")] = "float32",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            parser=path,
+            metavar="PATH",
+            help="A folder for all models. FILE.safetensors: the compact form of low-rank-plus-sparse models, which is "
+            "taken for them unless a folder is given.",
+        ),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Of a folder: safetensors or onnx.")] = "safetensors",
+    task: Annotated[list[str] | None, typer.Option(help="For onnx: whose model; may be repeated.")] = None,
+    dtype: Annotated[str, typer.Option(help="Of a task's numbers in a compact file: float32 or float64.")] = "float32",
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Write the personal models of a finished run (low-rank plus sparse) to one compact file, to predict from."""
-    from fedpriv.lrs.store import PAIRS, PersonalModels, served
-    from fedpriv.personal import personal_models
-    from fedpriv.runs.checkpoint import CheckpointStore
-    from fedpriv.runs.folder import made_in_python, read_config
+    """Write a finished run's personal models to private files: with the last local fit, as they were scored."""
+    from fedpriv.opening import personal_of_run
+    from fedpriv.personal import NOT_PROTECTED
 
-    config = read_config(run)
-    if made_in_python(config):
-        raise InputError(
-            f"{run} was made in Python, so no command can load its data; there, "
-            "fedpriv.personal.personal_models(experiment, billboard).save(path) writes the same file."
-        )
-    if not (run / "summary.json").exists():
-        raise InputError(f"{run} is not finished; go on with `fedpriv run ... --out {run} --resume` first.")
-    experiment = build_experiment(config, data_dir)
-    checkpoints = CheckpointStore(run / "checkpoints")
-    billboards = checkpoints.load(checkpoints.rounds()[-1]).billboards
-    if len(billboards) != 1:
-        raise InputError(f"{run} has a billboard for each of {len(billboards)} groups; export a run without groups.")
-    (billboard,) = billboards.values()
+    if format not in ("safetensors", "onnx"):
+        raise InputError(f"--format must be safetensors or onnx, got {format!r}.")
+    if task and format != "onnx":
+        raise InputError("--task goes with --format onnx; one safetensors file holds the models of all tasks.")
     with Progress(quiet=as_json), phase("personal models"):
-        personal_models(experiment, billboard).save(out, dtype=dtype)
-    found = {"file": str(out), "tasks": len(experiment.tasks), "file_bytes": out.stat().st_size, "released": False}
-    found |= served(PersonalModels.open(out))
+        personal = personal_of_run(run, data_dir)
+        where = out or Path("models.safetensors" if personal.compact and format == "safetensors" else "models")
+        if format == "onnx":
+            personal.save_onnx(where, *(task or ()))
+        else:
+            personal.save(where, dtype=dtype)
+    if where.suffix == ".safetensors":
+        _say_compact(where, len(personal), as_json=as_json)
+        return
+    count = len(task) if task else len(personal)
+    files = [where] if where.is_file() else sorted(where.iterdir())
+    found = {"path": str(where), "format": format, "tasks": count, "released": False}
+    found["bytes"] = sum(one.stat().st_size for one in files)
+    if as_json:
+        say_json(found)
+        return
+    say(f"{count:,} models, {found['bytes']:,} bytes, in {where}, for you alone. {NOT_PROTECTED}")
+
+
+def _say_compact(file: Path, count: int, *, as_json: bool) -> None:
+    from fedpriv.lrs.store import PAIRS, PersonalModels, served
+
+    found = {"file": str(file), "tasks": count, "file_bytes": file.stat().st_size, "released": False}
+    found |= served(PersonalModels.open(file))
     if as_json:
         say_json(found)
         return
     say(
         f"{found['tasks']:,} models of {found['numbers_per_task']} own numbers each: {found['bytes_per_task']} bytes "
         f"per task, {found['file_bytes']:,} in all; {found['microseconds_per_pair']:.2f} microseconds for a (task, x) "
-        f"pair, {PAIRS:,} at a time. {out} belongs to its tasks: do not publish it."
+        f"pair, {PAIRS:,} at a time. {file} belongs to its tasks: do not publish it."
     )

@@ -111,9 +111,16 @@ class ClientAlgorithm(Settings, ABC):
         """Return the model [C, ...] that each task uses for itself; the billboard unless overridden."""
         return broadcast(billboard, len(cohort))
 
+    def models(self, learner: Learner, billboard: Params, state: State, cohort: Cohort) -> Params:  # noqa: ARG002
+        """Return the models [C, ...] that are scored, and that can be taken out of a run: those of :meth:`personal`.
+
+        Override it where a model has to be computed from a task's data once more.
+        """
+        return self.personal(billboard, state, cohort)
+
     def evaluate(self, learner: Learner, billboard: Params, state: State, cohort: Cohort) -> Scores:
-        """Score each task's personal model on its test part."""
-        return learner.evaluate(self.personal(billboard, state, cohort), cohort)
+        """Score each task's model on its test part."""
+        return learner.evaluate(self.models(learner, billboard, state, cohort), cohort)
 
 
 class LocalSGD(ClientAlgorithm):

@@ -18,18 +18,21 @@ from flwr.serverapp import Grid
 from fedpriv.cohort import engine_named, notes_on
 from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
+from fedpriv.experiment.personal import personal_after, personal_of_finished
 from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
 from fedpriv.held_out import score_held_out
+from fedpriv.personal import Personal
 from fedpriv.privacy.entropy import Entropy, ReproducibleEntropy, RoundSecret, SystemEntropy
 from fedpriv.privacy.journal import Checkpoint, Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import Progress, phase
-from fedpriv.protocol import ALL, record_from_billboards
+from fedpriv.protocol import ALL, Billboards, record_from_billboards
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runs.ledger_check import check_finished, how_to_find
+from fedpriv.runs.record import RunRecord
 from fedpriv.runs.resume import ResumePoint, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
@@ -40,7 +43,7 @@ from fedpriv.summary import RunResult, summarize
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
 
-__all__ = ["Options", "Rounds", "execute"]
+__all__ = ["Options", "Rounds", "execute", "read_back"]
 
 Rounds = Callable[[int, int], None]
 _LOG = logging.getLogger("fedpriv")
@@ -73,8 +76,7 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
     stored = {**stored, "run": {**stored["run"], "reproduce": options.reproduce}}
     out = None if options.out is None else Path(options.out)
     if options.resume and out is not None and (done := read_finished(out, stored, options.about)) is not None:
-        check_finished(out, done)
-        return RunResult.from_summary(done.to_json(), out)
+        return read_back(experiment, out, done)
     prepared = prepare(experiment, reproduced=options.reproduce is not None, started=options.pool is not None)
     if options.on is None and experiment.grid == "auto":
         _LOG.info("%s", prepared.choice)
@@ -102,6 +104,14 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
         return result
 
 
+def read_back(experiment: Experiment, folder: Path, record: RunRecord) -> RunResult:
+    """Return what a finished run came to, if its ledger still says the same."""
+    check_finished(folder, record)
+    result = RunResult.from_summary(record.to_json(), folder)
+    result.population, result.make_personal = experiment.tasks, personal_of_finished(experiment, folder, record.rounds)
+    return result
+
+
 @dataclass
 class _Run:
     experiment: Experiment
@@ -111,6 +121,8 @@ class _Run:
     stack: ExitStack
     """Closes what the run has opened."""
     saving_seconds: float = field(default=0.0, init=False)
+    evaluations: list[dict[str, Any]] = field(default_factory=list, init=False)
+    """Mean scores of rounds, which a run with a folder writes there."""
 
     def carry_out(self) -> RunResult:
         """Ask the nodes, publish, score; return the results."""
@@ -161,6 +173,7 @@ class _Run:
             attempts=experiment.attempts,
             on_unreachable=None if folder is None else folder.log_unreachable,
         )
+        make_personal = self._keep_states(grid, strategy.rounds, served.checkpoint.billboards)
         served.warnings[:0] = notes_on(problem, engine_named(experiment.engine), experiment.tasks)
         if folder is not None:  # with those of before a crash
             served.unreachable = folder.unreachable()
@@ -178,16 +191,33 @@ class _Run:
                 client=experiment.client,
                 said={"grid": experiment.grid, "engine": experiment.engine, "seed": experiment.seed},
             )
+        result.population, result.make_personal = experiment.tasks, make_personal
         if experiment.held_out is not None and len(served.checkpoint.billboards) == 1:
             (last,) = served.checkpoint.billboards.values()
             scores = score_held_out(experiment.held_out_people(), problem, last, served.work)
             result.summary["diagnostics"]["held_out"] = scores
+        self._log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
+        result.evaluations = self.evaluations
         if folder is not None:
-            folder.log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
             for line in [*result.released_lines, *result.privacy_lines]:
                 folder.log(line)
             result.folder = folder.path
         return result
+
+    def _log(self, line: dict[str, Any]) -> None:
+        if self.folder is not None:
+            self.folder.log(line)
+        else:
+            self.evaluations.append(line)
+
+    def _keep_states(self, grid: Grid, rounds: int, billboards: Billboards) -> Callable[[], Personal]:
+        """Keep what the tasks' models are made from."""
+        own, store = grid if isinstance(grid, LocalGrid) else None, self.folder.checkpoints if self.folder else None
+        began = time.perf_counter()
+        with phase("states of the tasks"):
+            made = personal_after(self.experiment, own, store, rounds, billboards)
+        self.saving_seconds += time.perf_counter() - began
+        return made
 
     def _entropy(self) -> Entropy:
         if self.options.reproduce is not None:
@@ -208,8 +238,8 @@ class _Run:
         def after(number: int, _: Any, scores: dict[str, Any]) -> None:
             if self.options.progress:
                 self.options.progress(number, rounds)
-            if folder is not None and scores:
-                folder.log(_evaluation_line(number, scores))
+            if scores:
+                self._log(_evaluation_line(number, scores))
             saved = time.perf_counter()
             sealed = own and snapshots and number % every == 0 and number < rounds
             if own and snapshots and sealed:

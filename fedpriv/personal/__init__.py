@@ -1,5 +1,20 @@
 """Personal models out of a run: as modules, for predictions, and as private files."""
 
-from fedpriv.personal.compact import personal_models
+from fedpriv.personal.folder import is_export
+from fedpriv.personal.mapping import Personal
+from fedpriv.personal.nodes import LiveModels, refitted, restored
+from fedpriv.personal.opened import open_models
+from fedpriv.personal.outline import NOT_PROTECTED, Outline
+from fedpriv.personal.tables import read_examples
 
-__all__ = ["personal_models"]
+__all__ = [
+    "NOT_PROTECTED",
+    "LiveModels",
+    "Outline",
+    "Personal",
+    "is_export",
+    "open_models",
+    "read_examples",
+    "refitted",
+    "restored",
+]

@@ -1,74 +1,61 @@
-"""The personal models of a finished low-rank-plus-sparse run, for one compact file (`fedpriv models`).
+"""Low-rank-plus-sparse models in their compact file: the shared factors once, and r + k numbers for each task.
 
-A task's last fit follows from the last billboard and its own data, so it is made here once more and stays where the
-data are: nothing is released. In Python::
+::
+
+    run.personal.save("models.safetensors")
 
     from fedpriv.lrs.store import PersonalModels
-
     models = PersonalModels.open(Path("models.safetensors"))
     models.predict(tasks, inputs)     # tasks [n] by their place in the population, inputs [n, d]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
+from fedpriv.clients import LowRankSparse
 from fedpriv.errors import InputError
 from fedpriv.lrs.store import PersonalModels
+from fedpriv.personal.nodes import LiveModels
+from fedpriv.personal.outline import Outline, Source
 
-if TYPE_CHECKING:
-    from fedpriv.experiment import Experiment
+__all__ = ["compact", "has_compact_form"]
 
-__all__ = ["personal_models"]
-
-_TASKS_AT_A_TIME = 4096
+_OWN = ("coefficients", "index", "values")
 
 
-def personal_models(experiment: Experiment, billboard: Mapping[str, NDArray[Any]]) -> PersonalModels:
-    """Fit every task to a billboard once more, as the end of a run does.
+def has_compact_form(source: Source) -> bool:
+    """Tell whether models are low-rank plus sparse, with the same factors for everybody."""
+    return _low_rank_sparse(source) and len(source.billboards) == 1
 
-    Parameters
-    ----------
-    experiment : Experiment
-        With a client that fits low-rank-plus-sparse models anew each time.
-    billboard : mapping of str to ndarray
-        The last one of a run (``RunResult.billboards``).
+
+def compact(outline: Outline, source: Source) -> PersonalModels:
+    """Return the models as their tasks keep them.
 
     Raises
     ------
     InputError
-        The client makes other models, or goes on from the rounds before, which are gone.
+        They have another form, or groups have factors of their own.
     """
-    import torch
-
-    from fedpriv.clients import LowRankSparse
-    from fedpriv.cohort import Cohort, Key, Learner, Purpose, engine_named, usable
-
-    client = experiment.client
-    if not isinstance(client, LowRankSparse):
+    if not _low_rank_sparse(source):
         raise InputError(
-            f"only low-rank-plus-sparse models have a compact file, and this run's client is {type(client).__name__}; "
-            "its models are in the run folder's checkpoints."
+            f"only low-rank-plus-sparse models have a compact file, and this run's client is {outline.client!r}; give "
+            "the path of a folder, which takes the models of every client."
         )
-    if client.updates_use_state:
+    if len(source.billboards) != 1:
         raise InputError(
-            f"{type(client).__name__} goes on from the rounds before, which a finished run does not keep; use the "
-            "client 'low-rank-sparse', which fits anew."
+            f"there is a billboard for each of {len(source.billboards)} groups, and a compact file holds one; give the "
+            "path of a folder, or export a run without groups."
         )
-    public = {name: torch.from_numpy(np.asarray(value)) for name, value in billboard.items()}
-    learner = Learner(experiment.problem(), engine_named(experiment.engine))
-    pieces = []
-    tasks = usable(experiment.data, torch.float64).tasks
-    for start in range(0, len(experiment.tasks), _TASKS_AT_A_TIME):
-        some = np.arange(start, min(start + _TASKS_AT_A_TIME, len(experiment.tasks)))
-        cohort = Cohort(tasks, some, torch.float64)
-        key = Key(experiment.seed, 0, Purpose.FINISH)
-        pieces.append(client.finish(learner, public, client.initial_state(public, cohort), cohort, key))
-    own = {
-        name: np.concatenate([piece[name].numpy() for piece in pieces]) for name in ("coefficients", "index", "values")
-    }
+    (billboard,) = source.billboards.values()
+    pieces = list(source.states(np.arange(len(outline.roster), dtype=np.int64)))  # in the order of their ids
+    own = {name: np.concatenate([state[name].numpy() for _, state in pieces]) for name in _OWN}
     return PersonalModels(np.asarray(billboard["factors"]), **own)
+
+
+def _low_rank_sparse(source: Source) -> TypeGuard[LiveModels]:
+    return isinstance(source, LiveModels) and all(
+        isinstance(node.spec.algorithm, LowRankSparse) for node in source.nodes
+    )

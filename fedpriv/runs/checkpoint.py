@@ -9,7 +9,7 @@ the experimenter and must not be shared.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -149,6 +149,29 @@ class CheckpointStore:
     def _numbers(self, pattern: str) -> list[int]:
         found = (re.fullmatch(pattern, path.name) for path in self.directory.iterdir())
         return sorted(int(match[1]) for match in found if match)
+
+    def keep_last_states(self, rounds: int, write: Callable[[Path, int], None]) -> tuple[Path, int]:
+        """Write the states after the last fit, which follows the last round; return where they are.
+
+        They are numbered as if there was one more round, so a run that is killed before its summary goes on without
+        them. The summary, which comes later, says that they are whole.
+
+        Parameters
+        ----------
+        rounds : int
+            Rounds of the run.
+        write : callable
+            Writes all states into a folder, under a number.
+        """
+        for path in _state_files(self.directory, rounds + 1):  # other nodes may have written them
+            path.unlink()
+        where = self.directory.resolve(), rounds + 1
+        write(*where)
+        return where
+
+    def last_states(self, rounds: int) -> tuple[Path, int] | None:
+        """Return where the states after the last fit of a finished run are; None if it kept none."""
+        return (self.directory.resolve(), rounds + 1) if _state_files(self.directory, rounds + 1) else None
 
     def _older(self, round: int) -> Iterator[Path]:
         for path in self.directory.iterdir():

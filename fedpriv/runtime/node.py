@@ -28,10 +28,12 @@ from fedpriv.cohort import (
     Purpose,
     State,
     Tasks,
+    broadcast,
     engine_named,
     nest,
     padded_width,
     probe,
+    select,
     unnest,
     usable,
 )
@@ -337,6 +339,42 @@ class Node:
 
         return self._scores("local-only", request, alone.initial_state, score)
 
+    # --- what the tasks' owner may take out ----------------------------------------------------------------------
+
+    def models(self, ids: Ids, billboard: Arrays) -> Iterator[tuple[Ids, Params, NDArray[np.bool_]]]:
+        """Yield the models that tasks use for themselves, some tasks at a time: no message asks for them.
+
+        Parameters
+        ----------
+        ids : ndarray of int64
+            Tasks of this node.
+        billboard : dict
+            The last one of their group.
+
+        Yields
+        ------
+        ids : ndarray of int64, shape [C]
+            Of these tasks.
+        models : Params, each [C, ...]
+            As they are scored.
+        own : ndarray of bool, shape [C]
+            False for a task that has no model, because its values cannot be computed with: the billboard stands there.
+        """
+        public = _to_tensors(billboard)
+
+        def stage(learner: Learner, part: Cohort, state: State) -> State:
+            return self.spec.algorithm.models(learner, public, state, part)
+
+        for cohort in self._chunks(ids, billboard):
+            outcome = self._guard.run("models", stage, cohort, lambda part: self._state(public, part), self._noise)
+            own = outcome.counted if self._usable is None else outcome.counted & self._usable.trains[cohort.positions]
+            shared = broadcast(public, len(cohort))
+            yield cohort.ids, select(torch.from_numpy(own), outcome.tree, shared) if own.any() else shared, own
+
+    def kept(self, ids: Ids, billboard: Arrays) -> State:
+        """Return the personal states [C, ...] of tasks of this node, a fresh one for those that never had one."""
+        return self._state(_to_tensors(billboard), Cohort(self.tasks, ids - self.tasks.first, self.spec.problem.dtype))
+
     # --- parts -------------------------------------------------------------------------------------------------
 
     @property
@@ -474,13 +512,13 @@ class Node:
     def _state(self, billboard: Params, cohort: Cohort) -> State:
         return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
 
-    def _chunks(self, ids: Ids, billboard: Params) -> Iterator[Cohort]:
+    def _chunks(self, ids: Ids, billboard: Params | Arrays) -> Iterator[Cohort]:
         """Cut tasks into cohorts of similar size, for little padding, whose weights fit the cache.
 
         All tasks of a cohort have the same padded widths, which follow from each task's own sizes: else the rounding of
         a task's update would depend on the data of the tasks beside it.
         """
-        bytes_per_task = sum(value.numel() * value.element_size() for value in billboard.values())
+        bytes_per_task = sum(value.nbytes for value in billboard.values())
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
         tasks = self.tasks
         positions = ids - tasks.first

@@ -1,0 +1,148 @@
+"""How the personal models of a run are found: in its nodes, in what they left, or by the last fit once more."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from fedpriv.cohort import ClientAlgorithm
+from fedpriv.errors import InputError
+from fedpriv.names import kebab
+from fedpriv.personal import LiveModels, Outline, Personal, refitted, restored
+from fedpriv.roster import Roster
+from fedpriv.runs.checkpoint import CheckpointStore
+from fedpriv.runtime.grid import InProcessGrid, LocalGrid
+from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.strategies.membership import members
+
+if TYPE_CHECKING:
+    from fedpriv.experiment.specification import Experiment
+
+__all__ = ["personal_after", "personal_of_finished"]
+
+Billboards = Mapping[str, dict[str, NDArray[Any]]]
+_MakeNodes = Callable[[], list[Node]]
+
+
+def personal_after(
+    experiment: Experiment, own: LocalGrid | None, store: CheckpointStore | None, rounds: int, billboards: Billboards
+) -> Callable[[], Personal]:
+    """Keep the states that tasks have after the last fit; return what makes their models when they are asked for.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        As it ran.
+    own : LocalGrid or None
+        The nodes, if this process started them.
+    store : CheckpointStore or None
+        Where a run with a folder keeps states.
+    rounds : int
+        Rounds of the run.
+    billboards : mapping
+        The last ones.
+    """
+    if own is None:
+        return partial(_refuse, _ELSEWHERE)
+    if store is not None:
+        nodes: _MakeNodes = partial(restored, own.specs, *store.keep_last_states(rounds, own.snapshot))
+    elif isinstance(own, InProcessGrid):
+        nodes = partial(_nodes_of, own)
+    else:  # its shards get other tasks now
+        scratch = TemporaryDirectory(prefix="fedpriv-")
+        own.snapshot(Path(scratch.name), rounds)
+        nodes = partial(_restored_from, scratch, own.specs, rounds)
+    return partial(_personal, experiment, billboards, nodes)
+
+
+def personal_of_finished(experiment: Experiment, folder: Path, rounds: int) -> Callable[[], Personal]:
+    """Return what makes the models of a finished run when they are asked for.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        The one that was run.
+    folder : Path
+        The run folder.
+    rounds : int
+        Rounds of the run.
+    """
+    store = CheckpointStore(folder / "checkpoints")
+    billboards = store.load(store.rounds()[-1]).billboards if store.rounds() else {}
+    if isinstance(experiment.tasks, Roster) or not billboards:
+        return partial(_refuse, _ELSEWHERE)
+    kept = store.last_states(rounds)
+
+    def nodes() -> list[Node]:
+        specs = experiment.specs(experiment.problem(), 1)
+        if kept is not None:
+            return restored(specs, *kept)
+        if experiment.client.updates_use_state:
+            raise InputError(
+                f"{folder} has no states of the end of its run: an earlier version wrote it, or its nodes keep theirs to "
+                "themselves; run it once more, with run.grid = 'ray' or 'in-process', to take models out."
+            )
+        return refitted(specs, billboards, _members(experiment))
+
+    return partial(_personal, experiment, billboards, nodes)
+
+
+_ELSEWHERE = (
+    "the nodes of this run keep data and personal states to themselves, so there is no model to take out here; that "
+    "needs a run with run.grid = 'ray' or 'in-process' and the tasks' data."
+)
+
+
+def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes) -> Personal:
+    client, tasks = type(experiment.client), experiment.tasks
+    if client.evaluate is not ClientAlgorithm.evaluate and client.models is ClientAlgorithm.models:
+        raise InputError(
+            f"{client.__name__} scores in a way of its own, so what it scored may be another model than personal() "
+            "gives; override models() in the place of evaluate(), and run it once more."
+        )
+    known: dict[str, Any] = {"name": type(experiment.model).__name__, "dtype": experiment.dtype}
+    if not isinstance(experiment.model, nn.Module):
+        named = not isinstance(experiment.model, str)
+        known["name"] = experiment.model.name if named else experiment.model
+        known |= {"settings": experiment.model.settings if named else {}, "seed": experiment.seed}
+    outline = Outline(
+        roster=experiment.roster,
+        problem=experiment.problem(),
+        model=known,
+        client=kebab(client.__name__),
+        digests={group: _digest(arrays) for group, arrays in billboards.items()},
+        columns=None if isinstance(tasks, Roster) else tasks.train.columns,
+    )
+    return Personal(outline, LiveModels(nodes, billboards, _members(experiment)))
+
+
+def _members(experiment: Experiment) -> dict[str, NDArray[np.int64]]:
+    return members(experiment.grouped().groups, len(experiment.tasks))
+
+
+def _digest(arrays: Mapping[str, NDArray[Any]]) -> str:
+    found = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        found.update(f"{name} {value.dtype} {value.shape}\0".encode())
+        found.update(np.ascontiguousarray(value).tobytes())
+    return found.hexdigest()
+
+
+def _nodes_of(grid: InProcessGrid) -> list[Node]:
+    return [worker.node for worker in grid.workers]
+
+
+def _restored_from(scratch: TemporaryDirectory[str], specs: list[NodeSpec], number: int) -> list[Node]:
+    return restored(specs, Path(scratch.name), number)  # the folder is there as long as this is
+
+
+def _refuse(why: str) -> Personal:
+    raise InputError(why)
