@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fedpriv import InputError, personal
+from fedpriv import InputError
 from fedpriv.data import synthetic_tasks
 from fedpriv.lrs.store import PersonalModels
+from fedpriv.personal import nodes
 
 
 def models(tasks: int = 7, dimension: int = 9, rank: int = 2, sparsity: int = 3, seed: int = 0) -> PersonalModels:
@@ -170,7 +171,7 @@ SMALL = [
 
 def test_a_run_exports_the_models_that_it_scored(fedpriv: Any, tmp_path: Path, monkeypatch: Any) -> None:
     """Not new ones: the error of what the file predicts is the run's own, not that of another fit."""
-    monkeypatch.setattr(personal, "_TASKS_AT_A_TIME", 5)  # tasks are fitted in three pieces, as more than 4,096 are
+    monkeypatch.setattr(nodes, "_TASKS_AT_A_TIME", 5)  # states are read in three pieces, as more than 4,096 are
     settings = [f"--set={one}" for one in [*SMALL, "data.noise=0.3", "data.seed=5"]]
     code, out, _ = fedpriv("run", "lrs-synthetic", *settings, "--out=r", "--json")
     assert code == 0
@@ -193,20 +194,19 @@ def test_a_run_exports_the_models_that_it_scored(fedpriv: Any, tmp_path: Path, m
 def test_what_cannot_be_exported_is_a_sentence(fedpriv: Any) -> None:
     small = [f"--set={one}" for one in ["data.tasks=20", "strategy.rounds=1", "run.grid=in-process", "client.epochs=1"]]
     assert fedpriv("run", "pmtl", *small, "--out=p")[0] == 0
-    old = [f"--set={one}" for one in [*SMALL, "client.name=published-low-rank-sparse"]]
-    assert fedpriv("run", "lrs-synthetic", *old, "--out=old")[0] == 0
     two = [f"--set={one}" for one in [*SMALL, "strategy.groups=[0,0,0,0,0,0,1,1,1,1,1,1]"]]
     assert fedpriv("run", "lrs-synthetic", *two, "--out=two")[0] == 0
     for words, said in (
-        (["two"], "two has a billboard for each of 2 groups; export a run without groups."),
-        (["p"], "only low-rank-plus-sparse models have a compact file"),
-        (["old"], "use the client 'low-rank-sparse', which fits anew."),
+        (["two", "--out=m.safetensors"], "there is a billboard for each of 2 groups, and a compact file holds one;"),
+        (["p", "--out=m.safetensors"], "only low-rank-plus-sparse models have a compact file"),
         (["nowhere"], "is not a run folder: it holds no config.toml; give the --out of a run."),
     ):
         code, _, err = fedpriv("models", *words)
         assert code == 2
         assert said in err
         assert err.count("\n") == 1
+    for folder in ("two", "p"):  # as the sentences advise
+        assert fedpriv("models", folder, "--out", f"{folder}-models")[0] == 0
     new = [f"--set={one}" for one in [*SMALL, "client.name=low-rank-sparse"]]
     assert fedpriv("run", "lrs-synthetic", *new, "--out=new")[0] == 0
     Path("new/summary.json").unlink()

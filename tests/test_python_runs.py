@@ -46,7 +46,7 @@ def test_commands_that_need_its_data_say_what_to_do_in_python(fedpriv: Any, tmp_
     first = run.run("first")
     for words, advice in {
         ("run", "pmtl", "--out", "first", "--resume"): "go on there, with resume=True",
-        ("models", "first"): "fedpriv.personal.personal_models(experiment, billboard).save(path)",
+        ("models", "first"): "fedpriv.open_run(folder, experiment).personal.save(out)",
         ("attack", "first"): "fedpriv.adversary.with_watch(experiment, Watch()).run(out=...)",
     }.items():
         code, text, error = fedpriv(*words)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -57,8 +59,8 @@ def personal_after(
     elif isinstance(own, InProcessGrid):
         nodes = partial(_nodes_of, own)
     else:  # its shards get other tasks now
-        scratch = TemporaryDirectory(prefix="fedpriv-")
-        own.snapshot(Path(scratch.name), rounds)
+        scratch = _Scratch()
+        own.snapshot(scratch.path, rounds)
         nodes = partial(_restored_from, scratch, own.specs, rounds)
     return partial(_personal, experiment, billboards, nodes)
 
@@ -80,17 +82,16 @@ def personal_of_finished(experiment: Experiment, folder: Path, rounds: int) -> C
     if isinstance(experiment.tasks, Roster) or not billboards:
         return partial(_refuse, _ELSEWHERE)
     kept = store.last_states(rounds)
+    if kept is None and experiment.client.updates_use_state:
+        return partial(
+            _refuse,
+            f"{folder} has no states of the end of its run: an earlier version wrote it, or its nodes keep theirs to "
+            "themselves; run it once more, with run.grid = 'ray' or 'in-process', to take models out.",
+        )
 
     def nodes() -> list[Node]:
         specs = experiment.specs(experiment.problem(), 1)
-        if kept is not None:
-            return restored(specs, *kept)
-        if experiment.client.updates_use_state:
-            raise InputError(
-                f"{folder} has no states of the end of its run: an earlier version wrote it, or its nodes keep theirs to "
-                "themselves; run it once more, with run.grid = 'ray' or 'in-process', to take models out."
-            )
-        return refitted(specs, billboards, _members(experiment))
+        return refitted(specs, billboards, _members(experiment)) if kept is None else restored(specs, *kept)
 
     return partial(_personal, experiment, billboards, nodes)
 
@@ -140,8 +141,16 @@ def _nodes_of(grid: InProcessGrid) -> list[Node]:
     return [worker.node for worker in grid.workers]
 
 
-def _restored_from(scratch: TemporaryDirectory[str], specs: list[NodeSpec], number: int) -> list[Node]:
-    return restored(specs, Path(scratch.name), number)  # the folder is there as long as this is
+class _Scratch:
+    """A private folder that is there as long as this."""
+
+    def __init__(self) -> None:
+        self.path = Path(mkdtemp(prefix="fedpriv-"))
+        weakref.finalize(self, shutil.rmtree, self.path, ignore_errors=True)
+
+
+def _restored_from(scratch: _Scratch, specs: list[NodeSpec], number: int) -> list[Node]:
+    return restored(specs, scratch.path, number)
 
 
 def _refuse(why: str) -> Personal:

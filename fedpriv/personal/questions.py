@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def as_inputs(examples: Any, roster: Roster, dtype: torch.dtype) -> Tensor:
         raise InputError(
             f"examples must have shape (n, {', '.join(map(str, shape))}), one row for each, got {found.shape}{advice}."
         )
-    flat = found.reshape(len(found), -1).astype(np.float64)
+    flat = found.reshape(len(found), prod(shape)).astype(np.float64)
     whole = not roster.input_dtype.startswith("float")
     limit = torch.finfo(dtype).max
     bad = ~(flat == np.floor(flat)).all(axis=1) if whole else ~(np.abs(flat) <= limit).all(axis=1)

@@ -84,7 +84,8 @@ def _numpy(path: Path) -> NDArray[Any]:
 def _csv(path: Path) -> DataFrame:
     import pandas
 
-    first = path.open(encoding="utf-8").readline()
+    with path.open(encoding="utf-8-sig") as file:
+        first = file.readline()
     return pandas.read_csv(path, header=None if _all_numbers(first.strip().split(",")) else 0)
 
 

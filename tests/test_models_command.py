@@ -1,0 +1,165 @@
+"""`fedpriv models` and `fedpriv predict`: personal models on the command line, from a run and from an export."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas
+import pytest
+from helpers import toy_tasks
+from test_personal_models import SMALL, toy
+
+from fedpriv import Tasks, open_models, open_run
+from fedpriv.clients import GlobalModel
+from fedpriv.cohort import Ragged
+
+SHORT = [
+    "--set=data.tasks=8", "--set=strategy.rounds=2", "--set=run.grid=in-process", "--set=run.baseline=false",
+    "--set=run.report=false", "--set=client.epochs=1", "--set=model.name=linear",
+]  # fmt: skip
+
+
+def printed(text: str) -> list[int]:
+    head, *rows = text.splitlines()
+    assert head == "prediction"
+    return [int(row) for row in rows]
+
+
+def test_models_out_of_a_run_and_predictions_from_both(fedpriv: Any, tmp_path: Path) -> None:
+    assert fedpriv("run", "pmtl", *SHORT, "--out=r")[0] == 0
+    code, text, error = fedpriv("models", "r", "--out=m")
+    assert (code, error) == (0, "")
+    assert text.startswith("8 models, ")
+    assert "no guarantee protects a task against somebody who reads its own" in text
+    code, text, error = fedpriv("models", "r", "--json")  # into the folder "models"
+    assert (code, error) == (0, "")
+    assert json.loads(text)["path"] == "models"
+    assert json.loads(text)["released"] is False
+    opened = open_run("r")
+    (tmp_path / "shown").mkdir()
+    name = list(opened.personal)[3]
+    place = opened.population.names.index(name)  # type: ignore[union-attr]
+    assert isinstance(opened.population, Tasks)
+    test = opened.population.test
+    inputs = test.inputs[test.rows(place)]
+    expected = opened.predict(name, inputs)
+    accuracy = float(np.mean(expected == test.targets[test.rows(place)]))
+    assert round(accuracy, 6) == opened.scores["personal.accuracy"][place]
+    np.testing.assert_array_equal(open_models("models").predict(name, inputs), expected)
+    flat = pandas.DataFrame(inputs.reshape(len(inputs), -1))
+    np.save("x.npy", inputs)
+    flat.to_csv("plain.csv", header=False, index=False)
+    flat.rename(columns="pixel {}".format).to_csv("named.csv", index=False)
+    flat.rename(columns=str).to_parquet("x.parquet")
+    for source in ("r", "m"):
+        for file in ("x.npy", "plain.csv", "named.csv", "x.parquet"):
+            code, text, error = fedpriv("predict", source, "--task", name, "--input", file)
+            assert (code, error) == (0, "")
+            assert printed(text) == expected.tolist(), (source, file)
+    code, text, error = fedpriv("predict", "m", "--task", name, "--input=x.npy", "--probabilities", "--json")
+    assert (code, error) == (0, "")
+    found = json.loads(text)
+    assert found["task"] == name
+    np.testing.assert_allclose(
+        found["predictions"], opened.predict(name, inputs, probabilities=True), rtol=1e-6, atol=1e-7
+    )
+    code, text, _ = fedpriv("predict", "m", "--task", name, "--input=x.npy", "--probabilities")
+    assert text.splitlines()[0] == ",".join(f"probability_{number}" for number in range(10))
+    for words, said in (
+        (["predict", "m", "--task=nobody", "--input=x.npy"], "there is no task 'nobody' among the 8 of this run"),
+        (["predict", "m", "--task", name, "--input=no.csv"], "no.csv cannot be read (No such file or directory)"),
+        (["predict", "m", "--task", name, "--input=x.txt"], "read from .csv, .parquet or .npy files, got x.txt"),
+        (["predict", "nothing", "--task", name, "--input=x.npy"], "is not a run folder"),
+        (["models", "r", "--format=pickle"], "--format must be safetensors or onnx, got 'pickle'"),
+        (["models", "r", "--task", name], "--task goes with --format onnx"),
+    ):
+        code, text, error = fedpriv(*words)
+        assert (code, text) == (2, "")
+        assert said in error
+        assert error.count("\n") == 1
+
+
+def test_tables_with_names_are_read_by_them(fedpriv: Any) -> None:
+    columns = ["age", "height", "weight", "pulse", "sleep"]
+    made = toy_tasks(4)
+
+    def named(part: Ragged) -> Ragged:
+        return Ragged(pandas.DataFrame(part.inputs, columns=columns), part.targets, part.offsets)  # type: ignore[arg-type]
+
+    people = Tasks(
+        "people", made.names, named(made.train), named(made.validation), named(made.test), 3, declared="benchmark"
+    )
+    result = toy(GlobalModel(), people).run()
+    result.personal.save("m")
+    # No module of one's own: a folder says all that is needed.
+    rows = made.test.inputs[:4]
+    table = pandas.DataFrame(rows, columns=columns)
+    table[["sleep", "age", "pulse", "weight", "height"]].assign(name="x").to_csv("mixed.csv", index=False)
+    code, text, error = fedpriv("predict", "m", "--task=task-1", "--input=mixed.csv")
+    assert (code, error) == (0, "")
+    assert printed(text) == result.predict("task-1", rows).tolist()
+    table.assign(age=["1", "old", "2", "3"]).to_csv("text.csv", index=False)
+    table.assign(age=[1, None, 2, 3]).to_csv("empty.csv", index=False)
+    table.drop(columns="pulse").to_csv("less.csv", index=False)
+    Path("bad.parquet").write_bytes(b"PAR1")
+    table.iloc[:, :3].to_csv("narrow.csv", index=False, header=False)
+    for file, said in (
+        ("text.csv", "column 'age' of text.csv does not hold numbers"),
+        ("empty.csv", "column 'age' of empty.csv has no number in row 1 (counted from 0)"),
+        ("less.csv", "less.csv has no column 'pulse'; the run's examples have age, height, weight, pulse, sleep."),
+        ("bad.parquet", "bad.parquet is no .parquet file of numbers"),
+        ("narrow.csv", "narrow.csv has 3 columns, and an example of this run has 5 numbers"),
+    ):
+        code, text, error = fedpriv("predict", "m", "--task=task-1", "--input", file)
+        assert (code, text) == (2, "")
+        assert said in error
+
+
+def test_low_rank_sparse_models_go_into_a_folder_as_well(fedpriv: Any) -> None:
+    assert fedpriv("run", "lrs-synthetic", *(f"--set={one}" for one in SMALL), "--out=r")[0] == 0
+    assert fedpriv("models", "r")[0] == 0
+    assert Path("models.safetensors").is_file()
+    assert fedpriv("models", "r", "--out=folder")[0] == 0
+    result = open_run("r")
+    name = next(iter(result.personal))
+    inputs = np.random.default_rng(0).normal(size=(5, 8))
+    np.testing.assert_allclose(open_models("folder").predict(name, inputs), result.predict(name, inputs), rtol=1e-12)
+
+
+def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
+    import onnx
+    from onnx.reference import ReferenceEvaluator
+
+    assert fedpriv("run", "pmtl", *SHORT, "--out=r")[0] == 0
+    opened = open_run("r")
+    first, second = list(opened.personal)[:2]
+    code, text, error = fedpriv("models", "r", "--format=onnx", "--task", first, "--task", second, "--out=m")
+    assert code == 0, error
+    assert text.startswith("2 models, ")
+    assert {path.name for path in Path("m").iterdir()} == {"0.onnx", "1.onnx", "manifest.json"}
+    assert {path.stat().st_mode & 0o777 for path in Path("m").iterdir()} == {0o600}
+    assert fedpriv("models", "r", "--format=onnx", "--task", second, "--out=one.onnx")[0] == 0
+    inputs = opened.population.test.inputs[:7]  # type: ignore[union-attr]
+    for file, name in (("m/0.onnx", first), ("m/1.onnx", second), ("one.onnx", second)):
+        graph = onnx.load(file)
+        onnx.checker.check_model(graph)
+        (outputs,) = ReferenceEvaluator(graph).run(None, {"inputs": inputs})
+        chances = opened.predict(name, inputs, probabilities=True)
+        np.testing.assert_allclose(np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True), chances, rtol=1e-5)
+    code, _, error = fedpriv("predict", "m", "--task", first, "--input=m/0.onnx")
+    assert code == 2
+    code, _, error = fedpriv("models", "r", "--format=onnx", "--out=all.onnx")
+    assert (code, "all.onnx is one file, for one task, and 8 were asked for" in error) == (2, True)
+
+
+def test_without_onnx_the_sentence_says_what_to_install(fedpriv: Any, monkeypatch: Any) -> None:
+    import sys
+
+    assert fedpriv("run", "pmtl", *SHORT, "--out=r")[0] == 0
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    code, _, error = fedpriv("models", "r", "--format=onnx")
+    assert (code, "ONNX is not installed; install it with pip install 'fedpriv[onnx]'." in error) == (2, True)
