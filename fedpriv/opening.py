@@ -76,6 +76,6 @@ def _refuse_unfinished(folder: Path) -> None:
     read_config(folder)  # which says what is no run folder
     if not (folder / "summary.json").exists():
         raise InputError(
-            f"{folder} is not finished; go on with `fedpriv run ... --out {folder} --resume` first (in Python: "
-            "resume=True)."
+            f"{folder} is not finished; go on with `fedpriv run ... --out {folder} --resume` first. In Python that is "
+            "run(folder, resume=True)."
         )

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas
 import pytest
+import torch
 from helpers import toy_tasks
 from test_personal_models import SMALL, toy
+from torch import nn
 
-from fedpriv import Tasks, open_models, open_run
+from fedpriv import InputError, Tasks, open_models, open_run
 from fedpriv.clients import GlobalModel
 from fedpriv.cohort import Ragged
 
@@ -72,6 +74,7 @@ def test_models_out_of_a_run_and_predictions_from_both(fedpriv: Any, tmp_path: P
         (["predict", "m", "--task=nobody", "--input=x.npy"], "there is no task 'nobody' among the 8 of this run"),
         (["predict", "m", "--task", name, "--input=no.csv"], "no.csv cannot be read (No such file or directory)"),
         (["predict", "m", "--task", name, "--input=x.txt"], "read from .csv, .parquet or .npy files, got x.txt"),
+        (["predict", ".", "--task", name, "--input=x.npy"], "is not a run folder"),
         (["predict", "nothing", "--task", name, "--input=x.npy"], "is not a run folder"),
         (["models", "r", "--format=pickle"], "--format must be safetensors or onnx, got 'pickle'"),
         (["models", "r", "--task", name], "--task goes with --format onnx"),
@@ -129,7 +132,7 @@ def test_low_rank_sparse_models_go_into_a_folder_as_well(fedpriv: Any) -> None:
     np.testing.assert_allclose(open_models("folder").predict(name, inputs), result.predict(name, inputs), rtol=1e-12)
 
 
-def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path) -> None:
+def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path, monkeypatch: Any) -> None:
     pytest.importorskip("onnxscript", reason="needs the extra 'onnx'")
     import onnx
     from onnx.reference import ReferenceEvaluator
@@ -150,10 +153,38 @@ def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path) -> None:
         (outputs,) = ReferenceEvaluator(graph).run(None, {"inputs": inputs})
         chances = opened.predict(name, inputs, probabilities=True)
         np.testing.assert_allclose(np.exp(outputs) / np.exp(outputs).sum(axis=1, keepdims=True), chances, rtol=1e-5)
-    code, _, error = fedpriv("predict", "m", "--task", first, "--input=m/0.onnx")
-    assert code == 2
-    code, _, error = fedpriv("models", "r", "--format=onnx", "--out=all.onnx")
-    assert (code, "all.onnx is one file, for one task, and 8 were asked for" in error) == (2, True)
+    np.save("x.npy", inputs)
+    monkeypatch.setattr("fedpriv.personal.onnx._MOST", 7)
+    for words, said in (
+        (["predict", "m", "--task", first, "--input=x.npy"], "m holds ONNX graphs, which other programs read"),
+        (
+            ["models", "r", "--format=onnx", "--out=all.onnx"],
+            "all.onnx is one file, for one task, and 8 were asked for",
+        ),
+        (["models", "r", "--format=onnx", "--out=all"], "8 models would be as many ONNX files, of at most 7"),
+    ):
+        code, _, error = fedpriv(*words)
+        assert (code, said in error, error.count("\n")) == (2, True, 1), error
+    assert fedpriv("models", "r", "--out=all")[0] == 0
+
+    class Sorting(nn.Module):
+        """Does what no graph can say."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 3))
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return (
+                torch.from_numpy(np.asarray(inputs.detach())) @ self.weight
+                if not torch.is_grad_enabled()
+                else inputs @ self.weight
+            )
+
+    with pytest.raises(InputError, match="the model Sorting cannot be written as an ONNX graph"):
+        toy(GlobalModel(), toy_tasks(4), model=Sorting(), engine="loop").run().personal.save_onnx(
+            tmp_path / "s", "task-0"
+        )
 
 
 def test_without_onnx_the_sentence_says_what_to_install(fedpriv: Any, monkeypatch: Any) -> None:

@@ -246,6 +246,7 @@ def test_a_folder_of_an_earlier_version_gives_what_follows_from_its_billboard_al
         else:
             with pytest.raises(InputError, match=r"no states of the end of its run.*run it once more"):
                 open_run(run, made).personal  # noqa: B018
+            assert len(made.run(tmp_path / "again").personal["task-0"].state_dict()) == len(before) // 9
 
 
 def test_states_that_are_lost_or_damaged_are_said(tmp_path: Path) -> None:
@@ -295,6 +296,8 @@ def test_what_cannot_be_taken_out_is_a_sentence(tmp_path: Path) -> None:
             question()
     with pytest.raises(KeyError):
         result.personal["nobody"]
+    result.personal.save(tmp_path / "m")
+    result.personal.save(tmp_path / "m")
     assert "nobody" not in result.personal
     assert result.predict("task-0", np.zeros((0, 5))).shape == (0,)
     assert result.predict("task-0", np.zeros((0, 5)), probabilities=True).shape == (0, 3)
@@ -304,6 +307,9 @@ def test_what_cannot_be_taken_out_is_a_sentence(tmp_path: Path) -> None:
     values = preset("lrs-synthetic", *SMALL).run()
     with pytest.raises(InputError, match="predicts values, which have no probabilities"):
         values.predict(next(iter(values.personal)), np.zeros((1, 8)), probabilities=True)
+    assert (
+        values.predict(next(iter(values.personal)), np.zeros((1, 8))).shape == values.population.test.targets[:1].shape
+    )
 
 
 def test_a_damaged_export_is_a_sentence(tmp_path: Path) -> None:
@@ -318,6 +324,8 @@ def test_a_damaged_export_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"):
         open_models(tmp_path / "out")
     models.write_bytes(whole)
+    toy(GlobalModel(**SGD)).run().personal.save(tmp_path / "out")  # anew, as advised
+    assert len(open_models(tmp_path / "out")) == 9
     about = json.loads(manifest.read_text())
     about["roster"]["names"] = about["roster"]["names"][:-1]
     manifest.write_text(json.dumps(about))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from fedpriv.cohort import Params, Problem
 from fedpriv.roster import Roster
 
-__all__ = ["NOT_PROTECTED", "Block", "Outline", "Source"]
+__all__ = ["NOT_PROTECTED", "Block", "Ids", "Outline", "Source"]
 
 Ids = NDArray[np.int64]
 Block = tuple[Ids, Params, NDArray[np.bool_]]
