@@ -167,24 +167,21 @@ def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path, monkeypatch:
         assert (code, said in error, error.count("\n")) == (2, True, 1), error
     assert fedpriv("models", "r", "--out=all")[0] == 0
 
-    class Sorting(nn.Module):
-        """Does what no graph can say."""
+    made = toy(GlobalModel(), toy_tasks(4), model=Branching(), engine="loop")
+    with pytest.raises(InputError, match=r"the model Branching (cannot be written as|and its) .*ONNX graph"):
+        made.run().personal.save_onnx(tmp_path / "s", "task-0")
 
-        def __init__(self) -> None:
-            super().__init__()
-            self.weight = nn.Parameter(torch.ones(5, 3))
 
-        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-            return (
-                torch.from_numpy(np.asarray(inputs.detach())) @ self.weight
-                if not torch.is_grad_enabled()
-                else inputs @ self.weight
-            )
+class Branching(nn.Module):
+    """Does with positive sums something else than with negative ones: no graph without branches can say that."""
 
-    with pytest.raises(InputError, match="the model Sorting cannot be written as an ONNX graph"):
-        toy(GlobalModel(), toy_tasks(4), model=Sorting(), engine="loop").run().personal.save_onnx(
-            tmp_path / "s", "task-0"
-        )
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5, 3) * torch.arange(15.0).reshape(5, 3))
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        rows = [row @ self.weight if float(row.sum()) > 0 else -3 * (row @ self.weight) for row in inputs]
+        return torch.stack(rows)
 
 
 def test_without_onnx_the_sentence_says_what_to_install(fedpriv: Any, monkeypatch: Any) -> None:
