@@ -52,7 +52,7 @@ def _lines(result: RunResult) -> Iterable[Mapping[str, Any]]:
 
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     start = "" if line.get("released", True) else "diagnostic_"
-    found = {}
+    found: dict[str, float] = {}
     for name, value in line.items():
         if isinstance(value, Mapping):  # {"loss": {"personal": 0.1}}
             found |= {f"{start}{model}_{name}": number for model, number in value.items()}

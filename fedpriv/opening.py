@@ -42,7 +42,7 @@ def open_run(
     """
     folder = Path(folder)
     if experiment is None:
-        return read_back(_built(folder, data_dir), folder, read_record(folder))
+        return read_back(_built(folder, data_dir), folder, read_record(folder), read_config(folder))
     _refuse_unfinished(folder)
     return experiment.run(folder, resume=True, reproduce=read_config(folder).get("run", {}).get("reproduce"))
 
@@ -55,8 +55,7 @@ def personal_of_run(folder: Path, data_dir: Path | None = None) -> Personal:
     InputError
         As :func:`open_run`.
     """
-    built = _built(folder, data_dir)
-    return personal_of_finished(built, folder, built.strategy.rounds)()
+    return personal_of_finished(_built(folder, data_dir), folder, read_config(folder))()
 
 
 def _built(folder: Path, data_dir: Path | str | None) -> Experiment:
@@ -64,7 +63,7 @@ def _built(folder: Path, data_dir: Path | str | None) -> Experiment:
     config = read_config(folder)
     if made_in_python(config):
         raise InputError(
-            f"{folder} was made in Python, so its data are not at hand here; there, fedpriv.open_run(folder, "
+            f"{folder} was made in Python, so no command can load its data; there, fedpriv.open_run(folder, "
             "experiment).personal.save(out) writes its models."
         )
     _refuse_unfinished(folder)

@@ -76,7 +76,7 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
     stored = {**stored, "run": {**stored["run"], "reproduce": options.reproduce}}
     out = None if options.out is None else Path(options.out)
     if options.resume and out is not None and (done := read_finished(out, stored, options.about)) is not None:
-        return read_back(experiment, out, done)
+        return read_back(experiment, out, done, options.config)
     prepared = prepare(experiment, reproduced=options.reproduce is not None, started=options.pool is not None)
     if options.on is None and experiment.grid == "auto":
         _LOG.info("%s", prepared.choice)
@@ -104,11 +104,14 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
         return result
 
 
-def read_back(experiment: Experiment, folder: Path, record: RunRecord) -> RunResult:
+def read_back(
+    experiment: Experiment, folder: Path, record: RunRecord, config: dict[str, Any] | None = None
+) -> RunResult:
     """Return what a finished run came to, if its ledger still says the same."""
     check_finished(folder, record)
     result = RunResult.from_summary(record.to_json(), folder)
-    result.population, result.make_personal = experiment.tasks, personal_of_finished(experiment, folder, record.rounds)
+    result.population = experiment.tasks
+    result.make_personal = personal_of_finished(experiment, folder, config)
     return result
 
 
@@ -215,7 +218,7 @@ class _Run:
         own, store = grid if isinstance(grid, LocalGrid) else None, self.folder.checkpoints if self.folder else None
         began = time.perf_counter()
         with phase("states of the tasks"):
-            made = personal_after(self.experiment, own, store, rounds, billboards)
+            made = personal_after(self.experiment, own, store, rounds, billboards, self.options.config)
         self.saving_seconds += time.perf_counter() - began
         return made
 

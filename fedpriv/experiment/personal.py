@@ -31,11 +31,17 @@ if TYPE_CHECKING:
 __all__ = ["personal_after", "personal_of_finished"]
 
 Billboards = Mapping[str, dict[str, NDArray[Any]]]
+Config = dict[str, dict[str, Any]]
 _MakeNodes = Callable[[], list[Node]]
 
 
 def personal_after(
-    experiment: Experiment, own: LocalGrid | None, store: CheckpointStore | None, rounds: int, billboards: Billboards
+    experiment: Experiment,
+    own: LocalGrid | None,
+    store: CheckpointStore | None,
+    rounds: int,
+    billboards: Billboards,
+    config: Config | None,
 ) -> Callable[[], Personal]:
     """Keep the states that tasks have after the last fit; return what makes their models when they are asked for.
 
@@ -51,6 +57,8 @@ def personal_after(
         Rounds of the run.
     billboards : mapping
         The last ones.
+    config : dict or None
+        What the experiment was built from, where it was built from a configuration.
     """
     if own is None:
         return partial(_refuse, _ELSEWHERE)
@@ -62,10 +70,10 @@ def personal_after(
         scratch = _Scratch()
         own.snapshot(scratch.path, rounds)
         nodes = partial(_restored_from, scratch, own.specs, rounds)
-    return partial(_personal, experiment, billboards, nodes)
+    return partial(_personal, experiment, billboards, nodes, config)
 
 
-def personal_of_finished(experiment: Experiment, folder: Path, rounds: int) -> Callable[[], Personal]:
+def personal_of_finished(experiment: Experiment, folder: Path, config: Config | None) -> Callable[[], Personal]:
     """Return what makes the models of a finished run when they are asked for.
 
     Parameters
@@ -74,14 +82,14 @@ def personal_of_finished(experiment: Experiment, folder: Path, rounds: int) -> C
         The one that was run.
     folder : Path
         The run folder.
-    rounds : int
-        Rounds of the run.
+    config : dict or None
+        What the experiment was built from, where it was built from a configuration.
     """
     store = CheckpointStore(folder / "checkpoints")
     billboards = store.load(store.rounds()[-1]).billboards if store.rounds() else {}
     if isinstance(experiment.tasks, Roster) or not billboards:
         return partial(_refuse, _ELSEWHERE)
-    kept = store.last_states(rounds)
+    kept = store.last_states(experiment.strategy.rounds)
     if kept is None and experiment.client.updates_use_state:
         return partial(
             _refuse,
@@ -93,7 +101,7 @@ def personal_of_finished(experiment: Experiment, folder: Path, rounds: int) -> C
         specs = experiment.specs(experiment.problem(), 1)
         return refitted(specs, billboards, _members(experiment)) if kept is None else restored(specs, *kept)
 
-    return partial(_personal, experiment, billboards, nodes)
+    return partial(_personal, experiment, billboards, nodes, config)
 
 
 _ELSEWHERE = (
@@ -102,18 +110,19 @@ _ELSEWHERE = (
 )
 
 
-def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes) -> Personal:
+def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes, config: Config | None) -> Personal:
     client, tasks = type(experiment.client), experiment.tasks
     if client.evaluate is not ClientAlgorithm.evaluate and client.models is ClientAlgorithm.models:
         raise InputError(
             f"{client.__name__} scores in a way of its own, so what it scored may be another model than personal() "
             "gives; override models() in the place of evaluate(), and run it once more."
         )
-    known: dict[str, Any] = {"name": type(experiment.model).__name__, "dtype": experiment.dtype}
-    if not isinstance(experiment.model, nn.Module):
-        named = not isinstance(experiment.model, str)
-        known["name"] = experiment.model.name if named else experiment.model
-        known |= {"settings": experiment.model.settings if named else {}, "seed": experiment.seed}
+    model = experiment.model
+    known: dict[str, Any] = {"name": type(model).__name__, "dtype": experiment.dtype}
+    if not isinstance(model, nn.Module):
+        name, settings = (model, {}) if isinstance(model, str) else (model.name, model.settings)
+        known |= {"name": name, "settings": settings, "seed": experiment.seed}
+    data = (config or {}).get("data", {})
     outline = Outline(
         roster=experiment.roster,
         problem=experiment.problem(),
@@ -121,6 +130,7 @@ def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes)
         client=kebab(client.__name__),
         digests={group: _digest(arrays) for group, arrays in billboards.items()},
         columns=None if isinstance(tasks, Roster) else tasks.train.columns,
+        reading=data if "file" in data else None,
     )
     return Personal(outline, LiveModels(nodes, billboards, _members(experiment)))
 

@@ -64,6 +64,8 @@ class Manifest(Settings):
         SHA-256 of the last billboard of each group.
     columns : tuple of str, or None
         What the columns of the inputs are called.
+    reading : dict or None
+        How rows of a file of one's own are read.
     roster : Roster
         Who the tasks are, in the order of the tasks' axis.
     """
@@ -80,6 +82,7 @@ class Manifest(Settings):
     constants: tuple[str, ...]
     billboards: dict[str, str]
     columns: tuple[str, ...] | None
+    reading: dict[str, Any] | None = None
     roster: Roster
 
 
@@ -164,6 +167,7 @@ def manifest_of(
         constants=tuple(name for name, _ in constants_of(outline.problem.model)),
         billboards=outline.digests,
         columns=outline.columns,
+        reading=outline.reading,
         roster=outline.roster,
     )
 

@@ -68,7 +68,15 @@ def open_models(folder: Path | str, module: nn.Module | None = None) -> Personal
     for name, value in whole(folder / MODELS, [f"{CONSTANT}{name}" for name in manifest.constants]):
         with torch.no_grad():
             values[name.removeprefix(CONSTANT)].copy_(torch.from_numpy(value))
-    outline = Outline(manifest.roster, problem, manifest.model, manifest.client, manifest.billboards, manifest.columns)
+    outline = Outline(
+        roster=manifest.roster,
+        problem=problem,
+        model=manifest.model,
+        client=manifest.client,
+        digests=manifest.billboards,
+        columns=manifest.columns,
+        reading=manifest.reading,
+    )
     return Personal(outline, ExportedModels(folder / MODELS, tuple(manifest.arrays)))
 
 

@@ -50,6 +50,8 @@ class Outline:
         SHA-256 of the last billboard of each group, which tells of which run the models are.
     columns : tuple of str, or None
         What the columns of the inputs are called, where the data came as tables.
+    reading : dict or None
+        The ``[data]`` of a configuration with a file of one's own, which says how new rows are read, too.
     """
 
     roster: Roster
@@ -58,6 +60,7 @@ class Outline:
     client: str
     digests: dict[str, str]
     columns: tuple[str, ...] | None = None
+    reading: dict[str, Any] | None = None
 
     @cached_property
     def places(self) -> dict[str, int]:
