@@ -380,3 +380,41 @@ def test_the_compact_file_holds_the_states_of_the_run(tmp_path: Path) -> None:
         inputs = tasks.test.inputs[tasks.test.rows(place)]
         found = models.predict(np.full(len(inputs), place), inputs)
         np.testing.assert_allclose(found, result.predict(name, inputs).reshape(-1), rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("client", [GlobalModel(final_epochs=3, **SGD), MeanRegularized(final_epochs=2, **SGD)])
+def test_people_who_come_later_get_the_models_by_which_held_out_people_are_scored(client: Any) -> None:
+    later = toy_tasks(5, seed=4, sizes=[6, 9, 4, 13, 5])
+    result = toy(client, held_out=later, references=False).run()
+    models = result.personal.adapted(later)
+    accuracy, _ = scores_of(models, later)
+    scored = result.summary["diagnostics"]["held_out"]["billboard"]["accuracy"]
+    assert round(float(accuracy.mean()), 4) == scored
+    one, other = (models[name].state_dict() for name in later.names[:2])
+    assert any(not torch.equal(one[name], other[name]) for name in one)
+    with pytest.raises(InputError, match=r"these people have num_classes 2 and the run's tasks 3; give both the same"):
+        result.personal.adapted(toy_tasks(4, classes=2))
+    groups = toy(client, strategy=noisy(rounds=1, groups=(0, 1, 0, 1, 1, 0, 0, 1, 1))).run()
+    with pytest.raises(InputError, match=r"a billboard for each of 2 groups.*use a run without groups"):
+        groups.personal.adapted(later)
+
+
+def test_models_of_a_folder_cannot_be_fitted_to_others(tmp_path: Path) -> None:
+    made = toy(GlobalModel(final_epochs=1, **SGD))
+    made.run(tmp_path / "run").personal.save(tmp_path / "out")
+    with pytest.raises(InputError, match=r"open the run: fedpriv.open_run\(folder\)"):
+        open_models(tmp_path / "out").adapted(TASKS)
+    assert len(open_run(tmp_path / "run", made).personal.adapted(TASKS)) == 9
+
+
+def test_a_notebook_sees_means_guarantee_and_what_protects_the_models() -> None:
+    result = toy(MeanRegularized(final_epochs=1, **SGD)).run()
+    shown = result._repr_html_()
+    assert "mean test accuracy" in shown
+    assert f"{result.diagnostics.accuracy.personal:.4g}" in shown
+    assert "Joint DP" in shown or "joint" in shown
+    models = result.personal._repr_html_()
+    assert "models of 9 tasks" in models
+    assert "no guarantee protects a task against somebody who reads its own" in models
+    for text in (shown, models):
+        assert not any(name in text for name in TASKS.names)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
+from dataclasses import replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fedpriv.cohort import Params
+from fedpriv.cohort import Params, Tasks
 from fedpriv.errors import InputError
 from fedpriv.names import nearest
 from fedpriv.personal.outline import NOT_PROTECTED, Block, Outline, Source
@@ -105,6 +106,27 @@ class Personal(Mapping[str, nn.Module]):
         from fedpriv.personal.compact import has_compact_form
 
         return has_compact_form(self.source)
+
+    def adapted(self, people: Tasks) -> Personal:
+        """Return the models of people who come later: the last fit, from the last billboard and their own data.
+
+        Nothing is sent or released, so it costs no privacy: the models of people held out are scored in the same way.
+
+        Parameters
+        ----------
+        people : Tasks
+            Tasks of the same kind. They may have any names.
+
+        Raises
+        ------
+        InputError
+            Their examples are of another kind, there is a billboard for each of several groups, or these are models out
+            of a folder, which says nothing of how they were fitted.
+        """
+        from fedpriv.personal.nodes import newcomers
+
+        source = newcomers(self.source, people, self.outline.roster)
+        return Personal(replace(self.outline, roster=people.roster), source)
 
     def blocks(self) -> Iterator[Block]:
         """Yield all models, stacked, some at a time and in any order: ids [C], parameters [C, ...], who has one [C]."""

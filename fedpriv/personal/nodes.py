@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,16 +11,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort import State
+from fedpriv.cohort import State, Tasks
 from fedpriv.cohort.fast.threads import one_blas_thread, one_torch_thread
-from fedpriv.errors import ComponentFailure
-from fedpriv.personal.outline import Block, Ids
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.personal.outline import Block, Ids, Source
 from fedpriv.protocol import Request
+from fedpriv.roster import Roster
 from fedpriv.runs.checkpoint import Block as StateBlock
 from fedpriv.runs.checkpoint import read_states
 from fedpriv.runtime.node import Node, NodeSpec
 
-__all__ = ["LiveModels", "refitted", "restored"]
+__all__ = ["LiveModels", "newcomers", "refitted", "restored"]
 
 Billboards = Mapping[str, dict[str, NDArray[Any]]]
 _TASKS_AT_A_TIME = 4096
@@ -89,6 +90,36 @@ def restored(specs: Iterable[NodeSpec], directory: Path, number: int) -> list[No
                 f"{directory} lost the states of {int((~found).sum())} tasks; restore it from a copy, or run again."
             )
     return nodes
+
+
+def newcomers(source: Source, people: Tasks, roster: Roster) -> LiveModels:
+    """Return models of people who took no part, fitted to the last billboard as people held out are.
+
+    Raises
+    ------
+    InputError
+        They do not fit, there is not one billboard for all, or the models come from a file.
+    """
+    if not isinstance(source, LiveModels):
+        raise InputError("models out of a folder cannot be fitted to others; open the run: fedpriv.open_run(folder).")
+    if len(source.billboards) != 1:
+        raise InputError(
+            f"there is a billboard for each of {len(source.billboards)} groups, and none for people of no group; use a "
+            "run without groups."
+        )
+    people.check()
+    for name in ("input_shape", "target_shape", "num_classes"):
+        mine, theirs = getattr(people, name), getattr(roster, name)
+        if mine != theirs:
+            raise InputError(f"these people have {name} {mine!r} and the run's tasks {theirs!r}; give both the same.")
+    everybody = {group: np.arange(len(people), dtype=np.int64) for group in source.billboards}
+
+    def nodes() -> list[Node]:
+        # With the seed of those who are held out: they are no part of the run, and scored as these are.
+        spec = replace(source.nodes[0].spec, tasks=replace(people, first=0), seed=0, policy=None)
+        return refitted([spec], source.billboards, everybody)
+
+    return LiveModels(nodes, source.billboards, everybody)
 
 
 def _watched(blocks: Iterator[StateBlock], found: NDArray[np.bool_]) -> Iterator[StateBlock]:
