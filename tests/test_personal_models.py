@@ -148,6 +148,7 @@ def test_modules_are_copies_of_the_runs_own(tmp_path: Path) -> None:
     result = toy(MeanRegularized(final_epochs=1, **SGD), model=own, public_weights=True).run()
     first = result.personal["task-0"]
     assert isinstance(first, Frozen)
+    assert result.personal["task-0"] is not first
     assert not torch.equal(first.head.weight, own.head.weight)
     torch.testing.assert_close(first.body.weight, own.body.weight, rtol=0, atol=0)
     before = result.predict("task-0", TASKS.test.inputs[:4], probabilities=True)
