@@ -23,7 +23,7 @@ from fedpriv.roster import Roster
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import Node, NodeSpec
-from fedpriv.strategies.membership import members
+from fedpriv.strategies.registry import members
 
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
