@@ -121,6 +121,39 @@ def test_tables_with_names_are_read_by_them(fedpriv: Any) -> None:
         assert said in error
 
 
+def test_rows_of_a_file_of_ones_own_are_read_by_its_rules_and_classes_have_their_names(fedpriv: Any) -> None:
+    rng = np.random.default_rng(0)
+    count = 60
+    table = pandas.DataFrame(
+        {
+            "who": np.repeat(["ann", "bob", "cy"], count // 3),
+            "age": rng.integers(20, 80, count),
+            "sex": rng.choice(["f", "m"], count),
+            "passed": rng.choice(["no", "yes"], count),
+        }
+    )
+    table.to_csv("people.csv", index=False)
+    own = [
+        "data.file=people.csv", "data.task=who", "data.target=passed", 'data.classes=["no", "yes"]',
+        'data.features={age = [0, 100], sex = ["f", "m"]}', "run.declared=benchmark",
+    ]  # fmt: skip
+    code, _, error = fedpriv("run", "pmtl", *(f"--set={one}" for one in own), *SHORT[1:], "--out=r")
+    assert code == 0, error
+    assert fedpriv("models", "r", "--out=m")[0] == 0
+    new = table.drop(columns=["who", "passed"])[["sex", "age"]].head(7)
+    new.to_csv("new.csv", index=False)
+    inputs = np.column_stack([new["age"] / 100, new["sex"] == "f", new["sex"] == "m"])
+    expected = [["no", "yes"][number] for number in open_run("r").predict("bob", inputs)]
+    for source in ("r", "m"):
+        code, text, error = fedpriv("predict", source, "--task=bob", "--input=new.csv")
+        assert (code, error) == (0, "")
+        assert text.splitlines() == ["prediction", *expected]
+    code, text, _ = fedpriv("predict", "m", "--task=bob", "--input=new.csv", "--probabilities")
+    assert text.splitlines()[0] == "probability_no,probability_yes"
+    code, text, _ = fedpriv("predict", "m", "--task=bob", "--input=new.csv", "--json")
+    assert json.loads(text)["predictions"] == expected
+
+
 def test_low_rank_sparse_models_go_into_a_folder_as_well(fedpriv: Any) -> None:
     assert fedpriv("run", "lrs-synthetic", *(f"--set={one}" for one in SMALL), "--out=r")[0] == 0
     assert fedpriv("models", "r")[0] == 0

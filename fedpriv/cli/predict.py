@@ -31,17 +31,26 @@ def predict(
     as_json: JsonFlag = False,
 ) -> None:
     """Print what one task's own model predicts, as CSV: one line for each example."""
+    from fedpriv.data import own_inputs
     from fedpriv.opening import personal_of_run
     from fedpriv.personal import is_export, open_models, read_examples
 
     with Progress(quiet=as_json), phase("personal model"):
         personal = open_models(source) if is_export(source) else personal_of_run(source, data_dir)
-        found = personal.predict(task, read_examples(examples, personal.outline), probabilities=probabilities)
+        reading = personal.outline.reading or {}
+        by_rules = reading.get("features") is not None and examples.suffix != ".npy"
+        inputs = own_inputs(reading, examples) if by_rules else read_examples(examples, personal.outline)
+        found = personal.predict(task, inputs, probabilities=probabilities)
+    names = reading.get("classes") if isinstance(reading.get("classes"), list) else None
+    rows = found.reshape(len(found), -1).tolist()
+    if names is not None and not probabilities:
+        rows = [[names[number] for number in row] for row in rows]
     if as_json:
-        say_json({"task": task, "predictions": found.tolist(), "released": False})
+        flat = rows if probabilities or found.ndim > 1 else [row[0] for row in rows]
+        say_json({"task": task, "predictions": flat, **({"classes": names} if names else {}), "released": False})
         return
-    rows = found.reshape(len(found), -1)
     name = "probability" if probabilities else "prediction"
+    heads = [f"{name}_{one}" for one in (names if probabilities and names else range(len(rows[0]) if rows else 0))]
     writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow([name] if rows.shape[1] == 1 else [f"{name}_{number}" for number in range(rows.shape[1])])
-    writer.writerows(rows.tolist())
+    writer.writerow(heads if len(heads) > 1 else [name])
+    writer.writerows(rows)
