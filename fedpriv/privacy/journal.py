@@ -189,7 +189,12 @@ class Journal:
         return rounded if left.admits(left.cost({release: rounds})) else None
 
     def spent(self, number: int, groups: Iterable[str]) -> bool:
-        """Tell whether a release of this round, to one of these groups, was charged."""
+        """Tell whether a release of this round, to one of these groups, was charged.
+
+        Rounds are charged in order, so the ledger is not asked about the one after the last that was charged here.
+        """
+        if number - 1 in self._charged and number not in self._charged:
+            return False
         return any(self.ledger.charged(self.population, self.run, number, group) for group in groups)
 
     def reserve(self, number: int, releases: Mapping[str, Release]) -> None:
