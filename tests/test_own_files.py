@@ -338,7 +338,8 @@ def test_a_damaged_file_of_arrow_is_a_sentence_and_never_ends_the_process(tmp_pa
     asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["y2"], "declared": "protected"}
     with pytest.raises(InputError, match="no column 'y2'"):
         Tasks.from_saved_dataset(folder, **asked)
-    (folder / "a.arrow").write_bytes(whole.replace(offsets, np.arange(0, 25_000_000, 3_000_000, dtype="<i4").tobytes()))
+    strange = np.array([0, 3, 6, 900_000_000, 12, 15, 18, 21, 24], dtype="<i4").tobytes()
+    (folder / "a.arrow").write_bytes(whole.replace(offsets, strange))
     with pytest.raises(InputError, match="is damaged or no saved data set"):
         Tasks.from_saved_dataset(folder, **asked)
 
