@@ -3,7 +3,8 @@
 The keys of ``[client]`` and ``[strategy]`` are the keywords of the class that ``name`` chooses, those of ``[run]`` are
 keywords of :class:`fedpriv.experiment.Experiment`, and those of ``[data]`` go to ``load`` and ``partition``, or with
 ``file`` to a reader of data of one's own (:class:`fedpriv.data.OwnFile`). An ``[attack]`` section, if there is one,
-puts a malicious server beside the run (:class:`fedpriv.adversary.Watch`).
+puts a malicious server beside the run (:class:`fedpriv.adversary.Watch`); a ``[code]`` section says where code of
+users' own lies (:class:`fedpriv.own_code.CodeSettings`).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from fedpriv.components import code_kept, component, known_settings, made, refuse_changed
 from fedpriv.errors import InputError
-from fedpriv.names import kebab, unknown
+from fedpriv.names import unknown
+from fedpriv.own_code import CodeSettings
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
@@ -31,11 +33,14 @@ __all__ = [
     "completed",
     "parse_assignments",
     "parse_value",
+    "read_own",
     "read_toml",
+    "started_anew",
 ]
 
 Config = dict[str, dict[str, Any]]
-SECTIONS = ("data", "model", "client", "strategy", "run", "attack")
+SECTIONS = ("data", "model", "client", "strategy", "run", "attack", "code")
+_OPTIONAL = ("attack", "code")
 _REPLACED = {
     **{"noise_multiplier": "epsilon", "epsilon": "noise_multiplier"},
     **{"clipping_norms": "clipping_norm", "clipping_norm": "clipping_norms"},
@@ -62,7 +67,9 @@ def read_toml(path: Path) -> Config:
     for section, values in found.items():
         if section not in SECTIONS or not isinstance(values, dict):
             raise InputError(unknown("section", section, SECTIONS))
-    config = {section: dict(found.get(section, {})) for section in SECTIONS if section != "attack" or section in found}
+    config = {
+        section: dict(found.get(section, {})) for section in SECTIONS if section not in _OPTIONAL or section in found
+    }
     return _own_data(config, path.parent)
 
 
@@ -81,6 +88,36 @@ def _dates_as_text(value: Any) -> Any:
     if isinstance(value, list):
         return [_dates_as_text(one) for one in value]
     return value.isoformat() if isinstance(value, date) else value
+
+
+def read_own(path: Path) -> Config:
+    """Read a configuration file of a user's own: modules are looked up beside it first.
+
+    Raises
+    ------
+    InputError
+        As :func:`read_toml`.
+    """
+    config = read_toml(path)
+    code = CodeSettings(**config.get("code", {}))
+    beside = [] if code.modules else [path.parent]  # a run's file says it already
+    folders = [*beside, *(path.parent / place for place in code.path)]
+    config["code"] = {**config.get("code", {}), "path": [str(folder.resolve()) for folder in folders]}
+    return config
+
+
+def started_anew(config: Config, more: Mapping[str, Iterable[Any]] | None = None) -> Config:
+    """Return the configuration of a new run, with all that it keeps about code of users' own.
+
+    Parameters
+    ----------
+    config : dict
+        Of a file or preset; what another run kept about its code is forgotten.
+    more : mapping of str to iterable, optional
+        Values by key that shall replace those of the configuration in some runs.
+    """
+    kept = code_kept(config, more or {})
+    return {**{key: values for key, values in config.items() if key != "code"}, **({"code": kept} if kept else {})}
 
 
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
@@ -141,7 +178,7 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
             and value != result.get(section, {}).get("name")
             and section in ("client", "strategy", "model")
         ):
-            allowed = _known_settings(section, str(value))
+            allowed = {"name"} | known_settings(section, str(value), _folders(result))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
         result.setdefault(section, {})[name] = value
         if section == "strategy":
@@ -152,23 +189,16 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
 def completed(config: Config, described: Mapping[str, Any]) -> Config:
     """Add every default to a configuration (:meth:`fedpriv.Experiment.describe`): a run folder shall say them all."""
     merged = {section: dict(values) for section, values in config.items()}
+    if "code" in merged:
+        merged["code"] |= described.get("code", {})
     for section in ("model", "client", "strategy", "run"):
         known = {key: value for key, value in described[section].items() if key not in ("target", "budget")}
         merged[section] = {**known, **merged[section]}
     return {section: {k: v for k, v in values.items() if v is not None} for section, values in merged.items()}
 
 
-def _known_settings(section: str, name: str) -> set[str]:
-    import fedpriv.clients
-    import fedpriv.strategies
-    from fedpriv.models import MODELS
-
-    if section == "model":
-        return set(MODELS[name].model_fields) if name in MODELS else set()  # type: ignore[attr-defined]
-    module = fedpriv.clients if section == "client" else fedpriv.strategies
-    fields = set(_class_named(module, section, name).model_fields)
-    beside = _update_settings(None) if "server_update" in fields else set()
-    return fields | beside | (set(_TARGET) if "target" in fields else set())
+def _folders(config: Config) -> tuple[Path, ...]:
+    return CodeSettings(**config.get("code", {})).folders
 
 
 def _update_settings(name: Any) -> set[str]:
@@ -195,15 +225,6 @@ def _data_options(name: Any, partition: Any) -> set[str]:
     return common | load_options(str(name)) | scheme_options(str(partition))
 
 
-def _class_named(module: ModuleType, kind: str, name: Any) -> Any:
-    """Return the class of a package of algorithms by its kebab-case name."""
-    known = {kebab(public): getattr(module, public) for public in module.__all__}
-    known = {key: value for key, value in known.items() if not getattr(value, "__abstractmethods__", None)}
-    if name not in known:
-        raise InputError(unknown(kind, str(name), known))
-    return known[name]
-
-
 def build_experiment(config: Config, data_dir: Path | None = None, roster: Roster | None = None) -> Experiment:
     """Turn a configuration into an experiment; everything is checked before any work starts.
 
@@ -221,15 +242,16 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     InputError
         A name, key or value is wrong.
     """
-    import fedpriv.clients
-    import fedpriv.strategies
     from fedpriv.data import NATURAL
     from fedpriv.experiment import Experiment, ModelSettings
     from fedpriv.privacy.target import Target
 
     client, strategy, run, model = (dict(config[name]) for name in ("client", "strategy", "run", "model"))
-    client_class = _class_named(fedpriv.clients, "client", client.pop("name", "mean-regularized"))
-    strategy_class = _class_named(fedpriv.strategies, "strategy", strategy.pop("name", "billboard"))
+    folders = _folders(config)
+    refuse_changed(config)
+    client_name, strategy_name = client.pop("name", "mean-regularized"), strategy.pop("name", "billboard")
+    client_class = component("client", client_name, folders)
+    component("strategy", strategy_name, folders)  # before what is wrong with its settings
     if isinstance(per_group := strategy.get("epsilon"), dict):
         if not per_group or not all(isinstance(one, int | float) for one in per_group.values()):
             raise InputError(f"strategy.epsilon must be a number, or a table of one per group, got {per_group!r}.")
@@ -253,8 +275,10 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
             raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))
     if config["data"].get("partition") == _FEW_SHOT and "shots" in client_class.model_fields:
         client.setdefault("shots", config["data"].get("shots", 1))  # held-out people learn from as many
-    client_object, strategy_object = client_class(**client), strategy_class(**strategy)
+    client_object = made("client", client_name, client, folders)
+    strategy_object = made("strategy", strategy_name, strategy, folders)
     name = model.pop("name", "mlp")
+    component("model", name, folders)
     if declared == "protected" and config["data"].get("drop_unusable"):
         raise InputError(
             "data.drop_unusable looks at the data to decide who takes part, so it is for public benchmarks only; "
@@ -284,11 +308,22 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
         strategy=strategy_object,
         **run,
     )
+    _refuse_other_start(experiment, config)
     if not config.get("attack"):
         return experiment
     from fedpriv.adversary import Watch, with_watch
 
     return with_watch(experiment, Watch(**config["attack"]))
+
+
+def _refuse_other_start(experiment: Experiment, config: Config) -> None:
+    """Refuse a model of users' own that starts from other values than the run did, such as those of another file."""
+    kept = CodeSettings(**config.get("code", {})).initial
+    if kept is not None and experiment.problem().digest != kept:
+        raise InputError(
+            f"the model {config['model']['name']!r} does not start from the values of this run's start; give "
+            "it the files and the version of torch of then, or start a new run."
+        )
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None, declared: Declared | None) -> tuple[Any, Any]:

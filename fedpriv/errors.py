@@ -5,6 +5,7 @@
     FedprivError
     +-- InputError         the user's input is wrong                       exit code 2
     |   +-- NoGuarantee    a combination for which no privacy claim holds  exit code 2
+    |   +-- OwnCodeError   code of the user's own failed: quotes its text  exit code 2
     +-- BudgetExceeded     the privacy budget would be exceeded            exit code 3
     +-- ComponentFailure   a part of the system failed                     exit code 4
     +-- Interrupted        somebody stopped the command                    exit code 130, or 143 after SIGTERM
@@ -14,7 +15,15 @@ Every message is one sentence or two: the name, the bound, the value got, the ne
 
 from __future__ import annotations
 
-__all__ = ["BudgetExceeded", "ComponentFailure", "FedprivError", "InputError", "Interrupted", "NoGuarantee"]
+__all__ = [
+    "BudgetExceeded",
+    "ComponentFailure",
+    "FedprivError",
+    "InputError",
+    "Interrupted",
+    "NoGuarantee",
+    "OwnCodeError",
+]
 
 
 class FedprivError(Exception):
@@ -31,6 +40,10 @@ class InputError(FedprivError, ValueError):
 
 class NoGuarantee(InputError):
     """A combination of output, observer, sampling and noise for which no valid guarantee exists."""
+
+
+class OwnCodeError(InputError):
+    """Code of the user's own failed. The message quotes what it said, which may hold values: no node sends it."""
 
 
 class BudgetExceeded(FedprivError):

@@ -3,13 +3,16 @@
 A scenario is a package here whose docstring's first line describes it. ``PRESETS`` names its presets, the default
 first; a ``build(config, data_dir)`` function is only needed where the usual one does not do, and
 ``measure(experiment, result)`` returns what the scenario compares its runs with, for the summary and the answer.
+
+A TOML file of a user's own is a scenario with one preset; the one in a run folder is that run's.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import takewhile
 from pathlib import Path
@@ -17,11 +20,15 @@ from pkgutil import iter_modules
 from types import ModuleType
 from typing import Any
 
-from fedpriv.config import Config, build_experiment, read_toml
+from fedpriv.config import Config, build_experiment, read_own, read_toml
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
+from fedpriv.runs import made_in_python
+from fedpriv.runs.atomic import damage_said
 
 __all__ = ["Scenario", "scenario", "scenarios"]
+
+_ENDING = ".toml"
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,8 @@ class Scenario:
     build: Callable[[Config, Path | None], Any]  # turns (configuration, data directory) into an Experiment
     # Turns (Experiment, RunResult) into further entries of the summary; diagnostics, not released.
     measure: Callable[[Any, Any], dict[str, Any]] | None = None
+    is_file: bool = False  # whether its one preset is a file of a user's own, or that of a run
+    of_run: bool = False  # whether that file lies in a run folder
 
     def about(self, preset: str) -> str:
         """Return the first sentences of the comment that a preset's file begins with: those of its first line."""
@@ -42,8 +51,28 @@ class Scenario:
         ends = [match.start() for match in re.finditer(r"(?<=\.)(?=\s+[A-Z0-9]|$)", " ".join(comment))]
         return " ".join(comment)[: next((end for end in ends if end >= len(comment[0])), None)]
 
+    def label(self, preset: str | None) -> str:
+        """Return the name of a preset for folders and reports, that of the default one unless it is named."""
+        return next(iter(self.presets)) if preset is None else Path(preset).stem if preset.endswith(_ENDING) else preset
+
+    def folder_name(self, preset: str | None) -> str:
+        """Return what a folder of its runs is called."""
+        return self.label(preset) if self.name.endswith(_ENDING) else f"{self.name}-{self.label(preset)}"
+
     def preset(self, name: str | None = None) -> Config:
-        """Return the configuration of a preset, the default one unless named."""
+        """Return the configuration of a preset, the default one unless named; or of a file, by its path.
+
+        Raises
+        ------
+        InputError
+            There is no such preset, or the file cannot be read.
+        """
+        if self.is_file:
+            if name is not None and name not in self.presets:
+                raise InputError(f"{self.name} is a preset itself, got --preset {name}; leave one of the two out.")
+            return read_own(next(iter(self.presets.values())))
+        if name is not None and name.endswith(_ENDING):
+            return read_own(Path(name))
         chosen = name or next(iter(self.presets))
         if chosen not in self.presets:
             raise InputError(unknown(f"preset of {self.name}", chosen, self.presets))
@@ -84,14 +113,40 @@ def _read(name: str, package: ModuleType) -> Scenario:
 
 
 def scenario(name: str) -> Scenario:
-    """Return a scenario by name.
+    """Return a scenario by name, or by the path of a TOML file.
 
     Raises
     ------
     InputError
-        The name is unknown.
+        The name is unknown, or there is no such file.
     """
     known = scenarios()
-    if name not in known:
-        raise InputError(unknown("scenario", name, known))
-    return known[name]
+    if name in known:
+        return known[name]
+    if name.endswith(_ENDING):
+        return _of_file(Path(name), known)
+    if Path(name, "config.toml").is_file():
+        raise InputError(f"{name} is a run folder; give its file, {Path(name, 'config.toml')}, to run it again.")
+    if Path(f"{name}{_ENDING}").is_file():
+        raise InputError(f"{name!r} is no scenario; to run the file, give {name}{_ENDING}.")
+    raise InputError(
+        f"{unknown('scenario', name, known)} A file of your own is given with its ending, {name}{_ENDING}."
+    )
+
+
+def _of_file(path: Path, known: dict[str, Scenario]) -> Scenario:
+    """Return the scenario of a file: that of its run where it lies in a run folder, else one of its own."""
+    config, kept = read_own(path), path.parent / "checkpoints/about.json"
+    one = Scenario(path.name, str(path), {path.stem: path}, build_experiment, is_file=True)
+    if not kept.is_file():
+        return one
+    if made_in_python(config):
+        raise InputError(
+            f"{path} is of a run that was made in Python, so its data are not at hand here; run it again there."
+        )
+    with damage_said(str(kept)):
+        about: dict[str, str] = {"scenario": one.name, "preset": path.stem} | json.loads(
+            kept.read_text(encoding="utf-8")
+        )
+    base = known.get(about["scenario"], replace(one, name=about["scenario"]))
+    return replace(base, presets={about["preset"]: path}, is_file=True, of_run=True)

@@ -1,4 +1,4 @@
-"""``fedpriv list``: scenarios, presets, data sets."""
+"""``fedpriv list``: scenarios, presets, data sets, models, client algorithms, strategies."""
 
 from __future__ import annotations
 
@@ -11,14 +11,24 @@ from fedpriv.cli.options import JsonFlag, show_table
 
 __all__ = ["list_"]
 
+_KINDS = {"models": "model", "clients": "client", "strategies": "strategy"}
+
 
 def list_(
-    what: Annotated[Literal["scenarios", "presets", "datasets"], typer.Argument(help="What to list.")] = "scenarios",
+    what: Annotated[
+        Literal["scenarios", "presets", "datasets", "models", "clients", "strategies"],
+        typer.Argument(help="What to list."),
+    ] = "scenarios",
     as_json: JsonFlag = False,
 ) -> None:
-    """Show the scenarios, their presets, or the data sets."""
+    """Show the scenarios, their presets, the data sets, or what model.name, client.name and strategy.name may be."""
     if what == "datasets":
         data_list(as_json)
+        return
+    if what in _KINDS:
+        from fedpriv.components import names_of
+
+        show_table(names_of(_KINDS[what]), as_json)
         return
     from fedpriv.scenarios import scenarios
 

@@ -36,8 +36,12 @@ def path_option(about: str, *names: str, **more: Any) -> Any:
 
 
 Assignments = Annotated[list[str] | None, typer.Option("--set", help="Setting to change, key=value; may be repeated.")]
-ScenarioName = Annotated[str, typer.Argument(help="Name of a scenario; see `fedpriv list`.")]
-PresetName = Annotated[str | None, typer.Option(help="Preset of the scenario; its first one unless given.")]
+ScenarioName = Annotated[
+    str, typer.Argument(metavar="SCENARIO|FILE.toml", help="Scenario (see `fedpriv list`), or a TOML file of yours.")
+]
+PresetName = Annotated[
+    str | None, typer.Option(help="Preset of the scenario, or a TOML file of yours; its first preset unless given.")
+]
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 DataDir = Annotated[
     Path | None,

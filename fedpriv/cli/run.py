@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedpriv.cli.options import Assignments, DataDir, JsonFlag, PresetName, ScenarioName, path_option, say, say_json
-from fedpriv.config import Config, apply, completed, parse_assignments, read_toml
+from fedpriv.config import Config, apply, completed, parse_assignments, read_toml, started_anew
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.machine import usable_cores
 from fedpriv.names import dotted
@@ -39,7 +39,7 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     as_json: JsonFlag = False,
 ) -> None:
-    """Run a scenario (see `fedpriv list`): train, score, account, write the run folder."""
+    """Run a scenario (see `fedpriv list`), or a TOML file of yours: train, score, account, write the run folder."""
     from fedpriv.runs import begun, free_folder
     from fedpriv.scenarios import scenario as find
 
@@ -58,9 +58,12 @@ def run(
         config = apply(config, {"run.seed": number})
     if reproduce is not None:
         config["run"]["reproduce"] = reproduce
-    label = preset or next(iter(chosen.presets))
-    folder = out or free_folder(Path("runs"), f"{scenario}-{label}")
-    about = {"scenario": scenario} if resume and preset is None else {"scenario": scenario, "preset": label}
+    if stored is None:
+        config = started_anew(config)
+    folder = out or free_folder(Path("runs"), chosen.folder_name(preset))
+    about = {"scenario": chosen.name}
+    if not resume or preset is not None:
+        about["preset"] = chosen.label(preset)
     # Else the folder holds another run, which is refused below, or nodes that keep their states to themselves.
     mine = (resume or not begun(folder)) and config["run"].get("grid") != "flower"
     try:

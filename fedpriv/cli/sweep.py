@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedpriv.cli.options import Assignments, DataDir, JsonFlag, PresetName, ScenarioName, path_option, say_json
-from fedpriv.config import apply, parse_assignments
+from fedpriv.config import apply, parse_assignments, started_anew
 from fedpriv.errors import InputError, Interrupted
 from fedpriv.progress import Progress, phase
 
@@ -73,21 +73,23 @@ def sweep(
         numbers = stored.seeds
     else:
         raise InputError("--seeds is required: 8 for 0 to 7, a list such as 3,5,9, or a range such as 2001-2008.")
+    cells = parse_grid(grid or []) if grid or stored is None else stored.grid
     if stored is not None and not assignments and preset is None:
         config = stored.config
     else:
-        config = apply(
-            chosen.preset(preset or (stored.preset if stored else None)), parse_assignments(assignments or [])
-        )
+        config = chosen.preset(preset or (stored.preset if stored else None))
+        if chosen.of_run:  # whose one seed is not that of a sweep
+            config["run"] = {key: value for key, value in config["run"].items() if key not in ("seed", "reproduce")}
+        config = started_anew(apply(config, parse_assignments(assignments or [])), cells)
     plan = Plan(
-        scenario=scenario,
-        preset=preset or (stored.preset if stored else next(iter(chosen.presets))),
+        scenario=chosen.name,
+        preset=stored.preset if stored and preset is None else chosen.label(preset),
         config=config,
-        grid=parse_grid(grid or []) if grid or stored is None else stored.grid,
+        grid=cells,
         seeds=numbers,
         reproduce=reproduce or (stored is not None and stored.reproduce),
     )
-    folder = out or free_folder(Path("runs/sweeps"), f"{scenario}-{plan.preset}")
+    folder = out or free_folder(Path("runs/sweeps"), chosen.folder_name(preset))
     if stored is not None:
         plan.must_match(stored, folder)
     elif holds_sweep(folder):

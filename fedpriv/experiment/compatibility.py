@@ -42,7 +42,7 @@ def _protected(run: Experiment) -> Iterator[str]:
         return
     if run.population is None or run.ledger is None:
         yield "protected data spend one budget over all runs: give run.population (a name) and run.ledger (a file)."
-    if not run.public_weights and _has_constants(run.model):
+    if not run.public_weights and _has_constants(run):
         yield (
             "the model has frozen parameters or buffers, which everybody gets as they are: set run.public_weights "
             "= true if they are public (trained on none of these people), or unfreeze them."
@@ -133,9 +133,10 @@ def _held_out(tasks: Population, held_out: Tasks) -> Iterator[str]:
         yield f"held-out people need inputs of type {kinds[0]}, got {kinds[1]}; give both one type."
 
 
-def _has_constants(model: object) -> bool:
-    if not isinstance(model, nn.Module):
+def _has_constants(run: Experiment) -> bool:
+    if not run.own_model:
         return False
+    model = run.model if isinstance(run.model, nn.Module) else run.problem().model
     return any(True for _ in model.buffers()) or not all(value.requires_grad for value in model.parameters())
 
 

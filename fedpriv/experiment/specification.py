@@ -23,7 +23,7 @@ from fedpriv.experiment.execution import Options, Rounds, execute
 from fedpriv.experiment.preparation import prepare
 from fedpriv.held_out import HeldOutPeople
 from fedpriv.machine import usable_cores
-from fedpriv.models import build_model
+from fedpriv.models import MODELS, build_model
 from fedpriv.names import kebab
 from fedpriv.privacy.filters import FilterName
 from fedpriv.privacy.ledger import Ledger
@@ -50,13 +50,19 @@ class ModelSettings(Settings):
     Attributes
     ----------
     name : str
-        One of :data:`fedpriv.models.MODELS`.
+        One of :data:`fedpriv.models.MODELS`, or one of users' own: what an installed package offers, or
+        ``module:Name`` of a class or function that gives a module.
     settings : dict
-        Settings of that model.
+        Settings of that model, or keyword arguments.
     """
 
     name: str = "mlp"
     settings: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def own(self) -> bool:
+        """Whether it is one of users' own."""
+        return self.name not in MODELS
 
 
 class Experiment(Settings):
@@ -70,7 +76,7 @@ class Experiment(Settings):
     held_out : Tasks or None
         People who take no part: the last billboard is scored on them as on somebody who comes later.
     model : str, ModelSettings or nn.Module
-        The network that is shared and personalised.
+        The network that is shared and personalised. By name it starts from values that follow from the seed.
     client : ClientAlgorithm
         What tasks do.
     policy : NodePolicy or None
@@ -283,25 +289,41 @@ class Experiment(Settings):
         dtype = self.torch_dtype
         if isinstance(self.model, nn.Module):
             return Problem(own_copy(self.model, dtype), loss)
-        if not self.tasks.input_shape:
+        chosen = self.chosen_model
+        assert chosen is not None
+        if not self.tasks.input_shape and not chosen.own:
             raise InputError(
                 "each example is a single number, and a model by name takes vectors; give inputs.reshape(-1, 1)."
             )
-        chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
         wanted = outputs or self.roster.outputs
         model = build_model(chosen.name, self.tasks.input_shape, wanted, chosen.settings, seed=self.seed, dtype=dtype)
-        return Problem(model, loss)
+        return Problem(own_copy(model, dtype) if chosen.own else model, loss)
+
+    @property
+    def chosen_model(self) -> ModelSettings | None:
+        """The model by name; None where a module was given."""
+        if isinstance(self.model, nn.Module):
+            return None
+        return ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
+
+    @property
+    def own_model(self) -> bool:
+        """Whether the model is of users' own, so that its outputs, frozen parameters and buffers are its own affair."""
+        return self.chosen_model is None or self.chosen_model.own
 
     def describe(self) -> dict[str, Any]:
         """Return the resolved configuration by section, for ``config.toml`` and the report."""
         model: dict[str, Any]
+        code: dict[str, Any] = {}
         if isinstance(self.model, nn.Module):
             here = self.problem()
             model = {"name": type(self.model).__name__, "parameters": here.num_parameters, "initial": here.digest}
             model |= {"frozen": here.num_constants} if here.num_constants else {}
         else:
-            chosen = ModelSettings(name=self.model) if isinstance(self.model, str) else self.model
+            chosen = self.chosen_model
+            assert chosen is not None
             model = {"name": chosen.name, **chosen.settings}
+            code = {"code": {"initial": self.problem().digest}} if chosen.own else {}
         skip = {"tasks", "held_out", "model", "client", "strategy"}
         groups = self.tasks.groups
         return {
@@ -319,6 +341,7 @@ class Experiment(Settings):
                 **self.strategy.model_dump(mode="json"),
             },
             "run": self.model_dump(mode="json", exclude=skip),
+            **code,
         }
 
     def specs(self, problem: Problem, shards: int, noise_seed: int | None = None) -> list[NodeSpec]:
@@ -442,7 +465,6 @@ class Experiment(Settings):
 
     def held_out_people(self) -> HeldOutPeople:
         """Return the people held out, with all that their scores need."""
-        own = isinstance(self.model, nn.Module)  # which has as many outputs as it has
         return HeldOutPeople(
             self.held_out,
             None if isinstance(self.tasks, Roster) else self.tasks,
@@ -450,7 +472,8 @@ class Experiment(Settings):
             self.engine,
             self.seed,
             references=self.references,
-            rebuild=None if own and self.data.kinds is not None else self.problem,
+            # One of users' own has as many outputs as it has.
+            rebuild=None if self.own_model and self.data.kinds is not None else self.problem,
         )
 
     def check(self, *, reproduced: bool = False) -> tuple[TaskStrategy, Problem]:

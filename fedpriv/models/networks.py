@@ -13,7 +13,8 @@ from torch import nn
 from fedpriv.errors import InputError
 from fedpriv.models.factored import Factored
 from fedpriv.models.low_rank import LowRank
-from fedpriv.names import unknown
+from fedpriv.models.own import build_own, refuse_no_maker
+from fedpriv.own_code import load
 from fedpriv.settings import Settings
 
 __all__ = ["CNN", "MLP", "MODELS", "Linear", "LowRankNet", "build_model"]
@@ -143,7 +144,7 @@ def build_model(
     Parameters
     ----------
     name : str
-        One of ``MODELS``.
+        One of ``MODELS``, or one of users' own.
     inputs : tuple of int
         Shape of one example.
     outputs : int
@@ -153,7 +154,7 @@ def build_model(
     seed : int
         Seed of the initial values; the global generator is left as it was.
     dtype : torch.dtype
-        Floating type of the parameters.
+        Floating type of the parameters; one of users' own keeps its types.
 
     Raises
     ------
@@ -161,7 +162,9 @@ def build_model(
         The name or a setting is unknown, or the shape does not fit.
     """
     if name not in MODELS:
-        raise InputError(unknown("model", name, MODELS))
+        make = load("model", name, MODELS).value
+        refuse_no_maker(name, make)
+        return build_own(name, make, settings or {}, seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         chosen = MODELS[name](**(settings or {}))

@@ -352,6 +352,10 @@ _FREE = {
 said once: a run may go on under other ones."""
 
 
+_INITIAL = (("model", "initial"), ("code", "initial"))
+"""Where a run keeps what its model starts from: a module that was given, or one by name."""
+
+
 def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None:
     wanted = _toml(wanted)
     free = _FREE - {"engine"} if adds_local_noise(stored) else _FREE
@@ -363,8 +367,10 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
             # A run may go on that was started before a list was known, which is empty unless somebody wants it.
             if section in ("client", "strategy") and key not in old and new[key] == []:
                 continue
-            if (section, key) == ("model", "initial"):
+            if (section, key) in _INITIAL:
                 continue  # last, below: a setting says more
+            if section == "code":
+                continue  # below: the same files may lie elsewhere
             if (section, key) == ("data", "groups") and key not in old:
                 continue  # an earlier version kept none
             if old.get(key) != new.get(key):
@@ -372,12 +378,23 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
                     "resume with the old value, or start a new run."
                 )
-    began, now = stored.get("model", {}).get("initial"), wanted.get("model", {}).get("initial")
-    if None not in (began, now) and began != now:  # an earlier version kept none
-        raise InputError(
-            f"the model's initial values are not those that {path} was started with; build it from the same weights, "
-            "such as after the same torch.manual_seed(...), or start a new run."
-        )
+    for name, kept in _code(stored).items():
+        if kept != _code(wanted).get(name):
+            raise InputError(
+                f"the module {name!r} was another file when {path} was started; put it back, or start a new run."
+            )
+    for section, key in _INITIAL:
+        began, now = stored.get(section, {}).get(key), wanted.get(section, {}).get(key)
+        if None not in (began, now) and began != now:  # an earlier version kept none
+            raise InputError(
+                f"the model's initial values are not those that {path} was started with; build it from the same "
+                "weights, such as after the same torch.manual_seed(...), or start a new run."
+            )
+
+
+def _code(config: dict[str, Any]) -> dict[str, str]:
+    """Return the SHA-256 of each module of users' own that a run was started with."""
+    return {name: kept["sha256"] for name, kept in config.get("code", {}).get("modules", {}).items()}
 
 
 def _packed(coins: RoundSecret) -> bytes:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from fedpriv.errors import ComponentFailure, FedprivError
+from fedpriv.errors import ComponentFailure, FedprivError, OwnCodeError
 from fedpriv.runtime.node import Node
 
 __all__ = ["client_app"]
@@ -39,8 +39,10 @@ def client_app(node_for: Callable[[Context], Node], after: Callable[[Node, Conte
             try:
                 node = node_for(context)
                 content = work(node, message.content)
-            except FedprivError:
-                raise
+            except FedprivError as error:
+                if not isinstance(error, OwnCodeError):
+                    raise
+                raise ComponentFailure("code of the node's owner failed while the node was built") from None
             except Exception as error:
                 # Its text may hold values, and Flower sends it to the server. Who is not built declares nothing.
                 if node is not None and node.spec.tasks.declared != "protected":

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fedpriv.errors import ComponentFailure, FedprivError, InputError
+from fedpriv.own_code import Source, imported, refuse_other_sources
 from fedpriv.runtime.short_folder import short_folder
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class _Shard:
         self._answering: Thread | None = None
         self._failure: str | None = None
 
-    def follow(self, path: Sequence[str]) -> None:
+    def follow(self, path: Sequence[str], sources: Sequence[Source]) -> None:
         """Look for modules where the driver does, in its order, before what comes refers to them."""
+        self._sources = sources
         sys.path[:] = [*path, *(place for place in sys.path if place not in path)]
         importlib.invalidate_caches()
 
@@ -52,6 +54,7 @@ class _Shard:
         from fedpriv.runtime.flower_private import set_identity
         from fedpriv.runtime.grid import Worker
 
+        refuse_other_sources(self._sources)  # the spec has imported what it refers to
         set_identity(node_id=node_id)
         self.worker = Worker(spec, node_id)
         self.worker.node.warm_up()
@@ -258,6 +261,8 @@ class ShardPool:
             ) from None
         except Exception as error:
             self.stop(taken.values())
+            if isinstance(error, self._ray.exceptions.RayTaskError) and isinstance(error.cause, FedprivError):
+                raise error.cause from None
             # Ray hands on a traceback, whose last line says what happened.
             what = f"{type(error).__name__}: {error}".strip().splitlines()[-1].strip()
             advice = "use fewer shards, or --set run.grid=in-process"
@@ -266,16 +271,15 @@ class ShardPool:
             raise ComponentFailure(f"a shard did not start on Ray: {what}; {advice}.") from error
         return taken
 
-    def start(self, spec: NodeSpec, number: int) -> Any:
-        """Return a new shard for a node, whose process is still starting."""
+    def start(self, spec: NodeSpec, number: int) -> tuple[Any, Any]:
+        """Return a new shard for a node, whose process is still starting, and what tells when it hosts the node."""
         shard = self._new()
-        self._host(shard, spec, number)
-        return shard
+        return shard, self._host(shard, spec, number)
 
     @staticmethod
     def _host(shard: Any, spec: NodeSpec, number: int) -> Any:
         """Ask a shard to become a node. Ray reads a call's arguments when its turn has come: after the path is set."""
-        shard.follow.remote(_search_path())
+        shard.follow.remote(_search_path(), imported())
         return shard.host.remote(spec, number)
 
     def give_back(self, shards: Sequence[Any]) -> None:

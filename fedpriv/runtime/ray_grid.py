@@ -282,10 +282,10 @@ class RayGrid(LocalGrid):
         """Start a dead shard again: last snapshot, then the rounds since, whose billboards are known."""
         logging.getLogger("fedpriv").warning("shard %d died; rebuilding it to the last checkpoint", node)
         self._hang_up(node)
-        actor = self._pool.start(self.specs[node - 1], node)
+        actor, hosting = self._pool.start(self.specs[node - 1], node)
         self.actors[node] = actor
         try:
-            self._ray.get(actor.process.remote(), timeout=START_SECONDS)
+            self._ray.get(hosting, timeout=START_SECONDS)
             if self._snapshot is not None:
                 self._ray.get(actor.restore.remote(*self._snapshot))
             for message in self._since[node]:
@@ -296,6 +296,10 @@ class RayGrid(LocalGrid):
                 f"shard {node} was lost and Ray has no free core to build it again; use fewer shards than cores, then "
                 "go on with --resume."
             ) from None
+        except self._ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, FedprivError):  # other code than the run began with, say
+                raise error.cause from None
+            raise
         except self._ray.exceptions.RayActorError as error:
             raise ComponentFailure(
                 f"shard {node} died again while it was rebuilt ({error}); give it memory, then go on with --resume."
