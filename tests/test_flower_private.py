@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import ast
+import inspect
+import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flwr.app import Message, RecordDict
+from flwr.supercore import heartbeat
+from flwr.supercore.inflatable import inflatable_utils
+from flwr.supercore.retry import retry_invoker
 from flwr.supercore.task_identity import TaskIdentity
 
 from fedpriv import ComponentFailure
@@ -18,6 +23,9 @@ PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp", "flwr.serverapp.strate
 ALLOWED = {
     "fedpriv/runtime/flower_private.py": {
         "flwr.proto.node_pb2",
+        "flwr.supercore",
+        "flwr.supercore.inflatable",
+        "flwr.supercore.retry",
         "flwr.supercore.run",
         "flwr.supercore.task_identity",
     }
@@ -33,6 +41,26 @@ def test_private_modules_are_imported_in_one_place_only() -> None:
                     found.add(node.module)
             private = {name for name in found if name not in PUBLIC}
             assert private <= ALLOWED.get(str(path.relative_to(ROOT)), set()), path
+
+
+def test_pauses_of_flower_do_not_move_the_global_generator(monkeypatch: Any) -> None:
+    """A dry run takes a generator that moved for a draw of the client's, and refuses it."""
+    for module in (heartbeat, inflatable_utils, retry_invoker):
+        monkeypatch.setattr(module, "random", random)  # and put back afterwards
+        assert "random.uniform" in inspect.getsource(module)
+    flower_private.draw_apart()
+    before, beats = random.getstate(), []
+
+    def beat() -> bool:
+        beats.append(1)
+        sender._stop_event.set()
+        return True
+
+    sender = heartbeat.HeartbeatSender(beat)
+    sender._run()
+    retry_invoker.full_jitter(1.0)
+    assert (len(beats), random.getstate() == before) == (1, True)
+    assert inflatable_utils.random is heartbeat.random
 
 
 def test_identity_stamp_and_context() -> None:

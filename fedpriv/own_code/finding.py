@@ -32,12 +32,19 @@ def named(name: str) -> bool:
     return ":" in name
 
 
-def put_on_path(folders: Iterable[Path]) -> None:
-    """Let modules be found in these folders, after all that is installed.
+_places: list[Path] = []
+"""Folders that this process has put on the path."""
 
-    Last, because a file there may have the name of a module that somebody else imports.
+
+def put_on_path(folders: Iterable[Path]) -> None:
+    """Let modules be found in these folders: before those of earlier calls, and after all that is installed.
+
+    After, because a file there may have the name of a module that somebody else imports.
     """
-    sys.path += [str(folder) for folder in dict.fromkeys(folders) if str(folder) not in sys.path]
+    mine = list(dict.fromkeys([*folders, *_places]))
+    before = [place for place in sys.path if Path(place) not in _places]
+    _places[:] = [folder for folder in mine if str(folder) not in before]
+    sys.path[:] = [*before, *map(str, _places)]
     importlib.invalidate_caches()
 
 
@@ -192,7 +199,7 @@ def _refuse_hidden(top: str, places: list[Path]) -> None:
     if top in sys.stdlib_module_names:
         where: str | None = "Python's own library"
     else:
-        others = [entry for entry in sys.path if Path(entry).resolve() not in places]
+        others = [entry for entry in sys.path if Path(entry).resolve() not in (*places, *_places)]
         specs = (_spec(finder, top, others) for finder in sys.meta_path)
         where = next((spec.origin for spec in specs if spec is not None and spec.origin is not None), None)
         if where is not None and Path(where).resolve() == mine.resolve():

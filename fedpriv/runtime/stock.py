@@ -30,6 +30,7 @@ from fedpriv.errors import ComponentFailure
 from fedpriv.protocol import RunName
 from fedpriv.roster import Roster
 from fedpriv.runtime.apps import client_app
+from fedpriv.runtime.flower_private import draw_apart
 from fedpriv.runtime.node import Node, NodeSpec
 
 __all__ = ["client", "client_for", "run_app", "run_under_flower", "server"]
@@ -136,6 +137,7 @@ server = ServerApp()
 def _main(grid: Grid, context: Context) -> None:
     from fedpriv.config import build_experiment, read_toml
 
+    draw_apart()
     settings = context.run_config
     config = read_toml(Path(str(settings["config"])))
     data_dir, roster = str(settings["data-dir"]), str(settings["roster"])
