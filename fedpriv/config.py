@@ -35,6 +35,7 @@ __all__ = [
     "parse_value",
     "read_own",
     "read_toml",
+    "run_keys",
     "started_anew",
 ]
 
@@ -225,6 +226,13 @@ def _data_options(name: Any, partition: Any) -> set[str]:
     return common | load_options(str(name)) | scheme_options(str(partition))
 
 
+def run_keys() -> set[str]:
+    """Return the keys of ``[run]`` that an experiment takes."""
+    from fedpriv.experiment import Experiment
+
+    return set(Experiment.model_fields) - {"tasks", "held_out", "model", "client", "strategy"}
+
+
 def build_experiment(config: Config, data_dir: Path | None = None, roster: Roster | None = None) -> Experiment:
     """Turn a configuration into an experiment; everything is checked before any work starts.
 
@@ -269,7 +277,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
             raise InputError(f"run.{key} must be a whole number, got {run[key]!r}.")
     run.pop("reproduce", None)  # of the run, not of the experiment
     declared = run.pop("declared", None)
-    known = set(Experiment.model_fields) - {"tasks", "held_out", "model", "client", "strategy"}
+    known = run_keys()
     for key in run:
         if key not in known:
             raise InputError(unknown("key", f"run.{key}", [f"run.{name}" for name in known | {"declared"}]))

@@ -24,10 +24,12 @@ from fedpriv.cli.data import data_check, data_list
 from fedpriv.cli.ledger import ledger_check, ledger_show
 from fedpriv.cli.list import list_
 from fedpriv.cli.models import models
+from fedpriv.cli.new import new
 from fedpriv.cli.options import say
 from fedpriv.cli.predict import predict
 from fedpriv.cli.report import report
 from fedpriv.cli.run import run
+from fedpriv.cli.schema import schema
 from fedpriv.cli.sweep import sweep
 from fedpriv.errors import FedprivError, Interrupted
 
@@ -49,6 +51,8 @@ for _where, _name, _command, _epilog in (
     (_app, "run", run, "Example: fedpriv run pmtl --set strategy.epsilon=4 --out runs/first"),
     (_app, "sweep", sweep,
      "Example: fedpriv sweep pmtl --grid strategy.epsilon=1,2,4 --grid client.strength=1,[0.1,1] --seeds 8"),
+    (_app, "new", new, "Example: fedpriv new my-study"),
+    (_app, "schema", schema, "Example: fedpriv schema --out fedpriv.schema.json"),
     (_app, "list", list_, "Example: fedpriv list presets"),
     (_app, "account", account,
      "Example: fedpriv account --noise-multiplier 1 --sampling-rate 0.01 --rounds 1000 --delta 1e-5"),

@@ -20,12 +20,12 @@ from fedpriv.errors import InputError
 from fedpriv.names import kebab
 from fedpriv.settings import Settings
 
-__all__ = ["Digits", "Fashion", "Femnist", "Mnist", "load", "load_options", "read_digits"]
+__all__ = ["READERS", "Digits", "Fashion", "Femnist", "Mnist", "load", "load_options", "read_digits"]
 
 
 def load_options(name: str) -> set[str]:
     """Return the names of a data set's options; empty for an unknown set."""
-    return set(_READERS[name].model_fields) if name in _READERS else set()
+    return set(READERS[name].model_fields) if name in READERS else set()
 
 
 def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Dataset:
@@ -52,9 +52,9 @@ def load(name: str, data_dir: Path | str | None = None, **options: Any) -> Datas
         An unknown name or option; a file that is missing, damaged, or not of the expected shape.
     """
     info = source(name)
-    if name not in _READERS:
+    if name not in READERS:
         raise InputError(f"{name!r} has tasks of its own, so it is not divided; use natural_tasks({name!r}).")
-    return _READERS[name](**options).read(info, data_dir)
+    return READERS[name](**options).read(info, data_dir)
 
 
 class Reader(Settings):
@@ -121,7 +121,7 @@ class Fashion(Mnist):
     """70,000 images in IDX files, the same format as MNIST."""
 
 
-_READERS: dict[str, type[Reader]] = {kebab(kind.__name__): kind for kind in (Digits, Femnist, Mnist, Fashion)}
+READERS: dict[str, type[Reader]] = {kebab(kind.__name__): kind for kind in (Digits, Femnist, Mnist, Fashion)}
 
 
 def read_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -14,7 +14,7 @@ from fedpriv.data.scheme import Assignment, Pool, Scheme, shuffled
 from fedpriv.errors import InputError
 from fedpriv.names import kebab, unknown
 
-__all__ = ["Dirichlet", "Iid", "Natural", "Shards", "make_scheme", "scheme_names", "scheme_options"]
+__all__ = ["SCHEMES", "Dirichlet", "Iid", "Natural", "Shards", "make_scheme", "scheme_names", "scheme_options"]
 
 
 class Dirichlet(Scheme):
@@ -178,21 +178,21 @@ class Natural(Scheme):
         return self.assign(pool, tasks, seed).indices
 
 
-_SCHEMES: dict[str, type[Scheme]] = {kebab(kind.__name__): kind for kind in (Dirichlet, Iid, Natural, Shards)}
+SCHEMES: dict[str, type[Scheme]] = {kebab(kind.__name__): kind for kind in (Dirichlet, Iid, Natural, Shards)}
 
 
 def scheme_names() -> list[str]:
     """Return the names of all schemes."""
-    return sorted(_SCHEMES)
+    return sorted(SCHEMES)
 
 
 def scheme_options(name: str) -> set[str]:
     """Return the names of a scheme's options; empty for an unknown scheme."""
-    return set(_SCHEMES[name].model_fields) if name in _SCHEMES else set()
+    return set(SCHEMES[name].model_fields) if name in SCHEMES else set()
 
 
 def make_scheme(name: str, options: dict[str, Any]) -> Scheme:
     """Return the scheme of that name with validated options; unknown names name the nearest known one."""
-    if name not in _SCHEMES:
-        raise InputError(unknown("partition scheme", name, _SCHEMES))
-    return _SCHEMES[name](**options)
+    if name not in SCHEMES:
+        raise InputError(unknown("partition scheme", name, SCHEMES))
+    return SCHEMES[name](**options)
