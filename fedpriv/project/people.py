@@ -17,8 +17,8 @@ def people_as_csv() -> str:
     rng = np.random.default_rng(7)
     lines = ["person,age,sex,coffee_hour,sport_minutes,slept_well"]
     for number in range(1, _PEOPLE + 1):
-        age, sex, days = int(rng.integers(18, 80)), str(rng.choice(["f", "m"])), int(rng.integers(16, 33))
-        late, sport = -1.5 + 0.5 * rng.normal(), 1.5 * rng.normal()
+        age, sex, days = int(rng.integers(18, 80)), str(rng.choice(["f", "m"])), int(rng.integers(8, 17))
+        late, sport = -1.5 + 0.5 * rng.normal(), rng.normal()
         for _ in range(days):
             hour, minutes = int(rng.integers(6, 23)), int(rng.integers(0, 91))
             drive = late * (hour - 14) / 4 + sport * (minutes - 45) / 25 + 0.01 * (50 - age)
