@@ -53,7 +53,7 @@ def test_every_command_of_its_page_works(project: Path) -> None:
     summary = json.loads((project / "runs/my/summary.json").read_text())
     assert summary["guarantee"]["epsilon"] <= 4.0
     assert summary["num_tasks"] == 200
-    assert summary["diagnostics"]["accuracy"]["personal"] > 0.65
+    assert summary["diagnostics"]["accuracy"]["personal"] > 0.6
     kept = tomllib.loads((project / "runs/my/config.toml").read_text())
     assert set(kept["code"]["modules"]) == {"mynet"}
     assert (project / "runs/sweeps/my/sweep.csv").exists()
