@@ -15,7 +15,7 @@ __all__ = ["data_classes", "partition_names"]
 
 def data_classes() -> dict[str, tuple[type[Settings], ...]]:
     """Return by data set the classes whose settings may stand beside its name."""
-    divided = (Partition, FewShot, *SCHEMES.values())
+    divided: tuple[type[Settings], ...] = (Partition, FewShot, *SCHEMES.values())
     return {
         **{name: (kind,) for name, kind in {**SYNTHETIC, **NATURAL}.items()},
         **{name: (kind, *divided) for name, kind in READERS.items()},
