@@ -145,6 +145,21 @@ FRAMES = cases(
         {"features": {"v": (1, 2)}},
         {"features": {"v": "number"}},
     ),
+    (
+        {"classes": ["no", "yes"]},
+        "them as they stand there",
+        {"classes": ["0", "1"]},
+        {"classes": 2},
+        {"frame": given(y=["no", "yes"] * 4)},
+    ),
+    (
+        {"target": "ok", "classes": ["no", "yes"]},
+        "them as they stand there",
+        {"classes": ["false", "true"]},
+        {"classes": ["False", "True"]},
+        {"classes": 2},
+    ),
+    ({"features": {"v": ["f", "m"]}}, "them as they stand there", {"features": {"v": ["0", "1"]}}),
     ({"features": ["ok"]}, "which cannot be read as", {"features": {"ok": "boolean"}}),
     (
         {"features": ["d"]},

@@ -514,6 +514,19 @@ def test_no_text_whatever_refuses_a_start_or_reaches_another_person(cells: list[
     reads_whatever_ann_wrote(cells)
 
 
+def test_booleans_are_labels_from_a_frame_and_from_a_file(tmp_path: Path) -> None:
+    frame = table(v=[1.0] * 8).assign(y=[True, False, False, True] * 2)
+    frame.to_csv(tmp_path / "a.csv", index=False)
+    asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["v"], "declared": "protected"}
+    for classes in (2, ["False", "True"]):
+        here = Tasks.from_frame(frame, classes=classes, **asked)
+        assert sorted(here.to_frame()["target"]) == [0] * 4 + [1] * 4
+        same(here, Tasks.from_table(tmp_path / "a.csv", classes=classes, **asked))
+    first = frame.assign(part=["train", "train", "validation", "test"] * 2)
+    kept = Tasks.from_frame(first, classes=2, split="part", **asked).to_frame()
+    assert kept["target"].tolist() == [1, 0, 0, 1] * 2
+
+
 def test_a_person_of_one_class_is_normal() -> None:
     frame = table(v=[1.0] * 8).assign(y=["no"] * 4 + ["no", "yes"] * 2)
     asked: dict[str, Any] = {"task": "who", "target": "y", "features": ["v"], "classes": ["no", "yes"]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -18,6 +19,7 @@ from fedpriv.errors import InputError
 
 __all__ = ["Encoded", "Mark", "encode", "read_labels", "scale"]
 
+_WHOLE = re.compile("-?[0-9]+")
 _TRUE, _FALSE = ("true", "yes", "1", "t", "y"), ("false", "no", "0", "f", "n")
 _READS: dict[str, tuple[Kind, ...]] = {
     "number": ("text", "whole", "decimal", "list"),
@@ -79,6 +81,7 @@ def encode(table: Table, feature: Feature) -> Encoded:
     if kind == "list":
         return _vectors(table, feature, values)
     if feature.how == "categories":
+        _refuse_others(table, feature.column, feature.categories, "categories")
         return _one_hot(values, feature.categories)
     if feature.how == "boolean":
         return _truth(values)
@@ -178,9 +181,14 @@ def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> En
         )
     if isinstance(classes, int):
         numbers, missing = as_numbers(values, table.marks)
+        if kind == "text":  # a file writes booleans as words
+            words = pc.fill_null(pc.utf8_lower(as_text(values)), "")
+            for number, word in enumerate(("false", "true")):
+                numbers[np.asarray(pc.equal(words, word).to_numpy(zero_copy_only=False))] = number
         good = (numbers >= 0) & (numbers < classes) & (numbers == np.floor(numbers))
         found = np.where(good, numbers, -1).astype(np.int64)
     else:
+        _refuse_others(table, column, classes, "classes")
         text = pc.fill_null(as_text(values), "")
         names = classes if kind != "boolean" else tuple(one.lower() for one in classes)
         place = pc.fill_null(pc.index_in(text, value_set=pa.array(names, pa.large_string())), -1)
@@ -188,6 +196,22 @@ def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> En
         missing = np.asarray(pc.equal(text, "").to_numpy(zero_copy_only=False)) & (found < 0)
     marks = np.where(found >= 0, Mark.FINE, np.where(missing, Mark.MISSING, Mark.NO_CATEGORY)).astype(np.int8)
     return Encoded(found, marks)
+
+
+def _refuse_others(table: Table, column: str, names: tuple[str, ...], what: str) -> None:
+    """Refuse names that no value of a column's type can have."""
+    kind = table.kind(column)
+    strange = {
+        "boolean": next((one for one in names if one.lower() not in ("false", "true")), None),
+        "whole": next((one for one in names if not _WHOLE.fullmatch(one)), None),
+    }.get(kind)
+    if strange is not None:
+        holds = "['false', 'true']" if kind == "boolean" else "as text, ['0', '1']"
+        instead = " or their number" if what == "classes" else ""
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, and {strange!r} of its {what} is none; name "
+            f"them as they stand there, {holds}{instead}."
+        )
 
 
 def scale(feature: Feature, values: NDArray[np.float64], division: Division) -> NDArray[np.float64]:
