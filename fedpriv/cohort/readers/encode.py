@@ -209,8 +209,8 @@ def _refuse_others(table: Table, column: str, names: tuple[str, ...], what: str)
         holds = "['false', 'true']" if kind == "boolean" else "as text, ['0', '1']"
         instead = " or their number" if what == "classes" else ""
         raise InputError(
-            f"{table.what} holds {table.holds(column)} in the column {column!r}, and {strange!r} of its {what} is none; name "
-            f"them as they stand there, {holds}{instead}."
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, and {strange!r} of its {what} is "
+            f"none; name them as they stand there, {holds}{instead}."
         )
 
 
