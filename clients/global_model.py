@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from fedpriv.cohort import Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, unnest
+from fedpriv.cohort import KEPT, Cohort, Key, Learner, LocalSGD, Params, State, broadcast, nest, unnest
 
 __all__ = ["FedProx", "GlobalModel"]
 
@@ -23,9 +23,11 @@ class GlobalModel(LocalSGD):
 
     References
     ----------
-    McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, Algorithm 1.
+    McMahan et al., Communication-Efficient Learning of Deep Networks from Decentralized Data, Algorithm 1. With
+    ``share``: Arivazhagan et al., Federated Learning with Personalization Layers, Algorithm 1.
     """
 
+    keeps_parts: ClassVar[bool] = True
     updates_use_state: ClassVar[bool] = False
 
     final_epochs: int = Field(default=0, ge=0)
@@ -34,10 +36,12 @@ class GlobalModel(LocalSGD):
     def train(
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
-        """Train from the billboard; keep nothing."""
-        start = broadcast(billboard, len(cohort))
+        """Train from the billboard; keep nothing but what is not shared."""
+        own = unnest(KEPT, state)
+        start = broadcast(billboard, len(cohort)) | own
         model = self.fit(learner, start, cohort, key, anchor=billboard, strength=self.pull)
-        return state, {name: value.sub_(billboard[name]) for name, value in model.items()}  # nobody else has the model
+        sent = {name: model[name].sub_(value) for name, value in billboard.items()}  # nobody else has the model
+        return nest(KEPT, {name: model[name] for name in own}), sent
 
     @property
     def pull(self) -> float:
@@ -48,7 +52,7 @@ class GlobalModel(LocalSGD):
         """Fine-tune the last billboard on each task's own data."""
         if not self.final_epochs:
             return state
-        start = broadcast(billboard, len(cohort))
+        start = broadcast(billboard, len(cohort)) | unnest(KEPT, state)
         model = self.fit(
             learner,
             start,
@@ -62,7 +66,7 @@ class GlobalModel(LocalSGD):
 
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:
         """Return the fine-tuned models, or the billboard where there are none."""
-        return unnest("model", state) or broadcast(billboard, len(cohort))
+        return unnest("model", state) or broadcast(billboard, len(cohort)) | unnest(KEPT, state)
 
 
 class FedProx(GlobalModel):

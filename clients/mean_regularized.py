@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedpriv.cohort import (
+    KEPT,
     Cohort,
     Key,
     Learner,
@@ -51,6 +52,8 @@ class MeanRegularized(LocalSGD):
     Hu, Wu, Smith: Private Multi-Task Learning, Algorithm 1.
     """
 
+    keeps_parts: ClassVar[bool] = True
+
     strength: Strength | Annotated[tuple[Strength, ...], Field(min_length=1)] = 1.0
     update: Literal["drift", "difference"] = "drift"
     final_epochs: int = Field(default=0, ge=0)
@@ -65,23 +68,23 @@ class MeanRegularized(LocalSGD):
         self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key
     ) -> tuple[State, Params]:
         """Continue each personal model, pulled towards the billboard."""
-        before = unnest("model", state)
+        before = self.personal(billboard, state, cohort)
         model, strength = self._fit(learner, billboard, before, cohort, key, state["strength"], self.epochs)
-        sent = subtract(model, billboard if self.update == "drift" else before)
-        return {**nest("model", model), "strength": strength}, sent
+        sent = subtract({name: model[name] for name in billboard}, billboard if self.update == "drift" else before)
+        return {**_divided(model, billboard), "strength": strength}, sent
 
     def finish(self, learner: Learner, billboard: Params, state: State, cohort: Cohort, key: Key) -> State:
         """Fit once more towards the last billboard, choosing the strength anew."""
         if not self.final_epochs:
             return state
-        before = unnest("model", state)
+        before = self.personal(billboard, state, cohort)
         undecided = torch.full_like(state["strength"], _UNDECIDED)
         model, strength = self._fit(learner, billboard, before, cohort, key, undecided, self.final_epochs, final=True)
-        return {**nest("model", model), "strength": strength}
+        return {**_divided(model, billboard), "strength": strength}
 
     def personal(self, billboard: Params, state: State, cohort: Cohort) -> Params:  # noqa: ARG002
         """Return the model that each task kept."""
-        return unnest("model", state)
+        return unnest("model", state) | unnest(KEPT, state)
 
     def _fit(
         self,
@@ -135,3 +138,9 @@ class MeanRegularized(LocalSGD):
             best_model = select(better, model, best_model)
             best_strength = torch.where(better, torch.full_like(best_strength, candidate), best_strength)
         return best_model, best_strength
+
+
+def _divided(model: Params, billboard: Params) -> State:
+    """Return a model as a state: what is shared, and what stays with the task."""
+    shared = {name: value for name, value in model.items() if name in billboard}
+    return nest("model", shared) | nest(KEPT, {name: value for name, value in model.items() if name not in billboard})

@@ -53,7 +53,9 @@ def _lines(result: RunResult) -> Iterable[Mapping[str, Any]]:
 def _numbers(line: Mapping[str, Any]) -> dict[str, float]:
     start = "" if line.get("released", True) else "diagnostic_"
     found: dict[str, float] = {}
-    for name, value in line.items():
+    for name, value in [*line.items(), *line.get("metrics", {}).items()]:
+        if name == "metrics":
+            continue  # {"metrics": {"auc": {"personal": 0.1}}}
         if isinstance(value, Mapping):  # {"loss": {"personal": 0.1}}
             found |= {f"{start}{model}_{name}": number for model, number in value.items()}
         elif isinstance(value, int | float) and not isinstance(value, bool) and name != "round":

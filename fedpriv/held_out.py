@@ -23,6 +23,7 @@ from fedpriv.cohort import (
     Problem,
     Purpose,
     Ragged,
+    Sharing,
     Tasks,
     engine_named,
     only,
@@ -117,7 +118,9 @@ def score_start(client: ClientAlgorithm, learner: Learner, start: Params, people
 
 
 def _scores(client: ClientAlgorithm, learner: Learner, start: Params, cohort: Cohort) -> Tensor:
-    state = client.initial_state(start, cohort)
+    sharing = Sharing.of(client, learner.problem)
+    start = {name: start[name] for name in sharing.billboard}  # of a reference, too: the rest begins as in the run
+    state = sharing.first_state(client, start, cohort)
     state = client.finish(learner, start, state, cohort, Key(0, 0, Purpose.FINISH))
     scores = client.evaluate(learner, start, state, cohort)
     return -scores.loss if cohort.tasks.num_classes is None else scores.accuracy

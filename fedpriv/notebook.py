@@ -15,7 +15,7 @@ _MODELS = {"personal": "personal", "billboard": "billboard", "local_only": "loca
 
 def result_html(result: RunResult) -> str:
     """Return a table of mean test scores, as far as there are any, and the guarantees, as HTML."""
-    measures = {"accuracy": result.diagnostics.accuracy, "loss": result.diagnostics.loss}
+    measures = result.diagnostics.measures
     there = {name: found for name, found in measures.items() if any(one is not None for one in vars(found).values())}
     head = "".join(f"<th>mean test {name}</th>" for name in there)
     rows = ""

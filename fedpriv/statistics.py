@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from fedpriv.errors import InputError
 
-__all__ = ["Contrast", "Interval", "contrast", "holm", "interval"]
+__all__ = ["Contrast", "Interval", "contrast", "holm", "interval", "spread_over_tasks"]
 
 
 @dataclass(frozen=True)
@@ -95,6 +95,36 @@ def contrast(first: Sequence[float], second: Sequence[float]) -> Contrast:
     from scipy.special import stdtr
 
     return Contrast(interval(differences), 2.0 * float(stdtr(len(differences) - 1, -abs(mean / error))))
+
+
+def spread_over_tasks(values: Sequence[float], *, higher_is_better: bool | None) -> dict[str, float | None]:
+    """Return how a measure differs over tasks.
+
+    Parameters
+    ----------
+    values : sequence of float
+        One for each task that has one, all finite.
+    higher_is_better : bool or None
+        None if nobody knows: then no task is the worst.
+
+    Returns
+    -------
+    dict
+        ``worst_decile``, the mean over the worst tenth of the tasks (at least one of them), and ``deviation``, the
+        standard deviation over tasks; None where there is none.
+
+    References
+    ----------
+    Li, Sanjabi, Beirami, Smith: Fair Resource Allocation in Federated Learning, table 1 ("worst 10%").
+    """
+    if not values:
+        return {"worst_decile": None, "deviation": None}
+    _, error = _mean_and_error(values)
+    worst = None
+    if higher_is_better is not None:
+        few = sorted(values, reverse=not higher_is_better)[: math.ceil(len(values) / 10)]
+        worst = math.fsum(few) / len(few)
+    return {"worst_decile": worst, "deviation": None if error is None else error * math.sqrt(len(values))}
 
 
 def holm(values: Sequence[float]) -> list[float]:

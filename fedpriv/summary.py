@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort import ClientAlgorithm, Population
+from fedpriv.cohort import ClientAlgorithm, Metric, Population
 from fedpriv.errors import InputError
 from fedpriv.names import kebab
+from fedpriv.over_tasks import Measure, OverTasks
 from fedpriv.privacy.guarantee import REACHED, Guarantee
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.mechanisms import Release
@@ -51,21 +52,26 @@ def _no_models() -> Personal:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One measure of the three models, averaged over tasks; None where it does not exist."""
-
-    personal: float | None = None
-    billboard: float | None = None
-    local_only: float | None = None
-
-
-@dataclass(frozen=True)
 class Diagnostics:
-    """Scores that no release covers: for the experimenter only."""
+    """Scores that no release covers: for the experimenter only.
+
+    Attributes
+    ----------
+    accuracy, loss : Measure
+        Mean over tasks of what every run has.
+    metrics : dict
+        The same by name, of further metrics: in regression the RMSE, and what ``metrics`` asks for.
+    """
 
     accuracy: Measure
     loss: Measure
     released: bool = False
+    metrics: Mapping[str, Measure] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> dict[str, Measure]:
+        """All of them by name, accuracy and loss first."""
+        return {"accuracy": self.accuracy, "loss": self.loss, **self.metrics}
 
 
 @dataclass(repr=False)
@@ -100,6 +106,8 @@ class RunResult:
         Mean scores of rounds, not released, of a run without a folder; one with a folder has them there.
     population : Tasks, Roster or None
         Who the tasks are; None where a folder was read without what was run.
+    tasks : dict
+        Of protected data: what tells of single tasks, ready for JSON. It goes into ``private/`` of the folder alone.
     """
 
     guarantee: Guarantee
@@ -113,6 +121,7 @@ class RunResult:
     released_lines: list[dict[str, Any]] = field(default_factory=list)
     folder: Path | None = None
     group_guarantees: dict[str, Guarantee] = field(default_factory=dict)
+    tasks: dict[str, Any] = field(default_factory=dict)
     evaluations: list[dict[str, Any]] = field(default_factory=list)
     population: Population | None = field(default=None, compare=False)
     make_personal: Callable[[], Personal] = field(default=_no_models, compare=False)
@@ -183,11 +192,15 @@ class RunResult:
         return cls(
             guarantee=guarantee,
             personal_guarantee=guarantee if personal is None else Guarantee.from_json(personal),
-            diagnostics=Diagnostics(Measure(**found["accuracy"]), Measure(**found["loss"])),
+            diagnostics=Diagnostics(
+                Measure(**found["accuracy"]),
+                Measure(**found["loss"]),
+                metrics={name: Measure(**means) for name, means in found.get("metrics", {}).items()},
+            ),
             tasks_per_second=summary["tasks_per_second"],
             summary=summary,
             billboards=store.load(rounds[-1]).billboards if rounds else {},
-            scores={f"{model}.accuracy": np.array(values, dtype=float) for model, values in found["per_task"].items()},
+            scores=_scores_in(found, folder),
             folder=folder,
             group_guarantees={
                 group: Guarantee.from_json(one) for group, one in summary.get("group_guarantees", {}).items()
@@ -205,11 +218,12 @@ def summarize(
     resolved: ResolvedPlan,
     reproduce: int | None,
     client: ClientAlgorithm,
+    metrics: Mapping[str, Metric],
     said: Mapping[str, Any],
 ) -> RunResult:
     """Put together the results of a run; the guarantee is computed from what the ledger holds: all of its rounds.
 
-    ``said`` is what the summary says of the run besides: grid, engine and seed.
+    ``metrics`` are those asked for; ``said`` is what the summary says of the run besides: grid, engine and seed.
     """
     resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
     if strategy.publishes:
@@ -228,7 +242,8 @@ def summarize(
     if served.unreachable:
         guarantee, personal = guarantee.with_unreachable(), personal.with_unreachable()
         groups = {group: one.with_unreachable() for group, one in groups.items()}
-    diagnostics = Diagnostics(_measure(served.scores, "accuracy", tasks), _measure(served.scores, "loss", tasks))
+    over = OverTasks.of(served.scores, metrics, tasks)
+    diagnostics = Diagnostics(over.mean("accuracy"), over.mean("loss"), metrics=over.further())
     local, plain = client.local_guarantees(
         tasks, rounds=strategy.rounds, delta=delta, reproduction=reproduce is not None
     )
@@ -254,6 +269,7 @@ def summarize(
             *_unreachable(served, resolved),
             *_problems(served),
             *served.warnings,
+            *over.warnings(),
         ],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "unreachable", "warnings"],
         "unreachable": {"released": False, "tasks": served.unreachable, "share": _share(served, resolved)},
@@ -261,7 +277,12 @@ def summarize(
             "released": False,
             "accuracy": vars(diagnostics.accuracy),
             "loss": vars(diagnostics.loss),
-            "per_task": _per_task(served.scores, tasks),
+            **(
+                {"metrics": {name: vars(one) for name, one in diagnostics.metrics.items()}}
+                if diagnostics.metrics
+                else {}
+            ),
+            **over.public(),
             "local_compute": {"personal": served.work, "local_only": served.local_only_work},
         },
         "tasks_per_second": round(speed, 1),
@@ -288,7 +309,8 @@ def summarize(
         tasks_per_second=summary["tasks_per_second"],
         summary=summary,
         billboards=served.checkpoint.billboards,
-        scores=served.scores,
+        scores=over.scores,
+        tasks=over.private(),
         privacy_lines=privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
         released_lines=_released_lines(served, summary["releases"]),
         group_guarantees=groups,
@@ -318,24 +340,16 @@ def _problems(served: ServerResult) -> list[str]:
     return [f"some updates counted as zero ({counts}); the first: {served.note or 'no reason given'}"]
 
 
-def _measure(scores: Mapping[str, NDArray[np.float64]], measure: str, tasks: Roster) -> Measure:
-    means: dict[str, float | None] = {}
-    for model in ("personal", "billboard", "local_only"):
-        values = scores.get(f"{model}.{measure}", np.empty(0))
-        values = values[np.isfinite(values)]
-        missing = not len(values) or (measure == "accuracy" and tasks.num_classes is None)
-        means[model] = None if missing else float(values.mean())
-    return Measure(**means)
+def _scores_in(found: Mapping[str, Any], folder: Path) -> dict[str, NDArray[np.float64]]:
+    """Return per-task scores of a finished run; of protected data they are in ``private/``, if one may look there."""
+    from fedpriv.runs.finished import read_tasks
 
-
-def _per_task(scores: Mapping[str, NDArray[np.float64]], tasks: Roster) -> dict[str, list[float]]:
-    if tasks.num_classes is None:
-        return {}
-    return {
-        model: [round(value, 6) for value in scores[f"{model}.accuracy"].tolist()]
-        for model in ("personal", "billboard", "local_only")
-        if f"{model}.accuracy" in scores
-    }
+    kept = read_tasks(folder).get("scores", {})
+    if not kept:
+        kept = {f"{model}.accuracy": values for model, values in found.get("per_task", {}).items()}
+        for name, models in found.get("per_task_metrics", {}).items():
+            kept |= {f"{model}.{name}": values for model, values in models.items()}
+    return {name: np.array(values, dtype=float) for name, values in kept.items()}
 
 
 def _published(served: ServerResult, resolved: ResolvedPlan, counts: Counter[Release]) -> dict[str, Any]:

@@ -75,8 +75,15 @@ def scores_of(session: Session, replies: Iterable[Message], tasks: Mapping[str, 
 
 
 def mean_scores(scores: Mapping[str, NDArray[np.float64]]) -> MetricRecord | None:
-    """Return the mean of each score over the tasks that have it, named as a diagnostic; None without scores."""
-    finite = {name: values[np.isfinite(values)] for name, values in scores.items()}
+    """Return the mean of each score over the tasks that have it, named as a diagnostic; None without scores.
+
+    A metric that only one of several tasks has is left out: its mean would be that task's own.
+    """
+    finite = {
+        name: found
+        for name, values in scores.items()
+        if len(found := values[np.isfinite(values)]) != 1 or len(values) == 1 or name.endswith((".loss", ".accuracy"))
+    }
     if not finite:
         return None
     return MetricRecord({f"diagnostic.{name}": float(values.mean()) for name, values in finite.items() if len(values)})

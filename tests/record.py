@@ -138,6 +138,8 @@ def outcome(folder: Path) -> dict[str, Any]:
 
     summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     summary.get("measures", {}).get("store", {}).pop("microseconds_per_pair", None)
+    for name in ("metrics", "spread"):  # which follow from what is kept
+        summary["diagnostics"].pop(name, None)
     bits = {name: digest(summary.pop(name, None)) for name in ("diagnostics", "measures")}
     for name in ("seconds", "tasks_per_second", "versions", "fill_ratio"):
         summary.pop(name, None)

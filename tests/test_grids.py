@@ -25,6 +25,7 @@ from fedpriv.strategies import Billboard
 SETTINGS = [
     *["data.tasks=30", "strategy.rounds=3", "strategy.noise_multiplier=2.0", "client.epochs=2"],
     *["client.final_epochs=3", "strategy.evaluate_every=1", "model.name=mlp", "model.hidden=8"],
+    'client.share=["1.*"]',
 ]
 
 

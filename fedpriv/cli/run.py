@@ -198,7 +198,7 @@ def _where_report(folder: Path) -> str:
 
 
 def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
-    diagnostics = {key: value for key, value in summary["diagnostics"].items() if key != "per_task"}
+    diagnostics = {key: value for key, value in summary["diagnostics"].items() if not key.startswith("per_task")}
     return {
         "scenario": summary.get("scenario"),
         "preset": summary.get("preset"),
@@ -234,6 +234,8 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
         for line in lines:
             table.add_row(*line)
         console.print(table)
+    for text in spread_lines(result.summary):
+        console.print(text, highlight=False, soft_wrap=True)
     for text in measure_lines(result.summary.get("measures", {})):
         tell(text)
     if "metrics" in result.summary:
@@ -271,7 +273,7 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
 
 def model_rows(result: RunResult) -> list[tuple[str, ...]]:
     """Return the table of the models, its heading first: only models that this run has, only what was measured."""
-    measures = {name: getattr(result.diagnostics, name) for name in ("accuracy", "loss")}
+    measures = result.diagnostics.measures
     shown = {"personal": _shown(result.personal_guarantee), "billboard": _shown(result.guarantee), "local_only": "0"}
     models = [key for key in shown if any(getattr(one, key) is not None for one in measures.values())]
     columns = [name for name, one in measures.items() if any(getattr(one, key) is not None for key in models)]
@@ -280,6 +282,22 @@ def model_rows(result: RunResult) -> list[tuple[str, ...]]:
         for key in models
     ]
     return [("model", *columns, "epsilon (others see)"), *rows]
+
+
+def spread_lines(summary: Mapping[str, Any]) -> list[str]:
+    """Return how far tasks differ, for the personal models; of protected data where it is."""
+    found = summary["diagnostics"]
+    if (where := found.get("tasks_in")) is not None:
+        return [f"What single tasks reach, and how far they differ, is in {where} of the run folder, for you alone."]
+    said = []
+    for measure, models in found.get("spread", {}).items():
+        one = models.get("personal", {})
+        parts = [f"{words} {one[key]:.3g}" for key, words in _SPREAD.items() if one.get(key) is not None]
+        said += [f"{measure} {', '.join(parts)}"] if parts else []
+    return [f"personal models over tasks (diagnostic, not released): {'; '.join(said)}"] if said else []
+
+
+_SPREAD = {"worst_decile": "worst decile", "deviation": "standard deviation"}
 
 
 def measure_lines(measures: Mapping[str, Any]) -> list[str]:

@@ -20,15 +20,19 @@ from fedpriv.cohort.meta import (
     refuse_once_differentiable_on,
     task_gradients,
 )
+from fedpriv.cohort.metrics import METRICS, Metric
 from fedpriv.cohort.probe import notes_on, probe
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key, Purpose
+from fedpriv.cohort.sharing import Sharing
 from fedpriv.cohort.tasks import PARTS, Population, Ragged, Tasks
-from fedpriv.cohort.trees import Params, State, broadcast, nest, select, subtract, unnest, zeros_like
+from fedpriv.cohort.trees import KEPT, Params, State, broadcast, nest, select, subtract, unnest, zeros_like
 from fedpriv.cohort.usable import UsableTasks, only, strange_tasks, usable
 from fedpriv.names import renamed
 
 __all__ = [
+    "KEPT",
+    "METRICS",
     "PARTS",
     "Batch",
     "ClientAlgorithm",
@@ -44,6 +48,7 @@ __all__ = [
     "LoopEngine",
     "Marks",
     "MetaGradient",
+    "Metric",
     "Noise",
     "Order",
     "Params",
@@ -53,6 +58,7 @@ __all__ = [
     "Ragged",
     "Schedule",
     "Scores",
+    "Sharing",
     "State",
     "TaskFailure",
     "Tasks",

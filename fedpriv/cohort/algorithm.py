@@ -6,11 +6,11 @@ A real client is a cohort of one, a simulation shard a cohort of hundreds; there
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor
 
 from fedpriv.cohort.cohort import Cohort
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["ClientAlgorithm", "LocalSGD"]
 
 
+def _several(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
 class ClientAlgorithm(Settings, ABC):
     """What a task does with a billboard, its personal state and its own data.
 
@@ -34,20 +38,42 @@ class ClientAlgorithm(Settings, ABC):
     ----------
     sends_update : bool
         False for an algorithm that keeps everything to itself.
+    keeps_parts : bool
+        Whether ``share`` means something to it: its state holds the parameters that stay with the task
+        (``unnest(KEPT, state)``), it trains them with the billboard's, and returns them so.
     updates_use_state : bool
         False if an update depends on the billboard, the task's own data and the key of its round only, never on rounds
         before. It decides whether cohorts of fixed size are amplified: said falsely it makes epsilon too small. A dry
         run refuses what it sees, which is two rounds of made-up tasks.
+    share : tuple of str
+        Patterns of parameter names that are shared, such as ``("body.*",)``; ``*`` stands for any letters, dots too.
+        The others stay with each task: they begin at the model's public initial values, are on no billboard, and are
+        neither clipped nor met by noise. All are shared unless given.
     """
 
     sends_update: ClassVar[bool] = True
+    keeps_parts: ClassVar[bool] = False
     updates_use_state: ClassVar[bool] = True
+
+    share: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Forget what a parent said about its updates where a class makes them anew and says nothing itself."""
+        """Forget what a parent said where a class does its work anew and says nothing itself."""
         if "updates_use_state" not in vars(cls) and {"train", "fit"} & vars(cls).keys():
             cls.updates_use_state = True
+        if "keeps_parts" not in vars(cls) and {"train", "finish", "personal"} & vars(cls).keys():
+            cls.keeps_parts = False
+
+    @model_serializer(mode="wrap")
+    def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        found: dict[str, Any] = whole(self)
+        return found if self.share else {name: value for name, value in found.items() if name != "share"}
+
+    @property
+    def uses_state(self) -> bool:
+        """Whether updates depend on rounds before: by the class, or by what stays with the task."""
+        return self.updates_use_state or bool(self.share)
 
     @property
     def draws_noise(self) -> bool:
@@ -62,7 +88,7 @@ class ClientAlgorithm(Settings, ABC):
     @property
     def billboard_predicts(self) -> bool:
         """Whether the billboard is a model by itself, before a task adapts it."""
-        return True
+        return not self.share
 
     def check(self, problem: Problem, tasks: Population) -> None:
         """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.

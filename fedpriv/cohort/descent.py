@@ -22,7 +22,7 @@ class Descent:
     learning_rate : float
         Step size.
     anchor : Params, each [...] or [C, ...]
-        What to stay close to; None for no pull.
+        What to stay close to, for some parameters or for all; None for no pull.
     strength : float or Tensor of shape [C]
         Strength of the pull.
     momentum : float

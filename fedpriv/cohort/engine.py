@@ -89,7 +89,7 @@ class Engine(ABC):
             gradients = self.gradients(problem, params, batch)
             for name, value in params.items():
                 gradient = gradients[name]
-                if anchor is not None:
+                if anchor is not None and name in anchor:
                     # Exactly 0 at the anchor: else rounding would break ties between strengths.
                     pull = torch.sub(value, anchor[name])
                     strength = torch.as_tensor(descent.strength, dtype=value.dtype)

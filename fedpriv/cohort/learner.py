@@ -16,6 +16,7 @@ from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine
 from fedpriv.cohort.fast.kernels import KernelEngine
+from fedpriv.cohort.metrics import Metric, measured
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.randomness import Key
 from fedpriv.cohort.tasks import Part
@@ -33,10 +34,11 @@ class Noise(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Mean loss and accuracy of every task, both [C]."""
+    """Mean loss and accuracy of every task, both [C], and further metrics by name, each [C]."""
 
     loss: Tensor
     accuracy: Tensor
+    own: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Learner:
         Places for an example in all mini-batches so far; work over cells tells how little was padding.
     noise : Noise or None
         Where noise of the tasks themselves comes from; the operating system if None.
+    metrics : tuple of Metric
+        What test parts are scored by beside loss and accuracy.
     """
 
     problem: Problem
@@ -62,6 +66,7 @@ class Learner:
     work: dict[int, int] = field(default_factory=dict)
     cells: int = 0
     noise: Noise | None = None
+    metrics: tuple[Metric, ...] = ()
 
     def sgd(
         self,
@@ -96,7 +101,7 @@ class Learner:
         batch_size, epochs, steps
             See :meth:`fedpriv.cohort.batches.Schedule.draw`.
         anchor : Params, each [...] or [C, ...]
-            What to stay close to; None for no regulariser.
+            What to stay close to; None for no regulariser. Parameters that it lacks are not pulled.
         strength : float or Tensor of shape [C]
             Strength of the regulariser (lambda), relative to the loss averaged over examples.
         momentum : float
@@ -154,6 +159,8 @@ class Learner:
 
     def evaluate(self, params: Params, cohort: Cohort, part: Part = "test") -> Scores:
         """Score every task's model [C, ...] on one part of its data."""
-        loss, accuracy = self.engine.scores(self.problem, params, cohort.part(part))
+        batch = cohort.part(part)
+        loss, accuracy = self.engine.scores(self.problem, params, batch)
+        own = measured(self.metrics if part == "test" else (), self.problem, params, batch)
         # A model of NaN still "predicts" class 0: no loss, no accuracy.
-        return Scores(loss, torch.where(loss.isfinite(), accuracy, torch.nan))
+        return Scores(loss, torch.where(loss.isfinite(), accuracy, torch.nan), own)

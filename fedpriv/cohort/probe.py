@@ -19,9 +19,10 @@ from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters
 from fedpriv.cohort.randomness import Key, Purpose
+from fedpriv.cohort.sharing import Sharing
 from fedpriv.cohort.stages import Stages
 from fedpriv.cohort.tasks import Population, Ragged, Tasks
-from fedpriv.cohort.trees import Params, broadcast
+from fedpriv.cohort.trees import broadcast
 from fedpriv.errors import InputError
 
 __all__ = ["notes_on", "probe"]
@@ -61,7 +62,7 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
     stages = Stages(algorithm, problem, engine)
     stages.stage = "the model itself"
     try:
-        _check_outputs(problem, stages.billboard, cohort)
+        _check_outputs(problem, cohort)
         refuse_impure_forward(problem, cohort.one(0).part("train").inputs[0])
         together = stages.run(cohort)
         trained, finished = stages.trained, sum(stages.learner.work.values()) - stages.trained
@@ -97,21 +98,27 @@ def _works(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
     return True
 
 
-def notes_on(problem: Problem, engine: Engine, like: Population) -> list[str]:
-    """Return what a user should know of a model that works: what is frozen, what is not used, how it is computed.
+def notes_on(problem: Problem, engine: Engine, like: Population, sharing: Sharing) -> list[str]:
+    """Return what a user should know of a model that works: what is shared, what is not used, how it is computed.
 
     Parameters
     ----------
     problem, engine
         What works together.
+    sharing : Sharing
+        Of this model.
     like : Tasks or Roster
         Only shapes and types are taken from it, no value.
     """
     batch, found = Cohort(_made_up(like), np.arange(_TASKS), problem.dtype).part("train"), []
+    kept = sum(value.numel() for value in sharing.kept.values())
+    shared = f"{problem.num_parameters - kept:,} numbers of the model are shared"
+    if kept:
+        found.append(f"{shared}, and {kept:,} stay with each task (client.share): no noise meets them.")
     if problem.num_constants:
         found.append(
-            f"{problem.num_parameters:,} numbers of the model are shared, and {problem.num_constants:,} are frozen: "
-            "public constants, which nobody trains and no noise meets."
+            f"{shared}, and {problem.num_constants:,} are frozen: public constants, which nobody trains and no noise "
+            "meets."
         )
     unused = unused_parameters(problem, batch.inputs[0])
     if unused:
@@ -129,11 +136,11 @@ def notes_on(problem: Problem, engine: Engine, like: Population) -> list[str]:
     return found
 
 
-def _check_outputs(problem: Problem, billboard: Params, cohort: Cohort) -> None:
+def _check_outputs(problem: Problem, cohort: Cohort) -> None:
     """Compare what the model gives with what shall be predicted; training would fail for every task."""
     batch, classes = cohort.one(0).part("train"), cohort.tasks.num_classes
     with torch.no_grad():
-        outputs = problem.predict(billboard, batch.inputs[0])
+        outputs = problem.predict(problem.initial(), batch.inputs[0])
     if not isinstance(outputs, Tensor):
         raise InputError(
             f"the model must give one tensor of outputs, got {type(outputs).__name__}; return the outputs alone."

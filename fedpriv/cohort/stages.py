@@ -19,7 +19,8 @@ from fedpriv.cohort.learner import Learner
 from fedpriv.cohort.problem import Problem
 from fedpriv.cohort.purity import generators, made_up
 from fedpriv.cohort.randomness import Key, Purpose
-from fedpriv.cohort.trees import Params, State, nest, one
+from fedpriv.cohort.sharing import Sharing
+from fedpriv.cohort.trees import KEPT, Params, State, nest, one, unnest
 from fedpriv.errors import InputError
 
 __all__ = ["Stages"]
@@ -49,7 +50,8 @@ class Stages:
 
         self.algorithm, self.name, self.stage = algorithm, type(algorithm).__name__, ""
         self.learner = Learner(problem, engine, noise=ReproducibleEntropy(0))
-        self.billboard = problem.initial()
+        self.sharing = Sharing.of(algorithm, problem)
+        self.billboard = self.sharing.billboard
         self.trained = 0
 
     def run(self, cohort: Cohort) -> dict[str, Params]:
@@ -128,7 +130,7 @@ class Stages:
         InputError
             After a round on another billboard the update is another one than for a first participation.
         """
-        if self.algorithm.updates_use_state or not self.algorithm.sends_update:
+        if self.algorithm.uses_state or not self.algorithm.sends_update:
             return
         fresh = self._do("initial_state", self._initial_state, cohort, self.billboard)
         other = {name: value + 0.1 * made_up(torch.zeros_like(value)) for name, value in self.billboard.items()}
@@ -173,13 +175,18 @@ class Stages:
         return found
 
     def _initial_state(self, cohort: Cohort, billboard: Params) -> State:
-        state = self.algorithm.initial_state(billboard, cohort)
+        state = self.sharing.first_state(self.algorithm, billboard, cohort)
         self._check_state(state, len(cohort))
         return state
 
     def _train(self, cohort: Cohort, billboard: Params, state: State, number: int) -> tuple[State, Params]:
         state, update = self.algorithm.train(self.learner, billboard, state, cohort, Key(0, number))
         self._check_state(state, len(cohort))
+        if unnest(KEPT, state).keys() != self.sharing.kept.keys():
+            raise InputError(
+                f"{self.name} says keeps_parts = True, and its train returns a state without what stays with the task, "
+                f"{sorted(self.sharing.kept)}; return these in nest(KEPT, ...), as they come in unnest(KEPT, state)."
+            )
         if not self.algorithm.sends_update:
             return state, {}
         wanted = {key: (len(cohort), *value.shape) for key, value in billboard.items()}

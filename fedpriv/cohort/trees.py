@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "KEPT",
     "Params",
     "State",
     "broadcast",
@@ -25,6 +26,9 @@ __all__ = [
 
 Params = dict[str, Tensor]
 State = dict[str, Tensor]
+
+KEPT = "kept"
+"""The prefix in a state of parameters that stay with the task (``client.share``)."""
 
 
 def broadcast(tree: Params, count: int) -> Params:

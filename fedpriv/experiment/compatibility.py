@@ -90,7 +90,7 @@ def _noise(run: Experiment) -> Iterator[str]:
     if idle and not run.client.billboard_predicts:
         yield (
             f"strategy.metrics would publish {', '.join(idle)}, at a cost, of a model that nobody uses before "
-            "it is adapted (client.from_zero, client.permute_labels); publish personal.* instead."
+            "it is adapted (client.from_zero, client.permute_labels, client.share); publish personal.* instead."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 import tempfile
@@ -12,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from flwr.serverapp import Grid
 
 from fedpriv.cohort import engine_named, notes_on
@@ -32,13 +32,13 @@ from fedpriv.protocol import ALL, Billboards, record_from_billboards
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runs.ledger_check import check_finished, how_to_find
-from fedpriv.runs.record import RunRecord
+from fedpriv.runs.record import RunRecord, plain
 from fedpriv.runs.resume import ResumePoint, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
-from fedpriv.runtime.server import ServerResult, serve
-from fedpriv.summary import RunResult, summarize
+from fedpriv.runtime.server import serve
+from fedpriv.summary import Diagnostics, RunResult, summarize
 
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
@@ -80,7 +80,8 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
     prepared = prepare(experiment, reproduced=options.reproduce is not None, started=options.pool is not None)
     if options.on is None and experiment.grid == "auto":
         _LOG.info("%s", prepared.choice)
-    forecast = forecast_sharing(prepared.resolved, prepared.problem.num_parameters)
+    shared = sum(value.numel() for value in prepared.sharing.billboard.values())
+    forecast = forecast_sharing(prepared.resolved, shared)
     if forecast is not None and forecast.sentence is not None:
         _LOG.warning("warning: %s", forecast.sentence)
     with ExitStack() as stack:
@@ -95,6 +96,8 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
             result.summary["measures"] = options.measure(experiment, result)
             result.summary["not_released"] = [*result.summary["not_released"], "measures"]
         if folder is not None:
+            if result.tasks:
+                folder.write_private("tasks.json", json.dumps(plain(result.tasks), indent=2) + "\n")
             folder.write_summary(result.summary)
             if experiment.report:
                 from fedpriv.report import write_report
@@ -144,7 +147,7 @@ class _Run:
         resolved = resolved.as_begun(begun)
         resolved.refuse_others(begun)
         resume = where_to_resume(folder, journal, publishes=strategy.publishes)
-        names = {name: value.numpy() for name, value in problem.initial().items()}
+        names = {name: value.numpy() for name, value in self.prepared.sharing.billboard.items()}
         initial = record_from_billboards({ALL: names})
         checkpoint = resume.checkpoint or strategy.first_checkpoint(initial, len(experiment.tasks))
         if folder is not None and resume.checkpoint is None:
@@ -177,7 +180,9 @@ class _Run:
             on_unreachable=None if folder is None else folder.log_unreachable,
         )
         make_personal = self._keep_states(grid, strategy.rounds, served.checkpoint.billboards)
-        served.warnings[:0] = notes_on(problem, engine_named(experiment.engine), experiment.tasks)
+        served.warnings[:0] = notes_on(
+            problem, engine_named(experiment.engine), experiment.tasks, self.prepared.sharing
+        )
         if folder is not None:  # with those of before a crash
             served.unreachable = folder.unreachable()
         served.seconds.update(start_up=ready - began, checkpoints=self.saving_seconds)
@@ -192,6 +197,7 @@ class _Run:
                 resolved=resolved,
                 reproduce=self.options.reproduce,
                 client=experiment.client,
+                metrics=experiment.metrics,
                 said={"grid": experiment.grid, "engine": experiment.engine, "seed": experiment.seed},
             )
         result.population, result.make_personal = experiment.tasks, make_personal
@@ -199,7 +205,7 @@ class _Run:
             (last,) = served.checkpoint.billboards.values()
             scores = score_held_out(experiment.held_out_people(), problem, last, served.work)
             result.summary["diagnostics"]["held_out"] = scores
-        self._log(_evaluation_line(strategy.rounds, _means(served)) | {"final": True})
+        self._log(_evaluation_line(strategy.rounds, _means(result.diagnostics)) | {"final": True})
         result.evaluations = self.evaluations
         if folder is not None:
             for line in [*result.released_lines, *result.privacy_lines]:
@@ -233,7 +239,7 @@ class _Run:
     def _after(self, grid: Grid, scratch: Path) -> Callable[[int, Any, dict[str, Any]], None]:
         """Return what is done after each round: its scores are kept, and now and then the nodes' states."""
         folder, rounds, every = self.folder, self.prepared.strategy.rounds, self.experiment.checkpoint_every
-        own = grid if isinstance(grid, LocalGrid) else None
+        own, regression = grid if isinstance(grid, LocalGrid) else None, self.experiment.tasks.num_classes is None
         snapshots = folder.checkpoints if folder is not None else None
         if own and own.replays and snapshots is None:  # else the rounds to replay would pile up in memory
             snapshots = CheckpointStore(scratch)
@@ -241,6 +247,8 @@ class _Run:
         def after(number: int, _: Any, scores: dict[str, Any]) -> None:
             if self.options.progress:
                 self.options.progress(number, rounds)
+            if regression:
+                scores = {name: value for name, value in scores.items() if not name.endswith(".accuracy")}
             if scores:
                 self._log(_evaluation_line(number, scores))
             saved = time.perf_counter()
@@ -355,9 +363,13 @@ def _tell_whether_sharing_paid(
     result.summary["warnings"] += [one for one in (found.get("forecast"), found.get("measured")) if one]
 
 
-def _means(served: ServerResult) -> dict[str, Any]:
-    finite = {name: values[np.isfinite(values)] for name, values in served.scores.items()}
-    return {f"diagnostic.{name}": float(values.mean()) for name, values in finite.items() if len(values)}
+def _means(found: Diagnostics) -> dict[str, Any]:
+    return {
+        f"diagnostic.{model}.{measure}": value
+        for measure, one in found.measures.items()
+        for model, value in vars(one).items()
+        if value is not None
+    }
 
 
 def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
@@ -365,5 +377,6 @@ def _evaluation_line(number: int, scores: dict[str, Any]) -> dict[str, Any]:
     line: dict[str, Any] = {"round": number, "kind": "evaluation", "released": False, "loss": {}, "accuracy": {}}
     for name, value in scores.items():
         _, model, measure = name.split(".")
-        line[measure][model] = value
+        place = line if measure in ("loss", "accuracy") else line.setdefault("metrics", {})
+        place.setdefault(measure, {})[model] = value
     return line

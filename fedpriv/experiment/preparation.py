@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fedpriv.cohort import Problem, engine_named, probe
+from fedpriv.cohort import Problem, Sharing, engine_named, probe
 from fedpriv.effort import GridChoice, choose_grid, seconds_of_training
 from fedpriv.errors import InputError
+from fedpriv.experiment.metrics import fitted
 from fedpriv.machine import usable_cores
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.privacy.target import check_delta
@@ -30,6 +31,7 @@ class PreparedRun:
     strategy: TaskStrategy  # with the population's public groups
     resolved: ResolvedPlan  # noise, releases, guarantees
     problem: Problem  # model and loss, which worked on made-up examples
+    sharing: Sharing  # what of the model is shared
     choice: GridChoice  # which grid, and why
 
 
@@ -53,11 +55,14 @@ def prepare(experiment: Experiment, *, reproduced: bool, started: bool = False) 
     with phase("calibration of the noise"):
         resolved = strategy.resolve(len(experiment.tasks))
     problem = experiment.problem()
-    strategy.check_arrays(list(problem.initial()))
+    sharing = Sharing.of(experiment.client, problem)
+    strategy.check_arrays(list(sharing.billboard))
     experiment.client.check(problem, experiment.tasks)
+    fitted(experiment.metrics, problem, experiment.tasks)
     work = probe(experiment.client, problem, engine_named(experiment.engine), experiment.tasks)
     started = started or experiment.address is not None
-    return PreparedRun(strategy, resolved, problem, _choose_grid(experiment, problem, *work, started=started))
+    choice = _choose_grid(experiment, problem, *work, started=started)
+    return PreparedRun(strategy, resolved, problem, sharing, choice)
 
 
 def _choose_grid(

@@ -15,11 +15,12 @@ from flwr.serverapp import Grid
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import nn
 
-from fedpriv.cohort import ClientAlgorithm, LocalSGD, Population, Problem, Tasks
+from fedpriv.cohort import ClientAlgorithm, LocalSGD, Metric, Population, Problem, Tasks
 from fedpriv.cohort.problem import Loss, own_copy
 from fedpriv.errors import InputError
 from fedpriv.experiment.compatibility import misfits
 from fedpriv.experiment.execution import Options, Rounds, execute
+from fedpriv.experiment.metrics import described, fitted, named
 from fedpriv.experiment.preparation import prepare
 from fedpriv.held_out import HeldOutPeople
 from fedpriv.machine import usable_cores
@@ -112,6 +113,11 @@ class Experiment(Settings):
         as long as the run.
     checkpoint_every : int
         Rounds between snapshots of the personal states.
+    metrics : dict, or str or list of str
+        What test parts are scored by beside loss and accuracy: diagnostics, never released (``strategy.metrics`` says
+        what is published). Names of :data:`fedpriv.cohort.METRICS`, ``module:function``, or, by a name of yours, a
+        function of (predictions, targets), one of scikit-learn's, or a torchmetrics object; see
+        :mod:`fedpriv.cohort.metrics` for what these are given.
     timeout : float
         Seconds to wait for the nodes' answers in a round.
     attempts : int
@@ -156,6 +162,7 @@ class Experiment(Settings):
     baseline: bool = True
     public_weights: bool = False
     references: bool = True
+    metrics: dict[str, Metric] = Field(default_factory=dict)
     checkpoint_every: int = Field(default=10, ge=1)
     timeout: float = Field(default=24 * 3600.0, gt=0)
     attempts: int = Field(default=3, ge=1)
@@ -181,7 +188,12 @@ class Experiment(Settings):
         client, policy = info.data.get("client"), info.data.get("policy")  # missing if they were refused themselves
         # A node that stops after some participations sends what depends on the rounds before, too.
         limited = policy is not None and policy.counts
-        return strategy.for_updates(use_state=client is None or client.updates_use_state or limited)
+        return strategy.for_updates(use_state=client is None or client.uses_state or limited)
+
+    @field_validator("metrics", mode="before")
+    @classmethod
+    def _has_metrics(cls, metrics: Any) -> dict[str, Metric]:
+        return named(metrics)
 
     @field_validator("population")
     @classmethod
@@ -340,7 +352,10 @@ class Experiment(Settings):
                 "name": kebab(type(self.strategy).__name__),
                 **self.strategy.model_dump(mode="json"),
             },
-            "run": self.model_dump(mode="json", exclude=skip),
+            "run": {
+                **self.model_dump(mode="json", exclude=skip | {"metrics"}),
+                **({"metrics": described(self.metrics)} if self.metrics else {}),
+            },
             **code,
         }
 
@@ -386,6 +401,7 @@ class Experiment(Settings):
             self.state_memory * 2**30 / nodes,
             noise_seed,
             self.task_limit,
+            fitted(self.metrics, problem, tasks),
         )
 
     def local_baseline(self) -> LocalSGD:

@@ -8,7 +8,7 @@ never the only carrier of a meaning.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -127,7 +127,8 @@ def accuracies(run: Run) -> Figure | None:
     axes.grid(visible=False, axis="y")
     axes.margins(x=0.08)
     what = "test accuracy in %" if percent else "test loss"
-    axes.set_xlabel(f"{what} ({NOT_RELEASED})\nlarge mark: mean over tasks; bar: 95% interval; dots: tasks")
+    more = "; bar: 95% interval; dots: tasks" if any(tasks.values()) else ""
+    axes.set_xlabel(f"{what} ({NOT_RELEASED})\nlarge mark: mean over tasks{more}")
     return figure
 
 
@@ -180,19 +181,33 @@ FIGURES: dict[str, Callable[[Run], Any]] = {
 }
 
 
+OF_TASKS: dict[str, Callable[[Run], Any]] = {"accuracies": accuracies, "per_task": per_task}
+"""What shows single tasks: of protected data it is drawn in ``private/figures/``."""
+
+
 def write_figures(run: Run) -> dict[str, Path]:
     """Write every figure of a run to its ``figures/`` as SVG and PNG.
+
+    Of protected data, what shows single tasks goes to ``private/figures/``.
 
     Returns
     -------
     dict of str to Path
         The SVG file of every figure that has something to show; a PNG of the same name is beside it.
     """
-    folder = run.path / "figures"
+    if run.summary.protected:
+        inner = run.in_private()
+        if any(inner.per_task(model) for model in MODELS):
+            private_directory(run.path / "private")
+            _write(inner, run.path / "private" / "figures", OF_TASKS)
+    return _write(run, run.path / "figures", FIGURES)
+
+
+def _write(run: Run, folder: Path, figures: Mapping[str, Callable[[Run], Any]]) -> dict[str, Path]:
     written: dict[str, Path] = {}
     try:
         private_directory(folder)  # scores of single tasks are drawn, too
-        for name, draw in FIGURES.items():
+        for name, draw in figures.items():
             figure = draw(run)
             file = folder / f"{name}.svg"
             if figure is None:
@@ -202,6 +217,8 @@ def write_figures(run: Run) -> dict[str, Path]:
             save_svg(figure, file)
             figure.set_layout_engine("none")  # keeps the positions just found, for half the time
             figure.savefig(file.with_suffix(".png"), dpi=160)
+            for path in (file, file.with_suffix(".png")):
+                path.chmod(0o600)
             written[name] = file
     except OSError as error:
         raise ComponentFailure(

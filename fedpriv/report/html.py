@@ -10,7 +10,7 @@ from typing import Any
 from fedpriv.errors import InputError
 from fedpriv.report.figures import FIGURES, write_figures
 from fedpriv.report.reader import Run, read_run
-from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs, published
+from fedpriv.report.tables import comparison, facts, guarantee_rows, headline, key_numbers, outputs, published, spread
 from fedpriv.report.template import fill, inlined, write_page
 from fedpriv.report.words import figure_words, not_protected
 
@@ -87,6 +87,7 @@ def _view(anchor: str, name: str, run: Run, drawn: dict[str, Path]) -> dict[str,
         "benchmark": run.benchmark,
         "key": key_numbers(run),
         "headline": headline(run),
+        "spread": spread(run),
         "published": published(run),
         "sentence": " ".join(one.sentence for one in (guarantee, summary.other_guarantee) if one is not None),
         "guarantee": guarantee_rows(run),
@@ -118,4 +119,7 @@ def _more_assumptions(run: Run) -> list[str]:
 
 def _figure(name: str, file: Path | None, run: Run) -> dict[str, str | None]:
     heading, words = figure_words(name, run)
-    return {"heading": heading, "words": words, "image": None if file is None else inlined(file)}
+    missing = "no figure, the run recorded nothing to draw."
+    if run.summary.protected and name == "per_task":
+        missing = "what single tasks of protected data reach is in private/ of the run's folder, for its owner alone."
+    return {"heading": heading, "words": words, "missing": missing, "image": None if file is None else inlined(file)}

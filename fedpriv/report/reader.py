@@ -6,14 +6,14 @@ import json
 import math
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from fedpriv.errors import InputError
-from fedpriv.runs.finished import check_summary
+from fedpriv.runs.finished import check_summary, read_tasks
 from fedpriv.runs.ledger_check import check_finished, ledger_of
 from fedpriv.runs.record import MetricLine, RunRecord
 from fedpriv.settings import sentences
@@ -42,6 +42,8 @@ class Run:
         The same configuration, parsed.
     unasked : str or None
         Why its ledger was not asked whether it still says the same; None if it was, and does.
+    tasks : mapping
+        Of protected data: what ``private/`` holds of single tasks, for what is drawn there and nowhere else.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Run:
     configuration: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     unasked: str | None = None
+    tasks: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -81,9 +84,21 @@ class Run:
         return "accuracy" if known else "loss"
 
     def per_task(self, model: str) -> list[float | None]:
-        """Return the measure of one kind of model for every task; None where a task has no value."""
-        values = self.summary.diagnostics.per_task.get(model, [])
+        """Return the measure of one kind of model for every task; None where a task has no value.
+
+        Nothing of protected data, but by :meth:`in_private`.
+        """
+        if self.summary.protected:
+            values = self.tasks.get("scores", {}).get(f"{model}.{self.measure}", [])
+        else:
+            values = self.summary.diagnostics.per_task.get(model, [])
         return [value if value is not None and math.isfinite(value) else None for value in values]
+
+    def in_private(self) -> Run:
+        """Return this run with what it keeps of single protected tasks, for the folder ``private/`` alone."""
+        kept = self.summary.diagnostics.per_task  # where an earlier version kept it
+        earlier = {"scores": {f"{model}.{self.measure}": values for model, values in kept.items()}}
+        return replace(self, tasks=read_tasks(self.path) or earlier)
 
     def curve(self, quantity: str, model: str) -> tuple[list[int], list[float]]:
         """Return rounds and finite values of a diagnostic; of a round logged twice the last line counts."""

@@ -30,6 +30,7 @@ __all__ = [
     "key_numbers",
     "outputs",
     "published",
+    "spread",
 ]
 
 ALONE = "each run accounted alone"
@@ -87,13 +88,27 @@ def headline(run: Run) -> Table:
         cells = [words, number(found.loss.get(model)), spread, number(found.local_compute.get(model))]
         if run.measure == "accuracy":
             cells.insert(1, measured_text(found.accuracy.get(model), "accuracy"))
+        cells[-2:-2] = [number(means.get(model)) for means in found.metrics.values()]
         rows.append(tuple(cells))
-    columns = ["model", "test loss", f"95% interval, {run.measure}", "gradient evaluations"]
+    columns = ["model", "test loss", *found.metrics, f"95% interval, {run.measure}", "gradient evaluations"]
     if run.measure == "accuracy":
         columns.insert(1, "test accuracy")
     heading, lines = filled(columns, rows)
     caption = "What the models reach, mean over tasks (diagnostics, not released)"
     return Table(caption, heading, tuple(lines), _gain_note(run))
+
+
+def spread(run: Run) -> Table | None:
+    """Return how each measure differs over tasks; None where that is not known, or stays in ``private/``."""
+    rows = [
+        (f"{measure}, {MODELS.get(model, model)}", number(one.get("worst_decile")), number(one.get("deviation")))
+        for measure, models in run.summary.diagnostics.spread.items()
+        for model, one in models.items()
+    ]
+    if not rows:
+        return None
+    columns, lines = filled(("measure", "mean of the worst tenth of the tasks", "standard deviation over tasks"), rows)
+    return Table("How far tasks differ (diagnostics, not released)", columns, tuple(lines))
 
 
 def published(run: Run) -> Table | None:
@@ -179,6 +194,11 @@ def outputs(run: Run) -> Table:
         if known:
             label = ", ".join(MODELS.get(key, key) for key in known)
             rows.append((f"diagnostic: {words}", label, "none", "none", "–", "not released"))
+    if found.metrics:
+        of = ", ".join(found.metrics)
+        rows.append(("diagnostic: means of further metrics", of, "none", "none", "–", "not released"))
+    if found.tasks_in is not None:
+        rows.append(("diagnostic: values of every single task", found.tasks_in, "none", "none", "–", "not released"))
     evaluations = sum(line.kind == "evaluation" for line in run.metrics)
     if evaluations:
         rows.append(("diagnostic: evaluations during training", str(evaluations), "none", "none", "–", "not released"))

@@ -12,7 +12,7 @@ from fedpriv.errors import InputError
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.record import RunRecord, plain
 
-__all__ = ["adds_local_noise", "check_summary", "read_record", "what_to_do", "write_summary"]
+__all__ = ["adds_local_noise", "check_summary", "read_record", "read_tasks", "what_to_do", "write_summary"]
 
 
 _LOCAL_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
@@ -22,7 +22,7 @@ _LOCAL_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", 
 def write_summary(folder: Path, summary: dict[str, Any]) -> None:
     """Write ``summary.json``, a :class:`RunRecord`, and before it its digest into ``checkpoints/``.
 
-    It holds scores of single tasks: private.
+    It holds scores: private.
     """
     content = (json.dumps(RunRecord.model_validate(plain(summary)).to_json(), indent=2) + "\n").encode()
     write_bytes(_digest_path(folder), hashlib.sha256(content).hexdigest().encode())
@@ -62,6 +62,26 @@ def read_record(folder: Path) -> RunRecord:
         raise InputError(f"{path} is damaged; {what_to_do(folder)}.") from None
     check_summary(folder)
     return record
+
+
+def read_tasks(folder: Path) -> dict[str, Any]:
+    """Return what a run of protected data keeps of single tasks in ``private/``; empty if it cannot be seen.
+
+    Raises
+    ------
+    InputError
+        The file is damaged.
+    """
+    path = folder / "private" / "tasks.json"
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, PermissionError):
+        return {}
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("scores"), dict):
+        raise InputError(f"{path} is damaged; restore it from a copy, or delete it: its scores are lost then.")
+    return found
 
 
 def adds_local_noise(config: dict[str, Any]) -> bool:

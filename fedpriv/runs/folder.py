@@ -201,7 +201,7 @@ class RunFolder:
         return self.checkpoints.directory / "coins.key"
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Write ``summary.json``; its presence marks the run as finished. It holds scores of single tasks: private."""
+        """Write ``summary.json``; its presence marks the run as finished. It holds scores: private."""
         write_summary(self.path, summary)
         self._forget_secrets()
 
@@ -346,7 +346,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 _FREE = {
     *("grid", "shards", "engine", "checkpoint_every", "address", "state_memory", "references", "report"),
-    *("timeout", "attempts", "task_seconds", "new_version"),
+    *("timeout", "attempts", "task_seconds", "new_version", "metrics"),
 }
 """Settings of [run] that change no result, only what is scored at the end, how long nodes are waited for, or what was
 said once: a run may go on under other ones."""

@@ -102,7 +102,10 @@ class Diagnostics(_Record):
     released: Literal[False] = False
     accuracy: Numbers = {}
     loss: Numbers = {}
+    metrics: dict[str, Numbers] = {}
+    spread: dict[str, dict[str, Numbers]] = {}
     per_task: Lists = {}
+    tasks_in: str | None = None
     local_compute: Numbers = {}
     held_out: dict[str, Any] = {}
 
@@ -240,6 +243,7 @@ class MetricLine(_Record):
     round: int
     loss: Numbers = {}
     accuracy: Numbers = {}
+    metrics: dict[str, Numbers] = {}
     epsilon: Number = None
     epsilon_replace_one: Number = None
     relation: str | None = None

@@ -23,9 +23,12 @@ from fedpriv.cohort import (
     Key,
     Learner,
     LocalSGD,
+    Metric,
     Params,
     Problem,
     Purpose,
+    Scores,
+    Sharing,
     State,
     Tasks,
     broadcast,
@@ -93,6 +96,8 @@ class NodeSpec:
     task_seconds : float
         How long a task may compute in one stage, where time can depend on data: with the loop engine, and with an
         algorithm that is not of fedpriv.
+    metrics : tuple of Metric
+        What tasks are scored by beside loss and accuracy: diagnostics.
     """
 
     tasks: Tasks
@@ -105,6 +110,7 @@ class NodeSpec:
     memory_bytes: float = 4 * 2**30
     noise_seed: int | None = field(default=None, repr=False)
     task_seconds: float = 600.0
+    metrics: tuple[Metric, ...] = ()
 
 
 @dataclass
@@ -155,6 +161,7 @@ class Node:
         self.store = StateStore(len(spec.tasks), spec.memory_bytes)
         self._cells = np.zeros(2, dtype=np.int64)  # of padded mini-batches: with an example, in all
         self._engine = engine_named(spec.engine)
+        self.sharing = Sharing.of(spec.algorithm, spec.problem)
         self._constants = spec.problem.digests()
         # What fedpriv's own algorithms do with tensors of all tasks takes as long whatever the data are.
         own = not type(spec.algorithm).__module__.startswith("fedpriv.")
@@ -176,7 +183,7 @@ class Node:
         """Answer which tasks are hosted here, to a server that speaks this version of the protocol."""
         RunName.from_content(content)
         tasks, policy = self.tasks, self.spec.policy
-        uses_state = self.spec.algorithm.updates_use_state or (policy is not None and policy.counts)
+        uses_state = self.spec.algorithm.uses_state or (policy is not None and policy.counts)
         return TaskRange(
             tasks.first, len(tasks), tasks.fingerprint, uses_state, tasks.declared == "protected"
         ).to_content()
@@ -271,10 +278,7 @@ class Node:
         """Score personal models and the billboard on each task's test part: diagnostics, not released."""
 
         def score(learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
-            found = self._score(learner, public, cohort, state)
-            if self.spec.algorithm.billboard_predicts:
-                return found
-            return {name: values for name, values in found.items() if not name.startswith("billboard.")}
+            return self._score(replace(learner, metrics=self.spec.metrics), public, cohort, state)
 
         return self._scores("evaluate", self._request(content), self._state, score)
 
@@ -285,9 +289,10 @@ class Node:
         """
         request = self._request(content)
         names, largest_loss = request.declared.metrics, request.declared.largest_loss
+        known = _SCORES if self.spec.algorithm.billboard_predicts else _SCORES[:2]
         for name in names:
-            if name not in _SCORES:
-                raise InputError("a request asks for an " + unknown("measure", name, _SCORES))
+            if name not in known:
+                raise InputError("a request asks for an " + unknown("measure", name, known))
         if not names:
             raise InputError("a request for metrics names none; name some, such as 'personal.accuracy'.")
         work = self.memory.work("metrics", request)
@@ -334,10 +339,13 @@ class Node:
         def score(learner: Learner, public: Params, cohort: Cohort, state: State) -> State:
             if request.epochs:
                 state, _ = alone.train(learner, public, state, cohort, key)
-            scores = alone.evaluate(learner, public, state, cohort)
-            return {"local_only.loss": scores.loss, "local_only.accuracy": scores.accuracy}
+            scoring = replace(learner, metrics=self.spec.metrics)
+            return _named("local_only", alone.evaluate(scoring, public, state, cohort))
 
-        return self._scores("local-only", request, alone.initial_state, score)
+        def begin(public: Params, cohort: Cohort) -> State:
+            return alone.initial_state(public | self.sharing.kept, cohort)
+
+        return self._scores("local-only", request, begin, score)
 
     # --- what the tasks' owner may take out ----------------------------------------------------------------------
 
@@ -368,7 +376,7 @@ class Node:
         for cohort in self._chunks(ids, billboard):
             outcome = self._guard.run("models", stage, cohort, lambda part: self._state(public, part), self._noise)
             own = outcome.counted if self._usable is None else outcome.counted & self._usable.trains[cohort.positions]
-            shared = broadcast(public, len(cohort))
+            shared = broadcast(public | self.sharing.kept, len(cohort))
             yield cohort.ids, select(torch.from_numpy(own), outcome.tree, shared) if own.any() else shared, own
 
     def kept(self, ids: Ids, billboard: Arrays) -> State:
@@ -415,6 +423,9 @@ class Node:
                 f"a request names tasks {ids.min()} to {ids.max()}; this node hosts {tasks.first} to "
                 f"{tasks.first + len(tasks) - 1}."
             )
+        for billboard in request.billboards.values():
+            if (why := self.sharing.misfit(billboard)) is not None:
+                raise InputError(f"a request cannot be answered: {why}")
         if self.run not in (None, request.of):
             if request.attempt > 1:  # its rows were charged once, and others would come now
                 raise InputError(
@@ -457,11 +468,13 @@ class Node:
         )
 
     def _score(self, learner: Learner, public: Params, cohort: Cohort, state: State) -> dict[str, Tensor]:
-        """Score personal models and the billboard on the tasks' test parts."""
-        personal = self.spec.algorithm.evaluate(learner, public, state, cohort)
-        shared = learner.evaluate({k: v.expand(len(cohort), *v.shape) for k, v in public.items()}, cohort)
-        values = (personal.loss, personal.accuracy, shared.loss, shared.accuracy)
-        return dict(zip(_SCORES, values, strict=True))
+        """Score personal models, and the billboard where it is a model, on the tasks' test parts."""
+        algorithm = self.spec.algorithm
+        found = _named("personal", algorithm.evaluate(learner, public, state, cohort))
+        if algorithm.billboard_predicts:
+            shared = {name: value.expand(len(cohort), *value.shape) for name, value in public.items()}
+            found |= _named("billboard", learner.evaluate(shared, cohort))
+        return found
 
     def _local_noise(self, asked: GroupRequest, cohort: Cohort, allowed: NDArray[np.bool_] | None = None) -> LocalNoise:
         return LocalNoise(self._noise, asked, cohort, self.store.participations[cohort.positions], allowed)
@@ -510,7 +523,8 @@ class Node:
         return Reply(diagnostics=cast(Any, {"ids": ids, **results, **counts}), note=note).to_content()
 
     def _state(self, billboard: Params, cohort: Cohort) -> State:
-        return self.store.read(cohort.positions, self.spec.algorithm.initial_state(billboard, cohort))
+        fresh = self.sharing.first_state(self.spec.algorithm, billboard, cohort)
+        return self.store.read(cohort.positions, fresh)
 
     def _chunks(self, ids: Ids, billboard: Params | Arrays) -> Iterator[Cohort]:
         """Cut tasks into cohorts of similar size, for little padding, whose weights fit the cache.
@@ -518,7 +532,8 @@ class Node:
         All tasks of a cohort have the same padded widths, which follow from each task's own sizes: else the rounding of
         a task's update would depend on the data of the tasks beside it.
         """
-        bytes_per_task = sum(value.nbytes for value in billboard.values())
+        whole = (*billboard.values(), *self.sharing.kept.values())
+        bytes_per_task = sum(value.nbytes for value in whole)
         size = max(1, _CHUNK_BYTES // max(bytes_per_task, 1))
         tasks = self.tasks
         positions = ids - tasks.first
@@ -595,6 +610,12 @@ def _counted_update(update: Params, billboard: Params, counted: NDArray[np.bool_
     for value in kept.values():
         value[~counted] = 0
     return kept
+
+
+def _named(model: str, scores: Scores) -> dict[str, Tensor]:
+    """Return the scores [C] of one kind of model, by the names that messages carry."""
+    own = {f"{model}.{name}": values for name, values in scores.own.items()}
+    return {f"{model}.loss": scores.loss, f"{model}.accuracy": scores.accuracy, **own}
 
 
 def _to_tensors(arrays: Arrays) -> Params:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedpriv.errors import InputError
-from fedpriv.names import unknown
+from fedpriv.names import dotted, unknown
 from fedpriv.report.tables import filled
 from fedpriv.report.words import MODELS
 from fedpriv.runs import RunRecord, plain
@@ -187,7 +187,7 @@ def collect(
                 "delta": guarantee.delta,
                 "accuracy": dict(found.accuracy),
                 "loss": dict(found.loss),
-                "measures": measures_of(record),
+                "measures": {**dotted(found.metrics), **measures_of(record)},
                 "tasks_per_second": record.tasks_per_second,
                 "run": str(job.folder.relative_to(out)),
             }

@@ -190,10 +190,12 @@ class Chain:
 
     def _pull(self, anchor: Params, resting: Tensor | None) -> None:
         for name, value in self.params.items():
-            if self.velocity is None:
+            velocity = None if self.velocity is None else self.velocity[name].mul_(self.descent.momentum)
+            if name not in anchor:
+                continue  # stays with the task
+            if velocity is None:
                 _towards(value, anchor[name], self.descent.learning_rate * self.strength, resting)
             else:
-                velocity = self.velocity[name].mul_(self.descent.momentum)
                 velocity.addcmul_(value - anchor[name], per_task(self.strength, value))
 
     def _move(self, velocity: Params, resting: Tensor | None) -> None:

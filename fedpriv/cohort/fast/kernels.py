@@ -77,7 +77,7 @@ class KernelEngine(VmapEngine):
         params = {name: torch.empty(value.shape, dtype=value.dtype) for name, value in start.items()}
         weight = params[layers[0].weight]
         widths = span_widths(index, cohort.sizes("train"), weight.shape[2], weight.shape[1])
-        if descent.momentum:
+        if descent.momentum or _pulled_in_part(layers[0], descent):
             widths[:] = 0
         everybody, each = np.arange(len(cohort)), sum(value[:1].nbytes for value in params.values())
         edges = np.flatnonzero(np.diff(widths, prepend=-1, append=-1)).tolist()
@@ -148,3 +148,9 @@ class KernelEngine(VmapEngine):
             loss, correct = problem.judge(outputs.flatten(0, 1), batch.targets.flatten(0, 1))
         shape = batch.mask.shape
         return average(loss.view(shape), batch.mask), average(correct.view(shape), batch.mask)
+
+
+def _pulled_in_part(layer: Layer, descent: Descent) -> bool:
+    """Tell whether only one of weight and bias is pulled towards an anchor."""
+    anchor = descent.anchor
+    return anchor is not None and len({name in anchor for name in layer.names}) > 1

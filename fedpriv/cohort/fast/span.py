@@ -161,7 +161,7 @@ class _SpanLayer:
         rows = np.maximum(index, 0) + (np.arange(count) * width)[:, None, None]
         self.rows = torch.from_numpy(np.ascontiguousarray(rows.swapaxes(0, 1)).reshape(steps, count * batch))
         self.shape = (count, batch)
-        if descent.anchor is not None:
+        if descent.anchor is not None and layer.weight in descent.anchor:  # the whole layer, or nothing of it
             self.anchor = [descent.anchor[name].expand_as(start[name]) for name in layer.names]
             self.far = self._outputs(self.anchor, width)
             pull = torch.as_tensor(descent.learning_rate * descent.strength, dtype=torch.float64)
