@@ -416,6 +416,25 @@ def test_clients_that_share_all_or_nothing_refuse(client: Any) -> None:
         experiment(other(share="body.*")).check()
 
 
+class Mixes(MeanRegularized):
+    """Has a setting of this name that it had before there was one."""
+
+    share: float = 0.5  # type: ignore[assignment]
+
+
+class MixesMore(Mixes):
+    """Inherits it."""
+
+
+@pytest.mark.parametrize("client", [Mixes, MixesMore])
+def test_a_client_of_one_s_own_may_call_another_setting_so(client: Any) -> None:
+    run = experiment(client(share=0.0))
+    assert run.describe()["client"]["share"] == 0.0
+    assert not client(share=0.7).patterns
+    assert len(run.run(reproduce=1).billboards[ALL]) == 4
+    assert client.updates_use_state
+
+
 def test_metrics_of_the_billboard_cannot_be_published(tmp_path: Path) -> None:
     published: dict[str, Any] = {"metrics": "billboard.accuracy", "metrics_every": 1, "metrics_epsilon": 1.0}
     how: dict[str, Any] = {"clipping_norm": 0.5, "rounds": 1, "noise_multiplier": 1.0, "delta": 1e-3}

@@ -41,6 +41,8 @@ class ClientAlgorithm(Settings, ABC):
     keeps_parts : bool
         Whether ``share`` means something to it: its state holds the parameters that stay with the task
         (``unnest(KEPT, state)``), it trains them with the billboard's, and returns them so.
+    names_what_is_shared : bool
+        False, by itself, for a class that declares a setting ``share`` of its own, which means something else.
     updates_use_state : bool
         False if an update depends on the billboard, the task's own data and the key of its round only, never on rounds
         before. It decides whether cohorts of fixed size are amplified: said falsely it makes epsilon too small. A dry
@@ -53,6 +55,7 @@ class ClientAlgorithm(Settings, ABC):
 
     sends_update: ClassVar[bool] = True
     keeps_parts: ClassVar[bool] = False
+    names_what_is_shared: ClassVar[bool] = True
     updates_use_state: ClassVar[bool] = True
 
     share: Annotated[tuple[str, ...], BeforeValidator(_several)] = ()
@@ -64,16 +67,24 @@ class ClientAlgorithm(Settings, ABC):
             cls.updates_use_state = True
         if "keeps_parts" not in vars(cls) and {"train", "finish", "personal"} & vars(cls).keys():
             cls.keeps_parts = False
+        if "share" in vars(cls).get("__annotations__", {}) and "names_what_is_shared" not in vars(cls):
+            cls.names_what_is_shared = False
 
     @model_serializer(mode="wrap")
     def _without_what_is_not_used(self, whole: SerializerFunctionWrapHandler) -> dict[str, Any]:
         found: dict[str, Any] = whole(self)
-        return found if self.share else {name: value for name, value in found.items() if name != "share"}
+        unused = self.names_what_is_shared and not self.share
+        return {name: value for name, value in found.items() if name != "share"} if unused else found
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """What ``share`` names; nothing where a client of one's own has another setting of that name."""
+        return self.share if self.names_what_is_shared else ()
 
     @property
     def uses_state(self) -> bool:
         """Whether updates depend on rounds before: by the class, or by what stays with the task."""
-        return self.updates_use_state or bool(self.share)
+        return self.updates_use_state or bool(self.patterns)
 
     @property
     def draws_noise(self) -> bool:
@@ -88,7 +99,7 @@ class ClientAlgorithm(Settings, ABC):
     @property
     def billboard_predicts(self) -> bool:
         """Whether the billboard is a model by itself, before a task adapts it."""
-        return not self.share
+        return not self.patterns
 
     def check(self, problem: Problem, tasks: Population) -> None:
         """Refuse, before anything starts, a model or tasks with which this algorithm cannot work.

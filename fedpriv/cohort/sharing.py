@@ -46,7 +46,7 @@ class Sharing:
             The client cannot keep parts of a model, or a pattern matches nothing, or all of them match everything.
         """
         initial = problem.initial()
-        if not algorithm.share:
+        if not algorithm.patterns:
             return cls(initial, {})
         if not algorithm.keeps_parts:
             raise InputError(
@@ -55,14 +55,14 @@ class Sharing:
                 "task."
             )
         shared: set[str] = set()
-        for pattern in algorithm.share:
+        for pattern in algorithm.patterns:
             found = {name for name in initial if fnmatchcase(name, pattern)}
             if not found:
                 raise InputError(_nothing(pattern, problem, initial))
             shared |= found
         if len(shared) == len(initial):
             raise InputError(
-                f"client.share = {list(algorithm.share)} matches all {len(initial)} parameters of the model, so "
+                f"client.share = {list(algorithm.patterns)} matches all {len(initial)} parameters of the model, so "
                 "nothing would stay with the task; leave it out."
             )
         parts = ({name: value for name, value in initial.items() if (name in shared) is part} for part in (True, False))
