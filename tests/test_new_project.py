@@ -43,13 +43,17 @@ def test_every_command_of_its_page_works(project: Path) -> None:
     (block,) = re.findall(r"```\n(.*?)```", page, re.DOTALL)
     commands = [shlex.split(line) for line in block.splitlines()]
     assert [words[:2] for words in commands] == [
-        *[["fedpriv", word] for word in ("run", "sweep", "report")],
+        *[["fedpriv", word] for word in ("run", "sweep", "report", "models", "predict")],
         ["pytest"],
     ]
     short = ["--set", "run.grid=in-process", "--set", "run.baseline=false"]
     for words in commands:
         few = ["--set", "strategy.rounds=2"] if words[1:2] == ["sweep"] else []
-        call([*words, *([*short, *few] if words[1:2] in (["run"], ["sweep"]) else [])], project)
+        said = call([*words, *([*short, *few] if words[1:2] in (["run"], ["sweep"]) else [])], project)
+        if words[1:2] == ["predict"]:
+            rows = len((project / "people.csv").read_text().splitlines())
+            assert (len(said.splitlines()), set(said.split())) == (rows, {"prediction", "0", "1"})
+    assert (project / "models/models.safetensors").is_file()
     summary = json.loads((project / "runs/my/summary.json").read_text())
     assert summary["guarantee"]["epsilon"] <= 4.0
     assert summary["num_tasks"] == 200
