@@ -16,6 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 COMMANDS = Path(sys.executable).parent
+FEW = ["--set", "strategy.rounds=2", "--set", "client.epochs=1", "--set", "client.final_epochs=1"]
 ENVIRONMENT = {**os.environ, "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"}
 
 
@@ -48,7 +49,7 @@ def test_every_command_of_its_page_works(project: Path) -> None:
     ]
     short = ["--set", "run.grid=in-process", "--set", "run.baseline=false"]
     for words in commands:
-        few = ["--set", "strategy.rounds=2"] if words[1:2] == ["sweep"] else []
+        few = [*FEW, "--jobs", "1"] if words[1:2] == ["sweep"] else []
         said = call([*words, *([*short, *few] if words[1:2] in (["run"], ["sweep"]) else [])], project)
         if words[1:2] == ["predict"]:
             rows = len((project / "people.csv").read_text().splitlines())
