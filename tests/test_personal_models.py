@@ -198,12 +198,18 @@ def test_a_run_that_went_on_after_its_last_states_has_the_models_of_one_that_was
             np.testing.assert_array_equal(arrays_of(one.personal)[name], value, err_msg=name)
 
 
-def test_shards_on_ray_leave_the_same_models_with_a_folder_and_without(tmp_path: Path) -> None:
+def test_shards_on_ray_leave_the_same_models_with_a_folder_and_without(tmp_path: Path, monkeypatch: Any) -> None:
     made = toy(MeanRegularized(final_epochs=1, **SGD))
     here = arrays_of(made.run(reproduce=2).personal)
     ray = made.model_copy(update={"grid": "ray", "shards": 2})
     with ShardPool() as pool:
         results = [ray.run(place, reproduce=2, pool=pool) for place in (None, tmp_path / "run")]
+        # A run that keeps nothing does not fail where the temporary folder cannot be written to.
+        monkeypatch.setattr("fedpriv.experiment.personal.mkdtemp", lambda prefix: str(tmp_path / "gone" / prefix))
+        lost = ray.run(reproduce=2, pool=pool)
+    assert lost.diagnostics == results[0].diagnostics
+    with pytest.raises(InputError, match=r"the states of the tasks were not kept: .* cannot be written"):
+        lost.personal  # noqa: B018
     for result in results:
         found = arrays_of(result.personal)
         assert found.keys() == here.keys()

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fedpriv.cohort import ClientAlgorithm
-from fedpriv.errors import InputError
+from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.names import kebab
 from fedpriv.personal import LiveModels, Outline, Personal, refitted, restored
 from fedpriv.roster import Roster
@@ -68,7 +68,10 @@ def personal_after(
         nodes = partial(_nodes_of, own)
     else:  # its shards get other tasks now
         scratch = _Scratch()
-        own.snapshot(scratch.path, rounds)
+        try:
+            own.snapshot(scratch.path, rounds)
+        except ComponentFailure as error:  # a run that keeps nothing does not fail for that
+            return partial(_refuse, f"the states of the tasks were not kept: {error}")
         nodes = partial(_restored_from, scratch, own.specs, rounds)
     return partial(_personal, experiment, billboards, nodes, config)
 
@@ -122,6 +125,7 @@ def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes,
     if not isinstance(model, nn.Module):
         name, settings = (model, {}) if isinstance(model, str) else (model.name, model.settings)
         known |= {"name": name, "settings": settings, "seed": experiment.seed}
+        known |= {"code": code} if (code := (config or {}).get("code")) else {}
     data = (config or {}).get("data", {})
     outline = Outline(
         roster=experiment.roster,

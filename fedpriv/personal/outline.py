@@ -43,7 +43,8 @@ class Outline:
     problem : Problem
         Model and loss; its constants are those of the run.
     model : dict
-        What is needed to build the model once more: ``name`` and ``settings``, ``seed`` and ``dtype``.
+        What is needed to build the model once more: ``name`` and ``settings``, ``seed`` and ``dtype``, and ``code``,
+        which says where code of users' own lies. Only the class's name and ``dtype`` where a module was given.
     client : str
         Name of the client algorithm.
     digests : dict
