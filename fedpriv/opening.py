@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedpriv.components import refuse_changed
 from fedpriv.config import build_experiment
 from fedpriv.errors import InputError
 from fedpriv.experiment import Experiment
@@ -68,6 +69,7 @@ def _built(folder: Path, data_dir: Path | str | None) -> Experiment:
         )
     _refuse_unfinished(folder)
     config.pop("attack", None)  # it changes no model
+    refuse_changed(config)
     return build_experiment(config, None if data_dir is None else Path(data_dir))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +123,32 @@ def test_tables_with_names_are_read_by_them(fedpriv: Any) -> None:
         assert said in error
 
 
+def test_a_module_of_ones_own_is_found_again_unless_its_file_was_changed(fedpriv: Any, tmp_path: Path) -> None:
+    """In a process of its own each time: what a process has imported it keeps."""
+    source = "from torch import nn\n\n\nclass Net(nn.Sequential):\n    def __init__(self):\n        super().__init__("
+    source += "nn.Flatten(), nn.Linear(64, 10))\n"
+    (tmp_path / "ownnet.py").write_text(source)
+    status, _, error = fedpriv("run", "pmtl", *SHORT[:-1], "--set=model.name=ownnet:Net", "--out=r")
+    assert status == 0, error
+    assert fedpriv("models", "r", "--out=m")[0] == 0
+    opened = open_run("r")
+    name, inputs = next(iter(opened.personal)), opened.population.test.inputs[:4]  # type: ignore[union-attr]
+    np.save("x.npy", inputs)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    words = [sys.executable, "-m", "fedpriv", "predict", "../m", "--task", name, "--input=../x.npy"]
+    done = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert printed(done.stdout) == opened.predict(name, inputs).tolist()
+    (tmp_path / "ownnet.py").write_text(source.replace("nn.Flatten(),", "nn.Flatten(), nn.Tanh(),"))
+    done = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "ownnet.py is not what the models in ../m were trained with; put the file back as it was" in done.stderr
+    words[4] = "../r"
+    done = subprocess.run(words, cwd=elsewhere, capture_output=True, text=True, check=False)
+    assert (done.returncode, "ownnet.py is not what this run was started with" in done.stderr) == (2, True)
+
+
 def test_rows_of_a_file_of_ones_own_are_read_by_its_rules_and_classes_have_their_names(fedpriv: Any) -> None:
     rng = np.random.default_rng(0)
     count = 60
@@ -218,8 +246,6 @@ class Branching(nn.Module):
 
 
 def test_without_onnx_the_sentence_says_what_to_install(fedpriv: Any, monkeypatch: Any) -> None:
-    import sys
-
     assert fedpriv("run", "pmtl", *SHORT, "--out=r")[0] == 0
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     code, _, error = fedpriv("models", "r", "--format=onnx")

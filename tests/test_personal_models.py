@@ -77,6 +77,8 @@ CLIENTS: dict[str, Callable[[], Experiment]] = {
     "fed-prox": lambda: toy(FedProx(final_epochs=1, **SGD)),
     "maml": lambda: toy(MAML(learning_rate=0.4), shots_for(9)),
     "frozen module": lambda: toy(MeanRegularized(final_epochs=1, **SGD), model=Frozen(), public_weights=True),
+    "a head that stays": lambda: toy(MeanRegularized(share=("*.weight",), final_epochs=1, **SGD)),
+    "a head that stays, no last fit": lambda: toy(GlobalModel(share=("*.weight",), **SGD)),
     "groups": lambda: toy(GlobalModel(**SGD), strategy=noisy(rounds=3, groups=(0, 1, 0, 1, 1, 0, 0, 1, 1))),
     "low-rank-sparse": lambda: preset("lrs-synthetic", *SMALL),
     "published-low-rank-sparse": lambda: preset("lrs-synthetic", *SMALL, "client.name=published-low-rank-sparse"),

@@ -93,7 +93,7 @@ def personal_of_finished(experiment: Experiment, folder: Path, config: Config | 
     if isinstance(experiment.tasks, Roster) or not billboards:
         return partial(_refuse, _ELSEWHERE)
     kept = store.last_states(experiment.strategy.rounds)
-    if kept is None and experiment.client.updates_use_state:
+    if kept is None and experiment.client.uses_state:
         return partial(
             _refuse,
             f"{folder} has no states of the end of its run: an earlier version wrote it, or its nodes keep theirs to "

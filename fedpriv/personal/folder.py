@@ -24,11 +24,11 @@ from fedpriv.roster import Roster
 from fedpriv.settings import Settings
 
 __all__ = [
-    "CONSTANT", "LEARNED", "MANIFEST", "MODELS", "OWN", "ExportedModels", "Manifest", "constants_of", "fresh_folder",
-    "is_export", "manifest_of", "read_manifest", "write_folder", "write_manifest",
+    "CONSTANT", "LEARNED", "MANIFEST", "MODELS_FILE", "OWN", "ExportedModels", "Manifest", "constants_of",
+    "fresh_folder", "is_export", "manifest_of", "read_manifest", "write_folder", "write_manifest",
 ]  # fmt: skip
 
-MANIFEST, MODELS = "manifest.json", "models.safetensors"
+MANIFEST, MODELS_FILE = "manifest.json", "models.safetensors"
 OWN = "has_own_model"
 LEARNED, CONSTANT = "learned.", "constant."
 _TASKS_AT_A_TIME = 256
@@ -137,7 +137,7 @@ def write_folder(out: Path, outline: Outline, source: Source) -> None:
     fresh_folder(out)
     manifest = manifest_of(outline)
     try:
-        with replacing(out / MODELS, private=True) as file:
+        with replacing(out / MODELS_FILE, private=True) as file:
             stacked, done = StackedFile(file, layout), 0
             for name, value in constants.items():
                 stacked.put_whole(f"{CONSTANT}{name}", value)

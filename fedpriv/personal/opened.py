@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,12 +12,13 @@ from torch import nn
 from fedpriv.cohort import Problem
 from fedpriv.cohort.problem import own_copy
 from fedpriv.errors import InputError
-from fedpriv.models import build_model
+from fedpriv.models import MODELS, build_model
+from fedpriv.own_code import CodeSettings, load
 from fedpriv.personal.folder import (
     CONSTANT,
     LEARNED,
     MANIFEST,
-    MODELS,
+    MODELS_FILE,
     OWN,
     ExportedModels,
     Manifest,
@@ -52,11 +54,11 @@ def open_models(folder: Path | str, module: nn.Module | None = None) -> Personal
     manifest = read_manifest(folder)
     if manifest.format != "personal-models":
         raise InputError(f"{folder} holds ONNX graphs, which other programs read; give a folder of the other format.")
-    layout = read_layout(folder / MODELS)
+    layout = read_layout(folder / MODELS_FILE)
     count = len(manifest.roster)
     expected = {f"{LEARNED}{name}": (count, *shape) for name, shape in manifest.arrays.items()} | {OWN: (count,)}
     if {name: shape for name, (_, shape) in layout.arrays.items() if not name.startswith(CONSTANT)} != expected:
-        raise InputError(f"{folder / MODELS} does not hold the models that {MANIFEST} names; export them anew.")
+        raise InputError(f"{folder / MODELS_FILE} does not hold the models that {MANIFEST} names; export them anew.")
     problem = Problem(_module(folder, manifest, module), manifest.loss)
     shapes = {name: tuple(value.shape) for name, value in problem.initial().items()}
     if shapes != manifest.arrays:
@@ -65,7 +67,7 @@ def open_models(folder: Path | str, module: nn.Module | None = None) -> Personal
             "the run."
         )
     values = dict(chain(problem.model.named_parameters(), problem.model.named_buffers()))
-    for name, value in whole(folder / MODELS, [f"{CONSTANT}{name}" for name in manifest.constants]):
+    for name, value in whole(folder / MODELS_FILE, [f"{CONSTANT}{name}" for name in manifest.constants]):
         with torch.no_grad():
             values[name.removeprefix(CONSTANT)].copy_(torch.from_numpy(value))
     outline = Outline(
@@ -77,7 +79,7 @@ def open_models(folder: Path | str, module: nn.Module | None = None) -> Personal
         columns=manifest.columns,
         reading=manifest.reading,
     )
-    return Personal(outline, ExportedModels(folder / MODELS, tuple(manifest.arrays)))
+    return Personal(outline, ExportedModels(folder / MODELS_FILE, tuple(manifest.arrays)))
 
 
 def _module(folder: Path, manifest: Manifest, module: nn.Module | None) -> nn.Module:
@@ -91,7 +93,20 @@ def _module(folder: Path, manifest: Manifest, module: nn.Module | None) -> nn.Mo
             "fedpriv.open_models(folder, module)."
         )
     roster = manifest.roster
+    if about["name"] not in MODELS:
+        _find(folder, about)
     built = build_model(
         about["name"], roster.input_shape, roster.outputs, about["settings"], seed=about["seed"], dtype=dtype
     )
     return own_copy(built, dtype)
+
+
+def _find(folder: Path, about: dict[str, Any]) -> None:
+    """Import a model of users' own from where it lay, if its files are those of the run."""
+    code = CodeSettings(**about.get("code", {}))
+    for name, source in load("model", about["name"], MODELS, code.folders).sources.items():
+        if name in code.modules and code.modules[name].sha256 != source.sha256:
+            raise InputError(
+                f"{source.file} is not what the models in {folder} were trained with; put the file back as it was, or "
+                "give the module: fedpriv.open_models(folder, module)."
+            )
