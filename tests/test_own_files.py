@@ -16,6 +16,7 @@ import pytest
 from fedpriv import InputError, Tasks
 from fedpriv.config import apply, build_experiment, read_toml
 from fedpriv.data import check_own_file, own_inputs, own_tasks
+from fedpriv.data.own_file import OwnFile
 
 GOOD = "who,v,y\n" + "ann,1,0\nann,2,1\nann,3,0\nbob,1,1\nbob,2,0\nbob,3,1\n"
 ASKED: dict[str, Any] = {"task": "who", "target": "y", "features": {"v": (0, 4)}, "classes": 2}
@@ -319,6 +320,22 @@ def test_a_check_tells_structure_and_no_value(fedpriv: Any, tmp_path: Path) -> N
     assert "name the file" in err
     found = check_own_file({**ASKED, "file": str(tmp_path / "a.csv")}, None)
     assert found["train, validation, test"] == "4, 0, 2"
+
+
+def test_a_first_line_that_may_be_somebodys_row_is_not_shown(fedpriv: Any, tmp_path: Path) -> None:
+    (tmp_path / "headless.csv").write_text("zaphod,56,m\nbob,3,f\n")
+    code, out, err = fedpriv("data", "check", "headless.csv")
+    assert (code, err) == (0, "")
+    assert "columns: 3: not shown, because the first line holds numbers" in out
+    assert "zaphod" not in out
+
+
+def test_classes_may_be_whole_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(GOOD)
+    found = OwnFile(file="a.csv", classes=[1, 2, 3])
+    assert found.classes == ["1", "2", "3"]
+    with pytest.raises(InputError, match="classes"):
+        OwnFile(file="a.csv", classes=[True, False])
 
 
 def test_a_damaged_file_of_arrow_is_a_sentence_and_never_ends_the_process(tmp_path: Path) -> None:

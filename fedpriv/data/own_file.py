@@ -64,6 +64,13 @@ class OwnFile(Settings):
     size: tuple[int, int] | None = None
     colour: Literal["grey", "rgb"] | None = None
 
+    @field_validator("classes", mode="before")
+    @classmethod
+    def _are_texts(cls, classes: Any) -> Any:
+        """Take whole numbers for the texts that a table has them as."""
+        whole = isinstance(classes, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in classes)
+        return [str(one) for one in classes] if whole else classes
+
     @field_validator("file")
     @classmethod
     def _is_named(cls, file: str) -> str:

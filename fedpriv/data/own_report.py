@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,8 +82,26 @@ def _opened(table: Table) -> dict[str, Any]:
     return {
         **({"text": ", ".join(table.said)} if table.said else {}),
         "rows": table.rows,
-        "columns": _list([name or "(no name)" for name in table.columns]),
+        "columns": _headings(table.columns),
     }
+
+
+def _headings(columns: Sequence[str]) -> str:
+    """List headings, unless the first line may be a row of data: then it is somebody's."""
+    if any(_is_number(name) for name in columns):
+        return (
+            f"{len(columns):,}: not shown, because the first line holds numbers and may be a row of data; put headings "
+            "there"
+        )
+    return _list([name or "(no name)" for name in columns])
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text.replace(",", "."))
+    except ValueError:
+        return False
+    return True
 
 
 def _list(names: list[str]) -> str:
