@@ -92,7 +92,7 @@ def _dates_as_text(value: Any) -> Any:
 
 
 def read_own(path: Path) -> Config:
-    """Read a configuration file of a user's own: modules are looked up beside it first.
+    """Read a configuration file of a user's own: modules are looked up beside it first, and its ledger lies there.
 
     Raises
     ------
@@ -104,6 +104,18 @@ def read_own(path: Path) -> Config:
     beside = [] if code.modules else [path.parent]  # a run's file says it already
     folders = [*beside, *(path.parent / place for place in code.path)]
     config["code"] = {**config.get("code", {}), "path": [str(folder.resolve()) for folder in folders]}
+    # A run that an earlier version began may have kept a path as it is seen from where it was begun.
+    of_run = path.name == "config.toml" and any(
+        (path.parent / name).exists() for name in ("checkpoints", "summary.json")
+    )
+    return config if of_run else _own_ledger(config, path.parent)
+
+
+def _own_ledger(config: Config, folder: Path) -> Config:
+    """Return the configuration with an absolute ``run.ledger``: people spend one budget, wherever a run is begun."""
+    ledger = config["run"].get("ledger")
+    if isinstance(ledger, str) and ledger.strip():
+        config["run"] = {**config["run"], "ledger": str(folder.resolve() / ledger)}
     return config
 
 
@@ -151,7 +163,7 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
 
     A new ``name`` in ``[client]``, ``[strategy]`` or ``[model]`` keeps only settings that the new class knows; a new
     ``data.partition`` or ``strategy.server_update``, too. ``data.file`` replaces a data set by name, and the other way
-    round; a relative path begins at the folder where the command is typed.
+    round; a relative path, or one of ``run.ledger``, begins at the folder where the command is typed.
 
     Raises
     ------
@@ -184,6 +196,8 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
         result.setdefault(section, {})[name] = value
         if section == "strategy":
             result[section].pop(_REPLACED.get(name, ""), None)
+    if "run.ledger" in assignments:
+        result = _own_ledger(result, Path())
     return _own_data(result, Path())
 
 

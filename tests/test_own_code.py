@@ -238,6 +238,31 @@ def test_code_that_was_changed_does_not_go_on_with_a_run(fedpriv: Any, mine: Pat
     assert (tmp_path / "run/summary.json").exists()
 
 
+def test_a_module_in_a_second_folder_is_kept_and_watched(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
+    library = mine.parent / "lib"
+    library.mkdir()
+    (mine.parent / "parts").rename(library / "parts")
+    mine.write_text(f'{MY}\n[code]\npath = ["lib"]\n')
+    words = ["run", str(mine), "--out", "run"]
+    code, _, err = fedpriv(*words)
+    assert code == 0, err
+    kept = tomllib.loads((tmp_path / "run/config.toml").read_text())["code"]["modules"]
+    blocks = library / "parts/blocks.py"
+    assert kept["parts.blocks"] == {"file": str(blocks), "sha256": hashlib.sha256(blocks.read_bytes()).hexdigest()}
+    blocks.write_text(f"{BLOCKS}# not the same\n")
+    for command in (["models", "run"], [*words, "--resume"]):
+        forget()
+        code, _, err = fedpriv(*command)
+        (tmp_path / "run/summary.json").unlink(missing_ok=True)
+        assert (code, f"{blocks} is not what this run was started with" in err) == (2, True), err
+    blocks.write_text(BLOCKS)
+    (library / "json.py").write_text("")
+    (mine.parent / "mynet.py").write_text(f"import json\n{MYNET}")
+    forget()
+    code, _, err = fedpriv("run", str(mine), "--out", "other")
+    assert (code, f"{library / 'json.py'} has the name of a module that is installed" in err) == (2, True), err
+
+
 def test_a_run_goes_on_with_the_same_code_in_another_folder(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
     words = ["run", str(mine), "--out", "run"]
     assert fedpriv(*words)[0] == 0

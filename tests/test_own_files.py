@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedpriv import InputError, Tasks
-from fedpriv.config import apply, build_experiment, read_toml
+from fedpriv.config import apply, build_experiment, read_own, read_toml
 from fedpriv.data import check_own_file, own_inputs, own_tasks
 from fedpriv.data.own_file import OwnFile
 
@@ -424,3 +424,56 @@ def test_a_private_run_from_a_csv_by_the_command_line(fedpriv: Any, tmp_path: Pa
     again = build_experiment(config).data
     assert again.names == tuple(f"{number:03d}" for number in range(60))
     assert again.declared == "protected"
+
+
+PEOPLE = """
+[data]
+file = "pupils.csv"
+task = "school"
+target = "score"
+features = {age = [5, 20], sex = ["f", "m"]}
+classes = ["no", "yes"]
+[client]
+epochs = 1
+final_epochs = 1
+[strategy]
+rounds = 2
+clipping_norm = 1.0
+epsilon = 2.5
+delta = 1e-5
+[run]
+declared = "protected"
+population = "schools"
+ledger = "schools.sqlite"
+budget_epsilon = 3
+budget_delta = 1e-5
+grid = "in-process"
+report = false
+"""
+
+
+def test_a_file_of_ones_own_has_one_ledger_wherever_the_command_is_typed(
+    fedpriv: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "study").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    school(tmp_path / "study/pupils.csv")
+    (tmp_path / "study/my.toml").write_text(PEOPLE)
+    ledger = tmp_path / "study/schools.sqlite"
+    code, _, err = fedpriv("run", "study/my.toml", "--out", "first")
+    assert (code, ledger.exists()) == (0, True), err
+    kept = tmp_path / "first/config.toml"
+    assert tomllib.loads(kept.read_text())["run"]["ledger"] == str(ledger)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert fedpriv("run", "../study/my.toml", "--out", "second")[0] == 3, "the same people's budget is spent"
+    assert not list(Path().rglob("schools.sqlite"))
+    monkeypatch.chdir(tmp_path / "study")
+    words = ["run", "my.toml", "--out", "../first", "--resume"]
+    assert fedpriv(*words, "--set=run.ledger=schools.sqlite")[0] == 0
+    assert fedpriv(*words, "--set=run.ledger=other.sqlite")[0] == 2
+    # An earlier version kept the path as it was given.
+    kept.write_text(kept.read_text().replace(str(ledger), "schools.sqlite"))
+    assert fedpriv(*words)[0] == 0
+    assert fedpriv(*words, "--set=run.ledger=schools.sqlite")[0] == 0
+    assert read_own(kept)["run"]["ledger"] == "schools.sqlite", "as seen from where the run was begun"
+    assert fedpriv("run", str(kept), "--out", "../third")[0] == 3

@@ -107,7 +107,7 @@ def load(kind: str, name: str, known: Collection[str], folders: Iterable[Path] |
     places = list(dict.fromkeys([*(folder.resolve() for folder in folders or ()), Path.cwd()]))
     put_on_path(places)
     file, folder = _locate(module, places)
-    sources = sources_of(module, file, beside=folder is not None)
+    sources = sources_of(module, file, None if folder is None else places)
     if folder is not None:
         for source in sources.values():
             _refuse_hidden(source.module.partition(".")[0], places)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,8 +82,8 @@ def source_file(root: Path, module: str) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def sources_of(module: str, file: Path, *, beside: bool) -> Mapping[str, Source]:
-    """Return a module and all that it imports from where it lies, now or later, by name.
+def sources_of(module: str, file: Path, places: Sequence[Path] | None) -> Mapping[str, Source]:
+    """Return a module and all that it imports of users' code, now or later, by name.
 
     Parameters
     ----------
@@ -91,20 +91,26 @@ def sources_of(module: str, file: Path, *, beside: bool) -> Mapping[str, Source]
         As Python imports it.
     file : Path
         Its file.
-    beside : bool
-        Whether files beside it are users' code, too; of an installed package only its own modules are.
+    places : sequence of Path or None
+        Folders of users' code, as Python looks them up; None for an installed module, of whose package only its own
+        modules are meant.
     """
     depth = module.count(".") + (1 if file.stem == "__init__" else 0)
     root, top = file.parents[depth], module.partition(".")[0]
+    others = places or ()
     found: dict[str, Source] = {}
     left = [module]
     while left:
         parts = left.pop().split(".")
-        if parts[0] == _PACKAGE or not (beside or parts[0] == top):
+        if parts[0] == _PACKAGE or (places is None and parts[0] != top):
             continue
+        folders = [root, *others] if parts[0] == top else [*others, root]
+        if (package := next((folder for folder in folders if source_file(folder, parts[0])), None)) is not None:
+            folders = [package]  # what else is in it lies there, too
         for length in range(1, len(parts) + 1):  # Python runs the packages around a module, too
             name = ".".join(parts[:length])
-            place = file if name == module else source_file(root, name)
+            files = (source_file(folder, name) for folder in folders)
+            place = file if name == module else next((one for one in files if one is not None), None)
             if place is None or name in found:
                 continue
             found[name] = Source.read(name, place.resolve())

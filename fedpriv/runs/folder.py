@@ -373,6 +373,8 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                 continue  # below: the same files may lie elsewhere
             if (section, key) == ("data", "groups") and key not in old:
                 continue  # an earlier version kept none
+            if (section, key) == ("run", "ledger") and _same_file(old.get(key), new.get(key)):
+                continue  # an earlier version kept the path as it was given, and Python does
             if old.get(key) != new.get(key):
                 raise InputError(
                     f"{section}.{key} was {old.get(key)!r} when {path} was started and is {new.get(key)!r} now; "
@@ -390,6 +392,11 @@ def _compare(stored: dict[str, Any], wanted: dict[str, Any], path: Path) -> None
                 f"the model's initial values are not those that {path} was started with; build it from the same "
                 "weights, such as after the same torch.manual_seed(...), or start a new run."
             )
+
+
+def _same_file(one: Any, other: Any) -> bool:
+    """Tell whether two paths, seen from the current folder, are of one file."""
+    return isinstance(one, str) and isinstance(other, str) and Path(one).resolve() == Path(other).resolve()
 
 
 def _code(config: dict[str, Any]) -> dict[str, str]:
