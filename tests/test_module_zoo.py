@@ -111,6 +111,19 @@ def remembered() -> nn.Module:
     return model
 
 
+def first_batch(compute: Callable[..., Tensor]) -> nn.Module:
+    """What is kept of the first examples of each shape; never changed later."""
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if x.shape not in m.offset:
+            m.offset[x.shape] = compute(x)
+        return m.one(x - m.offset[x.shape])
+
+    model = Made(forward, one=head())
+    model.offset = {}  # type: ignore[assignment]
+    return model
+
+
 def stepwise(m: Any, x: Tensor) -> Tensor:
     x = m.last(x)
     return x.mul_(2).add_(1)
@@ -172,6 +185,7 @@ GOOD: dict[str, tuple[str, Callable[[], nn.Module]]] = {
     "unused": ("vector", lambda: Made(lambda m, x: m.one(x), one=head(), spare=head())),
     "mode": ("vector", lambda: Made(lambda m, x: m.one(x) if m.training else 0 * m.one(x), one=head())),
     "remembers a constant": ("vector", remembered),
+    "remembers each shape": ("vector", lambda: first_batch(lambda x: torch.full((FEATURES,), 2.0, dtype=x.dtype))),
 }
 
 
@@ -270,6 +284,36 @@ def writing() -> nn.Module:
     return model
 
 
+def first_scale(*, scoring: bool = False) -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if m.training and scoring:
+            return m.one(x)
+        if m.scale is None:
+            m.scale = 1 / x.std()
+        return m.one(x * m.scale)
+
+    model = Made(forward, one=head())
+    model.scale = None  # type: ignore[assignment]
+    return model
+
+
+class Hidden:
+    """Something that nobody looks into."""
+
+    mean: Tensor | None = None
+
+
+def hidden() -> nn.Module:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if m.memory.mean is None:
+            m.memory.mean = x.mean(0)[None]
+        return m.one(x - m.memory.mean)
+
+    model = Made(forward, one=head())
+    model.memory = Hidden()  # type: ignore[assignment]
+    return model
+
+
 def lazy() -> nn.Module:
     return nn.Sequential(nn.LazyLinear(CLASSES))
 
@@ -345,6 +389,32 @@ BAD: dict[str, tuple[str, Callable[[], nn.Module], str]] = {
         lambda: Made(lambda m, x: m.one(x - x.mean(0)), one=head()),
         "mixes the examples of a batch",
     ),
+    "mixed in long batches": (
+        "vector",
+        lambda: Made(lambda m, x: m.one(x - x.mean(0) if len(x) > 12 else x), one=head()),
+        "mixes the examples of a batch",
+    ),
+    "mixed in the last example": (
+        "vector",
+        lambda: Made(lambda m, x: m.one(torch.cat([x[:-1], x[-1:] + x[:1]])), one=head()),
+        "mixes the examples of a batch",
+    ),
+    "mixed in the first example": (
+        "vector",
+        lambda: Made(lambda m, x: m.one(torch.cat([x[:1] + x[-1:], x[1:]])), one=head()),
+        "mixes the examples of a batch",
+    ),
+    "first batch": ("vector", lambda: first_batch(lambda x: x.mean(0)), "keeps 'offset' of the examples that it sees"),
+    "first long batch": (
+        "vector",
+        lambda: first_batch(lambda x: x.mean(0) * (len(x) > 12)),
+        "keeps 'offset' of the examples that it sees.*past clipping and noise",
+    ),
+    "first example": ("vector", lambda: first_batch(lambda x: x[0]), "keeps 'offset' of the examples that it sees"),
+    "last example": ("vector", lambda: first_batch(lambda x: x[-1]), "keeps 'offset' of the examples that it sees"),
+    "first scale": ("vector", first_scale, "keeps 'scale' of the examples that it sees"),
+    "first scale in scoring": ("vector", lambda: first_scale(scoring=True), "keeps 'scale' of the examples"),
+    "kept out of sight": ("vector", hidden, "keeps something of the examples that it sees"),
     "time first": (
         "sequence",
         lambda: Made(lambda m, x: m.last(m.cell(x)[0][:, -1]), cell=nn.LSTM(3, 5), last=head(3, 5)),

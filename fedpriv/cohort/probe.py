@@ -17,7 +17,7 @@ from fedpriv.cohort.cohort import Cohort
 from fedpriv.cohort.engine import Engine, LoopEngine
 from fedpriv.cohort.fast.kernels import KernelEngine
 from fedpriv.cohort.problem import Problem
-from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, unused_parameters
+from fedpriv.cohort.purity import generators_kept, refuse_impure_forward, untouched, unused_parameters
 from fedpriv.cohort.randomness import Key, Purpose
 from fedpriv.cohort.sharing import Sharing
 from fedpriv.cohort.stages import Stages
@@ -62,7 +62,7 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
     stages = Stages(algorithm, problem, engine)
     stages.stage = "the model itself"
     try:
-        _check_outputs(problem, cohort)
+        _check_outputs(untouched(problem), cohort)
         refuse_impure_forward(problem, cohort.one(0).part("train").inputs[0])
         together = stages.run(cohort)
         trained, finished = stages.trained, sum(stages.learner.work.values()) - stages.trained

@@ -12,8 +12,9 @@ import random
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from threading import RLock
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,7 +24,10 @@ from fedpriv.cohort.engine import plain_attention
 from fedpriv.cohort.problem import Problem
 from fedpriv.errors import InputError
 
-__all__ = ["generators", "generators_kept", "made_up", "refuse_impure_forward", "unused_parameters"]
+__all__ = ["generators", "generators_kept", "made_up", "refuse_impure_forward", "untouched", "unused_parameters"]
+
+_LONG = 64
+"""Examples of a longer batch: a module may do at one length what it does not do at another."""
 
 
 def made_up(zeros: Tensor) -> Tensor:
@@ -33,24 +37,34 @@ def made_up(zeros: Tensor) -> Tensor:
     return torch.sin(torch.arange(1, zeros.numel() + 1, dtype=zeros.dtype)).view(zeros.shape)
 
 
+def untouched(problem: Problem) -> Problem:
+    """Return a copy that may be computed with: what it keeps stays out of the module that tasks use.
+
+    The parameters that tasks learn are the same memory: `Problem.predict` computes with others in their place.
+    """
+    same = {id(value): value for value in problem.model.parameters() if value.requires_grad}
+    return Problem(deepcopy(problem.model, cast(dict[int, Any], same)), problem.loss)
+
+
 def refuse_impure_forward(problem: Problem, zeros: Tensor) -> None:
     """Refuse a model whose output is not a function of its parameters and of each example alone.
 
     Parameters
     ----------
     problem : Problem
-        The model; it is tried in the mode in which tasks train it, and in evaluation mode.
+        The model; it is tried in the mode in which tasks train it, and in evaluation mode. It has not computed yet.
     zeros : Tensor, shape [n, ...]
         Zeros in the shape of several examples.
 
     Raises
     ------
     InputError
-        It draws random numbers, changes itself, or mixes the examples of a batch.
+        It draws random numbers, changes itself, keeps something of the examples, or mixes those of a batch.
     """
     inputs = made_up(zeros)
     for use, here in (("training", problem), ("scoring", problem.scored)):
         with plain_attention(), torch.no_grad():
+            copies = untouched(here), untouched(here)
             _compute(here, inputs)  # what a model makes once and keeps, such as a table of positions, is made here
             before, coins = _contents(here.model), generators()
             params = problem.initial()
@@ -64,7 +78,16 @@ def refuse_impure_forward(problem: Problem, zeros: Tensor) -> None:
                     f"{_model(here.model)} gives other outputs for the same examples ({use}), so results could not be "
                     "repeated and would depend on sharding; remove what draws random numbers or counts its calls."
                 )
-            _refuse_mixing(here, inputs, first)
+            _refuse_kept_data(*copies, inputs)
+            for kept in sorted({0, len(inputs) // 2, len(inputs) - 1}):
+                _refuse_mixing(here, inputs, [kept], first)
+            longer = made_up(zeros.new_zeros((_LONG, *zeros.shape[1:])))
+            # Two forward passes of many examples: these three at once, as each met the others above.
+            kept_rows = [0, _LONG // 2, _LONG - 1]
+            outputs, changed = _compute(copies[0], longer), _on_others(copies[1], longer, kept_rows)
+            if changed is not None:
+                _refuse_contents(*copies)
+                _refuse_mixed(here, kept_rows, outputs, changed)
 
 
 def unused_parameters(problem: Problem, zeros: Tensor) -> list[str]:
@@ -130,19 +153,53 @@ def _refuse_changes(problem: Problem, given: dict[str, Tensor], before: dict[str
         )
 
 
-def _refuse_mixing(problem: Problem, inputs: Tensor, outputs: Tensor) -> None:
-    """Change all examples but one: its outputs must stay, or padding would have a part in every update."""
-    if len(inputs) < 2:
+def _refuse_kept_data(one: Problem, two: Problem, inputs: Tensor) -> None:
+    """Let two copies see different examples first; they must hold the same then, and compute the same."""
+    outputs, others = _compute(one, inputs), _on_others(two, inputs.flatten().flip(0).view(inputs.shape), [])
+    if others is None:
         return
-    kept = len(inputs) // 2  # one with others before and after it: a recurrent layer looks back only
+    _refuse_contents(one, two)
+    if not _close(outputs, _compute(two, inputs)):
+        raise _kept(one, "something")
+
+
+def _refuse_contents(one: Problem, two: Problem) -> None:
+    """Compare what two copies hold that saw different examples: a table of positions is the same in both."""
+    held, other = _contents(one.model), _contents(two.model)
+    differ = [name for name in held | other if held.get(name) != other.get(name)]
+    if differ:
+        raise _kept(one, repr(differ[0]))
+
+
+def _kept(problem: Problem, what: str) -> InputError:
+    return InputError(
+        f"{_model(problem.model)} keeps {what} of the examples that it sees; what one task's data leave there would "
+        "reach other tasks past clipping and noise; keep nothing of a call in the module."
+    )
+
+
+def _on_others(problem: Problem, inputs: Tensor, kept: list[int]) -> Tensor | None:
+    """Return the outputs where all examples are changed but those at ``kept``; None if there are no others."""
     others = inputs * 0.5 - 0.25 if inputs.is_floating_point() else torch.ones_like(inputs)
     others[kept] = inputs[kept]
     try:
-        changed = _compute(problem, others)
+        return _compute(problem, others)
     except Exception:
         if inputs.is_floating_point():
             raise
-        return  # a vocabulary of one token
+        return None  # a vocabulary of one token
+
+
+def _refuse_mixing(problem: Problem, inputs: Tensor, kept: list[int], outputs: Tensor) -> None:
+    """Change all examples but those kept: their outputs must stay, or padding would have a part in every update."""
+    if len(inputs) < 2:
+        return
+    changed = _on_others(problem, inputs, kept)
+    if changed is not None:
+        _refuse_mixed(problem, kept, outputs, changed)
+
+
+def _refuse_mixed(problem: Problem, kept: list[int], outputs: Tensor, changed: Tensor) -> None:
     if outputs.shape == changed.shape and outputs.dim() and not _close(outputs[kept], changed[kept]):
         raise InputError(
             f"{_model(problem.model)} mixes the examples of a batch: the outputs of one depend on the others; compute "
