@@ -49,14 +49,14 @@ def open_run(
 
 
 def personal_of_run(folder: Path, data_dir: Path | None = None) -> Personal:
-    """Return the models of a finished run of the command line; no number of it is read, so its ledger is not asked.
+    """Return the models of a finished run of the command line; none of its scores is read, so its ledger is not asked.
 
     Raises
     ------
     InputError
         As :func:`open_run`.
     """
-    return personal_of_finished(_built(folder, data_dir), folder, read_config(folder))()
+    return personal_of_finished(_built(folder, data_dir), folder, read_record(folder), read_config(folder))()
 
 
 def _built(folder: Path, data_dir: Path | str | None) -> Experiment:

@@ -182,6 +182,42 @@ def test_rows_of_a_file_of_ones_own_are_read_by_its_rules_and_classes_have_their
     assert json.loads(text)["predictions"] == expected
 
 
+def test_no_task_gets_the_model_of_another_after_the_data_file_was_changed(fedpriv: Any) -> None:
+    rng = np.random.default_rng(0)
+    names = ["ann", "bob", "cy", "dee"]
+    table = pandas.DataFrame(
+        {"who": np.repeat(names, 15), "age": rng.integers(20, 80, 60), "passed": rng.choice(["no", "yes"], 60)}
+    )
+    table.to_csv("people.csv", index=False)
+    own = [
+        "data.file=people.csv", "data.task=who", "data.target=passed", 'data.classes=["no", "yes"]',
+        "data.features={age = [0, 100]}", "run.declared=benchmark",
+    ]  # fmt: skip
+    run = ("run", "pmtl", *(f"--set={one}" for one in own), *SHORT[1:], "--out=r")
+    assert fedpriv(*run)[0] == 0
+    table[["age"]].head(7).to_csv("new.csv", index=False)
+    predict = ("predict", "r", "--task=dee", "--input=new.csv", "--probabilities")
+    before = fedpriv(*predict)[1]
+    for changed in (
+        table.replace({"who": {"ann": "zoe"}}),  # every place moves by one
+        table[table["who"] != "ann"],
+        table.replace({"who": {"cy": "cyd"}}),  # no place moves, and nobody can know that
+    ):
+        changed.to_csv("people.csv", index=False)
+        for words in (predict, ("models", "r", "--out=m"), ("attack", "r")):
+            code, text, error = fedpriv(*words)
+            assert (code, text) == (2, ""), words
+            assert "the data do not hold the tasks that r was run on" in error
+            assert "put the data file back as it was." in error
+            assert error.count("\n") == 1
+            assert not any(name in error for name in (*names, "zoe", "cyd"))
+        with pytest.raises(InputError, match="put the data file back as it was"):
+            open_run("r")
+    table.to_csv("people.csv", index=False)
+    assert fedpriv(*predict)[:2] == (0, before)
+    assert fedpriv("models", "r", "--out=m")[0] == 0
+
+
 def test_low_rank_sparse_models_go_into_a_folder_as_well(fedpriv: Any) -> None:
     assert fedpriv("run", "lrs-synthetic", *(f"--set={one}" for one in SMALL), "--out=r")[0] == 0
     assert fedpriv("models", "r")[0] == 0

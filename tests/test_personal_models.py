@@ -244,8 +244,13 @@ def test_people_whose_values_cannot_be_computed_have_the_billboard_and_are_not_n
 
 
 def test_a_folder_of_an_earlier_version_gives_what_follows_from_its_billboard_alone(tmp_path: Path) -> None:
-    for client, possible in ((GlobalModel(final_epochs=2, **SGD), True), (MeanRegularized(**SGD), False)):
-        made, run = toy(client), tmp_path / type(client).__name__
+    cases: tuple[tuple[Any, bool], ...] = (
+        (GlobalModel(final_epochs=2, **SGD), True),
+        (MeanRegularized(**SGD), False),
+        (GlobalModel(share=("*.weight",), **SGD), False),  # what stays with a task is on no billboard
+    )
+    for number, (client, possible) in enumerate(cases):
+        made, run = toy(client), tmp_path / str(number)
         before = arrays_of(made.run(run).personal)
         for path in (run / "checkpoints").glob("states-*.npz"):
             path.unlink()
@@ -256,7 +261,7 @@ def test_a_folder_of_an_earlier_version_gives_what_follows_from_its_billboard_al
         else:
             with pytest.raises(InputError, match=r"no states of the end of its run.*run it once more"):
                 open_run(run, made).personal  # noqa: B018
-            assert len(made.run(tmp_path / "again").personal["task-0"].state_dict()) == len(before) // 9
+            assert len(made.run(tmp_path / f"again-{number}").personal["task-0"].state_dict()) == len(before) // 9
 
 
 def test_states_that_are_lost_or_damaged_are_said(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ def attack(
     )
     from fedpriv.report import write_report
     from fedpriv.runs import made_in_python
+    from fedpriv.runs.finished import read_record, refuse_other_tasks
 
     changes = parse_assignments(assignments or [])
     if not (run / "config.toml").exists():
@@ -57,6 +58,8 @@ def attack(
     config = apply(stored, changes)
     settings = Watch(**{**config.pop("attack", {}), "during": False})
     experiment = build_experiment({**config, "attack": {}}, data_dir)
+    if (run / "summary.json").exists():
+        refuse_other_tasks(run, read_record(run), experiment.tasks.fingerprint)
     refuse_protected(experiment)
     refuse_unattackable(experiment, settings)  # first: rows of these, too, could not be attacked
     if not recorded:

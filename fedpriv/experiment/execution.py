@@ -114,7 +114,7 @@ def read_back(
     check_finished(folder, record)
     result = RunResult.from_summary(record.to_json(), folder)
     result.population = experiment.tasks
-    result.make_personal = personal_of_finished(experiment, folder, config)
+    result.make_personal = personal_of_finished(experiment, folder, record, config)
     return result
 
 

@@ -21,6 +21,8 @@ from fedpriv.names import kebab
 from fedpriv.personal import LiveModels, Outline, Personal, refitted, restored
 from fedpriv.roster import Roster
 from fedpriv.runs.checkpoint import CheckpointStore
+from fedpriv.runs.finished import refuse_other_tasks
+from fedpriv.runs.record import RunRecord
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
 from fedpriv.runtime.node import Node, NodeSpec
 from fedpriv.strategies.registry import members
@@ -76,7 +78,9 @@ def personal_after(
     return partial(_personal, experiment, billboards, nodes, config)
 
 
-def personal_of_finished(experiment: Experiment, folder: Path, config: Config | None) -> Callable[[], Personal]:
+def personal_of_finished(
+    experiment: Experiment, folder: Path, record: RunRecord, config: Config | None
+) -> Callable[[], Personal]:
     """Return what makes the models of a finished run when they are asked for.
 
     Parameters
@@ -85,9 +89,17 @@ def personal_of_finished(experiment: Experiment, folder: Path, config: Config | 
         The one that was run.
     folder : Path
         The run folder.
+    record : RunRecord
+        Its record, which says who the tasks were.
     config : dict or None
         What the experiment was built from, where it was built from a configuration.
+
+    Raises
+    ------
+    InputError
+        The experiment's tasks are not those of the run.
     """
+    refuse_other_tasks(folder, record, experiment.tasks.fingerprint)
     store = CheckpointStore(folder / "checkpoints")
     billboards = store.load(store.rounds()[-1]).billboards if store.rounds() else {}
     if isinstance(experiment.tasks, Roster) or not billboards:

@@ -12,7 +12,10 @@ from fedpriv.errors import InputError
 from fedpriv.runs.atomic import write_bytes
 from fedpriv.runs.record import RunRecord, plain
 
-__all__ = ["adds_local_noise", "check_summary", "read_record", "read_tasks", "what_to_do", "write_summary"]
+__all__ = [
+    "adds_local_noise", "check_summary", "read_record", "read_tasks", "refuse_other_tasks", "what_to_do",
+    "write_summary",
+]  # fmt: skip
 
 
 _LOCAL_NOISE = ("noise_at", "noise_support", "noise_query", "noise_adaptation", "noise_validation")
@@ -62,6 +65,30 @@ def read_record(folder: Path) -> RunRecord:
         raise InputError(f"{path} is damaged; {what_to_do(folder)}.") from None
     check_summary(folder)
     return record
+
+
+def refuse_other_tasks(folder: Path, record: RunRecord, fingerprint: str) -> None:
+    """Refuse tasks that are not those of a finished run: what it keeps of each is found by its place among them.
+
+    Parameters
+    ----------
+    folder : Path
+        The run folder.
+    record : RunRecord
+        Its record. The summary of a version before personal states were kept may hold no fingerprint, and is believed.
+    fingerprint : str
+        Of the names of the tasks at hand, in order.
+
+    Raises
+    ------
+    InputError
+        A task was renamed, added, removed or moved.
+    """
+    if record.ledger.fingerprint not in (None, fingerprint):
+        raise InputError(
+            f"the data do not hold the tasks that {folder} was run on, under the same names and in the same order, so "
+            "one task would get another's model; put the data file back as it was."
+        )
 
 
 def read_tasks(folder: Path) -> dict[str, Any]:
