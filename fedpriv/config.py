@@ -16,13 +16,12 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fedpriv.components import code_kept, component, known_settings, made, refuse_changed
 from fedpriv.errors import InputError
 from fedpriv.names import unknown
-from fedpriv.own_code import CodeSettings
 
 if TYPE_CHECKING:
     from fedpriv.experiment import Experiment
+    from fedpriv.own_code import CodeSettings
     from fedpriv.roster import Declared, Roster
 
 __all__ = [
@@ -100,7 +99,7 @@ def read_own(path: Path) -> Config:
         As :func:`read_toml`.
     """
     config = read_toml(path)
-    code = CodeSettings(**config.get("code", {}))
+    code = _code(config)
     beside = [] if code.modules else [path.parent]  # a run's file says it already
     folders = [*beside, *(path.parent / place for place in code.path)]
     config["code"] = {**config.get("code", {}), "path": [str(folder.resolve()) for folder in folders]}
@@ -129,6 +128,8 @@ def started_anew(config: Config, more: Mapping[str, Iterable[Any]] | None = None
     more : mapping of str to iterable, optional
         Values by key that shall replace those of the configuration in some runs.
     """
+    from fedpriv.components import code_kept
+
     kept = code_kept(config, more or {})
     return {**{key: values for key, values in config.items() if key != "code"}, **({"code": kept} if kept else {})}
 
@@ -191,6 +192,8 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
             and value != result.get(section, {}).get("name")
             and section in ("client", "strategy", "model")
         ):
+            from fedpriv.components import known_settings
+
             allowed = {"name"} | known_settings(section, str(value), _folders(result))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
         result.setdefault(section, {})[name] = value
@@ -212,8 +215,14 @@ def completed(config: Config, described: Mapping[str, Any]) -> Config:
     return {section: {k: v for k, v in values.items() if v is not None} for section, values in merged.items()}
 
 
+def _code(config: Config) -> CodeSettings:
+    from fedpriv.own_code import CodeSettings
+
+    return CodeSettings(**config.get("code", {}))
+
+
 def _folders(config: Config) -> tuple[Path, ...]:
-    return CodeSettings(**config.get("code", {})).folders
+    return _code(config).folders
 
 
 def _update_settings(name: Any) -> set[str]:
@@ -264,6 +273,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     InputError
         A name, key or value is wrong.
     """
+    from fedpriv.components import component, made, refuse_changed
     from fedpriv.data import NATURAL
     from fedpriv.experiment import Experiment, ModelSettings
     from fedpriv.privacy.target import Target
@@ -340,7 +350,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
 
 def _refuse_other_start(experiment: Experiment, config: Config) -> None:
     """Refuse a model of users' own that starts from other values than the run did, such as those of another file."""
-    kept = CodeSettings(**config.get("code", {})).initial
+    kept = _code(config).initial
     if kept is not None and experiment.problem().digest != kept:
         raise InputError(
             f"the model {config['model']['name']!r} does not start from the values of this run's start; give "

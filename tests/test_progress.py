@@ -108,6 +108,7 @@ def test_every_phase_of_a_run_is_shown_also_from_python(monkeypatch: Any) -> Non
         "final fit",
         "scores",
         "local-only reference",
+        "states of the tasks",
         "accounting",
     ]
     told: list[tuple[int, int]] = []

@@ -39,7 +39,7 @@ def stopped_at(fedpriv: Any, place: str, *words: str, number: signal.Signals = s
         ("fedpriv.cli.ledger._open", ["ledger", "check", "here"]),
         ("fedpriv.report.write_report", ["report", "here"]),
         ("fedpriv.cli.attack.parse_assignments", ["attack", "here"]),
-        ("fedpriv.runs.folder.read_config", ["models", "here"]),
+        ("fedpriv.opening.personal_of_run", ["models", "here"]),
         ("fedpriv.data.check", ["data", "check"]),
         ("fedpriv.cli.run.completed", RUN),
         ("fedpriv.experiment.execution.RunFolder.__init__", RUN),
