@@ -136,6 +136,17 @@ FRAMES = cases(
         {"declared": "benchmark"},
     ),
     ({"features": {"c": "categories"}}, "would be fitted to everybody's values", {"features": {"c": ["f", "m"]}}),
+    (
+        {"features": {"v": (-1e308, 1e308)}},
+        "is wider than the largest float64, got {}; give a smaller one",
+        {"features": {"v": (-1e307, 1e307)}},
+    ),
+    (
+        {"features": {"v": {"range": (0, 9), "missing": 12}}},
+        "must lie in its range, {} to {}, got {}; give a number in it, or widen the range",
+        {"features": {"v": {"range": (0, 9), "missing": 9}}},
+        {"features": {"v": {"range": (0, 12), "missing": 12}}},
+    ),
     ({"features": {"v": (9, 0)}}, "must rise, got {}; give (low, high)", {"features": {"v": (0, 9)}}),
     ({"features": {"c": ["f", "f"]}}, "more than once; keep one of them", {"features": {"c": ["f"]}}),
     (
@@ -182,6 +193,18 @@ FRAMES = cases(
         {"frame": given(v=pd.Series([*LISTS, [1.0]], dtype=pd.ArrowDtype(pa.list_(pa.float64()))))},
         "give all rows the same length",
         {"frame": given(v=pd.Series([*LISTS, [1.0, 3.0]], dtype=pd.ArrowDtype(pa.list_(pa.float64()))))},
+    ),
+    (
+        {"frame": given(v=pd.Series([[]] * 8, dtype=pd.ArrowDtype(pa.list_(pa.float64()))))},
+        "holds empty lists in the column {}; give numbers in them, or leave that column out",
+        {"frame": given(v=pd.Series([[1.0]] * 8, dtype=pd.ArrowDtype(pa.list_(pa.float64()))))},
+        {"features": ["y2"], "frame": given(y2=1)},
+    ),
+    (
+        {"frame": given(v=[1e200] * 8), "features": {"v": "standardize-within-task"}, "declared": "benchmark"},
+        "which is too large to be standardized; mend it there, or give a range",
+        {"frame": FRAME},
+        {"features": {"v": (0, 1e200)}},
     ),
     (
         {"frame": given(v=pd.Series([["x"]] * 8, dtype=pd.ArrowDtype(pa.list_(pa.string()))))},
@@ -428,6 +451,21 @@ LEAVES = cases(
     (
         {"content": {**GOOD, "user_data": {"ann": {**USER, "y": [0, 1, 9]}}}},
         "holds {} in '{}', {}, which is {}; mend it",
+        {"content": GOOD},
+    ),
+    (
+        {"content": {**GOOD, "user_data": {"ann": {"x": [[], [], []], "y": [0, 1, 0]}}}},
+        "holds empty lists in '{}', {}; give numbers in each",
+        {"content": GOOD},
+    ),
+    (
+        {"content": json.dumps(GOOD).replace('{"ann"', '{"ann": {}, "ann"')},
+        "twice in one place, so one would replace the other; keep one",
+        {"content": GOOD},
+    ),
+    (
+        {"content": json.dumps(GOOD).replace("ann", "\\ud800")},
+        "which is no valid Unicode (half of a pair of surrogates); write the name again",
         {"content": GOOD},
     ),
     ({"path": ".", "name": "a.txt"}, "holds no .json file; give a file", {"path": ".", "name": "a.json"}),

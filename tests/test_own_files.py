@@ -12,8 +12,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from fedpriv import InputError, Tasks
+from fedpriv.cohort import usable
 from fedpriv.config import apply, build_experiment, read_own, read_toml
 from fedpriv.data import check_own_file, own_inputs, own_tasks
 from fedpriv.data.own_file import OwnFile
@@ -71,6 +73,12 @@ TEXTS: dict[str, tuple[bytes | str, str, dict[str, Any]]] = {
     "decimal comma": (GOOD, "between cells, so it cannot stand before decimals", {"decimal": ","}),
     "shares": (GOOD, "split must be the shares", {"split": [0.5, 0.5]}),
     "a falling range": (GOOD, "the range of 'v' must rise", {"features": {"v": [4, 0]}}),
+    "a range too wide": (GOOD, "is wider than the largest float64", {"features": {"v": [-1e308, 1e308]}}),
+    "a stand-in outside": (
+        GOOD,
+        "'missing' of 'v' must lie in its range, 0 to 4, got 9",
+        {"features": {"v": {"range": [0, 4], "missing": 9}}},
+    ),
     "no way to read": (GOOD, "'v' must be two numbers or dates", {"features": {"v": [1, 2, 3]}}),
     "twice the same": (GOOD, "the column 'v' more than once", {"features": {"v": [0, 4], " v ": "number"}}),
     "a class twice": (GOOD, "classes must be their number, or different texts", {"classes": ["0", "0"]}),
@@ -127,6 +135,10 @@ LEAF: dict[str, tuple[Any, str]] = {
                 "holds 3 inputs and 3 targets of the user 'ann' and says 4"),
     "a label too few": ({"users": ["ann"], "user_data": {"ann": {"x": [[1], [2], [3]], "y": [0, 1]}}}, "inputs and 2"),
     "no lists": ({"users": ["ann"], "user_data": {"ann": {"x": "secret", "y": [0]}}}, "lists 'x' and 'y' for the user"),
+    "empty lists": ({"users": ["ann"], "user_data": {"ann": {"x": [[], [], []], "y": [0, 1, 0]}}},
+                    "holds empty lists in 'x', example 0 of 'ann'"),
+    "no Unicode": ({"users": ["\ud800"], "user_data": {"\ud800": {"x": [[1], [2], [3]], "y": [0, 1, 0]}}},
+                   r"the name '.ud800', example 0 of '.ud800' .* which is no valid Unicode"),
     "shapes": ({"users": ["ann"], "user_data": {"ann": {"x": [[1], [2, 3], [3]], "y": [0, 1, 0]}}},
                r"another shape than \[1\] in 'x', example 1 of 'ann'"),
 }  # fmt: skip
@@ -151,6 +163,73 @@ def test_values_of_a_leaf_file(tmp_path: Path) -> None:
     assert sorted(found["target"][3:]) == [-1, 0, 1]
     with pytest.raises(InputError, match=r"no finite number|'x', example 1 of 'bob'"):
         Tasks.from_leaf(tmp_path / "a.json", classes=2, declared="benchmark")
+
+
+def test_a_number_of_thousands_of_digits_is_a_value_like_others(tmp_path: Path) -> None:
+    """Python refuses to read such a number, and to write one."""
+    path = tmp_path / "a.json"
+    user = '{"x": [[1.0], [2.0], [3.0]], "y": [0, 1, 0]}'
+    whole = '{"users": ["ann", "bob"], "user_data": {"ann": ANN, "bob": BOB}}'.replace("ANN", user)
+    for classes in (2, None):
+        for bad in (user.replace("2.0", "9" * 5000), user.replace("1, 0]", "9" * 5000 + ", 0]")):
+            path.write_text(whole.replace("BOB", bad))
+            tasks = Tasks.from_leaf(path, classes=classes, declared="protected")
+            assert usable(tasks, torch.float32).scores.tolist() == [True, False]
+            with pytest.raises(InputError, match=r"example 1 of 'bob'"):
+                Tasks.from_leaf(path, classes=classes, declared="benchmark")
+    with pytest.raises(InputError, match=r"'y', example 1 of 'bob'"):
+        Tasks.from_leaf(path, classes="infer", declared="benchmark")
+    frame = pd.DataFrame({"who": ["ann"] * 3 + ["bob"] * 3, "v": [1] * 5 + [10**5000], "y": [0, 1] * 3})
+    asked: dict[str, Any] = {"task": "who", "target": "y", "declared": "protected"}
+    found = Tasks.from_frame(frame, features=["v"], **asked)
+    assert usable(found, torch.float32).scores.tolist() == [True, False]
+    with pytest.raises(InputError, match="'v' must be two numbers or dates"):
+        Tasks.from_frame(frame, features={"v": (0, 10**5000)}, **asked)
+    (tmp_path / "a.csv").write_text(GOOD.replace("bob,3,1", "bob,3," + "9" * 5000))
+    inferred = Tasks.from_table(
+        tmp_path / "a.csv", task="who", target="y", features=["v"], classes="infer", declared="benchmark"
+    )
+    assert inferred.num_classes == 3
+
+
+def test_a_key_of_json_that_stands_twice_is_named(tmp_path: Path) -> None:
+    user = '{"x": [[1.0], [2.0], [3.0]], "y": [0, 1, 0]}'
+    path = tmp_path / "a.json"
+    for text, key in (
+        ('{"users": ["ann"], "user_data": {"ann": ANN, "ann": ANN}}', "ann"),
+        ('{"users": ["ann"], "user_data": {"ann": {"x": [], "x": [[1.0]], "y": [0]}}}', "x"),
+        ('{"users": ["eve"], "users": ["ann"], "user_data": {"ann": ANN}}', "users"),
+    ):
+        path.write_text(text.replace("ANN", user))
+        with pytest.raises(InputError, match=rf"'a.json' has the key '{key}' twice"):
+            Tasks.from_leaf(path, classes=2, declared="protected")
+
+
+def test_each_kind_of_data_tells_its_owner_where_values_cannot_be_used(tmp_path: Path) -> None:
+    from datasets import Dataset
+    from PIL import Image
+
+    def places(**asked: Any) -> list[str]:
+        check_own_file(asked, "protected", tmp_path / "places.csv")
+        return (tmp_path / "places.csv").read_text().splitlines()[1:]
+
+    data = {name: {"x": [[1.0], [2.0], [3.0]], "y": [0, 1, 0]} for name in ("ann", "bob")}
+    data["bob"] = {"x": [[1.0], ["secret"], [3.0]], "y": [0, 1, 7]}
+    (tmp_path / "a.json").write_text(json.dumps({"users": [*data], "user_data": data}))
+    where = "of 'bob' (counted from 0)"
+    asked: dict[str, Any] = {"file": str(tmp_path / "a.json")}
+    assert places(**asked, classes=2) == [f"example 1 {where},x,unreadable", f"example 2 {where},y,no category"]
+    for number in range(4):
+        image = tmp_path / "faces/ann" / ("no", "odd")[number % 2] / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (4, 4)).save(image)
+    assert places(file=str(tmp_path / "faces"), classes=["no", "yes"]) == [
+        f"ann/odd/{number}.png,class,no category" for number in (1, 3)
+    ]
+    Dataset.from_dict({"who": ["ann"] * 3, "v": ["1", "x", "3"], "y": [0, 1, 2]}).save_to_disk(tmp_path / "saved")
+    saved = {**ASKED, "file": str(tmp_path / "saved"), "features": ["v"]}
+    row = "(counted from 0)"
+    assert places(**saved) == [f"row 1 {row},v,unreadable", f"row 2 {row},y,no category"]
 
 
 def test_folders_of_images_that_are_not_laid_so(tmp_path: Path) -> None:
@@ -206,6 +285,10 @@ def test_types_of_columns_are_structure(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(InputError, match=words):
             Tasks.from_frame(times, features=[column], **asked)
+    for empty in ([[]] * 3, [None] * 3):
+        bare = times.set_column(3, "w", pa.array(empty, pa.list_(pa.float64())))
+        with pytest.raises(InputError, match="holds empty lists in the column 'w'"):
+            Tasks.from_frame(bare, features=["w"], **asked)
     gaps = Tasks.from_frame(times.set_column(3, "w", pa.array([None, [3.0, 4.0], None])), features=["w"], **asked)
     assert np.isnan(np.concatenate([gaps.train.inputs, gaps.test.inputs])).all(axis=1).sum() == 2
     whole = times.set_column(3, "w", pa.array([[1.0, 2.0], [3.0, 4.0], [None, 6.0]]))

@@ -337,6 +337,31 @@ def test_each_task_is_scaled_by_its_own_training_rows() -> None:
     np.testing.assert_allclose(found[:, 0], (np.array(values) - own.mean()) / own.std())
 
 
+@pytest.mark.parametrize("cells", [[7e307, 1, 2, 3], [1e200, 1, 2, 3], [1, 2, 3, 1e200]])
+def test_a_number_too_large_to_be_standardized_is_no_zero(cells: list[float], recwarn: Any, tmp_path: Path) -> None:
+    table(v=[*cells, 1, 2, 3, 4], part=["train", "train", "validation", "test"] * 2).to_csv(
+        tmp_path / "a.csv", index=False
+    )
+    marks: list[Any] = []
+    asked: dict[str, Any] = {
+        "task": "who",
+        "target": "y",
+        "features": {"v": "standardize-within-task"},
+        "split": "part",
+    }
+    tasks = Tasks.from_table(
+        tmp_path / "a.csv", declared="protected", **asked, found=lambda *one: marks.append(one[1].tolist())
+    )
+    assert usable(tasks, torch.float32).scores.tolist() == [False, True]
+    assert marks[0][4:] == [0] * 4
+    assert any(marks[0][:4])
+    line = 2 + int(np.flatnonzero(marks[0])[0])
+    for how in ("standardize-within-task", "standardize"):
+        with pytest.raises(InputError, match=f"in line {line}, column 'v', which is too large to be standardized"):
+            Tasks.from_table(tmp_path / "a.csv", declared="benchmark", **asked | {"features": {"v": how}})
+    assert [str(one.message) for one in recwarn] == []
+
+
 @pytest.mark.parametrize("how", ["number", (0, 1), {"range": (0, 1), "missing": 0.5}, ["1", "2"], "boolean",
                                  ("2000-01-01", "2020-01-01"), "standardize-within-task"])  # fmt: skip
 @pytest.mark.parametrize("values", [[0, 1, 0.5, 2], ["x", "", "1e9", None], ["secret", "2001-01-01", "yes", "1"]])
@@ -568,6 +593,22 @@ def test_a_name_is_one_task_in_whatever_composition_and_with_blanks_at_its_ends(
 def test_names_are_structure_and_may_refuse_a_start(who: list[Any], words: str) -> None:
     with pytest.raises(InputError, match=words):
         Tasks.from_frame(table(v=[1] * 8).assign(who=who), task="who", target="y", features=["v"], declared="protected")
+
+
+def test_a_name_is_valid_unicode_in_every_reader(tmp_path: Path) -> None:
+    bad, pairs = "a\udcff", (np.ones((3, 1)), np.zeros(3))
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        Tasks.from_arrays({bad: pairs}, declared="protected")
+    with pytest.raises(InputError, match="half of a surrogate pair"):
+        Tasks.from_datasets({bad: _Stream(*pairs)}, declared="protected")
+    frame = table(v=[1.0] * 8).assign(who=pd.Series([bad] * 4 + ["a\udcfe"] * 4, dtype=object))
+    tasks = Tasks.from_frame(frame, task="who", target="y", features=["v"], declared="protected")
+    assert tasks.names == ("a\\udcfe", "a\\udcff"), "two names stay two"
+    image = tmp_path / "faces" / bad / "no" / "1.png"
+    image.parent.mkdir(parents=True)
+    Image.new("L", (4, 4)).save(image)
+    with pytest.raises(InputError, match=r"'a.udcff', a.*/\*/1.png, which is no valid Unicode"):
+        Tasks.from_images(tmp_path / "faces", classes=["no", "yes"], declared="protected")
 
 
 def test_names_that_look_like_numbers_stay_text_and_whole_numbers_become_it(tmp_path: Path) -> None:

@@ -198,6 +198,7 @@ class OwnData:
         declared: Declared = NOT_SAID,
         seed: int = 0,
         dataset: str | None = None,
+        found: Found | None = None,
     ) -> Self:
         """Make tasks of a folder that Hugging Face's ``save_to_disk`` wrote, by the column that says whose a row is.
 
@@ -211,6 +212,8 @@ class OwnData:
             As :meth:`from_frame`; of a benchmark, those that the data set names for its column of labels.
         split : (train, validation, test), str or None
             None keeps the splits that the data set was saved with, if there are any.
+        found : callable or None
+            As :meth:`from_table`.
         task, target, declared, seed, dataset
             As :meth:`from_frame`.
 
@@ -238,6 +241,7 @@ class OwnData:
                 protected=declared == "protected",
                 dataset=dataset or place.name,
                 parts=saved.parts if split is None else None,
+                found=found,
             ),
             declared,
         )
@@ -252,6 +256,7 @@ class OwnData:
         declared: Declared = NOT_SAID,
         seed: int = 0,
         dataset: str | None = None,
+        found: Found | None = None,
     ) -> Self:
         """Make tasks of LEAF's JSON (``users``, ``num_samples``, ``user_data``).
 
@@ -259,6 +264,8 @@ class OwnData:
         ----------
         path : path
             A file, a folder of files, or a folder with ``train`` and ``test``, whose division is then kept.
+        found : callable or None
+            As :meth:`from_table`.
         classes, split, declared, seed, dataset
             See :class:`OwnData`.
 
@@ -271,10 +278,15 @@ class OwnData:
         from fedpriv.cohort.readers.leaf import read_leaf
 
         place = Path(path)
-        protected = declared == "protected"
         return cls._of(
             read_leaf(
-                place, classes=classes, split=split, seed=seed, protected=protected, dataset=dataset or place.name
+                place,
+                classes=classes,
+                split=split,
+                seed=seed,
+                protected=declared == "protected",
+                dataset=dataset or place.name,
+                found=found,
             ),
             declared,
         )
@@ -291,6 +303,7 @@ class OwnData:
         dataset: str | None = None,
         size: tuple[int, int] | None = None,
         colour: Literal["grey", "rgb"] | None = None,
+        found: Found | None = None,
     ) -> Self:
         """Make tasks of a folder for each person, in it one for each class, in it the images.
 
@@ -304,6 +317,8 @@ class OwnData:
             What all are resized to; unless given they must have one size.
         colour : {"grey", "rgb"} or None
             What they are turned into; unless given they stay as they are.
+        found : callable or None
+            As :meth:`from_table`.
         split, declared, seed, dataset
             See :class:`OwnData`.
 
@@ -326,6 +341,7 @@ class OwnData:
                 dataset=dataset or place.resolve().name,
                 size=size,
                 colour=colour,
+                found=found,
             ),
             declared,
         )

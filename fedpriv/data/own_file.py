@@ -135,9 +135,9 @@ def own_tasks(values: dict[str, Any], declared: Declared | None, found: Found | 
         )
     given["declared"] = declared
     if kind == "LEAF":
-        return Tasks.from_leaf(path, **given)
+        return Tasks.from_leaf(path, found=found, **given)
     if kind == "images":
-        return Tasks.from_images(path, **given)
+        return Tasks.from_images(path, found=found, **given)
     for name in ("task", "target"):
         if name not in given:
             says = "whose each row is" if name == "task" else "what is to be predicted"
@@ -146,7 +146,7 @@ def own_tasks(values: dict[str, Any], declared: Declared | None, found: Found | 
                 "the columns."
             )
     if kind == "saved data set":
-        return Tasks.from_saved_dataset(path, **given)
+        return Tasks.from_saved_dataset(path, found=found, **given)
     return Tasks.from_table(path, found=found, **given)
 
 

@@ -16,7 +16,7 @@ from fedpriv.files import replacing, writing
 from fedpriv.roster import Declared
 
 if TYPE_CHECKING:
-    from fedpriv.cohort.readers import Table
+    from fedpriv.cohort.readers import Placed, Table
 
 __all__ = ["check_own_file"]
 
@@ -34,8 +34,8 @@ def check_own_file(values: dict[str, Any], declared: Declared | None, private: P
     declared : {"benchmark", "protected"} or None
         What the data are; protected unless said.
     private : path or None
-        A file, for its owner alone, that gets the place of each value of a table that is missing, cannot be read or
-        was changed, as a table of place, column and what it is.
+        A file, for its owner alone, that gets the place of each value that is missing, cannot be read or was changed,
+        as a table of place, column and what it is.
 
     Raises
     ------
@@ -109,11 +109,11 @@ def _list(names: list[str]) -> str:
     return f"{len(names):,}: {', '.join(names[:_SHOWN])}{more}"
 
 
-def _places(column: str, marks: NDArray[np.int8], table: Table) -> list[tuple[str, str, str]]:
+def _places(column: str, marks: NDArray[np.int8], where: Placed) -> list[tuple[str, str, str]]:
     from fedpriv.cohort.readers.encode import Mark
 
     return [
-        (table.place(int(row)), column, Mark(int(marks[row])).name.lower().replace("_", " "))
+        (where.place(int(row)), column, Mark(int(marks[row])).name.lower().replace("_", " "))
         for row in np.flatnonzero(marks)
     ]
 

@@ -31,15 +31,17 @@ are split by Python's ``csv``: it knows the line of each record, and takes no ty
 
 from __future__ import annotations
 
-from fedpriv.cohort.readers.column import Table
+from fedpriv.cohort.readers.column import Placed, Table
+from fedpriv.cohort.readers.encode import Found
 from fedpriv.cohort.readers.files import open_table
 from fedpriv.cohort.readers.frame import is_saved_dataset, table_of, table_of_saved
 from fedpriv.cohort.readers.people import People
-from fedpriv.cohort.readers.table import Found, inputs_of, people_of
+from fedpriv.cohort.readers.table import inputs_of, people_of
 
 __all__ = [
     "Found",
     "People",
+    "Placed",
     "Table",
     "inputs_of",
     "is_saved_dataset",

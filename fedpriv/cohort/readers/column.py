@@ -6,7 +6,7 @@ import datetime
 import decimal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,18 @@ from numpy.typing import NDArray
 from fedpriv.errors import InputError
 from fedpriv.names import nearest
 
-__all__ = ["Kind", "Marks", "Table", "as_column", "as_numbers", "as_text", "kind_of", "no_column", "of_objects"]
+__all__ = [
+    "Kind",
+    "Marks",
+    "Placed",
+    "Table",
+    "as_column",
+    "as_numbers",
+    "as_text",
+    "kind_of",
+    "no_column",
+    "of_objects",
+]
 
 Kind = Literal["text", "whole", "decimal", "boolean", "date", "list", "image", "other"]
 Marks = Literal[".", ",", ".,"]
@@ -27,6 +38,14 @@ _NAMES: dict[Kind, str] = {
     "text": "text", "whole": "whole numbers", "decimal": "decimal numbers", "boolean": "booleans", "date": "dates",
     "list": "lists", "image": "images",
 }  # fmt: skip
+
+
+class Placed(Protocol):
+    """What can say where a row stands."""
+
+    @property
+    def place(self) -> Callable[[int], str]:
+        """Returns where a row stands (counted from 0 here)."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -141,11 +160,13 @@ def of_objects(values: Iterable[Any]) -> Any:
 
 def _written(value: Any) -> str | None:
     if isinstance(value, str):
-        return value if value.isascii() else value.encode("utf-8", "replace").decode()
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
     if value is None or (np.isscalar(value) and value != value):
         return None
     if isinstance(value, bool | np.bool_):
         return str(bool(value)).lower()
+    if isinstance(value, int) and value.bit_length() > 1024:
+        return "<int>"  # larger than every float64; Python refuses to write thousands of digits
     if isinstance(value, int | np.integer | decimal.Decimal):
         return str(value)
     if isinstance(value, float | np.floating):

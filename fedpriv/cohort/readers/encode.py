@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -12,12 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedpriv.cohort.readers.column import Kind, Table, as_numbers, as_text
+from fedpriv.cohort.readers.column import Kind, Placed, Table, as_numbers, as_text
 from fedpriv.cohort.readers.features import Feature, day_of
 from fedpriv.cohort.readers.people import Division
 from fedpriv.errors import InputError
 
-__all__ = ["Encoded", "Mark", "encode", "read_labels", "scale"]
+__all__ = ["Encoded", "Found", "Mark", "encode", "read_labels", "scale"]
 
 _WHOLE = re.compile("-?[0-9]+")
 _TRUE, _FALSE = ("true", "yes", "1", "t", "y"), ("false", "no", "0", "f", "n")
@@ -30,6 +31,8 @@ _READS: dict[str, tuple[Kind, ...]] = {
     "categories": ("text", "whole"),
     "boolean": ("text", "whole", "boolean"),
 }
+_SQUARED = 1e140
+"""Numbers that can be standardized: the squares of a billion such have a sum."""
 _ADVICE: dict[Kind, str] = {
     "boolean": "write 'boolean' for it",
     "date": "write two dates, ('1900-01-01', '2030-01-01'), for it",
@@ -45,6 +48,11 @@ class Mark(IntEnum):
     UNREADABLE = 2
     CLIPPED = 3
     NO_CATEGORY = 4
+    TOO_LARGE = 5
+
+
+Found = Callable[[str, NDArray[np.int8], Placed], None]
+"""Called with a column, a :class:`Mark` for each row, and what says where a row stands. What it gets is private."""
 
 
 @dataclass(frozen=True)
@@ -158,6 +166,11 @@ def _vectors(table: Table, feature: Feature, values: Any) -> Encoded:
     numbers, missing = as_numbers(inner, table.marks)
     one = _ranged(feature, numbers, missing)
     width = len(numbers) // max(len(rows), 1)
+    if not width:
+        raise InputError(
+            f"{table.what} holds empty lists in the column {feature.column!r}; give numbers in them, or leave that "
+            "column out."
+        )
     found = np.full((len(here), width), np.nan)
     marks = np.full(len(here), Mark.MISSING, dtype=np.int8)
     found[rows] = one.values.reshape(len(rows), width)
@@ -214,17 +227,25 @@ def _refuse_others(table: Table, column: str, names: tuple[str, ...], what: str)
         )
 
 
-def scale(feature: Feature, values: NDArray[np.float64], division: Division) -> NDArray[np.float64]:
+def scale(feature: Feature, encoded: Encoded, division: Division) -> Encoded:
     """Return a column less a mean and divided by a standard deviation, of everybody's training rows or of the own ones.
 
     A column without deviation is only moved. Every value of a task is scaled by what its own rows say, so nothing of
-    one task reaches another where that is asked for.
+    one task reaches another where that is asked for. A number whose square is larger than every float64 has no
+    deviation: what is scaled by it is NaN, and the number is marked.
     """
+    values, marks = encoded.values, encoded.marks.copy()
+    if feature.how not in ("standardize", "standardize-within-task"):
+        return encoded
+    marks[(marks == Mark.FINE) & (np.abs(values) > _SQUARED).any(axis=1)] = Mark.TOO_LARGE
+    bounded = np.where(np.abs(values) > _SQUARED, np.nan, values)  # so that nothing overflows, and numpy says nothing
+    return Encoded(_standardized(feature, bounded, division), marks)
+
+
+def _standardized(feature: Feature, values: NDArray[np.float64], division: Division) -> NDArray[np.float64]:
     if feature.how == "standardize":
         own = values[division.rows[0]]
         return np.asarray((values - own.mean(axis=0)) / _deviation(own))
-    if feature.how != "standardize-within-task":
-        return values
     found: NDArray[np.float64] = values.copy()
     for task in range(len(division.names)):
         mine = [rows[cuts[task] : cuts[task + 1]] for rows, cuts in zip(division.rows, division.offsets, strict=True)]

@@ -166,6 +166,11 @@ def as_feature(name: str, how: Any, *, protected: bool) -> Feature:
                 "in all columns."
             )
     feature = _read(name, how, protected=protected)
+    if missing is not None and feature.how == "range" and not feature.low <= missing <= feature.high:
+        raise InputError(
+            f"features: 'missing' of {name!r} must lie in its range, {feature.low:g} to {feature.high:g}, got "
+            f"{missing:g}; give a number in it, or widen the range."
+        )
     return feature if missing is None else replace(feature, missing=float(missing))
 
 
@@ -183,6 +188,11 @@ def _read(name: str, how: Any, *, protected: bool) -> Feature:
     if _is_pair(how):
         ends = [float(one) if _is_number(one) else day_of(one) for one in how]
         if ends[0] is not None and ends[1] is not None and _is_number(how[0]) == _is_number(how[1]):
+            if not math.isfinite(ends[1] - ends[0]):
+                raise InputError(
+                    f"features: the range of {name!r} is wider than the largest float64, got {_shown(how)}; give a "
+                    "smaller one."
+                )
             if not ends[0] < ends[1]:
                 raise InputError(f"features: the range of {name!r} must rise, got {_shown(how)}; give (low, high).")
             return Feature(name, "range" if _is_number(how[0]) else "dates", ends[0], ends[1])
@@ -246,7 +256,9 @@ def _is_pair(how: Any) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return math.isfinite(value) if isinstance(value, float) else value.bit_length() < 1024
 
 
 def day_of(value: Any) -> float | None:
@@ -268,5 +280,8 @@ def _twice(values: Sequence[str]) -> str:
 
 
 def _shown(how: Any) -> str:
-    text = repr(how)
+    try:
+        text = repr(how)
+    except ValueError:  # a whole number of thousands of digits
+        return f"a {type(how).__name__}"
     return text if len(text) <= 200 else f"a {type(how).__name__}"

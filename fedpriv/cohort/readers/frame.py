@@ -178,7 +178,8 @@ def _table(what: str, names: list[str], rows: int, read: Callable[[int], Any]) -
     def column(name: str) -> Any:
         try:
             found = as_column(read(numbers[name]))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:  # whose text may hold values
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError, UnicodeEncodeError) as error:
+            # Their text may hold values.
             raise InputError(
                 f"{what} has a column {name!r} whose type cannot be read ({type(error).__name__}); give it as text or "
                 "numbers."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fedpriv.cohort.readers.encode import Found, Mark
 from fedpriv.cohort.readers.people import People, as_split, divide, tidy
 from fedpriv.errors import InputError
 
@@ -35,6 +37,7 @@ def read_image_folder(
     dataset: str,
     size: tuple[int, int] | None = None,
     colour: Colour | None = None,
+    found: Found | None = None,
 ) -> People:
     """Read a folder for each person, in it one for each class, in it the images.
 
@@ -58,6 +61,8 @@ def read_image_folder(
         What all images are resized to; unless given they must have one size.
     colour : {"grey", "rgb"} or None
         What they are turned into; unless given they stay as they are.
+    found : callable or None
+        Gets marks of the images whose folder is no class. Of protected data that is private.
 
     Returns
     -------
@@ -112,8 +117,22 @@ def read_image_folder(
 
     cuts = np.array(owner, dtype=np.int64)
     division = divide(what, [one.name for one in people], cuts, place, shares, seed)
+    if found is not None and min(labels, default=0) < 0:
+        marks = np.where(np.array(labels) < 0, Mark.NO_CATEGORY, Mark.FINE).astype(np.int8)
+        found("class", marks, _Whole(folder, files))
     inputs = _stack([path.open for path in files], what, place, size, _MODES[colour])
     return People.gather(dataset, division, inputs, np.array(labels, dtype=np.int64), len(number))
+
+
+@dataclass(frozen=True)
+class _Whole:
+    """Says where an image stands with its label, for its owner alone."""
+
+    folder: Path
+    files: list[Path]
+
+    def place(self, row: int) -> str:
+        return self.files[row].relative_to(self.folder).as_posix()
 
 
 def decoded(values: Any, what: str, place: Callable[[int], str]) -> NDArray[np.float32]:

@@ -11,14 +11,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpriv.cohort.readers.encode import Found, Mark
 from fedpriv.cohort.readers.people import PART_WORDS, People, as_split, divide
 from fedpriv.cohort.readers.table import as_classes
 from fedpriv.errors import InputError
 
 __all__ = ["read_leaf"]
 
+_DIGITS = 400
+"""A whole number of more digits is larger than every float64."""
+_MOST = 1_000_000
+"""Classes that are looked up, at most: a label beyond is none."""
 
-def read_leaf(path: Path, *, classes: Any, split: Any, seed: int, protected: bool, dataset: str) -> People:
+
+def read_leaf(
+    path: Path,
+    *,
+    classes: Any,
+    split: Any,
+    seed: int,
+    protected: bool,
+    dataset: str,
+    found: Found | None = None,
+) -> People:
     """Read one file, all files of a folder, or a folder with ``train`` and ``test``, whose division is then kept.
 
     Parameters
@@ -35,6 +50,8 @@ def read_leaf(path: Path, *, classes: Any, split: Any, seed: int, protected: boo
         Whether the data are protected.
     dataset : str
         What reports call the data.
+    found : callable or None
+        Gets marks of the examples whose 'x' or 'y' cannot be used. Of protected data that is private.
 
     Returns
     -------
@@ -58,6 +75,8 @@ def read_leaf(path: Path, *, classes: Any, split: Any, seed: int, protected: boo
     own = np.array(reading.parts, dtype=np.int8)
     division = divide(what, reading.users, cuts, reading.place, shares if (own < 0).all() else own, seed)
     inputs, good = _numbers(reading.inputs, reading, "x")
+    if found is not None and not good.all():
+        found("x", np.where(good, Mark.FINE, Mark.UNREADABLE).astype(np.int8), reading)
     if not protected and not good.all():
         _refuse(reading, int(np.flatnonzero(~good)[0]), "x")
     if known is None:
@@ -70,6 +89,9 @@ def read_leaf(path: Path, *, classes: Any, split: Any, seed: int, protected: boo
         number = known if isinstance(known, int) else len(known)
         targets = np.array([_label(one, names, number) for one in reading.targets], dtype=np.int64)
         fine = targets >= 0
+    if found is not None and not fine.all():
+        wrong = Mark.UNREADABLE if known is None else Mark.NO_CATEGORY
+        found("y", np.where(fine, Mark.FINE, wrong).astype(np.int8), reading)
     if not protected and not fine.all():
         _refuse(reading, int(np.flatnonzero(~fine)[0]), "y")
     return People.gather(dataset, division, inputs, targets, number)
@@ -96,7 +118,8 @@ class _Reading:
         """Read one file."""
         where = repr(file.name)
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            found = json.loads(text, parse_int=_whole, object_pairs_hook=lambda pairs: _once(where, pairs))
         except OSError as error:
             raise InputError(f"{where} cannot be read: {error.strerror}; give the path of a JSON file.") from None
         except UnicodeDecodeError as error:
@@ -161,6 +184,8 @@ def _shape(value: Any) -> tuple[int, ...]:
 def _numbers(values: list[Any], reading: _Reading, key: str) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Return examples as floats, NaN where there is no number, and which have only numbers."""
     shape = _shape(values[0]) if values else ()
+    if 0 in shape:
+        raise InputError(f"{reading.what} holds empty lists in '{key}', {reading.place(0)}; give numbers in each.")
     flat = np.empty((len(values), math.prod(shape)), dtype=np.float64)
     for row, value in enumerate(values):
         if not _fill(flat[row], value, shape):
@@ -197,17 +222,36 @@ def _number(value: Any) -> float:
         return math.nan
 
 
+def _whole(text: str) -> float:
+    """Return a whole number of JSON, NaN where no float is so large: Python refuses to read thousands of digits."""
+    return int(text) if len(text) <= _DIGITS else math.nan
+
+
+def _once(where: str, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON; of two entries with one key, Python would drop the first without a word."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for place, key in enumerate(keys) if key in keys[:place])
+        shown = ascii(twice if len(twice) <= 60 else twice[:57] + "...")
+        raise InputError(f"{where} has the key {shown} twice in one place, so one would replace the other; keep one.")
+    return found
+
+
 def _label(value: Any, names: dict[str, int] | None, number: int) -> int:
+    if not isinstance(value, str | int | float) or value != value:
+        return -1
     if names is not None:
         return names.get(str(value).strip(), -1)
-    if not isinstance(value, int | float) or value != value or value not in range(number):
-        return -1
-    return int(value)
+    return -1 if isinstance(value, str) or value not in range(number) else int(value)
 
 
 def _look_up(targets: list[Any]) -> int | tuple[str, ...]:
-    whole = [one for one in targets if isinstance(one, int)]
-    return max(whole, default=0) + 1 if len(whole) == len(targets) else tuple(sorted(set(map(str, targets))))
+    usable = [one for one in targets if isinstance(one, str | int | float) and one == one]
+    whole = [one for one in usable if isinstance(one, int)]
+    if len(whole) < len(usable):
+        return tuple(sorted({str(one).strip() for one in usable}))
+    return min(max(whole, default=0) + 1, _MOST)
 
 
 def _refuse(reading: _Reading, row: int, key: str) -> None:

@@ -16,7 +16,7 @@ from fedpriv.errors import InputError
 from fedpriv.randomness import own_numbers
 from fedpriv.split import Fractions, split_sizes
 
-__all__ = ["PART_WORDS", "Division", "People", "Rows", "Split", "as_split", "divide", "tidy"]
+__all__ = ["PART_WORDS", "Division", "People", "Rows", "Split", "as_split", "divide", "is_text", "tidy"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +37,15 @@ def tidy(text: str) -> str:
     """Return a text without blanks at its ends, in Unicode's composed form (NFC)."""
     found = text.strip()
     return found if found.isascii() else unicodedata.normalize("NFC", found)
+
+
+def is_text(text: str) -> bool:
+    """Tell whether a text is valid Unicode: half of a pair of surrogates can neither be written nor hashed."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,12 @@ def _one_spelling(
         raise InputError(
             f"{what} has a row without a name of its person, {_first(owner, empty, place)}; write whose it is, or "
             "leave the row out."
+        )
+    strange = next((number for number, one in enumerate(written) if not is_text(one)), None)
+    if strange is not None:
+        raise InputError(
+            f"{what} has the name {written[strange]!a}, {_first(owner, strange, place)}, which is no valid Unicode "
+            "(half of a pair of surrogates); write the name again."
         )
     names = tuple(sorted(set(written)))
     alike: dict[str, str] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -12,18 +12,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from fedpriv.cohort.readers.column import Table, as_text, no_column
-from fedpriv.cohort.readers.encode import Encoded, Mark, encode, read_labels, scale
+from fedpriv.cohort.readers.encode import Encoded, Found, Mark, encode, read_labels, scale
 from fedpriv.cohort.readers.features import Feature, as_feature, features_of
 from fedpriv.cohort.readers.images import decoded
 from fedpriv.cohort.readers.people import PART_WORDS, Division, People, Rows, as_split, divide, tidy
 from fedpriv.errors import InputError
 
-__all__ = ["Found", "as_classes", "inputs_of", "people_of"]
+__all__ = ["as_classes", "inputs_of", "people_of"]
 
 _LOG = logging.getLogger(__name__)
-
-Found = Callable[[str, NDArray[np.int8], Table], None]
-"""Called with a column, a :class:`Mark` for each of its rows, and the table. What it gets is private."""
 
 
 def people_of(
@@ -172,7 +169,8 @@ class _Report:
 
     def _benchmark(self, feature: Feature, marks: NDArray[np.int8], role: str) -> None:
         table, column = self._table, feature.column
-        bad = (marks == Mark.MISSING) | (marks == Mark.UNREADABLE) | ((marks == Mark.NO_CATEGORY) & (role == "label"))
+        bad = np.isin(marks, (Mark.MISSING, Mark.UNREADABLE, Mark.TOO_LARGE))
+        bad |= (marks == Mark.NO_CATEGORY) & (role == "label")
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             where = f"in {table.place(row)}, column {column!r}"
@@ -184,6 +182,11 @@ class _Report:
             if role == "label":
                 raise InputError(
                     f"{table.what} holds {shown} {where}, which is none of the classes; mend it, or add it to classes."
+                )
+            if marks[row] == Mark.TOO_LARGE:
+                raise InputError(
+                    f"{table.what} holds {shown} {where}, which is too large to be standardized; mend it there, or "
+                    "give a range (low, high) in features."
                 )
             what = {"dates": "date (ISO 8601)", "boolean": "boolean"}.get(feature.how, "number")
             comma = "; give decimal=',' if that is a decimal comma" if what == "number" and "," in shown else ""
@@ -261,8 +264,9 @@ def _inputs(
     columns: list[str] = []
     blocks = []
     for one in chosen:
-        block = report(one, encode(table, one))
-        blocks.append(block if division is None else scale(one, block, division))
+        encoded = encode(table, one)
+        block = report(one, encoded if division is None else scale(one, encoded, division))
+        blocks.append(block)
         width = block.shape[1]
         columns += one.columns if width == len(one.columns) else [f"{one.column}[{place}]" for place in range(width)]
     return np.concatenate(blocks, axis=1), tuple(columns)
@@ -276,7 +280,7 @@ def _look_up(table: Table, column: str) -> tuple[str, ...] | int:
             "text or whole numbers, or leave out classes for a regression."
         )
     found = sorted(one for one in as_text(table.column(column)).unique().to_pylist() if one)
-    if all(one.isascii() and one.isdigit() for one in found) and found:
+    if all(one.isascii() and one.isdigit() and len(one) <= 20 for one in found) and found:
         numbers = sorted(map(int, found))
         if numbers == list(range(len(numbers))):
             _LOG.info("%s: looked up %d classes in the labels, 0 to %d.", table.what, len(found), numbers[-1])
