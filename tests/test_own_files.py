@@ -411,6 +411,8 @@ def test_a_first_line_that_may_be_somebodys_row_is_not_shown(fedpriv: Any, tmp_p
     assert (code, err) == (0, "")
     assert "columns: 3: not shown, because the first line holds numbers" in out
     assert "zaphod" not in out
+    (tmp_path / "headless.csv").write_text("who,age,sex\nzaphod,56,m\nbob,3,f\n")
+    assert "columns: 3: who, age, sex" in fedpriv("data", "check", "headless.csv")[1]
 
 
 def test_classes_may_be_whole_numbers(tmp_path: Path) -> None:
