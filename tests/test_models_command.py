@@ -72,8 +72,17 @@ def test_models_out_of_a_run_and_predictions_from_both(fedpriv: Any, tmp_path: P
     )
     code, text, _ = fedpriv("predict", "m", "--task", name, "--input=x.npy", "--probabilities")
     assert text.splitlines()[0] == ",".join(f"probability_{number}" for number in range(10))
+    assert set(json.loads(Path("m/manifest.json").read_text())["roster"]["names"]) == set(opened.personal)
     for words, said in (
-        (["predict", "m", "--task=nobody", "--input=x.npy"], "there is no task 'nobody' among the 8 of this run"),
+        (
+            ["predict", "m", "--task=nobody", "--input=x.npy"],
+            "among the 8 of this run; see the names in m/manifest.json.",
+        ),
+        (
+            ["predict", "r", "--task=nobody", "--input=x.npy"],
+            "there is no task 'nobody' among the 8 of this run; write them with `fedpriv models r --out FOLDER` and "
+            "see the names in FOLDER/manifest.json.",
+        ),
         (["predict", "m", "--task", name, "--input=no.csv"], "no.csv cannot be read (No such file or directory)"),
         (["predict", "m", "--task", name, "--input=x.txt"], "read from .csv, .parquet or .npy files, got x.txt"),
         (["predict", ".", "--task", name, "--input=x.npy"], "is not a run folder"),

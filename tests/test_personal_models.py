@@ -241,6 +241,8 @@ def test_people_whose_values_cannot_be_computed_have_the_billboard_and_are_not_n
     )
     for shown in (repr(result.personal), result.personal._repr_html_(), repr(result), result._repr_html_()):
         assert "task-" not in shown
+    with pytest.raises(InputError, match=r"no task 'task-99' among the 9 of this run; see list\(personal\)\.$"):
+        result.predict("task-99", TASKS.test.inputs[:3])  # no name of another person is suggested
 
 
 def test_a_folder_of_an_earlier_version_gives_what_follows_from_its_billboard_alone(tmp_path: Path) -> None:

@@ -33,10 +33,14 @@ def predict(
     """Print what one task's own model predicts, as CSV: one line for each example."""
     from fedpriv.data import own_inputs
     from fedpriv.opening import personal_of_run
-    from fedpriv.personal import is_export, open_models, read_examples
+    from fedpriv.personal import is_export, no_task, open_models, read_examples
 
     with Progress(quiet=as_json), phase("personal model"):
         personal = open_models(source) if is_export(source) else personal_of_run(source, data_dir)
+        if task not in personal.outline.places:
+            written = source if is_export(source) else "FOLDER"
+            first = "" if is_export(source) else f"write them with `fedpriv models {source} --out FOLDER` and "
+            raise no_task(task, personal.outline, f"{first}see the names in {written}/manifest.json")
         reading = personal.outline.reading or {}
         by_rules = reading.get("features") is not None and examples.suffix != ".npy"
         inputs = own_inputs(reading, examples) if by_rules else read_examples(examples, personal.outline)

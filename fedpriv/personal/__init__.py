@@ -1,7 +1,7 @@
 """Personal models out of a run: as modules, for predictions, and as private files."""
 
 from fedpriv.personal.folder import is_export
-from fedpriv.personal.mapping import Personal
+from fedpriv.personal.mapping import Personal, no_task
 from fedpriv.personal.nodes import LiveModels, refitted, restored
 from fedpriv.personal.opened import open_models
 from fedpriv.personal.outline import NOT_PROTECTED, Outline
@@ -13,6 +13,7 @@ __all__ = [
     "Outline",
     "Personal",
     "is_export",
+    "no_task",
     "open_models",
     "read_examples",
     "refitted",

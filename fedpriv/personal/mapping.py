@@ -20,13 +20,24 @@ from fedpriv.names import nearest
 from fedpriv.personal.outline import NOT_PROTECTED, Block, Outline, Source
 from fedpriv.personal.questions import answer, as_inputs
 
-__all__ = ["Personal", "UnknownTask"]
+__all__ = ["Personal", "UnknownTask", "no_task"]
 
 
 class UnknownTask(InputError, KeyError):
     """A task that is not in a run."""
 
     __str__ = InputError.__str__
+
+
+def no_task(name: str, outline: Outline, look: str) -> UnknownTask:
+    """Return what to raise where a run has no such task; ``look`` says where its names are.
+
+    Of protected data no name is suggested: it would be another person's.
+    """
+    searched = isinstance(name, str) and outline.roster.declared == "benchmark" and len(outline.places) <= 10_000
+    close = nearest(name, outline.places) if searched else None
+    hint = f"did you mean {close!r}? " if close else ""
+    return UnknownTask(f"there is no task {name!r} among the {len(outline.places):,} of this run; {hint}{look}.")
 
 
 class Personal(Mapping[str, nn.Module]):
@@ -179,11 +190,7 @@ class Personal(Mapping[str, nn.Module]):
     def _place(self, name: str) -> int:
         place = self.outline.places.get(name)
         if place is None:
-            close = nearest(name, self.outline.places) if isinstance(name, str) and len(self) <= 10_000 else None
-            hint = f"did you mean {close!r}? " if close else ""
-            raise UnknownTask(
-                f"there is no task {name!r} among the {len(self):,} of this run; {hint}see list(personal)."
-            )
+            raise no_task(name, self.outline, "see list(personal)")
         return place
 
     def _module(self, params: Params) -> nn.Module:
