@@ -238,6 +238,20 @@ def test_code_that_was_changed_does_not_go_on_with_a_run(fedpriv: Any, mine: Pat
     assert (tmp_path / "run/summary.json").exists()
 
 
+def test_a_file_that_was_edited_is_named_where_a_run_goes_on(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
+    words = ["run", str(mine), "--out", "run"]
+    assert fedpriv(*words)[0] == 0
+    code, _, err = fedpriv(*words, "--resume")
+    assert (code, "note:" in err) == (0, False), err
+    mine.write_text(MY.replace("width = 6", "width = 7"))
+    code, _, err = fedpriv(*words, "--resume")
+    assert (code, err) == (
+        0,
+        "note: run was started with other values than the file gives for model.width; the run goes on with those it "
+        "was started with.\n",
+    )
+
+
 def test_a_module_in_a_second_folder_is_kept_and_watched(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
     library = mine.parent / "lib"
     library.mkdir()

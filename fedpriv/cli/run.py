@@ -50,7 +50,10 @@ def run(
     chosen = find(scenario)
     stored = _stored(out) if resume and out is not None else None
     config = chosen.preset(preset) if stored is None else stored
-    config = apply(config, parse_assignments(assignments or []))
+    changes = parse_assignments(assignments or [])
+    if stored is not None and chosen.is_file and not chosen.of_run:
+        _say_other(chosen.preset(), stored, changes, out)
+    config = apply(config, changes)
     number = reproduce if reproduce is not None else seed
     if number is not None:
         if number < 0:
@@ -183,6 +186,22 @@ def _stored(folder: Path) -> Config:
             f"{folder} was started in Python, so no command can load its data; go on there, with resume=True."
         )
     return stored
+
+
+def _say_other(given: Config, stored: Config, changes: Mapping[str, Any], folder: Path | None) -> None:
+    """Say on standard error which settings of a file are not those that the run goes on with."""
+    kept = {section: stored.get(section, {}) for section in given if section != "code"}
+    other = [
+        f"{section}.{key}"
+        for section, known in kept.items()
+        for key, value in given[section].items()
+        if f"{section}.{key}" not in changes and (section, key) != ("run", "ledger") and known.get(key) != value
+    ]
+    if other:
+        sys.stderr.write(
+            f"note: {folder} was started with other values than the file gives for {', '.join(other)}; the run goes on "
+            "with those it was started with.\n"
+        )
 
 
 def _say_finished(summary: dict[str, Any], folder: Path, *, as_json: bool) -> None:
