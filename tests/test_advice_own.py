@@ -417,6 +417,12 @@ ARRAYS = cases(
     ),
 )
 
+
+class _Short(TensorDataset):
+    def __len__(self) -> int:
+        return 9
+
+
 SETS = {name: TensorDataset(torch.tensor(x), torch.tensor(y)) for name, (x, y) in PAIRS.items()}
 DATASETS = cases(
     streamed,
@@ -428,6 +434,25 @@ DATASETS = cases(
         {"people": SETS},
     ),
     ({"people": {"ann": 3}}, "is no data set, got {}; give one", {"people": SETS}),
+    (
+        {"people": {"ann": _Short(torch.ones(3, 2), torch.tensor([0, 1, 0]))}},
+        "(counted from 0){}, but an error of type {}; mend the data set",
+        {"people": SETS},
+    ),
+    (
+        {
+            "people": {"ann": (TensorDataset(torch.full((3, 2), torch.nan), torch.tensor([0, 1, 0])))},
+            "declared": "benchmark",
+        },
+        "hold no finite number in {} (counted from 0); mend it, or leave that example out",
+        {"people": SETS},
+    ),
+    (
+        {"people": {"ann": (TensorDataset(torch.ones(3, 2), torch.tensor([0, 1, 2])))}, "declared": "benchmark"},
+        "is none of the {} classes, which are numbered from 0 on; mend it, or give a larger number",
+        {"people": SETS},
+        {"classes": 3},
+    ),
     (
         {"people": {"ann": [(np.ones(2), 0), (np.ones(3), 1), (np.ones(2), 0)]}},
         "have different shapes, {} and {}; give all one shape",

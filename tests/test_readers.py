@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, TensorDataset
 
 from fedpriv import InputError, Tasks
 from fedpriv.cohort import PARTS, usable
+from fedpriv.cohort.readers.people import as_seen
 
 NAMES = ("007", "bob", "null", "Änne", "王")
 FEATURES = ["a", "b", "c d"]
@@ -232,7 +233,7 @@ def frames(draw: Any) -> pd.DataFrame:
             ),
             min_size=1,
             max_size=4,
-            unique_by=str.casefold,
+            unique_by=as_seen,
         )
     )
     rows = []
@@ -471,6 +472,54 @@ def test_a_value_that_cannot_be_used(what: str, declared: Any, tmp_path: Path, c
         np.testing.assert_array_equal(bad.part(part).inputs[mine], good.part(part).inputs[mine])
 
 
+class _Broken(TensorDataset):
+    """Three examples, of which one cannot be read, and a length that says four."""
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, place: int) -> Any:
+        if place == 1 and self.tensors[0].sum() > 3:
+            raise ValueError("4711secret")
+        return super().__getitem__(place)
+
+
+@pytest.mark.parametrize("declared", ["protected", "benchmark"])
+@pytest.mark.parametrize(
+    ("value", "words"), [(2.0, "example 1 .*of the 4 .* ValueError"), (1.0, "example 3 .*of the 4 .* IndexError")]
+)
+def test_an_error_of_a_data_set_is_a_sentence_without_its_values(value: float, words: str, declared: Any) -> None:
+    broken = _Broken(torch.full((3, 1), value), torch.zeros(3))
+    with pytest.raises(InputError, match=f"the data set of 'ann' gives no {words}") as caught:
+        Tasks.from_datasets({"ann": broken}, declared=declared)
+    assert "secret" not in str(caught.value)
+    assert (caught.value.__suppress_context__, caught.value.__cause__ is None) == (True, declared == "protected")
+
+    def stream() -> Any:
+        yield 1.0, 0
+        raise KeyError("4711secret")
+
+    with pytest.raises(InputError, match=r"gives no example 1 .counted from 0., but an error of type KeyError"):
+        Tasks.from_datasets({"ann": stream()}, declared=declared)
+
+
+@pytest.mark.parametrize(
+    ("x", "y", "words"),
+    [
+        ([1.0, np.nan, 3.0], [0, 1, 0], "inputs hold no finite number in example 1 of 'bob'"),
+        ([1.0, 2.0, 3.0], [0, 1, 2], "the label 2 of example 2 of 'bob' .* is none of the 2 classes"),
+        ([1.0, 2.0, 3.0], [-1, 1, 0], "the label -1 of example 0 of 'bob' .* is none of the 2 classes"),
+    ],
+)
+def test_values_of_arrays_that_cannot_be_used(x: list[float], y: list[int], words: str) -> None:
+    good = np.ones((3, 1)), np.array([0, 1, 0])
+    given = {"bob": (np.array(x)[:, None], np.array(y)), "ann": good}
+    with pytest.raises(InputError, match=words):
+        Tasks.from_arrays(given, classes=2, declared="benchmark")
+    tasks = Tasks.from_arrays(given, classes=2, declared="protected")
+    assert usable(tasks, torch.float32).scores.tolist() == [True, False]
+
+
 def test_the_split_is_drawn_evenly_for_each_person_by_seed_and_name_alone() -> None:
     """A pinned split would notice another generator; each row of a person is as likely as the others in each part."""
     names = [f"p{number}" for number in range(2000)]
@@ -581,6 +630,10 @@ def test_a_name_is_one_task_in_whatever_composition_and_with_blanks_at_its_ends(
     ("who", "words"),
     [
         (["Ann"] * 4 + ["ann"] * 4, r"'Ann' \(row 0 .*\) and 'ann' \(row 4 .*upper and lower case only"),
+        (["a  b"] * 4 + ["a b"] * 4, "'a  b' .* and 'a b' .* differ in blanks or characters that are not seen only"),
+        (["a\u00a0b"] * 4 + ["a b"] * 4, r"'a.xa0b' .* differ in blanks or characters that are not seen only"),
+        (["ann\u200b"] * 4 + ["ann"] * 4, r"'ann' .* and 'ann.u200b' .* differ in blanks or characters"),
+        (["a\x07nn"] * 4 + ["ann"] * 4, r"'a.x07nn' .* differ in blanks or characters that are not seen only"),
         (["ann"] * 4 + ["bob", " ", "bob", "bob"], r"without a name of its person, row 5 \(counted from 0\)"),
         (["ann"] * 4 + ["bob", None, "bob", "bob"], "without a name of its person, row 5"),
         ([1.0] * 4 + [2.5] * 4, "holds decimal numbers in the column 'who', and names of people are text or whole"),

@@ -39,8 +39,8 @@ class OwnData:
     """The constructors of :class:`fedpriv.Tasks` that read.
 
     All give the same tasks for the same people. Names are compared, and kept, without blanks at their ends and in
-    Unicode's composed form; tasks are in the order of their names. Two names that differ in upper and lower case only
-    are refused. A person needs 3 examples.
+    Unicode's composed form; tasks are in the order of their names. Two names that differ only in upper and
+    lower case, in blanks or in characters that are not seen are refused. A person needs 3 examples.
 
     What is common to them:
 
@@ -412,5 +412,5 @@ class OwnData:
         refuse_unsaid(declared)
         from fedpriv.cohort.readers.arrays import examples_of
 
-        found = examples_of(people)
+        found = examples_of(people, protected=declared == "protected")
         return cls.from_arrays(found, classes=classes, split=split, declared=declared, seed=seed, dataset=dataset)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -89,17 +90,40 @@ def people_of_arrays(given: Any, *, classes: Any, split: Any, seed: int, protect
         targets = found
         whole = found.dtype.kind in "iub"  # others are refused by their type, as labels of all tasks are
         number = known if known != "infer" else int(found.max(initial=0)) + 1 if whole else 1
+    if not protected:
+        _refuse_unusable(
+            rows, targets, number, lambda row: f"example {row - begins[owner[row]]} of {names[owner[row]]!r}"
+        )
     columns = next((columns_of(one) for (one, _), size in zip(pairs, sizes, strict=True) if size), None)
     return People.gather(dataset, division, rows, targets, number, columns)
 
 
-def examples_of(given: Any) -> dict[str, tuple[Any, Any]]:
+def _refuse_unusable(inputs: Any, targets: Any, number: int | None, place: Callable[[int], str]) -> None:
+    """Refuse the first example of a benchmark that cannot be used."""
+    for what, values in (("inputs", inputs), ("targets", targets)):
+        if values.dtype.kind == "f":
+            bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+            if len(bad):
+                raise InputError(
+                    f"{what} hold no finite number in {place(int(bad[0]))} (counted from 0); mend it, or leave that "
+                    "example out."
+                )
+    if number is not None and targets.ndim == 1 and targets.dtype.kind in "iu":
+        bad = np.flatnonzero((targets < 0) | (targets >= number))
+        if len(bad):
+            raise InputError(
+                f"the label {int(targets[bad[0]])} of {place(int(bad[0]))} (counted from 0) is none of the {number} "
+                "classes, which are numbered from 0 on; mend it, or give a larger number of classes."
+            )
+
+
+def examples_of(given: Any, *, protected: bool) -> dict[str, tuple[Any, Any]]:
     """Return the examples of torch data sets: everything that iterating over one gives, pairs (input, target).
 
     Raises
     ------
     InputError
-        It is no mapping of data sets, or one gives something else than pairs.
+        It is no mapping of data sets, or one gives something else than pairs, fewer than it says, or an error.
     """
     if not isinstance(given, Mapping):
         raise InputError(
@@ -107,7 +131,7 @@ def examples_of(given: Any) -> dict[str, tuple[Any, Any]]:
         )
     found: dict[str, tuple[Any, Any]] = {}
     for name, dataset in given.items():
-        pairs = list(_items(name, dataset))
+        pairs = list(_items(name, dataset, protected))
         if not all(isinstance(one, tuple | list) and len(one) == 2 for one in pairs):
             raise InputError(
                 f"the data set of {name!r} must give pairs (input, target); wrap it in one that gives both as numbers."
@@ -116,13 +140,27 @@ def examples_of(given: Any) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _items(name: str, dataset: Any) -> Iterable[Any]:
+def _items(name: str, dataset: Any, protected: bool) -> Iterator[Any]:
+    """Yield what a data set gives; the text of an error of its own may hold values, so it stays unsaid."""
     try:
-        return (dataset[place] for place in range(len(dataset)))
+        size = len(dataset)
     except TypeError:  # one that is only iterated over
         if not np.iterable(dataset):
             raise InputError(f"the entry of {name!r} is no data set, got {type(dataset).__name__}; give one.") from None
-        return iter(dataset)
+        size = None
+    stream = iter(dataset) if size is None else None
+    places: Iterable[int] = itertools.count() if size is None else range(size)
+    for place in places:
+        try:
+            yield dataset[place] if stream is None else next(stream)
+        except StopIteration:
+            return
+        except Exception as error:
+            said = "" if size is None else f" of the {size:,} that its length says"
+            raise InputError(
+                f"the data set of {name!r} gives no example {place} (counted from 0){said}, but an error of type "
+                f"{type(error).__name__}; mend the data set."
+            ) from (None if protected else error)
 
 
 def _stacked(name: str, values: list[Any]) -> Any:

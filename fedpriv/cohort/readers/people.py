@@ -16,7 +16,7 @@ from fedpriv.errors import InputError
 from fedpriv.randomness import own_numbers
 from fedpriv.split import Fractions, split_sizes
 
-__all__ = ["PART_WORDS", "Division", "People", "Rows", "Split", "as_split", "divide", "is_text", "tidy"]
+__all__ = ["PART_WORDS", "Division", "People", "Rows", "Split", "as_seen", "as_split", "divide", "is_text", "tidy"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -37,6 +37,13 @@ def tidy(text: str) -> str:
     """Return a text without blanks at its ends, in Unicode's composed form (NFC)."""
     found = text.strip()
     return found if found.isascii() else unicodedata.normalize("NFC", found)
+
+
+def as_seen(name: str) -> str:
+    """Return what people see of a name: without case and control or zero-width characters, and with single blanks."""
+    kept = (one for one in name if one.isspace() or unicodedata.category(one) not in ("Cc", "Cf"))
+    shown = name if name.isascii() and name.isprintable() else "".join(kept)
+    return " ".join(shown.casefold().split())
 
 
 def is_text(text: str) -> bool:
@@ -160,7 +167,7 @@ def divide(
     Raises
     ------
     InputError
-        A name is empty, two differ in upper and lower case only, or somebody has too few rows.
+        A name is empty, two differ only in case, blanks or characters that are not seen, or somebody has too few rows.
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
         raise InputError(f"seed must be a whole number, 0 or more, got {seed!r}; give one, such as 0.")
@@ -214,12 +221,14 @@ def _one_spelling(
     names = tuple(sorted(set(written)))
     alike: dict[str, str] = {}
     for name in names:
-        other = alike.setdefault(name.casefold(), name)
+        other = alike.setdefault(as_seen(name), name)
         if other != name:
             one, two = (_first(owner, written.index(each), place) for each in (other, name))
+            unseen = "blanks or characters that are not seen"
+            differ = "upper and lower case" if other.casefold() == name.casefold() else unseen
             raise InputError(
-                f"{what} has the names {other!r} ({one}) and {name!r} ({two}), which differ in upper and lower case "
-                "only, so one person may be two tasks, each protected by half; write one spelling, or rename one of "
+                f"{what} has the names {other!r} ({one}) and {name!r} ({two}), which differ in {differ} only, so one "
+                "person may be two tasks, each protected by half; write one spelling, or rename one of "
                 "them if they are two people."
             )
     if len(names) < len(written):
