@@ -68,10 +68,14 @@ def outside(folder: Path) -> dict[str, str]:
     return found
 
 
-def spelt(number: float) -> str:
-    """Return a pattern of a number as any of our files writes it, from four digits on, and as a percentage."""
-    exact = re.escape(f"{number:.7f}"[:6])
-    return rf"(?<![\d.]){exact}\d*"
+def told(numbers: set[float], text: str, digits: int) -> list[float]:
+    """Return the numbers that a text writes with at least so many digits behind the point, rounded or cut off."""
+
+    def stands(number: float) -> bool:
+        cut = f"{number:.{digits + 3}f}"[:-3]
+        return any(re.search(rf"(?<![\d.]){re.escape(way)}", text) for way in {cut, f"{number:.{digits}f}"})
+
+    return [number for number in numbers if stands(number)]
 
 
 @pytest.mark.parametrize("values", [False, True], ids=["classes", "values"])
@@ -97,8 +101,10 @@ def test_no_file_outside_names_a_task_or_tells_its_numbers(tmp_path: Path, caplo
         assert "Quux" not in text, where
         if where.endswith(".svg"):
             continue  # numbers there are places on the page; what is drawn is looked at below
-        told = [number for number in numbers if re.search(spelt(number), text)]
-        assert not told, f"{where} tells {told}"
+        # The noise is secret, so other numbers begin by chance with the same four digits: in one text of ten with those of
+        # one task (measured), of six tasks in fewer than one text of a million. A table of tasks would tell at least twelve.
+        assert len(told(numbers, text, digits=4)) < 6, where
+        assert not told(numbers, text, digits=7), where
     kept = json.loads((tmp_path / "run/private/tasks.json").read_text())
     assert kept["tasks"] == list(NAMES)
     assert kept["released"] is False
