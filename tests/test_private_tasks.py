@@ -101,8 +101,8 @@ def test_no_file_outside_names_a_task_or_tells_its_numbers(tmp_path: Path, caplo
         assert "Quux" not in text, where
         if where.endswith(".svg"):
             continue  # numbers there are places on the page; what is drawn is looked at below
-        # The noise is secret, so other numbers begin by chance with the same four digits: in one text of ten with those of
-        # one task (measured), of six tasks in fewer than one text of a million. A table of tasks would tell at least twelve.
+        # The noise is secret, so other numbers begin by chance with the same four digits: in one text of ten with those
+        # of one task (measured), of six tasks in fewer than one text of a million. A table of tasks would tell twelve.
         assert len(told(numbers, text, digits=4)) < 6, where
         assert not told(numbers, text, digits=7), where
     kept = json.loads((tmp_path / "run/private/tasks.json").read_text())
