@@ -252,6 +252,7 @@ def test_onnx_graphs_predict_the_same(fedpriv: Any, tmp_path: Path, monkeypatch:
     assert {path.name for path in Path("m").iterdir()} == {"0.onnx", "1.onnx", "manifest.json"}
     assert {path.stat().st_mode & 0o777 for path in Path("m").iterdir()} == {0o600}
     assert fedpriv("models", "r", "--format=onnx", "--task", second, "--out=one.onnx")[0] == 0
+    assert Path("one.onnx").stat().st_mode & 0o777 == 0o600
     inputs = opened.population.test.inputs[:7]  # type: ignore[union-attr]
     for file, name in (("m/0.onnx", first), ("m/1.onnx", second), ("one.onnx", second)):
         graph = onnx.load(file)

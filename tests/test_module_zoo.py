@@ -394,6 +394,11 @@ BAD: dict[str, tuple[str, Callable[[], nn.Module], str]] = {
         lambda: Made(lambda m, x: m.one(x - x.mean(0) if len(x) > 12 else x), one=head()),
         "mixes the examples of a batch",
     ),
+    "mixed in short batches": (
+        "vector",
+        lambda: Made(lambda m, x: m.one(x - x.mean(0) if len(x) < 12 else x), one=head()),
+        "mixes the examples of a batch",
+    ),
     "mixed in the last example": (
         "vector",
         lambda: Made(lambda m, x: m.one(torch.cat([x[:-1], x[-1:] + x[:1]])), one=head()),

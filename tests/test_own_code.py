@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,34 @@ def test_own_code_runs_on_every_grid_as_fedprivs_own_that_does_the_same(
     assert fedpriv("report", "again", "ray", "--out", "both.html")[0] == 0
     about = json.loads((tmp_path / "again/checkpoints/about.json").read_text())
     assert about == {"scenario": "my.toml", "preset": "my"}
+
+
+def test_a_run_s_configuration_runs_again_as_it_is(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
+    """It holds all defaults and says where its code was; from another folder the same is run, to the bit."""
+    mine.write_text(MY.replace("pull = 1.0\n", ""))
+    code, _, err = fedpriv("run", str(mine), "--reproduce", "3", "--out", "first")
+    assert code == 0, err
+    text = (tmp_path / "first/config.toml").read_text()
+    config = tomllib.loads(text)
+    assert config["client"]["pull"] == 1.0
+    assert config["code"]["path"] == [str(mine.parent)]
+    assert set(config["code"]["modules"]) == {"mynet", "parts.blocks", "myfl", "mystrat"}
+    (tmp_path / "elsewhere").mkdir()
+    os.chdir(tmp_path / "elsewhere")
+    code, _, err = fedpriv("run", "../first/config.toml", "--out", "again")
+    assert code == 0, err
+    assert Path("again/config.toml").read_text() == text
+    assert published(Path("again")) == published(tmp_path / "first")
+
+
+def test_a_file_of_ones_own_hides_no_library(mine: Path) -> None:
+    """Another module may import a library by a name that somebody's file has."""
+    (mine.parent / "filecmp.py").write_text("")
+    build_experiment(read_own(mine))
+    assert str(mine.parent) in sys.path
+    found = PathFinder.find_spec("filecmp")
+    assert found is not None
+    assert found.origin != str(mine.parent / "filecmp.py")
 
 
 def test_what_is_typed_is_used(fedpriv: Any, mine: Path, tmp_path: Path) -> None:

@@ -346,6 +346,8 @@ def test_new_rows_are_read_by_the_same_rules(tmp_path: Path) -> None:
     np.testing.assert_array_equal(own_inputs(own, tmp_path / "new.csv"), [[0.5], [1.0], [np.nan]])
     with pytest.raises(InputError, match="is scaled by the rows that the model was trained on"):
         own_inputs({**own, "features": {"v": "standardize-within-task"}}, tmp_path / "new.csv")
+    with pytest.raises(InputError, match="'categories' of 'other'"):  # of a benchmark: new rows may hold others
+        own_inputs({**own, "features": {"other": "categories"}}, tmp_path / "new.csv")
     with pytest.raises(InputError, match=r"data.features do not say how columns are read"):
         own_inputs({**own, "features": None}, tmp_path / "new.csv")
 
@@ -419,6 +421,9 @@ def test_classes_may_be_whole_numbers(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text(GOOD)
     found = OwnFile(file="a.csv", classes=[1, 2, 3])
     assert found.classes == ["1", "2", "3"]
+    asked = {**ASKED, "file": str(tmp_path / "a.csv")}
+    plain, other = (own_tasks({**asked, "classes": one}, "protected").to_frame()["target"] for one in (2, [1, 0]))
+    assert (plain + other).tolist() == [1] * 6, "a label is looked up among the classes: it is no position"
     with pytest.raises(InputError, match="classes"):
         OwnFile(file="a.csv", classes=[True, False])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -114,6 +115,18 @@ def test_no_file_outside_names_a_task_or_tells_its_numbers(tmp_path: Path, caplo
     for path in (tmp_path / "run/private").rglob("*"):
         assert path.stat().st_mode & 0o777 == (0o700 if path.is_dir() else 0o600), path
     assert (tmp_path / "run/private").stat().st_mode & 0o777 == 0o700
+
+
+def test_others_cannot_look_into_private(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        experiment(tmp_path, report=False, baseline=False).run(tmp_path / "run")
+        assert [path.name for path in (tmp_path / "run/private").iterdir()] == ["tasks.json"]
+        assert (tmp_path / "run/private").stat().st_mode & 0o777 == 0o700
+        write_figures(read_run(tmp_path / "run"))
+        assert (tmp_path / "run/private/figures").stat().st_mode & 0o777 == 0o700
+    finally:
+        os.umask(before)
 
 
 def test_how_far_tasks_differ_and_how_many_have_no_metric_is_private_too(tmp_path: Path) -> None:

@@ -300,6 +300,13 @@ def test_a_column_is_read_as_the_user_says(values: list[Any], how: Any, right: l
     np.testing.assert_allclose(found[:, 0], right, rtol=1e-15)
 
 
+@pytest.mark.parametrize("values", [[np.inf, 1.0, -np.inf, 2.0] * 2, ["1e999", "1", "-1e999", "2"] * 2])
+def test_a_number_that_is_infinite_is_none_wherever_it_stands(values: list[Any]) -> None:
+    """In a range it would be the nearer end, and its task would count."""
+    found, _ = read(table(v=values), {"v": (0, 4)})
+    assert np.isnan(found[:, 0]).tolist() == [True, False] * 4
+
+
 def test_categories_are_columns_and_what_is_none_of_them_is_zero_in_all() -> None:
     found, columns = read(table(v=["f", " m", "x", "", "F", "m", None, "f"]), {"v": ["f", "m"]})
     assert columns == ("v=f", "v=m")
