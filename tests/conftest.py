@@ -5,12 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fedpriv.cli import main
+from fedpriv.runtime.pool import ShardPool
+
+POOL = ShardPool()
+"""Ray and its warm shards: tests that take the fixture ``pool`` and follow each other share one start."""
 
 
 def pytest_configure() -> None:
@@ -21,8 +26,10 @@ def pytest_configure() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)  # after those that are not wanted have been left out
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests that need the larger data sets where there are none; CI must have them."""
+    """Skip tests that need the larger data sets where there are none; CI must have them. Put the longest first."""
+    items[:] = longest_first(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     folder = os.environ.get("FEDPRIV_DATA", "")
     if folder and Path(folder).is_dir():
         return
@@ -31,6 +38,47 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("data"):
             item.add_marker(pytest.mark.skip(reason="needs FEDPRIV_DATA"))
+
+
+def longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
+    """Begin each worker's share with long tests, so that in the end none works on one while the others have nothing.
+
+    pytest-xdist gives each worker an equal part of the list, in order, and who is done takes from the end of another's.
+    Tests of one file stay together, and so do those that share Ray.
+    """
+    groups: dict[str, list[pytest.Item]] = {}
+    rest = []
+    for item in items:
+        if "pool" in item.fixturenames:  # type: ignore[attr-defined]
+            groups.setdefault("pool", []).append(item)
+        elif item.get_closest_marker("long"):
+            groups.setdefault(item.path.name, []).append(item)
+        else:
+            rest.append(item)
+    heads: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    for number, group in enumerate(groups.values()):
+        heads[number % workers] += group
+    ordered: list[pytest.Item] = []
+    for number, head in enumerate(heads):
+        share = (len(items) - len(ordered)) // (workers - number)
+        more = max(0, share - len(head))
+        ordered += [*head, *rest[:more]]
+        del rest[:more]
+    return ordered + rest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Stop the shared Ray before a test that does not ask for it: it may start one of its own, or look at processes."""
+    if "pool" not in item.fixturenames:  # type: ignore[attr-defined]
+        POOL.close()
+
+
+@pytest.fixture(scope="session")
+def pool() -> Iterator[ShardPool]:
+    """Shards that tests before have warmed."""
+    yield POOL
+    POOL.close()
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -521,16 +519,14 @@ def test_poisson_stays_what_it_was() -> None:
 
 
 @pytest.mark.parametrize("client", ["mean-regularized", "global-model"])
-def test_pmtl_from_the_command_line(tmp_path: Path, client: str) -> None:
+def test_pmtl_from_the_command_line(fedpriv: Any, tmp_path: Path, client: str) -> None:
     words = [
         *["run", "pmtl", "--set=strategy.sampling=fixed-size", "--set=strategy.rounds=3", "--set=run.grid=in-process"],
         *["--set=run.baseline=false", f"--set=client.name={client}", "--out=run"],
     ]
-    done = subprocess.run(
-        [sys.executable, "-m", "fedpriv", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    said = " ".join(done.stdout.split())
+    code, out, err = fedpriv(*words)
+    assert code == 0, err
+    said = " ".join(out.split())
     assert "Differential privacy of the billboards against the public" in said
     assert "Joint differential privacy of the personal models against a coalition of all other tasks" in said
     assert said.count("relation replace-one") == 2
@@ -543,13 +539,8 @@ def test_pmtl_from_the_command_line(tmp_path: Path, client: str) -> None:
     page = (tmp_path / "run/report.html").read_text()
     assert "Epsilon of the personal models (replace-one)" in page or client == "mean-regularized"
     assert "a coalition of all other tasks" in page
-    shown = subprocess.run(
-        [sys.executable, "-m", "fedpriv", "ledger", "show", "run"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
+    code, shown, err = fedpriv("ledger", "show", "run")
+    assert code == 0, err
     assert "(replace-one)" in shown
     assert "add/remove" not in shown
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +29,9 @@ from fedpriv.protocol import ALL, Reply, Request, record_from_billboards
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.grid import InProcessGrid
 from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.strategies import Billboard
+from fedpriv.summary import RunResult
 
 LIMITS = BandedMechanism(horizon=20, participations=3, separation=4, bands=4)
 
@@ -207,11 +211,11 @@ def test_one_task_moves_the_whole_run_by_the_sensitivity(
     assert moved >= factor * C * math.sqrt(limits.participations - 1) * (1 - 1e-9), "the bound is nearly met"
 
 
-def test_how_it_is_carried_does_not_matter() -> None:
+def test_how_it_is_carried_does_not_matter(pool: ShardPool) -> None:
     reference = personal().run(reproduce=4)
     variants = ({"shards": 3}, {"strategy": banded(reply="rows")}, {"engine": "loop"}, {"grid": "ray"})
     for changes in variants:
-        other = personal(**changes).run(reproduce=4)
+        other = personal(**changes).run(reproduce=4, pool=pool)
         for name, value in reference.billboards[ALL].items():
             np.testing.assert_allclose(other.billboards[ALL][name], value, rtol=1e-10, atol=1e-12)
 
@@ -222,13 +226,27 @@ def test_how_it_is_carried_does_not_matter() -> None:
 MOMENTS = ["before stage", "after stage", "after charge", "after promote"]
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: Any) -> Callable[[str], tuple[Path, RunResult]]:
+    """Return the folder and the result of a run that nothing happens to, made once for each schedule."""
+
+    @cache
+    def made(schedule: Any) -> tuple[Path, RunResult]:
+        folder = tmp_path_factory.mktemp("whole") / "run"
+        return folder, personal(strategy=banded(schedule=schedule)).run(folder, reproduce=6)
+
+    return made
+
+
 @pytest.mark.parametrize("round", [1, 2, 5, 9])
 @pytest.mark.parametrize("moment", MOMENTS)
 @pytest.mark.parametrize("schedule", ["round-robin", "random"])
-def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: str, round: int, schedule: Any) -> None:
+def test_every_moment_of_publishing(
+    tmp_path: Path, monkeypatch: Any, undisturbed: Any, moment: str, round: int, schedule: Any
+) -> None:
     """Bit for bit the same billboards, participants and noise, and the banded mechanism is charged once."""
     strategy = banded(schedule=schedule)
-    whole = personal(strategy=strategy).run(tmp_path / "whole", reproduce=6)
+    folder, whole = undisturbed(schedule)
     with crash_at(monkeypatch, moment, round):
         personal(strategy=strategy).run(tmp_path / "run", reproduce=6)
     checkpoints = tmp_path / "run/checkpoints"
@@ -236,7 +254,7 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     assert len(kept) <= 2
     assert all(path.stat().st_mode & 0o077 == 0 for path in kept)
     resumed = personal(strategy=strategy).run(tmp_path / "run", reproduce=6, resume=True)
-    for one, two in zip(history(tmp_path / "whole"), history(tmp_path / "run"), strict=True):
+    for one, two in zip(history(folder), history(tmp_path / "run"), strict=True):
         assert one.digest() == two.digest()
         assert one.sampled.keys() == two.sampled.keys()
         for name, ids in one.sampled.items():

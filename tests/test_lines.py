@@ -7,7 +7,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -26,12 +25,6 @@ from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid
 from fedpriv.runtime.short_folder import short_folder
 from fedpriv.strategies import exchange
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ShardPool]:
-    with ShardPool() as shards:
-        yield shards
 
 
 class Dead(Exception):

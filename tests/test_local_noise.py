@@ -23,6 +23,7 @@ from fedpriv.privacy.declaration import Declaration
 from fedpriv.privacy.policy import NodePolicy
 from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid, _LineFailure
 from fedpriv.runtime.wire import unpack
 from fedpriv.strategies import Billboard
@@ -147,7 +148,7 @@ def test_a_request_cannot_clip_by_one_norm_and_be_noised_for_another() -> None:
             node(policy=NodePolicy(max_epsilon=1.0, relation="replace-one")).train(request.to_content())
 
 
-def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(monkeypatch: Any) -> None:
+def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(pool: ShardPool, monkeypatch: Any) -> None:
     """The rows went out and the shard was killed: what it sends when it is asked again is no news."""
     came: list[NDArray[np.float64]] = []
     original = RayGrid._result
@@ -170,7 +171,7 @@ def test_a_rebuilt_shard_sends_the_very_same_rows_without_a_run_folder(monkeypat
         clipping_norm=1.0, rounds=4, noise_multiplier=1.0, reply="rows", noise_at="node", sampling_rate=1.0
     )
     alone = experiment(toy_tasks(4), strategy=strategy, grid="ray", shards=2, checkpoint_every=2)
-    alone.run()
+    alone.run(pool=pool)
     assert len(came) == 5, "three rounds, the third one again, and the fourth"
     assert np.array_equal(came[2], came[3]), "two copies with fresh noise would be out for one charge"
     rows = [row for number, row in enumerate(came) if number != 3]

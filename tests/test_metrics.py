@@ -31,6 +31,7 @@ from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import ALL, METRICS, Reply, Request
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.strategies import Billboard, Silent
 
 NAMES = ("personal.accuracy", "personal.loss", "billboard.loss")
@@ -154,12 +155,12 @@ def test_without_noise_the_metrics_are_the_diagnostics() -> None:
     assert math.isinf(result.guarantee.epsilon)
 
 
-def test_shards_engines_and_ray_agree() -> None:
-    """With an adaptive norm, so that one start of Ray serves for both."""
+def test_shards_engines_and_ray_agree(pool: ShardPool) -> None:
+    """With an adaptive norm, so that one run on Ray serves for both."""
     strategy = measured(clipping="adaptive", metrics_every=3)
     reference = personal(strategy=strategy).run(reproduce=6)
     for changes in ({"shards": 4}, {"shards": 1, "engine": "loop"}, {"grid": "ray"}):
-        other = personal(strategy=strategy, **changes).run(reproduce=6)
+        other = personal(strategy=strategy, **changes).run(reproduce=6, pool=pool)
         for number, values in means(reference).items():
             assert means(other)[number] == pytest.approx(values, rel=1e-9)
         norms = [[entry["clipping_norm"] for entry in one.summary["releases"]] for one in (reference, other)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
+from test_own_code import fresh  # noqa: F401 (a fixture that every test here uses)
 
 COMMANDS = Path(sys.executable).parent
 FEW = ["--set", "strategy.rounds=2", "--set", "client.epochs=1", "--set", "client.final_epochs=1"]
@@ -30,6 +31,19 @@ def call(words: list[str], folder: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture
+def here(fedpriv: Any, monkeypatch: Any) -> Any:
+    """Run a command in a folder, in this process, which takes no seconds to start; return what it printed."""
+
+    def call_here(words: list[str], folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        code, out, err = fedpriv(*words[1:])
+        assert code == 0, err
+        return str(out)
+
+    return call_here
+
+
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: Any) -> Path:
     place: Path = tmp_path_factory.mktemp("home")
@@ -38,8 +52,11 @@ def project(tmp_path_factory: Any) -> Path:
     return place / "sleep"
 
 
-def test_every_command_of_its_page_works(project: Path) -> None:
-    """The run, the sweep, the report and the test; what was learned is better than chance and keeps its promise."""
+def test_every_command_of_its_page_works(project: Path, here: Any) -> None:
+    """The run, the sweep, the report and the test; what was learned is better than chance and keeps its promise.
+
+    The run and the test in processes of their own.
+    """
     page = (project / "README.md").read_text()
     (block,) = re.findall(r"```\n(.*?)```", page, re.DOTALL)
     commands = [shlex.split(line) for line in block.splitlines()]
@@ -50,7 +67,8 @@ def test_every_command_of_its_page_works(project: Path) -> None:
     short = ["--set", "run.grid=in-process", "--set", "run.baseline=false"]
     for words in commands:
         few = [*FEW, "--jobs", "1"] if words[1:2] == ["sweep"] else []
-        said = call([*words, *([*short, *few] if words[1:2] in (["run"], ["sweep"]) else [])], project)
+        how = call if words[:2] == ["fedpriv", "run"] or words[0] == "pytest" else here
+        said = how([*words, *([*short, *few] if words[1:2] in (["run"], ["sweep"]) else [])], project)
         if words[1:2] == ["predict"]:
             rows = len((project / "people.csv").read_text().splitlines())
             assert (len(said.splitlines()), set(said.split())) == (rows, {"prediction", "0", "1"})
@@ -89,7 +107,7 @@ def test_its_file_is_known_to_editors(project: Path) -> None:
                 assert not Draft202012Validator(schema).is_valid({**config, section: wrong}), (section, key)
 
 
-def test_its_lines_for_real_people_spend_a_budget(project: Path, tmp_path: Path) -> None:
+def test_its_lines_for_real_people_spend_a_budget(project: Path, here: Any, tmp_path: Path) -> None:
     """Uncommented, as the page says."""
     lines = (project / "my.toml").read_text().splitlines()
     start = next(number for number, line in enumerate(lines) if line.startswith("declared"))
@@ -97,8 +115,8 @@ def test_its_lines_for_real_people_spend_a_budget(project: Path, tmp_path: Path)
     text = text.replace('"people.csv"', json.dumps(str(project / "people.csv"))).replace("rounds = 20", "rounds = 1")
     (tmp_path / "real.toml").write_text(text)
     (tmp_path / "mynet.py").write_text((project / "mynet.py").read_text())
-    call(["fedpriv", "run", "real.toml", "--set=run.grid=in-process", "--set=run.report=false"], tmp_path)
-    assert "epsilon" in call(["fedpriv", "ledger", "show", "sleep", "--ledger", "sleep.sqlite"], tmp_path)
+    here(["fedpriv", "run", "real.toml", "--set=run.grid=in-process", "--set=run.report=false"], tmp_path)
+    assert "epsilon" in here(["fedpriv", "ledger", "show", "sleep", "--ledger", "sleep.sqlite"], tmp_path)
 
 
 def test_nothing_is_written_over(fedpriv: Any, tmp_path: Path) -> None:

@@ -200,15 +200,16 @@ def test_a_run_that_went_on_after_its_last_states_has_the_models_of_one_that_was
             np.testing.assert_array_equal(arrays_of(one.personal)[name], value, err_msg=name)
 
 
-def test_shards_on_ray_leave_the_same_models_with_a_folder_and_without(tmp_path: Path, monkeypatch: Any) -> None:
+def test_shards_on_ray_leave_the_same_models_with_a_folder_and_without(
+    pool: ShardPool, tmp_path: Path, monkeypatch: Any
+) -> None:
     made = toy(MeanRegularized(final_epochs=1, **SGD))
     here = arrays_of(made.run(reproduce=2).personal)
     ray = made.model_copy(update={"grid": "ray", "shards": 2})
-    with ShardPool() as pool:
-        results = [ray.run(place, reproduce=2, pool=pool) for place in (None, tmp_path / "run")]
-        # A run that keeps nothing does not fail where the temporary folder cannot be written to.
-        monkeypatch.setattr("fedpriv.experiment.personal.mkdtemp", lambda prefix: str(tmp_path / "gone" / prefix))
-        lost = ray.run(reproduce=2, pool=pool)
+    results = [ray.run(place, reproduce=2, pool=pool) for place in (None, tmp_path / "run")]
+    # A run that keeps nothing does not fail where the temporary folder cannot be written to.
+    monkeypatch.setattr("fedpriv.experiment.personal.mkdtemp", lambda prefix: str(tmp_path / "gone" / prefix))
+    lost = ray.run(reproduce=2, pool=pool)
     assert lost.diagnostics == results[0].diagnostics
     with pytest.raises(InputError, match=r"the states of the tasks were not kept: .* cannot be written"):
         lost.personal  # noqa: B018
@@ -266,9 +267,9 @@ def test_a_folder_of_an_earlier_version_gives_what_follows_from_its_billboard_al
             assert len(made.run(tmp_path / f"again-{number}").personal["task-0"].state_dict()) == len(before) // 9
 
 
-def test_states_that_are_lost_or_damaged_are_said(tmp_path: Path) -> None:
+def test_states_that_are_lost_or_damaged_are_said(pool: ShardPool, tmp_path: Path) -> None:
     made = toy(MeanRegularized(**SGD), shards=2, grid="ray")
-    made.run(tmp_path / "run")
+    made.run(tmp_path / "run", pool=pool)
     files = sorted((tmp_path / "run" / "checkpoints").glob("states-000004-*.npz"))
     assert len(files) == 2
     content = files[1].read_bytes()

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,26 @@ import pytest
 from helpers import Crash, crash_at, experiment, noisy, personal, same, toy_tasks
 
 from fedpriv import ComponentFailure, InputError
+from fedpriv.config import apply, build_experiment, parse_assignments
 from fedpriv.privacy.journal import Journal
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.ray_grid import RayGrid
+from fedpriv.scenarios import scenario
 from fedpriv.strategies import Billboard
+from fedpriv.summary import RunResult
+
+
+@cache
+def undisturbed() -> RunResult:
+    return personal().run(reproduce=6)
 
 
 @pytest.mark.parametrize("round", [1, 4, 5, 8, 9])
 @pytest.mark.parametrize("moment", ["before stage", "after stage", "after charge", "after promote"])
 def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: str, round: int) -> None:
-    reference = personal().run(reproduce=6)
     with crash_at(monkeypatch, moment, round):
         personal().run(tmp_path / "run", reproduce=6)
     ledger = Ledger(tmp_path / "run/ledger.sqlite")
@@ -38,7 +47,7 @@ def test_every_moment_of_publishing(tmp_path: Path, monkeypatch: Any, moment: st
     published = max(CheckpointStore(tmp_path / "run/checkpoints").rounds())
     assert published <= charged == (round if "charge" in moment or "promote" in moment else round - 1)
     resumed = personal(shards=3).run(tmp_path / "run", reproduce=6, resume=True)
-    same(reference, resumed, 1e-9)
+    same(undisturbed(), resumed, 1e-9)
     assert len(ledger.entries(population)) == 9, "a charged release is read back, not charged again"
 
 
@@ -72,7 +81,7 @@ def test_a_damaged_checkpoint_that_was_staged_is_never_passed_over(tmp_path: Pat
     with pytest.raises(ComponentFailure, match=r"pending\.npz cannot be read .*restore it from a copy"):
         personal().run(tmp_path / "run", reproduce=6, resume=True)
     pending.write_bytes(whole)
-    same(personal().run(reproduce=6), personal().run(tmp_path / "run", reproduce=6, resume=True), 1e-9)
+    same(undisturbed(), personal().run(tmp_path / "run", reproduce=6, resume=True), 1e-9)
 
 
 def test_checkpoints_are_on_the_disk_before_their_charge_and_before_the_next_round(
@@ -214,8 +223,9 @@ def test_a_damaged_checkpoint_is_a_sentence(tmp_path: Path) -> None:
         personal().run(tmp_path / "run", reproduce=6, resume=True)
 
 
-def test_ray_gives_the_same_numbers_and_a_killed_shard_is_rebuilt(tmp_path: Path, monkeypatch: Any) -> None:
-    reference = personal().run(reproduce=6)
+def test_ray_gives_the_same_numbers_and_a_killed_shard_is_rebuilt(
+    pool: ShardPool, tmp_path: Path, monkeypatch: Any
+) -> None:
     original = RayGrid.deliver
     killed: list[int] = []
 
@@ -228,14 +238,14 @@ def test_ray_gives_the_same_numbers_and_a_killed_shard_is_rebuilt(tmp_path: Path
         return original(self, messages, timeout)
 
     monkeypatch.setattr(RayGrid, "deliver", deliver)
-    result = personal(grid="ray").run(tmp_path / "run", reproduce=6)
+    result = personal(grid="ray").run(tmp_path / "run", reproduce=6, pool=pool)
     assert len(killed) == 2
-    same(reference, result, 1e-9)
+    same(undisturbed(), result, 1e-9)
 
 
 SETTINGS = [
     "data.tasks=40", "model.name=linear", "client.epochs=1", "client.final_epochs=2", "strategy.noise_multiplier=2.0",
-    "strategy.evaluate_every=0", "run.checkpoint_every=7", "run.baseline=false",
+    "strategy.evaluate_every=0", "run.checkpoint_every=7", "run.baseline=false", "run.report=false",
 ]  # fmt: skip
 
 
@@ -268,10 +278,10 @@ def killed_and_resumed(
 ) -> None:
     """Kill a run again and again at random moments of its rounds; it must end where an undisturbed one ends."""
     rng, sets = random.Random(seed), [f"--set={item}" for item in more]
-    whole = launch(tmp_path / "whole", rounds, grid, *sets)
-    out, err = whole.communicate()
-    assert whole.returncode == 0, err
-    took = json.loads(out)["seconds"]["rounds"]
+    changes = [*SETTINGS, f"strategy.rounds={rounds}", f"run.grid={grid}", "run.seed=8", *more]
+    config = apply(scenario("pmtl").preset(), parse_assignments(changes))
+    whole = build_experiment(config).run(tmp_path / "whole", reproduce=8)
+    took = whole.summary["seconds"]["rounds"]
     folder, done = tmp_path / "run", 0
     while True:
         process = launch(folder, rounds, grid, *sets, *(["--resume"] if (folder / "config.toml").exists() else []))
@@ -289,7 +299,7 @@ def killed_and_resumed(
             charged = len(Ledger(folder / "ledger.sqlite").entries(_population(folder)))
             assert charged >= _published(folder)
             continue
-        out, err = process.communicate()
+        _, err = process.communicate()
         assert process.returncode == 0, err
         break
     assert done >= max(1, kills // 2), "the kills came too late to mean anything"

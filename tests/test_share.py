@@ -39,6 +39,7 @@ from fedpriv.protocol import ALL, Reply, Request
 from fedpriv.runs import CheckpointStore
 from fedpriv.runs.checkpoint import read_states
 from fedpriv.runtime.node import Node, NodeSpec
+from fedpriv.runtime.pool import ShardPool
 from fedpriv.strategies import Billboard, Silent
 
 BODY = ["body.0.bias", "body.0.weight"]
@@ -157,12 +158,12 @@ def test_it_is_what_torch_computes_with_a_body_that_is_reset_and_a_head_that_goe
 
 
 @pytest.mark.parametrize("grid", ["in-process", "ray"])
-def test_what_stays_is_in_the_states_and_nowhere_else(tmp_path: Path, grid: str) -> None:
+def test_what_stays_is_in_the_states_and_nowhere_else(pool: ShardPool, tmp_path: Path, grid: str) -> None:
     strategy = Billboard(clipping_norm=0.5, sampling_rate=1.0, rounds=3, noise_multiplier=0.5, reply="rows")
     client = MeanRegularized(share="body.*", learning_rate=0.3)
     more = {"strategy": strategy, "checkpoint_every": 2, "grid": grid}
     run = experiment(client, **more)
-    result = run.run(tmp_path / "run", reproduce=2)
+    result = run.run(tmp_path / "run", reproduce=2, pool=pool)
     store = CheckpointStore(tmp_path / "run/checkpoints")
     assert all(sorted(store.load(number).billboards[ALL]) == BODY for number in store.rounds())
     kept = states(tmp_path / "run", 2)

@@ -25,9 +25,11 @@ from helpers import toy_tasks
 from helpers import experiment, noisy
 from fedpriv.report import write_report
 run = experiment(replace(toy_tasks(), dataset="Schüler"), strategy=noisy(), report=True)
-if sys.argv[1] == "stop":
-    run.run(sys.argv[2], progress=lambda done, _: sys.exit(9) if done == 2 else None)
-run.run(sys.argv[2], resume=True)
+try:
+    run.run(sys.argv[1], progress=lambda done, _: sys.exit(9) if done == 2 else None)
+except SystemExit:
+    run.run(sys.argv[1], resume=True)
+    print("it went on")
 """
 
 
@@ -84,7 +86,7 @@ def test_the_check_finds_what_it_is_for(text: str, count: int) -> None:
     assert len(list(unsaid(ast.parse(text)))) == count
 
 
-def script(where: Path, *words: str) -> int:
+def script(where: Path, *words: str) -> str:
     """Run the script under the POSIX locale; a library call of ours that falls back on the locale is an error there."""
     file = where / "script.py"
     file.write_text(SCRIPT.format(tests=str(ROOT / "tests")), encoding="utf-8")
@@ -98,13 +100,12 @@ def script(where: Path, *words: str) -> int:
         errors="replace",
         check=False,
     )
-    assert done.returncode in (0, 9), done.stderr
-    return done.returncode
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def test_a_run_named_with_an_umlaut_begins_and_goes_on_under_the_posix_locale(tmp_path: Path) -> None:
-    assert script(tmp_path, "stop", "Läufe") == 9
-    assert script(tmp_path, "go on", "Läufe") == 0
+    assert script(tmp_path, "Läufe") == "it went on\n"
     assert "Schüler" in (tmp_path / "Läufe" / "config.toml").read_text(encoding="utf-8")
     page = (tmp_path / "Läufe" / "report.html").read_text(encoding="utf-8")
     assert "<h1>fedpriv report: Läufe</h1>" in page
