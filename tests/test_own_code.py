@@ -50,9 +50,11 @@ def first(inputs, width):
     return [nn.Linear(inputs, width), nn.ReLU()]
 """
 MYFL = """
+from typing import ClassVar
 from fedpriv.clients import MAML, MeanRegularized
 
 class Ditto(MeanRegularized):
+    keeps_parts: ClassVar[bool] = True
     pull: float = 1.0
 
     def train(self, learner, billboard, state, cohort, key):
