@@ -206,7 +206,8 @@ def test_differences_are_paired_and_corrected_together() -> None:
         assert one.above == (low > 0)
 
 
-def test_tuning_uses_its_own_seeds_and_the_same_grid_for_all(tmp_path: Path) -> None:
+def test_tuning_uses_its_own_seeds_and_the_same_grid_for_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedpriv.sweep.runner.usable_cores", lambda: 1)  # two processes take longer to start
     protocol = read_protocol(write(tmp_path, ARMS))
     configs = configurations(protocol, scenario("pmtl").preset, {**parse_assignments(SETTINGS), "run.baseline": False})
     tried = tune(protocol, configs, build=build_experiment, out=tmp_path / "runs")

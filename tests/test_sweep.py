@@ -247,7 +247,7 @@ def test_kill_nine_then_resume_repeats_nothing(tmp_path: Path, fedpriv: Any, at_
     published = {path: path.read_bytes() for run in cut for path in (run / "checkpoints").glob("round-*.npz")}
     assert finished
     assert not (folder / "sweep.json").exists()
-    code, out, err = fedpriv("sweep", "pmtl", "--resume", "--out", "sweep", "--json")
+    code, out, err = fedpriv("sweep", "pmtl", "--resume", "--out", "sweep", "--json", *words[-2:])
     assert code == 0, err
     assert len(json.loads(out)["runs"]) == 4
     assert {path: path.stat().st_mtime_ns for path in finished} == finished, "finished runs were not repeated"
@@ -327,16 +327,26 @@ def side_by_side(out: Path, **changes: Any) -> list[Job]:
     return Plan("pmtl", "digits", config, {"client.strength": [0.5, 1.0]}, [3, 4], reproduce=True).jobs(out)
 
 
-def with_two(jobs: list[Job], build: Any = build_experiment) -> list[dict[str, Any]]:
+def with_two(jobs: list[Job], build: Any) -> list[dict[str, Any]]:
     with JobRunner(build, at_once=2) as runner:
         check_jobs(jobs, build, prepare=runner.prepare)
         assert runner.at_once == 2
         return [record.to_json() for _, record in runner.run(jobs)]
 
 
+def keeping(config: Any, data_dir: Path | None = None) -> Any:
+    """Build a run, in a worker only where data are kept for the next one."""
+    from fedpriv.data.keep import _KEPT
+
+    if multiprocessing.parent_process() is not None and _KEPT.get() is None:
+        raise ComponentFailure("every run would load its data again.")
+    return build_experiment(config, data_dir)
+
+
 def test_runs_side_by_side_give_the_numbers_of_single_runs(tmp_path: Path) -> None:
+    """And keep data between them."""
     asked = side_by_side(tmp_path / "two")
-    for job, summary in zip(asked, with_two(asked), strict=True):
+    for job, summary in zip(asked, with_two(asked, keeping), strict=True):
         alone = build_experiment(apply(job.config, {"run.shards": 3})).run(reproduce=job.reproduce)
         for name, value in alone.billboards[ALL].items():
             np.testing.assert_allclose(_last_billboard(job.folder)[name], value, rtol=1e-9, atol=1e-12)
@@ -366,26 +376,30 @@ def failing(config: Any, data_dir: Path | None = None) -> Any:
     return experiment
 
 
-@pytest.mark.parametrize(
-    ("strength", "said"),
-    [
-        (3.0, r"seed-3: the disk is full\. Finished runs are kept"),
-        (4.0, r"a process with runs in it died.*--jobs 1"),
-        (5.0, r"seed-3: TwoWords: no luck\. Finished runs are kept"),
-        (6.0, r"seed-3: torch 1, \[1(, 1)*\]\."),
-    ],
-)
-def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(
-    tmp_path: Path, strength: float, said: str
-) -> None:
-    asked = side_by_side(tmp_path)
-    asked[-1] = replace(asked[-1], config=apply(asked[-1].config, {"client.strength": strength, "run.seed": 3}))
-    asked[-1] = replace(asked[-1], folder=tmp_path / "last/seed-3")
-    with pytest.raises(ComponentFailure, match=said):
-        with_two(asked, failing)
-    with JobRunner(failing) as runner:
-        check_jobs(asked[:-1], failing, prepare=runner.prepare)
-        assert len(list(runner.run(asked[:-1]))) == 3
+FAILURES = {
+    3.0: r"seed-3: the disk is full\. Finished runs are kept",
+    5.0: r"seed-3: TwoWords: no luck\. Finished runs are kept",
+    6.0: r"seed-3: torch 1, \[1(, 1)*\]\.",
+    4.0: r"a process with runs in it died.*--jobs 1",  # the last one: nothing runs in these processes afterwards
+}
+
+
+def test_a_run_that_fails_beside_others_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    """All in the same two processes, whose start takes longer than the runs."""
+    sweeps = {strength: side_by_side(tmp_path / str(strength)) for strength in FAILURES}
+    for strength, asked in sweeps.items():
+        config = apply(asked[-1].config, {"client.strength": strength, "run.seed": 3})
+        asked[-1] = replace(asked[-1], config=config, folder=tmp_path / str(strength) / "last/seed-3")
+    with JobRunner(failing, at_once=2) as runner:
+        check_jobs(sweeps[3.0], failing, prepare=runner.prepare)
+        assert runner.at_once == 2
+        for strength, said in FAILURES.items():
+            with pytest.raises(ComponentFailure, match=said):
+                list(runner.run(sweeps[strength]))
+    for strength, asked in sweeps.items():
+        with JobRunner(failing, at_once=None if strength == 4.0 else 1) as runner:
+            check_jobs(asked[:-1], failing, prepare=runner.prepare)
+            assert len(list(runner.run(asked[:-1]))) == 3
 
 
 def test_a_process_that_is_killed_while_it_counts_a_round_holds_nobody_up(tmp_path: Path) -> None:
@@ -466,19 +480,6 @@ def test_ctrl_c_says_one_word_while_processes_start(tmp_path: Path) -> None:
     said = [line for line in err.splitlines() if not line.startswith(how_far)]
     more = "; go on with --resume" if (tmp_path / "sweep/sweep.toml").exists() else ""  # before, nothing can
     assert said == [f"fedpriv: stopped{more}."]
-
-
-def keeping(config: Any, data_dir: Path | None = None) -> Any:
-    """Build a run, in a worker only where data are kept for the next one."""
-    from fedpriv.data.keep import _KEPT
-
-    if multiprocessing.parent_process() is not None and _KEPT.get() is None:
-        raise ComponentFailure("every run would load its data again.")
-    return build_experiment(config, data_dir)
-
-
-def test_workers_keep_data_between_their_runs(tmp_path: Path) -> None:
-    assert len(with_two(side_by_side(tmp_path), keeping)) == 4
 
 
 def test_ctrl_c_ends_all_processes(tmp_path: Path) -> None:
