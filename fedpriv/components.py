@@ -1,4 +1,7 @@
-"""Models, client algorithms and strategies by name: fedpriv's, what installed packages offer, and users' own."""
+"""Parts of a run by name: fedpriv's own, what installed packages offer, and users' own.
+
+Models, client algorithms and strategies have a section each; metrics and server updates are named inside of one.
+"""
 
 from __future__ import annotations
 
@@ -13,9 +16,22 @@ from fedpriv.names import kebab
 from fedpriv.own_code import CodeSettings, Found, SourceRecord, failure, load, offered, subclass_of, target
 from fedpriv.settings import Settings
 
-__all__ = ["KINDS", "builtin", "code_kept", "component", "known_settings", "made", "names_of", "refuse_changed"]
+__all__ = [
+    "KINDS",
+    "builtin",
+    "code_kept",
+    "component",
+    "find_all",
+    "known_settings",
+    "made",
+    "names_of",
+    "refuse_changed",
+]
 
 KINDS = ("model", "client", "strategy")
+"""What has a section of the configuration, whose ``name`` chooses it."""
+_KEYS = {**{f"{kind}.name": kind for kind in KINDS}, "strategy.server_update": "server_update", "run.metrics": "metric"}
+"""Which kind each key names that can name code of users' own."""
 _LOG = logging.getLogger("fedpriv")
 _TARGET = ("epsilon", "delta", "relation")
 
@@ -24,10 +40,16 @@ def builtin(kind: str) -> dict[str, Any]:
     """Return fedpriv's own of one kind, by name."""
     import fedpriv.clients
     import fedpriv.strategies
+    from fedpriv.cohort import METRICS
     from fedpriv.models import MODELS
+    from fedpriv.strategies.server_updates.choice import builtin_updates
 
     if kind == "model":
         return dict(MODELS)
+    if kind == "metric":
+        return dict(METRICS)
+    if kind == "server_update":
+        return dict(builtin_updates())
     module = fedpriv.clients if kind == "client" else fedpriv.strategies
     known = {kebab(public): getattr(module, public) for public in module.__all__}
     return {key: value for key, value in known.items() if not getattr(value, "__abstractmethods__", None)}
@@ -50,7 +72,7 @@ def component(kind: str, name: Any, folders: Iterable[Path] = ()) -> Any:
 
     Parameters
     ----------
-    kind : {"model", "client", "strategy"}
+    kind : {"model", "client", "strategy", "metric", "server_update"}
         What it shall be.
     name : Any
         As it was typed.
@@ -64,6 +86,18 @@ def component(kind: str, name: Any, folders: Iterable[Path] = ()) -> Any:
     """
     known = builtin(kind)
     return known[name] if name in known else _own(kind, str(name), known, folders).value
+
+
+def find_all(config: Mapping[str, Mapping[str, Any]], folders: Iterable[Path]) -> None:
+    """Look up all code of users' own that a configuration names, so that whoever needs it finds the same.
+
+    Raises
+    ------
+    InputError
+        As :func:`component`.
+    """
+    for kind, name in _named(config, {}):
+        component(kind, name, folders)
 
 
 def known_settings(kind: str, name: str, folders: Iterable[Path] = ()) -> set[str]:
@@ -112,10 +146,11 @@ def code_kept(config: Mapping[str, Mapping[str, Any]], more: Mapping[str, Iterab
         Values by key that shall replace those of the configuration, such as those of ``model.name``.
     """
     settings = CodeSettings(**config.get("code", {}))
-    found = list(_used(config, more, settings.folders))
+    used_as = list(_used(config, more, settings.folders))
+    found = [one for _, one in used_as]
     if not found:
         return {}
-    for file in _changed(settings, found):
+    for file in _changed(settings, used_as):
         _LOG.warning("warning: %s is not what the run of this configuration used; the new run uses it as it is.", file)
     used = [one.folder for one in found if one.folder is not None]
     modules = {name: source for one in found for name, source in one.sources.items()}
@@ -146,11 +181,17 @@ def refuse_changed(config: Mapping[str, Mapping[str, Any]]) -> None:
         )
 
 
-def _changed(settings: CodeSettings, found: Iterable[Found]) -> Iterator[Path]:
-    """Yield the files that are not what a run kept of them."""
-    for one in found if settings.modules else ():
+def _changed(settings: CodeSettings, found: Iterable[tuple[str, Found]]) -> Iterator[Path]:
+    """Yield the files that are not what a run kept of them.
+
+    Metrics change nothing that is published: a run may go on under other ones, and earlier versions kept none.
+    """
+    for kind, one in found if settings.modules else ():
+        may_be_new = kind == "metric" and one.module not in settings.modules
         for name, source in one.sources.items():
             kept = settings.modules.get(name)
+            if kept is None and may_be_new:
+                continue
             if kept is None or kept.sha256 != source.sha256:
                 yield source.file
 
@@ -158,11 +199,14 @@ def _changed(settings: CodeSettings, found: Iterable[Found]) -> Iterator[Path]:
 def _own(kind: str, name: str, known: Mapping[str, Any], folders: Iterable[Path]) -> Found:
     from fedpriv.cohort import ClientAlgorithm
     from fedpriv.strategies import TaskStrategy
+    from fedpriv.strategies.server_updates import ServerUpdate
 
     found = load(kind, name, known, folders)
     if kind == "model":
         _refuse_no_maker(name, found.value)
-    else:
+    elif kind == "server_update":
+        subclass_of(ServerUpdate, kind, name, found.value)
+    elif kind != "metric":  # which is looked at where it is tried
         subclass_of(ClientAlgorithm if kind == "client" else TaskStrategy, kind, name, found.value)
     return found
 
@@ -175,11 +219,18 @@ def _refuse_no_maker(name: str, found: Any) -> None:
 
 def _used(
     config: Mapping[str, Mapping[str, Any]], more: Mapping[str, Iterable[Any]], folders: Iterable[Path]
-) -> Iterator[Found]:
-    """Yield all own code of a configuration."""
-    for kind in KINDS:
-        for name in (config.get(kind, {}).get("name"), *more.get(f"{kind}.name", ())):
-            if isinstance(name, str):
-                known = builtin(kind)
-                if target(kind, name, known) is not None:
-                    yield _own(kind, name, known, folders)
+) -> Iterator[tuple[str, Found]]:
+    """Yield all own code of a configuration, each with its kind."""
+    for kind, name in _named(config, more):
+        known = builtin(kind)
+        if target(kind, name, known) is not None:
+            yield kind, _own(kind, name, known, folders)
+
+
+def _named(config: Mapping[str, Mapping[str, Any]], more: Mapping[str, Iterable[Any]]) -> Iterator[tuple[str, str]]:
+    """Yield each name that a configuration chooses something by, with its kind."""
+    for key, kind in _KEYS.items():
+        section, _, name = key.partition(".")
+        for value in (config.get(section, {}).get(name), *more.get(key, ())):
+            several = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else [value]
+            yield from ((kind, one) for one in several if isinstance(one, str))

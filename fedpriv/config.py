@@ -181,11 +181,16 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
             options = _data_options(result["data"].get("name"), value)
             result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
         if key == "data.file":
-            result["data"] = {old: kept for old, kept in result["data"].items() if old in _own_file_options()}
+            options = _own_file_options() - (
+                {"groups"} if "name" in result["data"] else set()
+            )  # there a number of them
+            result["data"] = {old: kept for old, kept in result["data"].items() if old in options}
         if key == "data.name" and "file" in result["data"]:
             result["data"] = {old: kept for old, kept in result["data"].items() if old not in _own_file_options()}
         if key == "strategy.server_update":
-            dropped = _update_settings(None) - _update_settings(value)
+            folders, before = _folders(result), result["strategy"].get("server_update")
+            dropped = _update_settings(None) | _update_settings(before, folders)
+            dropped -= _update_settings(value, folders)
             result["strategy"] = {old: kept for old, kept in result["strategy"].items() if old not in dropped}
         if (
             name == "name"
@@ -195,6 +200,8 @@ def apply(config: Config, assignments: Mapping[str, Any]) -> Config:
             from fedpriv.components import known_settings
 
             allowed = {"name"} | known_settings(section, str(value), _folders(result))
+            if "server_update" in allowed:  # whose settings stay beside it
+                allowed |= _update_settings(result[section].get("server_update"), _folders(result))
             result[section] = {old: kept for old, kept in result[section].items() if old in allowed}
         result.setdefault(section, {})[name] = value
         if section == "strategy":
@@ -225,10 +232,10 @@ def _folders(config: Config) -> tuple[Path, ...]:
     return _code(config).folders
 
 
-def _update_settings(name: Any) -> set[str]:
+def _update_settings(name: Any, folders: Iterable[Path] | None = None) -> set[str]:
     from fedpriv.strategies.server_updates.choice import known_settings
 
-    return known_settings(name)
+    return known_settings(name, folders)
 
 
 def _own_file_options() -> set[str]:
@@ -273,7 +280,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     InputError
         A name, key or value is wrong.
     """
-    from fedpriv.components import component, made, refuse_changed
+    from fedpriv.components import component, find_all, made, refuse_changed
     from fedpriv.data import NATURAL
     from fedpriv.experiment import Experiment, ModelSettings
     from fedpriv.privacy.target import Target
@@ -284,6 +291,7 @@ def build_experiment(config: Config, data_dir: Path | None = None, roster: Roste
     client_name, strategy_name = client.pop("name", "mean-regularized"), strategy.pop("name", "billboard")
     client_class = component("client", client_name, folders)
     component("strategy", strategy_name, folders)  # before what is wrong with its settings
+    find_all(config, folders)
     if isinstance(per_group := strategy.get("epsilon"), dict):
         if not per_group or not all(isinstance(one, int | float) for one in per_group.values()):
             raise InputError(f"strategy.epsilon must be a number, or a table of one per group, got {per_group!r}.")

@@ -17,6 +17,8 @@ __all__ = ["config_schema"]
 
 Schema = dict[str, Any]
 _NUMBER: Schema = {"type": "number"}
+_TEXT: Schema = {"type": "string"}
+_TEXTS: Schema = {"type": "object", "additionalProperties": _TEXT}
 _TARGET: dict[str, Schema] = {
     # One per public group may be given, too.
     "epsilon": {"anyOf": [_NUMBER, {"type": "object", "additionalProperties": _NUMBER}]},
@@ -91,9 +93,12 @@ def _by_name(kind: str, shared: dict[str, Schema]) -> Schema:
         if "target" in allowed:
             del allowed["target"]
             allowed |= _TARGET
+        then = _closed({"name": {}, **allowed})
         if "server_update" in allowed:
             allowed["server_update"] = {"type": "string"}
-        then = _closed({"name": {}, **allowed})
+            own = {**_closed({"name": {}, **allowed}), "patternProperties": {"^server_": {}}}  # its settings, too
+            named = {"required": ["server_update"], "properties": {"server_update": {"pattern": ":"}}}
+            then = {"if": named, "then": own, "else": _closed({"name": {}, **allowed})}
         rules.append(_if("name", name, then, default=name == _DEFAULT[kind]))
     return {"type": "object", "properties": {"name": _name(known, offered(kind))}, "allOf": rules}
 
@@ -106,6 +111,7 @@ def _run(shared: dict[str, Schema]) -> dict[str, Schema]:
         **{key: fields.get(key, {}) for key in sorted(run_keys() - {"budget", "policy"})},
         **{f"budget_{key}": value for key, value in _TARGET.items()},
         "declared": {"enum": ["benchmark", "protected"]},
+        "metrics": {"anyOf": [_TEXT, {"type": "array", "items": _TEXT}, _TEXTS]},
         "reproduce": {"type": "integer"},
     }
 

@@ -278,8 +278,8 @@ def test_by_name_and_by_module_from_a_configuration(tmp_path: Path, monkeypatch:
     assert list(short.metrics) == ["calibration-error"]
     for name, words in {
         "acu": "unknown metric 'acu': did you mean 'auc'.*One of your own is named module:function",
-        "my_measures_for_a_test:gni": "my_measures_for_a_test has no 'gni'",
-        "no_such_module_here:x": "cannot be imported .ModuleNotFoundError",
+        "my_measures_for_a_test:gni": "unknown metric of my_measures_for_a_test 'gni': did you mean 'gini'",
+        "no_such_module_here:x": "there is no module 'no_such_module_here'",
         "my_measures_for_a_test:number": "must be a function or a name, got a int",
     }.items():
         with pytest.raises(InputError, match=words):

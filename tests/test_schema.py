@@ -43,6 +43,7 @@ def test_every_preset_is_valid_and_none_of_its_keys_may_be_misspelled(schema: An
         *[("client", "learning_rate", -1.0), ("client", "name", "mean-regularised"), ("model", "name", "linaer")],
         *[("run", "dtype", "float16"), ("run", "declared", "secret"), ("data", "partition", "dirichlett")],
         *[("client", "inner_steps", 3), ("strategy", "server_momentun", 0.5), ("attack", "games", 0)],
+        *[("run", "metrics", [3]), ("strategy", "server_update", 3)],
     ],
 )
 def test_values_out_of_bounds_are_underlined(schema: Any, section: str, key: str, value: Any) -> None:
@@ -59,6 +60,9 @@ def test_what_may_be_set_may_be_written(schema: Any) -> None:
         ("client", {"name": "myfl:Ditto", "anything": 3}),
         ("model", {"name": "mynet:MyNet", "width": 3}),
         ("code", {"path": ["../shared"]}),
+        ("strategy", {"server_update": "mystep:Mine", "server_pull": 0.5}),
+        ("run", {"metrics": ["auc", "mymeasures:gini"]}),
+        ("run", {"metrics": {"mine": "mymeasures:gini"}}),
         ("run", {"budget_epsilon": 3.0, "reproduce": 3, "population": "clinic", "ledger": "clinic.sqlite"}),
     ):
         kept = {} if "name" in values else config.get(section, {})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import re
 from collections.abc import Mapping
@@ -12,7 +11,7 @@ import torch
 
 from fedpriv.cohort import METRICS, Metric, Population, Problem
 from fedpriv.errors import InputError
-from fedpriv.names import unknown
+from fedpriv.own_code import load
 
 __all__ = ["described", "fitted", "named"]
 
@@ -26,7 +25,7 @@ def named(given: Any) -> dict[str, Metric]:
     Parameters
     ----------
     given : str, list of str, or mapping of str to str or callable
-        A text is one of :data:`fedpriv.cohort.METRICS`, or ``module:function``.
+        A text is one of :data:`fedpriv.cohort.METRICS`, or ``module:function``, found as all code of users' own is.
 
     Raises
     ------
@@ -60,7 +59,7 @@ def _metric(name: str, given: Any) -> Metric:
         function, _, better = METRICS[given]
         return Metric(name, function, better)
     if isinstance(given, str):
-        given = _from_module(given)
+        given = load("metric", given, METRICS).value
     if isinstance(given, type):
         raise InputError(
             f"the metric {name!r} is the class {given.__name__}; give an object of it, {given.__name__}()."
@@ -68,22 +67,6 @@ def _metric(name: str, given: Any) -> Metric:
     if not callable(given):
         raise InputError(f"the metric {name!r} must be a function or a name, got a {type(given).__name__}.")
     return Metric.of(name, given)
-
-
-def _from_module(text: str) -> Any:
-    """Import ``module:function``."""
-    module, colon, attribute = text.partition(":")
-    if not colon or not module or not attribute:
-        raise InputError(unknown("metric", text, METRICS) + " One of your own is named module:function.")
-    try:
-        return vars(importlib.import_module(module))[attribute]
-    except KeyError:
-        raise InputError(f"the metric {text!r}: {module} has no {attribute!r}; name a function of it.") from None
-    except Exception as error:
-        raise InputError(
-            f"the metric {text!r} cannot be imported ({type(error).__name__}: {error}); mend the module, or run where "
-            "Python finds it."
-        ) from error
 
 
 def described(metrics: Mapping[str, Metric]) -> dict[str, str]:

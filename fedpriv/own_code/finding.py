@@ -25,6 +25,13 @@ from fedpriv.own_code.sources import Source, imported, remember, source_file, so
 __all__ = ["Found", "failure", "load", "named", "put_on_path", "subclass_of", "target"]
 
 _FORM = "module:Name, such as mynet:MyNet for the class MyNet of mynet.py"
+_FORMS = {"metric": "module:function, such as mymeasures:gini for the function gini of mymeasures.py"}
+"""How a name of code is written, by kind."""
+_KEYS = {
+    **{kind: f"{kind}.name" for kind in ("model", "client", "strategy")},
+    **{"metric": "run.metrics", "server_update": "strategy.server_update"},
+}
+"""The key of a configuration that names code, by kind."""
 
 
 def named(name: str) -> bool:
@@ -56,6 +63,8 @@ class Found:
     ----------
     value : Any
         A class, or whatever was called by the name.
+    module : str
+        The module that was named.
     sources : mapping of str to Source
         The files that it was made from, by module.
     folder : Path or None
@@ -63,6 +72,7 @@ class Found:
     """
 
     value: Any
+    module: str
     sources: Mapping[str, Source]
     folder: Path | None
 
@@ -84,7 +94,7 @@ def load(kind: str, name: str, known: Collection[str], folders: Iterable[Path] |
 
     Parameters
     ----------
-    kind : {"model", "client", "strategy"}
+    kind : {"model", "client", "strategy", "metric", "server_update"}
         What it shall be.
     name : str
         ``module:Name``, or what an installed package offers.
@@ -100,7 +110,7 @@ def load(kind: str, name: str, known: Collection[str], folders: Iterable[Path] |
     """
     meant = target(kind, name, known)
     if meant is None:
-        raise InputError(f"{unknown(kind, name, {*known, *offered(kind)})} One of your own is named {_FORM}.")
+        raise InputError(f"{unknown(kind, name, {*known, *offered(kind)})} One of your own is named {_form(kind)}.")
     if folders is None and meant in _loaded:
         return _loaded[meant]
     module, attribute = _split(kind, name, meant)
@@ -114,7 +124,7 @@ def load(kind: str, name: str, known: Collection[str], folders: Iterable[Path] |
     _refuse_stale(sources)
     found = _import(module, file)
     remember(sources.values())
-    _loaded[meant] = Found(_attribute(kind, found, attribute), sources, folder)
+    _loaded[meant] = Found(_attribute(kind, found, attribute), module, sources, folder)
     return _loaded[meant]
 
 
@@ -126,20 +136,22 @@ def subclass_of(base: type, kind: str, name: str, found: Any) -> type:
     InputError
         It is no class, of another kind, or abstract.
     """
+    section = _KEYS[kind].partition(".")[0]
+    before = "" if section == kind else f", with {kind.partition('_')[0]}_ before their names"
     if isinstance(found, base):
         raise InputError(
-            f"{kind}.name = {name!r} is an object made already; name its class, "
-            f"{name.partition(':')[0]}:{type(found).__name__}, and give its settings as keys of [{kind}]."
+            f"{_KEYS[kind]} = {name!r} is an object made already; name its class, "
+            f"{name.partition(':')[0]}:{type(found).__name__}, and give its settings as keys of [{section}]{before}."
         )
     if not isinstance(found, type) or not issubclass(found, base):
         article = "the class" if isinstance(found, type) else "an object of the type"
         what = found.__name__ if isinstance(found, type) else type(found).__name__
         raise InputError(
-            f"{kind}.name = {name!r} is {article} {what}, and a {kind} is a class that inherits from "
+            f"{_KEYS[kind]} = {name!r} is {article} {what}, and a {kind} is a class that inherits from "
             f"{base.__name__}; name one that does."
         )
     if missing := sorted(getattr(found, "__abstractmethods__", ())):
-        raise InputError(f"{kind}.name = {name!r} is abstract: write its {', '.join(missing)}.")
+        raise InputError(f"{_KEYS[kind]} = {name!r} is abstract: write its {', '.join(missing)}.")
     return found
 
 
@@ -153,19 +165,23 @@ def failure(error: BaseException, file: Path | None = None) -> str:
     return f"{text} (line {lines[-1]})"
 
 
+def _form(kind: str) -> str:
+    return _FORMS.get(kind, _FORM)
+
+
 def _split(kind: str, name: str, meant: str) -> tuple[str, str]:
     module, _, attribute = meant.partition(":")
     if module.endswith(".py") or "/" in module or "\\" in module:
         stem = Path(module.replace("\\", "/")).name.removesuffix(".py")
         raise InputError(
-            f"{kind}.name = {name!r} names a file; name its module, {stem}:{attribute}, and its folder in code.path if "
-            "it does not lie beside the configuration."
+            f"{_KEYS[kind]} = {name!r} names a file; name its module, {stem}:{attribute}, and its folder in code.path "
+            "if it does not lie beside the configuration."
         )
     if not all(part.isidentifier() for part in [*module.split("."), attribute]):
-        raise InputError(f"{kind}.name = {name!r} is no name of code; write {_FORM}.")
+        raise InputError(f"{_KEYS[kind]} = {name!r} is no name of code; write {_form(kind)}.")
     if module == "__main__":
         raise InputError(
-            f"{kind}.name = {name!r} lies in the script itself, which nodes cannot import; write a module."
+            f"{_KEYS[kind]} = {name!r} lies in the script itself, which nodes cannot import; write a module."
         )
     return module, attribute
 

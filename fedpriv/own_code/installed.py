@@ -37,8 +37,8 @@ def offered(kind: str) -> dict[str, Offer]:
 
     Parameters
     ----------
-    kind : {"model", "client", "strategy"}
-        Of what.
+    kind : str
+        Of what; packages offer the kinds of :data:`GROUPS`, and nothing of another one.
 
     Raises
     ------
@@ -46,7 +46,7 @@ def offered(kind: str) -> dict[str, Offer]:
         Two packages offer different things under one name.
     """
     found: dict[str, Offer] = {}
-    for entry in entry_points(group=GROUPS[kind]):
+    for entry in entry_points(group=GROUPS[kind]) if kind in GROUPS else ():
         package = f"{entry.dist.name} {entry.dist.version}" if entry.dist is not None else "unknown"
         offer = Offer(entry.name, entry.value.replace(" ", ""), package)
         other = found.setdefault(entry.name, offer)

@@ -3,43 +3,70 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
-from fedpriv.errors import InputError
+from fedpriv.errors import FedprivError, InputError, OwnCodeError
 from fedpriv.names import kebab, unknown
+from fedpriv.own_code import failure, load, subclass_of
 from fedpriv.strategies import server_updates
 from fedpriv.strategies.server_updates.sgd import SGD
 from fedpriv.strategies.server_updates.update import ServerUpdate
 
-__all__ = ["PREFIX", "flat", "known_settings", "with_update"]
+__all__ = ["KIND", "PREFIX", "builtin_updates", "flat", "known_settings", "update_named", "with_update"]
+
+KIND = "server_update"
+"""What code of users' own is called that is one."""
 
 PREFIX = "server_"
 """What stands before the settings of an update where they stand beside those of a strategy."""
 
 
-def _known() -> dict[str, type[ServerUpdate]]:
+def builtin_updates() -> dict[str, type[ServerUpdate]]:
+    """Return fedpriv's own updates by name."""
     public = {kebab(name): getattr(server_updates, name) for name in server_updates.__all__}
     return {key: one for key, one in public.items() if issubclass(one, ServerUpdate) and not one.__abstractmethods__}
+
+
+def update_named(name: Any, folders: Iterable[Path] | None = None) -> type[ServerUpdate]:
+    """Return the class that a name stands for.
+
+    Parameters
+    ----------
+    name : Any
+        As it was typed: one of fedpriv's own, or ``module:Name``.
+    folders : iterable of Path or None
+        Where code of users' own is looked up, as :func:`fedpriv.own_code.load` does.
+
+    Raises
+    ------
+    InputError
+        There is none, or it is no such class.
+    """
+    known = builtin_updates()
+    if not isinstance(name, str):
+        raise InputError(unknown(KIND, str(name), known))
+    if name in known:
+        return known[name]
+    found: type[ServerUpdate] = subclass_of(ServerUpdate, KIND, name, load(KIND, name, known, folders).value)
+    return found
 
 
 def _settings(update: type[ServerUpdate]) -> set[str]:
     return {f"{PREFIX}{field}" for field in update.model_fields}
 
 
-def known_settings(name: Any) -> set[str]:
-    """Return the settings of one update, as they stand beside those of a strategy; those of all for None.
+def known_settings(name: Any, folders: Iterable[Path] | None = None) -> set[str]:
+    """Return the settings of one update, as they stand beside those of a strategy; those of fedpriv's own for None.
 
     Raises
     ------
     InputError
-        There is no such update.
+        As :func:`update_named`.
     """
-    known = _known()
     if name is None:
-        return {setting for one in known.values() for setting in _settings(one)}
-    if name not in known:
-        raise InputError(unknown("server_update", str(name), known))
-    return _settings(known[name])
+        return {setting for one in builtin_updates().values() for setting in _settings(one)}
+    return _settings(update_named(name, folders))
 
 
 def with_update(values: Mapping[str, Any], fields: Iterable[str]) -> dict[str, Any]:
@@ -67,14 +94,21 @@ def with_update(values: Mapping[str, Any], fields: Iterable[str]) -> dict[str, A
             f"{beside[0]!r} stands beside a server_update that was made already; give it to that: "
             f"{type(chosen).__name__}({beside[0].removeprefix(PREFIX)}=...)."
         )
-    mine, anybodys = known_settings(chosen), known_settings(None)
+    update = update_named(chosen)
+    mine = _settings(update)
+    anybodys = mine | known_settings(None)
     for key in beside:
         if key not in anybodys:
             raise InputError(unknown("setting", key, own | mine))
         if key not in mine:
-            others = " or ".join(repr(name) for name, one in sorted(_known().items()) if key in _settings(one))
+            others = " or ".join(repr(name) for name, one in sorted(builtin_updates().items()) if key in _settings(one))
             raise InputError(f"{key!r} belongs to server_update={others}, got {chosen!r}; leave it out.")
-    made = _known()[chosen](**{key.removeprefix(PREFIX): values[key] for key in beside})
+    try:
+        made = update(**{key.removeprefix(PREFIX): values[key] for key in beside})
+    except FedprivError:
+        raise
+    except Exception as error:
+        raise OwnCodeError(f"server_update={chosen!r} cannot be made: {failure(error)}; mend it.") from error
     return {key: value for key, value in values.items() if key not in beside} | {"server_update": made}
 
 
