@@ -92,7 +92,7 @@ def personal(**changes: Any) -> Experiment:
     """A run of nine noisy rounds with personal models, on two shards."""
     client = MeanRegularized(strength=0.5, learning_rate=0.3, final_epochs=2)
     settings = {"client": client, "strategy": noisy(rounds=9), "checkpoint_every": 4, "shards": 2}
-    return experiment(toy_tasks(7), **{**settings, **changes})
+    return experiment(changes.pop("tasks", toy_tasks(7)), **{**settings, **changes})
 
 
 def final(tasks: Tasks, **changes: Any) -> dict[str, Any]:

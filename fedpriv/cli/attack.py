@@ -34,9 +34,11 @@ def attack(
         show,
         to_json,
     )
+    from fedpriv.experiment.people import people_of
     from fedpriv.report import write_report
     from fedpriv.runs import made_in_python
     from fedpriv.runs.finished import read_record, refuse_other_tasks
+    from fedpriv.runs.people import refuse_other_people
 
     changes = parse_assignments(assignments or [])
     if not (run / "config.toml").exists():
@@ -60,6 +62,7 @@ def attack(
     experiment = build_experiment({**config, "attack": {}}, data_dir)
     if (run / "summary.json").exists():
         refuse_other_tasks(run, read_record(run), experiment.tasks.fingerprint)
+    refuse_other_people(run, people_of(experiment, config["data"]))
     refuse_protected(experiment)
     refuse_unattackable(experiment, settings)  # first: rows of these, too, could not be attacked
     if not recorded:

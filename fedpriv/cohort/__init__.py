@@ -5,6 +5,7 @@ from typing import Any
 from fedpriv.cohort.algorithm import ClientAlgorithm, LocalSGD
 from fedpriv.cohort.batches import Schedule
 from fedpriv.cohort.cohort import Batch, Cohort, Marks, padded_width
+from fedpriv.cohort.contents import digest_of
 from fedpriv.cohort.descent import Descent
 from fedpriv.cohort.engine import Engine, LoopEngine, TaskFailure, VmapEngine
 from fedpriv.cohort.engines import engine_named
@@ -67,6 +68,7 @@ __all__ = [
     "adapt",
     "broadcast",
     "check_shots",
+    "digest_of",
     "draw_episodes",
     "engine_named",
     "meta_gradient",

@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 from fedpriv.cohort import engine_named, notes_on
 from fedpriv.cohort.fast.threads import one_blas_thread
 from fedpriv.errors import BudgetExceeded, ComponentFailure, InputError
+from fedpriv.experiment.people import people_of
 from fedpriv.experiment.personal import personal_after, personal_of_finished
 from fedpriv.experiment.preparation import PreparedRun, prepare
 from fedpriv.forecast import Forecast, compared, forecast_sharing
@@ -32,6 +33,7 @@ from fedpriv.protocol import ALL, Billboards, record_from_billboards
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.folder import RunFolder, read_finished
 from fedpriv.runs.ledger_check import check_finished, how_to_find
+from fedpriv.runs.people import keep_people
 from fedpriv.runs.record import RunRecord, plain
 from fedpriv.runs.resume import ResumePoint, where_to_resume
 from fedpriv.runtime.grid import InProcessGrid, LocalGrid
@@ -89,6 +91,8 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
         if out is not None:
             folder = RunFolder(out, stored, resume=options.resume)
             stack.callback(folder.close)
+            if options.on is None:  # other nodes have the data, and cannot go on
+                keep_people(out, people_of(experiment, stored["data"]))
         run = _Run(experiment.model_copy(update={"grid": prepared.choice.grid}), options, prepared, folder, stack)
         result = run.carry_out()
         _tell_whether_sharing_paid(experiment, result, forecast, folder)
