@@ -267,8 +267,9 @@ def summarize(
             *check_delta(delta, len(tasks)),
             *plain,
             *_unreachable(served, resolved),
-            *_problems(served),
+            *_problems(served, protected=tasks.declared == "protected"),
             *served.warnings,
+            *([] if tasks.declared == "protected" else served.missing),
             *over.warnings(),
         ],
         "not_released": ["diagnostics", "seconds", "fill_ratio", "tasks_per_second", "unreachable", "warnings"],
@@ -310,7 +311,7 @@ def summarize(
         summary=summary,
         billboards=served.checkpoint.billboards,
         scores=over.scores,
-        tasks=over.private(),
+        tasks=over.private() | (_private_problems(served) if tasks.declared == "protected" else {}),
         privacy_lines=privacy_curve(counts, delta, guarantee.relation, [one.round for one in served.measured]),
         released_lines=_released_lines(served, summary["releases"]),
         group_guarantees=groups,
@@ -333,11 +334,25 @@ def _unreachable(served: ServerResult, resolved: ResolvedPlan) -> list[str]:
     ]
 
 
-def _problems(served: ServerResult) -> list[str]:
-    if not served.problems:
+_ASKED = ("refused", "unreachable")
+"""Causes that depend on what was asked and on who could be reached, never on data."""
+
+
+def _problems(served: ServerResult, *, protected: bool) -> list[str]:
+    """Say how many updates did not count; of protected data only what does not depend on them."""
+    shown = {name: count for name, count in served.problems.items() if not protected or name in _ASKED}
+    if not shown:
         return []
-    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(served.problems.items()))
-    return [f"some updates counted as zero ({counts}); the first: {served.note or 'no reason given'}"]
+    counts = ", ".join(f"{count} {name.replace('_', ' ')}" for name, count in sorted(shown.items()))
+    reason = f"the first: {served.note or 'no reason given'}"
+    if protected:
+        reason = "the first reason is in private/tasks.json of the run folder"
+    return [f"some updates counted as zero ({counts}); {reason}"]
+
+
+def _private_problems(served: ServerResult) -> dict[str, Any]:
+    """Return the same of protected data, for the experimenter alone: whose value counts as zero depends on values."""
+    return {"counted_as_zero": served.problems, "first_reason": served.note, "missing": served.missing}
 
 
 def _scores_in(found: Mapping[str, Any], folder: Path) -> dict[str, NDArray[np.float64]]:

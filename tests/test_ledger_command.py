@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import shutil
 import sqlite3
 from collections import Counter
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 
 from fedpriv import Experiment
+from fedpriv.cli.ledger_words import spent_words
 from fedpriv.clients import GlobalModel
 from fedpriv.privacy import Ledger, Release, Target, epsilon, gaussian_epsilon
 from fedpriv.privacy.banded import BandedMechanism
@@ -129,6 +131,22 @@ def test_two_runs_on_one_population(tmp_path: Path, monkeypatch: Any, fedpriv: A
     code, text, _ = fedpriv("ledger", "show", "a")
     assert code == 0
     assert "the filter decides" in text
+    # Each epsilon has its observer, its unit, its relation and its delta.
+    assert (
+        "What holds for each task with all its data, against a coalition of all other tasks, and so the public" in text
+    )
+    meant = "what nobody can tell: add/remove, whether a task is there; replace-one, whether a task has its own data or"
+    assert text.count(meant) == 1
+    assert re.search(r"  spent: epsilon [\d.]+ \(add/remove\) and [\d.]+ \(replace-one\) by ", text)
+    assert re.search(r"budget: epsilon 9 at delta 0\.001 \(add/remove\)", text)
+    assert re.search(r"spent of it, as the filter counts: epsilon [\d.]+ at that delta", text)
+    assert "each run alone, against the same, at the same delta:" in text
+    assert re.search(r"single tasks, at delta [\d.e-]+ \(for the experimenter", text)
+    spent = json.loads((tmp_path / "a/summary.json").read_text())["ledger"]["spent"]
+    said = spent_words("people", spent)
+    assert f"at delta {spent['delta']:.3g}: epsilon {spent['add/remove']:.4g} (add/remove) and" in said
+    assert "against all other tasks, and so the public, too" in said
+    assert meant in said
     assert answer(fedpriv, "check", "a", "--run", "b")["problems"] == []
     assert (tmp_path / "people.sqlite").read_bytes() == before
 

@@ -243,6 +243,8 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from fedpriv.cli.ledger_words import spent_words
+
     console = Console()
     tell = partial(console.print, highlight=False, soft_wrap=True)
     heading, *lines = model_rows(result)
@@ -276,7 +278,7 @@ def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
     spent = result.summary["ledger"]["spent"]
     if spent is not None:
         name = result.summary["ledger"]["population"]
-        tell(f"All runs on {name!r} together: {json.dumps(spent)}.")
+        tell(spent_words(name, spent))
     if draw:
         from fedpriv.report import write_report
 
@@ -307,7 +309,10 @@ def spread_lines(summary: Mapping[str, Any]) -> list[str]:
     """Return how far tasks differ, for the personal models; of protected data where it is."""
     found = summary["diagnostics"]
     if (where := found.get("tasks_in")) is not None:
-        return [f"What single tasks reach, and how far they differ, is in {where} of the run folder, for you alone."]
+        return [
+            f"What single tasks reach, how far they differ, and how many updates counted as zero is in {where} of the "
+            "run folder, for you alone."
+        ]
     said = []
     for measure, models in found.get("spread", {}).items():
         one = models.get("personal", {})

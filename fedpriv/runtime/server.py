@@ -54,6 +54,8 @@ class ServerResult:
         Tasks that counted as zero in this process because their node could not be reached.
     warnings : list of str
         What else the experimenter has to know.
+    missing : list of str
+        Of how many tasks something is missing after training; may depend on data, as ``problems`` and ``note`` do.
     measured : list of MetricsRelease
         Metrics that were released, by round.
     """
@@ -69,6 +71,7 @@ class ServerResult:
     note: str = ""
     unreachable: int = 0
     warnings: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
     measured: list[MetricsRelease] = field(default_factory=list)
 
 
@@ -201,7 +204,8 @@ def serve(
         {name: count for name, count in session.problems.items() if count},
         session.note or next((reply.note for reply in replies if reply.note), ""),
         session.problems["unreachable"],
-        warnings + _missing(session),
+        warnings,
+        _missing(session),
         [session.measured[number] for number in sorted(session.measured)],
     )
 
