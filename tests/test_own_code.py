@@ -19,7 +19,7 @@ import torch
 from flwr.app import Message
 from helpers import toy_tasks
 
-from fedpriv import ComponentFailure, Experiment
+from fedpriv import ComponentFailure, Experiment, Tasks
 from fedpriv.clients import GlobalModel
 from fedpriv.config import build_experiment, read_own
 from fedpriv.errors import OwnCodeError
@@ -301,6 +301,157 @@ def test_a_module_in_a_second_folder_is_kept_and_watched(fedpriv: Any, mine: Pat
     assert (code, f"{library / 'json.py'} has the name of a module that is installed" in err) == (2, True), err
 
 
+MEASURES = (
+    "from factors import FACTOR\ndef first(predictions, targets):\n    return FACTOR * float(predictions[0, 0])\n"
+)
+
+
+@pytest.mark.parametrize("folder", ["", "lib"])
+def test_metrics_and_server_updates_are_own_code_as_any_other(
+    fedpriv: Any, mine: Path, tmp_path: Path, folder: str
+) -> None:
+    """Beside the TOML file or in ``code.path``; kept with a SHA-256, also of what they import; watched."""
+    library = mine.parent / folder
+    library.mkdir(exist_ok=True)
+    for name, text in {"measures.py": MEASURES, "factors.py": "FACTOR = 2\n", "mystep.py": STEP}.items():
+        (library / name).write_text(text)
+    more = f'[code]\npath = ["{folder}"]\n' if folder else ""
+    step = 'server_update = "mystep:Mine"\nserver_pull = 0.5\n'
+    text = MY.replace("rounds = 2\n", f"rounds = 2\n{step}").replace("[run]", '[run]\nmetrics = ["measures:first"]')
+    mine.write_text(text + more)
+    words = ["run", str(mine), "--reproduce", "3"]
+    code, _, err = fedpriv(*words, "--out", "run")
+    assert code == 0, err
+    config = tomllib.loads((tmp_path / "run/config.toml").read_text())
+    assert (config["strategy"]["server_update"], config["strategy"]["server_pull"]) == ("mystep:Mine", 0.5)
+    kept = config["code"]["modules"]
+    for name in ("measures", "factors", "mystep"):
+        file = library / f"{name}.py"
+        assert kept[name] == {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    found = json.loads((tmp_path / "run/summary.json").read_text())["diagnostics"]["metrics"]
+    assert found["first"]["personal"] is not None
+    mine.write_text(mine.read_text().replace(step, "server_learning_rate = 0.5\n"))
+    assert fedpriv(*words, "--out", "plain")[0] == 0
+    assert published(tmp_path / "run") == published(tmp_path / "plain"), "the step that was named is the one that moved"
+    for file in (library / "measures.py", library / "factors.py", library / "mystep.py"):
+        before = file.read_text()
+        file.write_text(f"{before}# not the same\n")
+        summary = (tmp_path / "run/summary.json").read_bytes()
+        for command in (["models", "run"], ["attack", "run"], ["run", str(mine), "--out", "run", "--resume"]):
+            if command[0] == "run":
+                (tmp_path / "run/summary.json").unlink()
+            forget()
+            code, _, err = fedpriv(*command)
+            assert (code, f"{file} is not what this run was started with" in err) == (2, True), err
+        (tmp_path / "run/summary.json").write_bytes(summary)
+        file.write_text(before)
+    forget()
+    code, _, err = fedpriv("run", "run/config.toml", "--set=strategy.server_update=momentum", "--out", "other")
+    assert code == 0, "the settings of the one before are dropped: " + err
+    code, _, err = fedpriv("run", "run/config.toml", "--set=strategy.name=billboard", "--out", "same")
+    assert code == 0, err
+    assert tomllib.loads((tmp_path / "same/config.toml").read_text())["strategy"]["server_pull"] == 0.5
+
+
+def test_a_run_goes_on_under_other_metrics_or_those_that_an_earlier_version_kept_no_file_of(
+    fedpriv: Any, mine: Path, tmp_path: Path
+) -> None:
+    (mine.parent / "measures.py").write_text(MEASURES)
+    (mine.parent / "factors.py").write_text("FACTOR = 2\n")
+    words = ["run", str(mine), "--out", "run"]
+    assert fedpriv(*words)[0] == 0
+    (tmp_path / "run/summary.json").unlink()
+    code, _, err = fedpriv(*words, "--resume", "--set=run.metrics=measures:first")
+    assert code == 0, err
+    assert "first" in json.loads((tmp_path / "run/summary.json").read_text())["diagnostics"]["metrics"]
+
+
+WEEK = """
+[data]
+file = "people.csv"
+task = "person"
+target = "slept"
+features = {day = [0, 6], age = [0, 100]}
+classes = ["no", "yes"]
+[model]
+name = "weeknet:Net"
+[client]
+name = "global-model"
+[strategy]
+rounds = 1
+clipping_norm = 1.0
+noise_multiplier = 1.0
+[run]
+declared = "benchmark"
+grid = "in-process"
+report = false
+"""
+WEEKNET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.day, self.out = nn.Embedding(7, 3), nn.Linear(3, 2)
+
+    def forward(self, inputs):
+        return self.out(self.day((6 * inputs[:, 0]).long()))
+"""
+
+
+def test_a_check_of_a_toml_file_tries_its_model_and_says_what_ids_need(fedpriv: Any, tmp_path: Path) -> None:
+    """The examples are made up: a column of ids is none of its own, and the advice helps."""
+    folder = tmp_path / "week"
+    folder.mkdir()
+    days = ["mon", "tue", "wed"]
+    rows = [f"{who},{{}},{20 + k},{'yes' if k % 2 else 'no'}" for who in ("ann", "bob", "cem") for k in range(6)]
+    (folder / "people.csv").write_text(
+        "\n".join(["person,day,age,slept", *(row.format(k % 3) for k, row in enumerate(rows))]) + "\n"
+    )
+    (folder / "my.toml").write_text(WEEK)
+    (folder / "weeknet.py").write_text(WEEKNET)
+    code, out, err = fedpriv("data", "check", "week/my.toml")
+    assert code == 2
+    assert "people: 3" in out, "the structure of the data is right"
+    assert "model" not in out
+    said = (
+        "Net looks up a place that is not there (IndexError: index out of range in self): before any data are touched "
+    )
+    assert err.startswith(f"fedpriv: {said}")
+    assert err.count("\n") == 1
+    assert fedpriv("run", "week/my.toml", "--out", "no")[2].splitlines()[-1] == err.strip()
+    (folder / "people.csv").write_text(
+        "\n".join(["person,day,age,slept", *(row.format(days[k % 3]) for k, row in enumerate(rows))]) + "\n"
+    )
+    (folder / "my.toml").write_text(
+        WEEK.replace("day = [0, 6]", f"day = {days}").replace("weeknet:Net", "weeknet:Wide")
+    )
+    (folder / "weeknet.py").write_text("from torch import nn\ndef Wide(): return nn.Linear(4, 2)\n")
+    forget()
+    code, out, err = fedpriv("data", "check", "week/my.toml")
+    assert (code, "model: weeknet:Wide works on made-up examples like these" in out) == (0, True), err
+    assert "Wide works" in json.loads(fedpriv("data", "check", "week/my.toml", "--json")[1])["model"]
+    ids = Tasks.from_arrays(
+        {who: (np.arange(8).reshape(-1, 1) % 7, np.arange(8) % 2) for who in ("ann", "bob")},
+        classes=2,
+        declared="benchmark",
+    )
+    quick = Billboard(rounds=1, clipping_norm=1.0, noise_multiplier=1.0)
+    net = torch.nn.Sequential(torch.nn.Embedding(7, 3), torch.nn.Flatten(), torch.nn.Linear(3, 2))
+    Experiment(tasks=ids, model=net, client=GlobalModel(), strategy=quick).check()
+
+
+def test_a_metric_of_ones_own_is_found_by_shards(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
+    (mine.parent / "measures.py").write_text(MEASURES)
+    (mine.parent / "factors.py").write_text("FACTOR = 2\n")
+    for grid in ("ray", "flower"):
+        more = ["--set=run.metrics=measures:first", f"--set=run.grid={grid}", "--set=run.shards=2"]
+        code, _, err = fedpriv("run", str(mine), *more, "--out", grid)
+        assert code == 0, err
+        found = json.loads((tmp_path / grid / "summary.json").read_text())["diagnostics"]["metrics"]
+        assert found["first"]["personal"] is not None
+
+
 def test_a_run_goes_on_with_the_same_code_in_another_folder(fedpriv: Any, mine: Path, tmp_path: Path) -> None:
     words = ["run", str(mine), "--out", "run"]
     assert fedpriv(*words)[0] == 0
@@ -383,6 +534,14 @@ def test_rows_of_a_client_of_ones_own_are_attacked(fedpriv: Any, mine: Path, tmp
 # --- what is wrong with it -------------------------------------------------------------------------------------------
 
 NET = "from torch import nn\ndef Net(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+STEP = """from fedpriv.strategies.server_updates import ServerUpdate
+
+class Mine(ServerUpdate):
+    pull: float = 1.0
+
+    def step(self, released, state):
+        return released.moved(released.total, self.pull * released.learning_rate / released.expected), state
+"""
 CLIENT = "from fedpriv.clients import GlobalModel\nclass Own(GlobalModel):\n    rate: float = 1.0\n"
 
 WRONG: list[tuple[str, str, str, str]] = [
@@ -420,6 +579,18 @@ WRONG: list[tuple[str, str, str, str]] = [
     ("strategy", CLIENT, "own:Own", "is the class Own, and a strategy is a class that inherits from TaskStrategy"),
     ("strategy", "from fedpriv.strategies import Billboard\nclass Own(Billboard):\n    def noise_of(self): pass\n",
      "own:Own", "would never be asked"),
+    ("metric", NET, "own:gini", "unknown metric of own 'gini'"),
+    ("metric", NET, "own.py:Net", "run.metrics = 'own.py:Net' names a file; name its module, own:Net,"),
+    ("metric", NET, "gini", "One of your own is named module:function, such as"),
+    ("metric", "1 / 0\n", "own:gini", "own.py cannot be imported: ZeroDivisionError: division by zero (line 1)"),
+    ("metric", "def gini(predictions, targets):\n    return predictions\n", "own:gini", "fails on made-up predictions"),
+    ("server_update", STEP, "own:Mien", "unknown server_update of own 'Mien': did you mean 'Mine'?"),
+    ("server_update", f"{STEP}it = Mine()\n", "own:it",
+     "name its class, own:Mine, and give its settings as keys of [strategy], with server_ before their names."),
+    ("server_update", CLIENT, "own:Own", "is the class Own, and a server_update is a class that inherits from Server"),
+    ("server_update", f"{STEP}\n    def model_post_init(self, _):\n        raise OSError('no disk')\n", "own:Mine",
+     "server_update='own:Mine' cannot be made: OSError: no disk"),
+    ("server_update", STEP, "adma", "did you mean 'adam'"),
 ]  # fmt: skip
 
 
@@ -439,6 +610,8 @@ def test_faulty_code_is_one_sentence(
         MY.replace('name = "mynet:MyNet"\nwidth = 6', other if kind == "model" else 'name = "mlp"')
         .replace('name = "myfl:Ditto"\npull = 1.0', other if kind == "client" else "")
         .replace('name = "mystrat:Mine"', other if kind == "strategy" else 'name = "billboard"')
+        .replace("rounds = 2", f'rounds = 2\nserver_update = "{name}"' if kind == "server_update" else "rounds = 2")
+        .replace("[run]", f'[run]\nmetrics = ["{name}"]' if kind == "metric" else "[run]")
     )
     code, out, err = fedpriv("run", str(folder / "my.toml"), "--out", "run")
     assert (code, out, err.count("\n")) == (2, "", 1), err

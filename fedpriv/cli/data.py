@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedpriv.cli.options import DataDir, JsonFlag, path, say, say_json, show_table
-from fedpriv.config import apply, parse_assignments, read_toml
+from fedpriv.config import Config, apply, build_experiment, parse_assignments, read_own
 from fedpriv.errors import InputError
 
 __all__ = ["data_check", "data_list"]
@@ -49,15 +49,14 @@ def data_check(
     data_dir: DataDir = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Check that the files of the data sets are here and right; or read FILE, and show its structure."""
+    """Check that the files of the data sets are here and right; or read FILE, and show its structure.
+
+    The model that a TOML file names is tried on made-up examples.
+    """
     from fedpriv.data import check
 
     if file is not None:
-        found = _own(file, parse_assignments(assignments or []), private)
-        if as_json:
-            say_json(found)
-        else:
-            say("\n".join(f"{key}: {value}" for key, value in found.items()))
+        _check_own(file, parse_assignments(assignments or []), private, as_json=as_json)
         return
     if assignments or private:
         raise InputError("--set and --private say how a data file is read; name the file, or leave them out.")
@@ -67,14 +66,31 @@ def data_check(
         raise InputError("some files are not what they should be; fetch them again.")
 
 
-def _own(file: Path, changes: dict[str, Any], private: Path | None) -> dict[str, Any]:
-    """Read a data file, or the one that a TOML file names."""
+def _check_own(file: Path, changes: dict[str, Any], private: Path | None, *, as_json: bool) -> None:
+    """Show what was read of a data file, or of the one that a TOML file names; then refuse what a run would refuse."""
     from fedpriv.data import check_own_file
 
+    config = _config(file, changes)
+    found, refused = check_own_file(config["data"], config["run"].get("declared"), private), None
+    if config.get("model"):
+        try:
+            build_experiment(config).check()
+            found["model"] = f"{config['model'].get('name', 'mlp')} works on made-up examples like these"
+        except InputError as error:
+            refused = error
+    if as_json:
+        say_json(found)
+    else:
+        say("\n".join(f"{key}: {value}" for key, value in found.items()))
+    if refused is not None:
+        raise refused
+
+
+def _config(file: Path, changes: dict[str, Any]) -> Config:
     if file.suffix.lower() == ".toml":
-        config = apply(read_toml(file), changes)
+        config = apply(read_own(file), changes)
         if "file" not in config["data"]:
             raise InputError(f"{file} names no data.file; give the data file itself, or a TOML file that names one.")
     else:
         config = apply({"data": {}, "run": {}}, {"data.file": str(file)} | changes)
-    return check_own_file(config["data"], config["run"].get("declared"), private)
+    return config

@@ -48,6 +48,9 @@ class OwnData:
         How columns are read: ``{"age": (0, 120), "sex": ["f", "m"], "income": "number", "pixel*": (0, 255)}``, see
         :mod:`fedpriv.cohort.readers.features`. A list names columns of numbers that stay as they are. None looks up
         what all other columns hold, of a benchmark.
+    groups : str or None
+        Of a table: the column that says in which *public* group a person is, a whole number, the same in all rows of a
+        person. It is no feature, and says nothing that must be protected: groups are known to everybody.
     classes : int, sequence of str, "infer" or None
         The number of classes, where labels are whole numbers from 0 on; their names, in order; None for a regression.
         ``"infer"`` looks them up in the labels of a benchmark.
@@ -74,6 +77,7 @@ class OwnData:
         task: str,
         target: Any,
         features: Any = None,
+        groups: str | None = None,
         classes: Classes = None,
         split: Sequence[float] | str = _SHARES,
         declared: Declared = NOT_SAID,
@@ -90,7 +94,7 @@ class OwnData:
             The column that says whose a row is: text or whole numbers, ``007`` stays what it is.
         target : str, sequence of str, or mapping of str
             The column that is to be predicted; of a regression several, or ``{"score": (0, 100)}`` to have it scaled.
-        features, classes, split, declared, seed, dataset
+        features, groups, classes, split, declared, seed, dataset
             See :class:`OwnData`.
 
         Raises
@@ -114,6 +118,7 @@ class OwnData:
                 task=task,
                 target=target,
                 features=features,
+                groups=groups,
                 classes=classes,
                 split=split,
                 seed=seed,
@@ -131,6 +136,7 @@ class OwnData:
         task: str,
         target: Any,
         features: Any = None,
+        groups: str | None = None,
         classes: Classes = None,
         split: Sequence[float] | str = _SHARES,
         declared: Declared = NOT_SAID,
@@ -157,7 +163,7 @@ class OwnData:
         found : callable or None
             Gets each column's marks of values that are missing, cannot be read, or were changed: private where the
             data are.
-        task, target, features, classes, split, declared, seed, dataset
+        task, target, features, groups, classes, split, declared, seed, dataset
             As :meth:`from_frame`.
 
         Raises
@@ -175,6 +181,7 @@ class OwnData:
                 task=task,
                 target=target,
                 features=features,
+                groups=groups,
                 classes=classes,
                 split=split,
                 seed=seed,
@@ -193,6 +200,7 @@ class OwnData:
         task: str,
         target: Any,
         features: Any = None,
+        groups: str | None = None,
         classes: Classes = None,
         split: Sequence[float] | str | None = None,
         declared: Declared = NOT_SAID,
@@ -214,7 +222,7 @@ class OwnData:
             None keeps the splits that the data set was saved with, if there are any.
         found : callable or None
             As :meth:`from_table`.
-        task, target, declared, seed, dataset
+        task, target, groups, declared, seed, dataset
             As :meth:`from_frame`.
 
         Raises
@@ -235,6 +243,7 @@ class OwnData:
                 task=task,
                 target=target,
                 features=features,
+                groups=groups,
                 classes=classes,
                 split=_SHARES if split is None else split,
                 seed=seed,

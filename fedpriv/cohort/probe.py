@@ -6,6 +6,7 @@ one task's data: that task counts as zero, and the run goes on.
 
 from __future__ import annotations
 
+import re
 from math import prod
 
 import numpy as np
@@ -28,6 +29,8 @@ from fedpriv.errors import InputError
 __all__ = ["notes_on", "probe"]
 
 _TASKS, _EXAMPLES = 2, 3
+_LOOKS_UP = re.compile(r"IndexError|out of (range|bounds)|non-negative", re.IGNORECASE)
+"""What layers say that get a number for an id: embeddings, ``gather``, ``one_hot``."""
 
 
 def probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: Population) -> tuple[float, float]:
@@ -79,6 +82,14 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
                 f"the inputs are {kind}, and whole numbers reach the model as int64, as nn.Embedding takes them; "
                 f"{type(problem.model).__name__} cannot compute with them ({type(error).__name__}: {cause}). Give "
                 "floats, of images inputs.astype('float32') / 255."
+            ) from error
+        if kind.startswith("float") and _LOOKS_UP.search(f"{type(error).__name__} {cause}"):
+            raise InputError(
+                f"{type(problem.model).__name__} looks up a place that is not there ({type(error).__name__}: {cause}): "
+                "before any data are touched it is tried on made-up numbers, which have fractions and either sign, "
+                "whatever ranges were declared, so they are no ids. Name the categories of such a column in "
+                "data.features, as in {'day': ['mon', 'tue']}, and use nn.Linear on its columns of 0 and 1; or give "
+                "whole numbers as inputs (Tasks.from_arrays), which are tried with 0."
             ) from error
         advice = "mend it"
         if engine.name != "loop" and _works(algorithm, problem, LoopEngine(), like):

@@ -287,7 +287,7 @@ class Tasks(OwnData):
     @classmethod
     def _of(cls, people: People, declared: Declared) -> Self:
         train, validation, test = (Ragged(*part, columns=people.columns) for part in people.parts)
-        return cls(people.dataset, people.names, train, validation, test, people.num_classes, declared)
+        return cls(people.dataset, people.names, train, validation, test, people.num_classes, declared, people.groups)
 
     def to_frame(self, *, task: str = "task", target: str = "target", part: str = "part") -> pd.DataFrame:
         """Return a pandas table with a row for each example: :meth:`from_frame` with ``split=part`` reads it again.

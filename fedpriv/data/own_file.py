@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["FileKind", "OwnFile", "kind_of_file", "own_inputs", "own_tasks"]
 
 FileKind = Literal["table", "saved data set", "LEAF", "images"]
-_TABLE = {"task", "target", "features"}
+_TABLE = {"task", "target", "features", "groups"}
 _TEXT = {"separator", "decimal", "encoding"}
 _IMAGES = {"size", "colour"}
 _OPTIONS: dict[FileKind, set[str]] = {
@@ -39,7 +39,7 @@ class OwnFile(Settings):
     file : str
         A table (``.csv``, ``.tsv``, ``.txt``, ``.parquet``), a folder that Hugging Face's ``save_to_disk`` wrote,
         LEAF's JSON (a ``.json`` file or a folder of them), or a folder of images, person/class/image.
-    task, target, features
+    task, target, features, groups
         Of a table or a saved data set.
     classes, split, seed
         Of all.
@@ -55,6 +55,7 @@ class OwnFile(Settings):
     task: str | None = None
     target: str | list[str] | dict[str, Any] | None = None
     features: str | list[str] | dict[str, Any] | None = None
+    groups: str | None = None
     classes: int | str | list[str] | None = None
     split: str | list[float] | tuple[float, ...] | None = None
     seed: int = Field(default=0, ge=0)

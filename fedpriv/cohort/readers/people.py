@@ -90,6 +90,8 @@ class People:
         Number of classes; None for values.
     columns : tuple of str, or None
         What the columns of the inputs are called.
+    groups : tuple of int, or None
+        The public group of each person.
     """
 
     dataset: str
@@ -97,6 +99,7 @@ class People:
     parts: tuple[tuple[NDArray[Any], NDArray[Any], Rows], ...]
     num_classes: int | None
     columns: tuple[str, ...] | None = None
+    groups: tuple[int, ...] | None = None
 
     @classmethod
     def gather(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -29,6 +31,7 @@ def people_of(
     task: str,
     target: Any,
     features: Any,
+    groups: str | None = None,
     classes: Any,
     split: Any,
     seed: int,
@@ -47,7 +50,7 @@ def people_of(
         The column that says whose a row is.
     target : str, sequence of str, or mapping of str
         The column of what is to be predicted; several of a regression, or how each is read (a range).
-    features, classes, split
+    features, groups, classes, split
         As :meth:`fedpriv.Tasks.from_table` takes them.
     seed : int
         Public: of the split.
@@ -66,17 +69,19 @@ def people_of(
         What was asked for is not there or does not fit; of a benchmark a value that cannot be used.
     """
     targets = _targets(target, protected=protected)
+    named = [(task, "the task"), *((one.column, "a target") for one in targets)]
+    named += [] if groups is None else [(groups, "the group")]
     divided = as_split(split)
     said_by = tidy(divided) if isinstance(divided, str) else None
-    for name, what in [(task, "the task"), *((one.column, "a target") for one in targets)]:
+    for name, what in named:
         if not isinstance(name, str) or tidy(name) not in table.columns:
             raise no_column(table, str(name), what)
     if said_by is not None and said_by not in table.columns:
         raise no_column(table, said_by, "which says the part")
-    others = [tidy(task), *(one.column for one in targets), *([said_by] if said_by else [])]
+    others = [*(tidy(name) for name, _ in named), *([said_by] if said_by else [])]
     if len(set(others)) < len(others):
         raise InputError(
-            "the task, the targets and the column that says the part must be different columns; name each."
+            "the task, the targets, and what says the group and the part must be different columns; name each."
         )
     chosen = features_of(table, features, others, protected=protected)
     known = as_classes(classes, protected=protected)
@@ -101,7 +106,8 @@ def people_of(
         number = labels if isinstance(labels, int) else len(labels)
     if features is None:
         _LOG.info("%s: read as features, by what the columns hold: %s.", table.what, ", ".join(map(_in_words, chosen)))
-    return People.gather(dataset, division, inputs, answers, number, columns)
+    people = People.gather(dataset, division, inputs, answers, number, columns)
+    return people if groups is None else replace(people, groups=_groups(table, tidy(groups), division))
 
 
 def inputs_of(table: Table, features: Any) -> NDArray[Any]:
@@ -233,6 +239,36 @@ def _owners(table: Table, column: str) -> tuple[list[str], Rows]:
     text = pc.fill_null(table.column(column).cast(pa.large_string()), "")
     coded = text.dictionary_encode()
     return coded.dictionary.to_pylist(), np.asarray(coded.indices.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _groups(table: Table, column: str, division: Division) -> tuple[int, ...]:
+    """Return the public group of each person: names and groups are structure, so sentences may tell them."""
+    if table.kind(column) not in ("text", "whole"):
+        raise InputError(
+            f"{table.what} holds {table.holds(column)} in the column {column!r}, and groups are whole numbers; give "
+            "them as 1, 2 and so on."
+        )
+    coded = as_text(table.column(column)).dictionary_encode()
+    texts: list[str] = coded.dictionary.to_pylist()
+    code = np.asarray(pc.fill_null(coded.indices, len(texts)).to_numpy(zero_copy_only=False)).astype(np.int64)
+    whole = np.array([bool(re.fullmatch(r"-?[0-9]{1,18}", text)) for text in texts] + [False])
+    if len(strange := np.flatnonzero(~whole[code])):
+        raise InputError(
+            f"{table.what} has no whole number for the group in {table.place(int(strange[0]))}, column {column!r}; "
+            "write the number of the person's group there."
+        )
+    of_row = np.array([int(text) if good else 0 for text, good in zip([*texts, ""], whole, strict=True)])[code]
+    rows = np.concatenate(division.rows)
+    person = np.concatenate([np.repeat(np.arange(len(cuts) - 1), np.diff(cuts)) for cuts in division.offsets])
+    first = np.zeros(len(division.names), dtype=np.int64)
+    first[person[::-1]] = rows[::-1]
+    if len(other := np.flatnonzero(of_row[rows] != of_row[first[person]])):
+        name, here, there = division.names[person[other[0]]], int(rows[other[0]]), int(first[person[other[0]]])
+        raise InputError(
+            f"{table.what} has {name!r} in group {of_row[there]} ({table.place(there)}) and in group {of_row[here]} "
+            f"({table.place(here)}); write one group in all rows of a person."
+        )
+    return tuple(of_row[first].tolist())
 
 
 def _parts(table: Table, column: str) -> NDArray[np.int8]:
