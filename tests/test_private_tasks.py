@@ -140,8 +140,8 @@ def test_how_far_tasks_differ_and_how_many_have_no_metric_is_private_too(tmp_pat
     assert found["per_task"] == {}
     assert "not defined" not in str(result.summary["warnings"])
     assert spread_lines(result.summary) == [
-        "What single tasks reach, how far they differ, and how many updates counted as zero is in private/tasks.json of "
-        "the run folder, for you alone."
+        "What single tasks reach, how far they differ, and how many updates counted as zero is in private/tasks.json "
+        "of the run folder, for you alone."
     ]
 
 
