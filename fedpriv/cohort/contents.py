@@ -27,7 +27,7 @@ def digest_of(tasks: Tasks) -> str:
         for array in (part.inputs, part.targets, part.offsets):
             found.update(f"{name} {array.dtype.str} {array.shape}\0".encode())
             for block in _blocks(array):
-                found.update(block)
+                found.update(block.data)
     return found.hexdigest()
 
 
