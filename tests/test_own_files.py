@@ -371,6 +371,8 @@ def test_a_relative_path_begins_at_the_toml_file_or_where_the_command_is_typed(
     changed = apply(preset, {"data.task": "who", "data.file": "a.csv"})
     assert changed["data"] == {"file": str(tmp_path / "study/a.csv"), "task": "who", "seed": 4}
     assert apply(changed, {"data.name": "digits"})["data"] == {"name": "digits"}
+    typed = apply(changed, {"run.ledger": "people.sqlite"})["run"]["ledger"]
+    assert typed == str(tmp_path / "study/people.sqlite"), "a run that goes on elsewhere has the same ledger"
     both = {
         **changed,
         "data": {**changed["data"], "name": "digits"},
