@@ -179,7 +179,8 @@ def test_a_number_of_thousands_of_digits_is_a_value_like_others(tmp_path: Path) 
                 Tasks.from_leaf(path, classes=classes, declared="benchmark")
     with pytest.raises(InputError, match=r"'y', example 1 of 'bob'"):
         Tasks.from_leaf(path, classes="infer", declared="benchmark")
-    frame = pd.DataFrame({"who": ["ann"] * 3 + ["bob"] * 3, "v": [1] * 5 + [10**5000], "y": [0, 1] * 3})
+    frame = pd.DataFrame({"who": ["ann"] * 3 + ["bob"] * 3, "y": [0, 1] * 3})
+    frame["v"] = pd.Series([1] * 5 + [10**5000], dtype=object)  # older versions of pandas refuse to find the type
     asked: dict[str, Any] = {"task": "who", "target": "y", "declared": "protected"}
     found = Tasks.from_frame(frame, features=["v"], **asked)
     assert usable(found, torch.float32).scores.tolist() == [True, False]
