@@ -87,9 +87,9 @@ def _probe(algorithm: ClientAlgorithm, problem: Problem, engine: Engine, like: P
             raise InputError(
                 f"{type(problem.model).__name__} looks up a place that is not there ({type(error).__name__}: {cause}): "
                 "before any data are touched it is tried on made-up numbers, which have fractions and either sign, "
-                "whatever ranges were declared, so they are no ids. Clamp ids in forward, as in ids.long().clamp(0, 6), "
-                "or name the column's categories in data.features, as in {'day': ['mon', 'tue']}, and use nn.Linear on "
-                "its columns of 0 and 1."
+                "whatever ranges were declared, so they are no ids. Use ids.long().clamp(0, 6) in forward, or name the "
+                "column's categories in data.features, as in {'day': ['mon', 'tue']}, and put nn.Linear on its columns "
+                "of 0 and 1."
             ) from error
         advice = "mend it"
         if engine.name != "loop" and _works(algorithm, problem, LoopEngine(), like):
