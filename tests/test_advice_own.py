@@ -147,7 +147,7 @@ FRAMES = cases(
         {"features": {"v": {"range": (0, 9), "missing": 9}}},
         {"features": {"v": {"range": (0, 12), "missing": 12}}},
     ),
-    ({"features": {"v": (9, 0)}}, "must rise, got {}; give (low, high)", {"features": {"v": (0, 9)}}),
+    ({"features": {"v": (9, 0)}}, "must rise, got {}; give [low, high]", {"features": {"v": (0, 9)}}),
     ({"features": {"c": ["f", "f"]}}, "more than once; keep one of them", {"features": {"c": ["f"]}}),
     (
         {"features": {"v": (1, 2, 3)}},
@@ -174,15 +174,14 @@ FRAMES = cases(
     ({"features": ["ok"]}, "which cannot be read as", {"features": {"ok": "boolean"}}),
     (
         {"features": ["d"]},
-        "write two dates, ('1900-01-01', '2030-01-01'), for it",
+        "write two dates, ['1900-01-01', '2030-01-01'], for it",
         {"features": {"d": ("1900-01-01", "2030-01-01")}},
     ),
     ({"features": {"ok": (0, 1)}}, "write 'boolean' for it", {"features": {"ok": "boolean"}}),
     (
-        {"features": {"v": ["1", "2"]}, "frame": given(v=[1.0] * 8)},
-        "of whole numbers with gaps give .astype('Int64')",
-        {"frame": given(v=pd.array([1, None] * 4, dtype="Int64"))},
-        {"features": {"v": (0, 9)}},
+        {"features": {"v": ("1900-01-01", "2030-01-01")}},
+        "write two numbers, [0, 120], for it",
+        {"features": {"v": [0, 120]}},
     ),
     (
         {"features": ["v"], "frame": given(v=[b"x"] * 8).astype({"v": pd.ArrowDtype(pa.binary())})},
@@ -202,7 +201,7 @@ FRAMES = cases(
     ),
     (
         {"frame": given(v=[1e200] * 8), "features": {"v": "standardize-within-task"}, "declared": "benchmark"},
-        "which is too large to be standardized; mend it there, or give a range",
+        "which is {}; mend it there, or give a range [low, high] in {}",
         {"frame": FRAME},
         {"features": {"v": (0, 1e200)}},
     ),
@@ -365,7 +364,7 @@ FILES = cases(
     ),
     (
         {"content": LINES.replace("bob", "böb").encode("latin-1")},
-        "save it as UTF-8, or say what it",
+        "; {}, or say what it is, such as",
         {"encoding": "latin-1"},
         {"encoding": "cp1252"},
         {"content": LINES.replace("bob", "böb")},
@@ -375,7 +374,7 @@ FILES = cases(
         "see whether the path and the file are right",
         {"content": gzip.compress(LINES.encode())},
     ),
-    ({"content": b"PK\x03\x04"}, "a workbook or an archive, not a text table", {"content": LINES}),
+    ({"content": b"PK\x03\x04"}, "save its sheet as CSV (UTF-8)", {"content": LINES}),
     ({"content": LINES.replace("3", "\0")}, "so it is no text table; save it", {"content": LINES}),
     (
         {"content": LINES.replace("bob,1", '"bob,1')},
@@ -383,6 +382,37 @@ FILES = cases(
         {"content": LINES.replace("bob,1", '"bob",1')},
     ),
     ({"content": LINES.replace("bob,1", "bob,1,2")}, "mend that line, or give the separator", {"content": LINES}),
+    (
+        {"content": gzip.compress(LINES.encode())},
+        "add .gz to its name",
+        {"name": "a.csv.gz", "path": "a.csv.gz"},
+    ),
+    ({"content": b"\x89PNG\r\n\x1a\n"}, "give a table that is saved as CSV (UTF-8)", {"content": LINES}),
+    (
+        {"content": LINES.replace("bob", "böb"), "encoding": "ascii"},
+        "leave encoding out if it is UTF-8",
+        {"encoding": GONE},
+    ),
+    ({"encoding": "utf-16"}, "read as {}; leave encoding out if the file is UTF-8", {"encoding": GONE}),
+    ({"encoding": 8}, "leave it out for UTF-8", {"encoding": GONE}, {"encoding": "utf-8"}),
+    (
+        {"content": LINES.encode("utf-8-sig"), "encoding": "latin-1"},
+        "begins with the mark of {}, and encoding={} is given; leave it out",
+        {"encoding": GONE},
+        {"encoding": "utf-8"},
+    ),
+    (
+        {"content": "sep=,\n" + LINES},
+        "delete that line, the separator is found in the headings",
+        {"content": LINES},
+    ),
+    ({"separator": ";"}, "and its first line holds a {}; give separator={}", {"separator": ","}),
+    (
+        {"content": LINES.replace(",", "\t"), "separator": ","},
+        "and its first line holds a {}; give separator={}",
+        {"separator": r"\t"},
+    ),
+    ({"path": "."}, "is a folder, and a table is one file; give the path", {"path": "a.csv"}),
 )
 
 COMMAS = cases(
@@ -392,6 +422,11 @@ COMMAS = cases(
         {"content": LINES.replace(",", "\t").replace("\t1\t", "\t1,5\t")},
         "; give decimal=',' if that is a decimal comma",
         {"decimal": ","},
+    ),
+    (
+        {"name": "a.csv", "content": LINES.replace(",", ";").replace(";1;", ";1,5;").replace(";2;", ";2.5;")},
+        "; write one mark in all rows",
+        {"content": LINES.replace(",", ";").replace(";1;", ";1,5;").replace(";2;", ";2,5;")},
     ),
 )
 
@@ -408,11 +443,23 @@ ARRAYS = cases(
     {"people": PAIRS, "classes": 2, "declared": "protected"},
     ({"people": [1]}, "give a mapping with (inputs, targets) for each person's name", {"people": PAIRS}),
     ({"people": {}}, "so there are no tasks; give one array per task", {"people": PAIRS}),
-    ({"split": "part"}, "split of arrays must be three shares", {"split": (0.6, 0.2, 0.2)}),
+    ({"split": "part"}, "split of {} must be three shares", {"split": (0.6, 0.2, 0.2)}),
     ({"people": {"ann": np.ones(3)}}, "must be a pair (inputs, targets)", {"people": PAIRS}),
     (
+        {"people": {"ann": (np.ones((4, 2)), np.eye(4, dtype=int)[:, :2])}},
+        "give .argmax(axis=1) of one-hot rows, .reshape(-1) of labels in one column, or leave out classes",
+        {"people": {"ann": (np.ones((4, 2)), np.eye(4, dtype=int)[:, :2].argmax(axis=1))}},
+        {"people": {"ann": (np.ones((4, 2)), np.ones((4, 1)).reshape(-1))}},
+        {"classes": GONE},
+    ),
+    (
+        {"people": LABELS, "classes": "infer", "declared": "benchmark"},
+        "give the classes' names, in order",
+        {"classes": ["no", "yes"]},
+    ),
+    (
         {"people": LABELS, "classes": ["no"], "declared": "benchmark"},
-        "as the label of example {}",
+        "is none of the names of classes; mend it, or add it to classes",
         {"classes": ["no", "yes"]},
     ),
 )
@@ -444,7 +491,7 @@ DATASETS = cases(
             "people": {"ann": (TensorDataset(torch.full((3, 2), torch.nan), torch.tensor([0, 1, 0])))},
             "declared": "benchmark",
         },
-        "hold no finite number in {} (counted from 0); mend it, or leave that example out",
+        "hold no finite number in {}; mend it, or leave that example out",
         {"people": SETS},
     ),
     (
@@ -467,7 +514,7 @@ LEAVES = cases(
     {"content": GOOD, "classes": 2, "declared": "benchmark"},
     ({"path": "b.json"}, "give the path of a JSON file", {"path": "a.json"}),
     ({"content": {"users": [], "user_data": {}}}, "so there are no people; give at least", {"content": GOOD}),
-    ({"split": "part"}, "split of LEAF's files must be three shares", {"split": (0.6, 0.2, 0.2)}),
+    ({"split": "part"}, "split of {} must be three shares", {"split": (0.6, 0.2, 0.2)}),
     ({"content": "{"}, "is no whole JSON{}; write the file again", {"content": GOOD}),
     ({"content": [1]}, "so it is not of LEAF's form", {"content": GOOD}),
     ({"content": {**GOOD, "num_samples": []}}, "must have as many 'num_samples' as 'users'", {"content": GOOD}),
@@ -500,9 +547,9 @@ FACES = {f"ann/{kind}/{number}.png": ((4, 4), "L") for kind in ("no", "yes") for
 IMAGES = cases(
     imaged,
     {"files": FACES, "classes": ["no", "yes"], "declared": "protected"},
-    ({"split": "part"}, "split of a folder of images must be three shares", {"split": (0.6, 0.2, 0.2)}),
+    ({"split": "part"}, "split of {} must be three shares", {"split": (0.6, 0.2, 0.2)}),
     ({"colour": "blue"}, "colour must be 'grey' or 'rgb'", {"colour": GONE}, {"colour": "rgb"}),
-    ({"size": (28,)}, "size must be (height, width) in whole pixels", {"size": (28, 28)}),
+    ({"size": (28,)}, "size must be [height, width] in whole pixels", {"size": (28, 28)}),
     (
         {"classes": None},
         "would be looked up in the folders of people's labels",
@@ -518,7 +565,7 @@ IMAGES = cases(
     ),
     (
         {"files": {**FACES, "ann/no/9.png": ((5, 4), "RGB")}},
-        "give size=(height, width), or colour='grey' or 'rgb'",
+        "give size=[height, width], or colour='grey' or 'rgb'",
         {"size": (4, 4), "colour": "grey"},
     ),
     (
@@ -565,6 +612,7 @@ KEYS = cases(
     ),
     ({"colour": "grey"}, "does not go with {}, which is read as {}; leave it out", {"colour": GONE}),
     ({"task": GONE}, "must name the column of {} that says", {"task": "who"}),
+    ({"name": "."}, "is a folder of tables; give the path of one of them", {"name": "a.csv"}),
 )
 
 NEW = cases(

@@ -307,7 +307,8 @@ def test_decimal_commas_are_read_where_semicolons_stand_between_cells(tmp_path: 
     path = tmp_path / "a.csv"
     path.write_text(GOOD.replace(",", ";").replace(";2;", ";2,5;").replace(";3;", ";3.5;"))
     own = {**ASKED, "file": str(path), "features": ["v"]}
-    assert sorted(own_tasks(own, "protected").to_frame()["v"]) == [1, 1, 2.5, 2.5, 3.5, 3.5]
+    either = own_tasks(own, "protected").to_frame()["v"]
+    assert sorted(either.dropna()) == [1, 1, 2.5, 2.5], "each person's first mark is theirs, and 3.5 has another"
     strict = own_tasks({**own, "decimal": ","}, "protected").to_frame()["v"]
     assert sorted(strict.dropna()) == [1, 1, 2.5, 2.5], (
         "1.500 may be a thousand and a half: with decimal=',' it is no number"

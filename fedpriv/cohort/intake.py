@@ -16,7 +16,7 @@ from torch import Tensor
 
 from fedpriv.errors import InputError
 
-__all__ = ["as_array", "as_entries", "as_names", "as_offsets", "check_rows", "columns_of", "join"]
+__all__ = ["as_array", "as_entries", "as_loose", "as_names", "as_offsets", "check_rows", "columns_of", "join"]
 
 _OTHER_KINDS = {
     "b": ("booleans", "give numbers, .astype('float32') for 0.0 and 1.0"),
@@ -99,6 +99,27 @@ def _plain(values: Any, what: str, *, labels: bool = False) -> NDArray[Any]:
             f"{what} is a {_kind(values)} that makes no array ({type(error).__name__}); give one array of numbers "
             "[n, ...], all examples of one shape."
         ) from None
+
+
+def as_loose(values: Any) -> NDArray[Any] | None:
+    """Return an array whatever type its values give it, of objects where they have none in common; None of others.
+
+    The type of a list or a pandas table follows from its values: one that is missing makes whole numbers floats or
+    objects, a text makes all of a list texts. What of them are numbers is for the caller to find out, value by value.
+    """
+    if isinstance(values, Tensor):
+        return as_array(values, "it", labels=True)
+    if isinstance(values, np.ma.MaskedArray):
+        return None
+    types = [] if values is None else np.atleast_1d(np.asarray(getattr(values, "dtypes", []), dtype=object)).tolist()
+    objects = isinstance(values, list | tuple) or any(not isinstance(one, np.dtype) for one in types)
+    if any(getattr(one, "kind", "O") in "Mm" for one in types):
+        return None
+    try:
+        found = np.asarray(values)
+        return np.asarray(values, dtype=object) if objects and found.dtype.kind not in "biuf" else found
+    except Exception:  # whose text may hold values; :func:`as_array` says what is wrong
+        return None
 
 
 def _kind(values: Any) -> str:
@@ -210,12 +231,12 @@ def join(entries: Sequence[Any], what: str, *, labels: bool = False) -> tuple[ND
     what : str
         What sentences call one entry.
     labels : bool
-        As :func:`as_array`.
+        As :func:`as_array`; whole numbers of some entries then become floats beside floats of others.
 
     Raises
     ------
     InputError
-        There is none, or entries differ in the shape of an example, or some hold whole numbers and some do not.
+        There is none, or entries differ in the shape of an example, or some inputs hold whole numbers and some do not.
     """
     if not len(entries):
         raise InputError(f"there is no {what} at all, so there are no tasks; give one array per task.")
@@ -239,7 +260,7 @@ def join(entries: Sequence[Any], what: str, *, labels: bool = False) -> tuple[ND
                 f"{what} {place} (counted from 0) holds examples of shape {one.shape[1:]}, number {rows[0]} holds "
                 f"{first.shape[1:]}; all tasks need one shape."
             )
-        if (one.dtype.kind == "f") != (first.dtype.kind == "f"):
+        if not labels and (one.dtype.kind == "f") != (first.dtype.kind == "f"):
             raise InputError(
                 f"{what} {place} (counted from 0) holds {one.dtype}, number {rows[0]} holds {first.dtype}; give all "
                 "tasks one type, such as .astype('float32')."

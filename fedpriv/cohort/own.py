@@ -10,12 +10,12 @@ from fedpriv.errors import InputError
 from fedpriv.roster import Declared
 
 if TYPE_CHECKING:
-    from fedpriv.cohort.readers import Found, People
+    from fedpriv.cohort.readers import Asked, Found, People
 
 __all__ = ["NOT_SAID", "OwnData", "refuse_unsaid"]
 
 NOT_SAID = cast(Declared, "")
-Classes = int | Sequence[str] | None
+Classes = int | Sequence[str] | Sequence[int] | None
 _SHARES = (0.6, 0.2, 0.2)
 
 
@@ -51,9 +51,9 @@ class OwnData:
     groups : str or None
         Of a table: the column that says in which *public* group a person is, a whole number, the same in all rows of a
         person. It is no feature, and says nothing that must be protected: groups are known to everybody.
-    classes : int, sequence of str, "infer" or None
-        The number of classes, where labels are whole numbers from 0 on; their names, in order; None for a regression.
-        ``"infer"`` looks them up in the labels of a benchmark.
+    classes : int, sequence of str or int, "infer" or None
+        The number of classes, where labels are whole numbers from 0 on; their names, in order, which may be whole
+        numbers; None for a regression. ``"infer"`` looks them up in the labels of a benchmark.
     split : (train, validation, test) or str
         Shares within each task, by a public seed; or the column that says train, validation or test.
     declared : {"benchmark", "protected"}
@@ -66,7 +66,7 @@ class OwnData:
     """
 
     @classmethod
-    def _of(cls, people: People, declared: Declared) -> Self:
+    def _of(cls, people: People, asked: Asked) -> Self:
         raise NotImplementedError
 
     @classmethod
@@ -110,23 +110,11 @@ class OwnData:
         ... )  # doctest: +SKIP
         """
         refuse_unsaid(declared)
-        from fedpriv.cohort.readers import people_of, table_of
+        from fedpriv.cohort.readers import Asked, people_of, table_of
 
-        return cls._of(
-            people_of(
-                table_of(frame),
-                task=task,
-                target=target,
-                features=features,
-                groups=groups,
-                classes=classes,
-                split=split,
-                seed=seed,
-                protected=declared == "protected",
-                dataset=dataset,
-            ),
-            declared,
-        )
+        asked = Asked(declared, dataset, classes, split, seed)
+        people = people_of(table_of(frame), asked, task=task, target=target, features=features, groups=groups)
+        return cls._of(people, asked)
 
     @classmethod
     def from_table(
@@ -156,8 +144,9 @@ class OwnData:
         separator : str or None
             Between cells; unless given the one of comma, semicolon, tab and bar that the first line has most often.
         decimal : {".", ","} or None
-            Before decimals; unless given the point, and in a file with semicolons the point or the comma. There is
-            nothing between thousands.
+            Before decimals; unless given the point, and in a file with semicolons the point or the comma: one of both
+            in each column, of protected data in each person's rows of it, and a number with the other cannot be used.
+            There is nothing between thousands.
         encoding : str or None
             UTF-8 unless given; nothing is guessed.
         found : callable or None
@@ -172,25 +161,13 @@ class OwnData:
             As :meth:`from_frame`, or the file is damaged: with its line.
         """
         refuse_unsaid(declared)
-        from fedpriv.cohort.readers import open_table, people_of
+        from fedpriv.cohort.readers import Asked, open_table, people_of
 
         place = Path(path)
-        return cls._of(
-            people_of(
-                open_table(place, separator=separator, decimal=decimal, encoding=encoding),
-                task=task,
-                target=target,
-                features=features,
-                groups=groups,
-                classes=classes,
-                split=split,
-                seed=seed,
-                protected=declared == "protected",
-                dataset=dataset or place.name,
-                found=found,
-            ),
-            declared,
-        )
+        asked = Asked(declared, dataset or place.name, classes, split, seed, found)
+        table = open_table(place, separator=separator, decimal=decimal, encoding=encoding)
+        people = people_of(table, asked, task=task, target=target, features=features, groups=groups)
+        return cls._of(people, asked)
 
     @classmethod
     def from_saved_dataset(
@@ -231,29 +208,16 @@ class OwnData:
             As :meth:`from_frame`, or the folder is damaged or another.
         """
         refuse_unsaid(declared)
-        from fedpriv.cohort.readers import people_of, table_of_saved
+        from fedpriv.cohort.readers import Asked, people_of, table_of_saved
 
         place = Path(path)
         saved = table_of_saved(place)
         if classes is None and declared == "benchmark" and isinstance(target, str) and target in saved.class_names:
             classes = len(saved.class_names[target])
-        return cls._of(
-            people_of(
-                saved.table,
-                task=task,
-                target=target,
-                features=features,
-                groups=groups,
-                classes=classes,
-                split=_SHARES if split is None else split,
-                seed=seed,
-                protected=declared == "protected",
-                dataset=dataset or place.name,
-                parts=saved.parts if split is None else None,
-                found=found,
-            ),
-            declared,
-        )
+        asked = Asked(declared, dataset or place.name, classes, _SHARES if split is None else split, seed, found)
+        parts = saved.parts if split is None else None
+        people = people_of(saved.table, asked, task=task, target=target, features=features, groups=groups, parts=parts)
+        return cls._of(people, asked)
 
     @classmethod
     def from_leaf(
@@ -284,21 +248,11 @@ class OwnData:
             A file is damaged, lists of a user do not fit, or, of a benchmark, a value cannot be used.
         """
         refuse_unsaid(declared)
+        from fedpriv.cohort.readers import Asked
         from fedpriv.cohort.readers.leaf import read_leaf
 
-        place = Path(path)
-        return cls._of(
-            read_leaf(
-                place,
-                classes=classes,
-                split=split,
-                seed=seed,
-                protected=declared == "protected",
-                dataset=dataset or place.name,
-                found=found,
-            ),
-            declared,
-        )
+        asked = Asked(declared, dataset or Path(path).name, classes, split, seed, found)
+        return cls._of(read_leaf(Path(path), asked), asked)
 
     @classmethod
     def from_images(
@@ -337,23 +291,11 @@ class OwnData:
             A file is damaged or no image, images differ in size or colours, or, of a benchmark, a folder is no class.
         """
         refuse_unsaid(declared)
+        from fedpriv.cohort.readers import Asked
         from fedpriv.cohort.readers.images import read_image_folder
 
-        place = Path(folder)
-        return cls._of(
-            read_image_folder(
-                place,
-                classes=classes,
-                split=split,
-                seed=seed,
-                protected=declared == "protected",
-                dataset=dataset or place.resolve().name,
-                size=size,
-                colour=colour,
-                found=found,
-            ),
-            declared,
-        )
+        asked = Asked(declared, dataset or Path(folder).resolve().name, classes, split, seed, found)
+        return cls._of(read_image_folder(Path(folder), asked, size=size, colour=colour), asked)
 
     @classmethod
     def from_arrays(
@@ -372,6 +314,8 @@ class OwnData:
         ----------
         people : mapping of str to (inputs, targets)
             Arrays, Tensors, DataFrames of numbers or lists [n, ...]; nothing is scaled, and whole numbers stay whole.
+            But types of lists, pandas tables and arrays of objects follow from the values, which decide nothing in
+            protected data: such inputs are floats there. Give ids for ``nn.Embedding`` as arrays of whole numbers.
         classes, split, declared, seed, dataset
             See :class:`OwnData`.
 
@@ -385,13 +329,11 @@ class OwnData:
         >>> Tasks.from_arrays({"ann": (x, y)}, classes=2, declared="protected")  # doctest: +SKIP
         """
         refuse_unsaid(declared)
+        from fedpriv.cohort.readers import Asked
         from fedpriv.cohort.readers.arrays import people_of_arrays
 
-        protected = declared == "protected"
-        return cls._of(
-            people_of_arrays(people, classes=classes, split=split, seed=seed, protected=protected, dataset=dataset),
-            declared,
-        )
+        asked = Asked(declared, dataset, classes, split, seed)
+        return cls._of(people_of_arrays(people, asked), asked)
 
     @classmethod
     def from_datasets(

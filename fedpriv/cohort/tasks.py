@@ -19,7 +19,7 @@ from fedpriv.roster import Declared, Roster, fingerprint_of, salted_name, spelli
 if TYPE_CHECKING:
     import pandas as pd
 
-    from fedpriv.cohort.readers import People
+    from fedpriv.cohort.readers import Asked, People
 
 __all__ = ["PARTS", "Declared", "Part", "Population", "Ragged", "Tasks"]
 
@@ -151,7 +151,8 @@ class Tasks(OwnData):
         The three parts, aligned with ``names``. No validation part (None) means that nobody has validation examples.
     num_classes : int or None
         Number of classes; None for regression. It is public, so it is given and never looked up in the labels. Labels
-        are whole numbers from 0 to ``num_classes - 1`` (False is 0, True is 1), kept as int64. Values of a regression
+        are whole numbers from 0 to ``num_classes - 1`` (False is 0, True is 1), kept as int64; of protected data they
+        may be floats, and what is no whole number becomes -1, the mark of what cannot be used. Values of a regression
         are kept as floats, also where they are whole.
     declared : {"benchmark", "protected"}
         Public benchmark data get a ledger per run; protected data continue one ledger over all runs. There is no
@@ -195,7 +196,7 @@ class Tasks(OwnData):
                 )
             if not len(data.inputs):  # an empty part has no shape of its own
                 data = _nothing(len(data), self.train)
-            _put(self, **{part: _typed(data, part, self.num_classes)})
+            _put(self, **{part: _typed(data, part, self.num_classes, protected=self.declared == "protected")})
 
     def __repr__(self) -> str:
         kind = "regression" if self.num_classes is None else f"{self.num_classes} classes"
@@ -285,9 +286,10 @@ class Tasks(OwnData):
         return fingerprint_of(self.names)
 
     @classmethod
-    def _of(cls, people: People, declared: Declared) -> Self:
+    def _of(cls, people: People, asked: Asked) -> Self:
         train, validation, test = (Ragged(*part, columns=people.columns) for part in people.parts)
-        return cls(people.dataset, people.names, train, validation, test, people.num_classes, declared, people.groups)
+        kind, groups = people.num_classes, people.groups
+        return cls(people.dataset, people.names, train, validation, test, kind, asked.declared, groups)
 
     def to_frame(self, *, task: str = "task", target: str = "target", part: str = "part") -> pd.DataFrame:
         """Return a pandas table with a row for each example: :meth:`from_frame` with ``split=part`` reads it again.
@@ -438,8 +440,12 @@ def _labels(given: Any) -> tuple[int, ...]:
     return tuple(map(int, found))
 
 
-def _typed(data: Ragged, part: Part, num_classes: int | None) -> Ragged:
-    """Return targets as int64 where they are classes, as floats where they are values."""
+def _typed(data: Ragged, part: Part, num_classes: int | None, *, protected: bool) -> Ragged:
+    """Return targets as int64 where they are classes, as floats where they are values.
+
+    A label that is missing makes pandas write all of them as floats. What values of protected data are decides nothing:
+    those that are no whole numbers become -1, which cannot be used.
+    """
     targets, whole = data.targets, data.targets.dtype.kind != "f"
     if num_classes is None:
         return replace(data, targets=targets.astype(np.float64)) if whole else data
@@ -449,6 +455,9 @@ def _typed(data: Ragged, part: Part, num_classes: int | None) -> Ragged:
             f"shape {targets.shape[1:]}; give .argmax(axis=1) of one-hot rows, .reshape(-1) of a column, or "
             "num_classes=None for values."
         )
+    if not whole and protected:
+        inside = (targets == np.floor(targets)) & (np.abs(targets) < 2**53)
+        return replace(data, targets=np.where(inside, targets, -1).astype(np.int64))
     if not whole:
         raise InputError(
             f"with num_classes={num_classes} the {part} part needs labels that are whole numbers, got {targets.dtype}; "

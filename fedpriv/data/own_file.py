@@ -86,18 +86,24 @@ def kind_of_file(path: Path) -> FileKind:
     Raises
     ------
     InputError
-        There is nothing.
+        There is nothing, nothing that may be read, or a folder of tables.
     """
     from fedpriv.cohort.readers import is_saved_dataset
+    from fedpriv.cohort.readers.files import is_table
+    from fedpriv.cohort.readers.paths import at, inside
 
-    if not path.exists():
-        raise InputError(f"data.file: there is no {str(path)!r}; give the path of a file or folder.")
-    if not path.is_dir():
+    here = at(path)
+    if here is None:
+        raise InputError(f"data.file: there is no {str(path)[:500]!r}; give the path of a file or folder.")
+    if here == "file":
         return "LEAF" if path.suffix.lower() == ".json" else "table"
+    within = inside(path)
     if is_saved_dataset(path):
         return "saved data set"
-    if any(path.glob("*.json")) or any(path.glob("train/*.json")):
+    if any(one.suffix == ".json" for one in [*within, *path.glob("train/*")]):
         return "LEAF"
+    if any(map(is_table, within)):
+        raise InputError(f"data.file: {path.name!r} is a folder of tables; give the path of one of them.")
     return "images"
 
 

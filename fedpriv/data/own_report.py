@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,26 +81,34 @@ def _opened(table: Table) -> dict[str, Any]:
     return {
         **({"text": ", ".join(table.said)} if table.said else {}),
         "rows": table.rows,
-        "columns": _headings(table.columns),
+        "columns": _headings(table),
     }
 
 
-def _headings(columns: Sequence[str]) -> str:
+def _headings(table: Table) -> str:
     """List headings, unless the first line may be a row of data: then it is somebody's."""
-    if any(_is_number(name) for name in columns):
+    import pyarrow as pa
+
+    from fedpriv.cohort.readers.column import as_numbers
+
+    count = f"{len(table.columns):,}"
+    numbers = as_numbers(pa.array(table.columns, pa.large_string()), ".,")
+    if not np.isnan(numbers.values).all():
+        return f"{count}: not shown, because the first line holds numbers and may be a row of data; put headings there"
+    if table.said and any(_stands_below(table, name) for name in table.columns if name):
         return (
-            f"{len(columns):,}: not shown, because the first line holds numbers and may be a row of data; put headings "
-            "there"
+            f"{count}: not shown, because a cell of the first line stands in its column once more, so it may be a row "
+            "of data; put headings there"
         )
-    return _list([name or "(no name)" for name in columns])
+    return _list([name or "(no name)" for name in table.columns])
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text.replace(",", "."))
-    except ValueError:
-        return False
-    return True
+def _stands_below(table: Table, heading: str) -> bool:
+    import pyarrow.compute as pc
+
+    from fedpriv.cohort.readers.column import as_text
+
+    return bool(pc.any(pc.equal(as_text(table.column(heading)), heading)).as_py())
 
 
 def _list(names: list[str]) -> str:

@@ -6,10 +6,12 @@
                          LEAF, images, arrays ------^
 
 =================  ===========================================================================
+``asked``          what all of them are told: declared, classes, split, seed
 ``people``         ``divide``: one spelling for each name, one order, train, validation, test
 ``column``         columns of any library as arrays of a few kinds, and as numbers
 ``text_table``     CSV and its like; every cell is text until it is asked for
 ``frame``          pandas, pyarrow, Parquet, what ``save_to_disk`` wrote
+``paths``          what is at a path, and whether it may be read
 ``files``          ``open_table``: by the ending of a file
 ``features``       how columns become inputs, as the user says it
 ``encode``         columns as numbers, and what of them cannot be used
@@ -31,14 +33,15 @@ are split by Python's ``csv``: it knows the line of each record, and takes no ty
 
 from __future__ import annotations
 
+from fedpriv.cohort.readers.asked import Asked, Found
 from fedpriv.cohort.readers.column import Placed, Table
-from fedpriv.cohort.readers.encode import Found
 from fedpriv.cohort.readers.files import open_table
 from fedpriv.cohort.readers.frame import is_saved_dataset, table_of, table_of_saved
 from fedpriv.cohort.readers.people import People
 from fedpriv.cohort.readers.table import inputs_of, people_of
 
 __all__ = [
+    "Asked",
     "Found",
     "People",
     "Placed",

@@ -7,27 +7,34 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from torch import Tensor
 
-from fedpriv.cohort.intake import as_array, as_names, check_rows, columns_of, join
+from fedpriv.cohort.intake import as_array, as_loose, as_names, check_rows, columns_of, join
+from fedpriv.cohort.readers.asked import Asked
+from fedpriv.cohort.readers.column import as_numbers, of_objects
 from fedpriv.cohort.readers.encode import read_labels
 from fedpriv.cohort.readers.frame import table_of
-from fedpriv.cohort.readers.people import People, as_split, divide
-from fedpriv.cohort.readers.table import as_classes
+from fedpriv.cohort.readers.people import People, divide
 from fedpriv.errors import InputError
 
 __all__ = ["examples_of", "people_of_arrays"]
 
 
-def people_of_arrays(given: Any, *, classes: Any, split: Any, seed: int, protected: bool, dataset: str) -> People:
+def people_of_arrays(given: Any, asked: Asked) -> People:
     """Make people of inputs and targets for each.
+
+    Types of lists, pandas tables and arrays of objects follow from the values in them, which decide nothing where data
+    are protected: such inputs and targets are read as floats there, one by one where they are objects. Labels are read
+    alike in all types, also of a benchmark.
 
     Parameters
     ----------
     given : mapping of str to (inputs, targets)
         As :meth:`fedpriv.cohort.Ragged.from_lists` takes an entry of each.
-    classes, split, seed, protected, dataset
-        As :func:`fedpriv.cohort.readers.read_leaf`.
+    asked : Asked
+        What is said of the data.
 
     Raises
     ------
@@ -40,10 +47,8 @@ def people_of_arrays(given: Any, *, classes: Any, split: Any, seed: int, protect
             f"{type(given).__name__}."
         )
     names = as_names(given)
-    shares = as_split(split)
-    if isinstance(shares, str):
-        raise InputError("split of arrays must be three shares; give (0.6, 0.2, 0.2).")
-    known = as_classes(classes, protected=protected)
+    shares = asked.shares("arrays")
+    known = asked.known
     pairs = []
     for place, (name, pair) in enumerate(zip(names, given.values(), strict=True)):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
@@ -51,70 +56,109 @@ def people_of_arrays(given: Any, *, classes: Any, split: Any, seed: int, protect
                 f"the entry of {name!r} must be a pair (inputs, targets), got {type(pair).__name__}; give both."
             )
         check_rows(pair[0], pair[1], place)
-        pairs.append(pair)
+        inputs, other = pair
+        if asked.protected:
+            inputs, other = _as_floats(inputs), _as_floats(other) if known is None else other
+        pairs.append((inputs, other))
     rows, sizes = join([one for one, _ in pairs], "inputs of task number")
-    text = isinstance(known, tuple)
-    answers = [np.asarray(one, dtype=object) if text else one for _, one in pairs]
-    found, others = (
-        (np.concatenate(answers), [len(one) for one in answers])
-        if text and answers
-        else join(answers, "targets of task number", labels=True)
+    labels = None if known is None else [_labels(other, name) for name, (_, other) in zip(names, pairs, strict=True)]
+    targets, others = (
+        join([other for _, other in pairs], "targets of task number", labels=True)
+        if labels is None
+        else (np.concatenate(labels), list(map(len, labels)))
     )
     for name, size, other in zip(names, sizes, others, strict=True):
         if size != other:
             raise InputError(f"task {name!r} has {size} inputs and {other} targets; each example needs both.")
     owner = np.repeat(np.arange(len(names)), sizes)
     begins = np.concatenate([[0], np.cumsum(sizes)])
-    division = divide(
-        "the mapping",
-        names,
-        owner,
-        lambda row: f"example {row - begins[owner[row]]} of {names[owner[row]]!r} (counted from 0)",
-        shares,
-        seed,
-    )
-    number: int | None
-    if isinstance(known, tuple):
-        import pandas as pd
 
-        labels = read_labels(table_of(pd.DataFrame({"target": pd.Series(found, dtype=object)})), "target", known)
-        targets, number = labels.values, len(known)
-        if not protected and (targets < 0).any():
+    def example(row: int) -> str:
+        return f"example {row - begins[owner[row]]} of {names[owner[row]]!r} (counted from 0)"
+
+    division = divide("the mapping", names, owner, example, shares, asked.seed)
+    number: int | None = None
+    if known is not None:
+        classes = _look_up(targets) if known == "infer" else known
+        number = classes if isinstance(classes, int) else len(classes)
+        written, targets = targets, _read_labels(targets, classes)
+        if not asked.protected and (targets < 0).any():
             row = int(np.flatnonzero(targets < 0)[0])
-            name = names[owner[row]]
-            raise InputError(
-                f"task {name!r} holds {found[row]!r} as the label of example {row - begins[owner[row]]} (counted from "
-                "0), which is none of the classes; mend it, or add it to classes."
-            )
-    else:
-        targets = found
-        whole = found.dtype.kind in "iub"  # others are refused by their type, as labels of all tasks are
-        number = known if known != "infer" else int(found.max(initial=0)) + 1 if whole else 1
-    if not protected:
-        _refuse_unusable(
-            rows, targets, number, lambda row: f"example {row - begins[owner[row]]} of {names[owner[row]]!r}"
-        )
+            raise _no_class(str(written[row])[:60], example(row), classes)
+    if not asked.protected:
+        _refuse_unusable(rows, targets, example)
     columns = next((columns_of(one) for (one, _), size in zip(pairs, sizes, strict=True) if size), None)
-    return People.gather(dataset, division, rows, targets, number, columns)
+    return People.gather(asked.dataset, division, rows, targets, number, columns)
 
 
-def _refuse_unusable(inputs: Any, targets: Any, number: int | None, place: Callable[[int], str]) -> None:
+def _as_floats(values: Any) -> Any:
+    """Return values whose type follows from them as floats, NaN where there is no number; others as they are."""
+    if isinstance(values, Tensor | np.ma.MaskedArray) or (isinstance(values, np.ndarray) and values.dtype != object):
+        return values
+    found = as_loose(values)
+    if found is None or not found.ndim or found.dtype.kind not in "iuO":
+        return values
+    flat = found.ravel()
+    if found.dtype == object:
+        flat = [int(one) if isinstance(one, bool | np.bool_) else one for one in flat.tolist()]
+    number = as_numbers(of_objects(flat) if found.dtype == object else pa.array(flat), ".")
+    found = np.where(number.rounded, np.nan, number.values).reshape(found.shape)
+    columns = columns_of(values)
+    if columns is None:
+        return found
+    import pandas as pd
+
+    return pd.DataFrame(found, columns=list(columns))
+
+
+def _labels(values: Any, name: str) -> NDArray[Any]:
+    """Return one person's labels as they are, numbers or objects."""
+    found = as_loose(values)
+    if found is None or found.dtype.kind not in "biufOU":
+        found = as_array(values, f"the labels of {name!r}", labels=True)  # which says what is wrong with their type
+    if found.ndim != 1:
+        raise InputError(
+            f"the labels of {name!r} have the shape {found.shape}, and classes need one label for each example, [n]; "
+            "give .argmax(axis=1) of one-hot rows, .reshape(-1) of labels in one column, or leave out classes."
+        )
+    return found if found.dtype.kind in "biuf" else found.astype(object)
+
+
+def _read_labels(labels: NDArray[Any], classes: int | tuple[str, ...]) -> NDArray[np.int64]:
+    import pandas as pd
+
+    return read_labels(
+        table_of(pd.DataFrame({"labels": pd.Series(labels, dtype=labels.dtype)})), "labels", classes
+    ).values
+
+
+def _no_class(label: str, example: str, classes: int | tuple[str, ...]) -> InputError:
+    if isinstance(classes, int):
+        return InputError(
+            f"the label {label} of {example} is none of the {classes} classes, which are numbered from 0 on; mend it, "
+            "or give a larger number of classes."
+        )
+    return InputError(
+        f"the label {label!r} of {example} is none of the names of classes; mend it, or add it to classes."
+    )
+
+
+def _look_up(labels: NDArray[Any]) -> int:
+    """Return the number of classes of a benchmark whose labels are numbers from 0 on."""
+    if labels.dtype.kind not in "biuf":
+        raise InputError("classes='infer' needs labels that are whole numbers; give the classes' names, in order.")
+    return max(int(np.nan_to_num(labels.astype(np.float64), posinf=0, neginf=0).max(initial=0)), 0) + 1
+
+
+def _refuse_unusable(inputs: Any, targets: Any, place: Callable[[int], str]) -> None:
     """Refuse the first example of a benchmark that cannot be used."""
     for what, values in (("inputs", inputs), ("targets", targets)):
         if values.dtype.kind == "f":
             bad = np.flatnonzero(~np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
             if len(bad):
                 raise InputError(
-                    f"{what} hold no finite number in {place(int(bad[0]))} (counted from 0); mend it, or leave that "
-                    "example out."
+                    f"{what} hold no finite number in {place(int(bad[0]))}; mend it, or leave that example out."
                 )
-    if number is not None and targets.ndim == 1 and targets.dtype.kind in "iu":
-        bad = np.flatnonzero((targets < 0) | (targets >= number))
-        if len(bad):
-            raise InputError(
-                f"the label {int(targets[bad[0]])} of {place(int(bad[0]))} (counted from 0) is none of the {number} "
-                "classes, which are numbered from 0 on; mend it, or give a larger number of classes."
-            )
 
 
 def examples_of(given: Any, *, protected: bool) -> dict[str, tuple[Any, Any]]:
@@ -164,8 +208,13 @@ def _items(name: str, dataset: Any, protected: bool) -> Iterator[Any]:
 
 
 def _stacked(name: str, values: list[Any]) -> Any:
-    if any(isinstance(one, str) for one in values):
-        return np.array(values, dtype=object)
+    """Return all examples as one array: of objects where one is text, or is missing and has no shape."""
+    if any(isinstance(one, str) or one is None for one in values):
+        shapes = {tuple(np.shape(one)) for one in values if one is not None}
+        if shapes <= {()}:
+            return np.array([one.item() if isinstance(one, Tensor) else one for one in values], dtype=object)
+        (shape, *_) = sorted(shapes)
+        values = [np.full(shape, np.nan) if one is None else one for one in values]
     what = f"an example of {name!r}"
     arrays = [as_array(one[None] if isinstance(one, Tensor) else [one], what, labels=True) for one in values]
     shapes = sorted({one.shape[1:] for one in arrays})

@@ -19,6 +19,7 @@ from fedpriv.names import nearest
 __all__ = [
     "Kind",
     "Marks",
+    "Numbers",
     "Placed",
     "Table",
     "as_column",
@@ -33,6 +34,10 @@ Kind = Literal["text", "whole", "decimal", "boolean", "date", "list", "image", "
 Marks = Literal[".", ",", ".,"]
 """What may stand before the decimals of a number in a text."""
 
+LISTED = "which `fedpriv data check FILE` lists"
+"""How the reader of a file sees its headings."""
+
+_ROUNDED = 2**53
 _MISSING = ("", "na", "n/a", "nan", "null", "none")
 _NAMES: dict[Kind, str] = {
     "text": "text", "whole": "whole numbers", "decimal": "decimal numbers", "boolean": "booleans", "date": "dates",
@@ -68,6 +73,10 @@ class Table:
         How texts write decimals.
     said : tuple of str
         What is told of the file: encoding, separator.
+    listed : str
+        Where its headings are seen.
+    misread : str
+        Why its headings may not be what was meant, with what to do; empty where nothing says so.
     """
 
     what: str
@@ -77,6 +86,8 @@ class Table:
     place: Callable[[int], str]
     marks: Marks = "."
     said: tuple[str, ...] = ()
+    listed: str = LISTED
+    misread: str = ""
 
     def __post_init__(self) -> None:
         seen: dict[str, int] = {}
@@ -89,6 +100,8 @@ class Table:
                 )
             seen[name] = number
         if not self.rows:
+            if self.misread:
+                raise InputError(f"{self.what} has one heading and no rows, {self.misread}.")
             raise InputError(f"{self.what} has headings and no rows; give at least one row.")
 
     def kind(self, name: str) -> Kind:
@@ -103,11 +116,11 @@ class Table:
 
 def no_column(table: Table, name: str, what: str) -> InputError:
     """Return the sentence for a column that is not there. Other headings stay unsaid: without any they were values."""
-    close = nearest(name, filter(None, table.columns))
+    close = None if table.misread else nearest(name, filter(None, table.columns))
     hint = f"did you mean {close!r}? " if close else ""
+    count = f"{len(table.columns):,} column{'' if len(table.columns) == 1 else 's'}"
     return InputError(
-        f"{table.what} has no column {name!r} ({what}): {hint}it has {len(table.columns):,} columns, which "
-        "`fedpriv data check FILE` lists."
+        f"{table.what} has no column {name!r} ({what}): {hint}it has {count}, {table.misread or table.listed}."
     )
 
 
@@ -182,8 +195,30 @@ def as_text(values: Any) -> Any:
     return pc.utf8_normalize(pc.utf8_trim_whitespace(text), form="NFC")
 
 
-def as_numbers(values: Any, marks: Marks) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Return numbers, NaN where there is none, and where a value is missing.
+@dataclass(frozen=True)
+class Numbers:
+    """A column as numbers.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape [N]
+        NaN where there is no number.
+    missing : ndarray of bool, shape [N]
+        Where nothing stands.
+    rounded : ndarray of bool, shape [N]
+        Where a whole number is 2**53 or more, or -2**53 or less: a float64 may be another number than was written.
+    marks : ndarray of int8, shape [N]
+        Where a number's decimals stand behind a point (1) or a comma (2).
+    """
+
+    values: NDArray[np.float64]
+    missing: NDArray[np.bool_]
+    rounded: NDArray[np.bool_]
+    marks: NDArray[np.int8]
+
+
+def as_numbers(values: Any, marks: Marks) -> Numbers:
+    """Return numbers, and what is to be said of them: the one parser of numbers in texts.
 
     A number in a text has decimals behind one of ``marks`` and may have an exponent; there is nothing between its
     thousands. Infinities are no numbers.
@@ -194,16 +229,11 @@ def as_numbers(values: Any, marks: Marks) -> tuple[NDArray[np.float64], NDArray[
         Text, whole or decimal numbers, booleans.
     marks : {".", ",", ".,"}
         What may stand before decimals.
-
-    Returns
-    -------
-    ndarray of float64, ndarray of bool, both shape [N]
     """
     if not pa.types.is_large_string(values.type):
-        # A whole number beyond 2**53 is rounded, as in every table of floats.
         found = np.asarray(pc.cast(values, pa.float64(), safe=False).to_numpy(zero_copy_only=False))
-        missing = np.isnan(found)
-        return np.where(np.isfinite(found), found, np.nan), missing
+        whole = np.full(len(found), pa.types.is_integer(values.type))
+        return _numbers(found, np.isnan(found), whole, np.zeros(len(found), dtype=np.int8))
     text = pc.fill_null(pc.utf8_trim_whitespace(values), "")
     one = f"[{marks}]"
     number = f"^[+-]?([0-9]+{one}?[0-9]*|{one}[0-9]+)([eE][+-]?[0-9]+)?$"
@@ -215,4 +245,16 @@ def as_numbers(values: Any, marks: Marks) -> tuple[NDArray[np.float64], NDArray[
         )
     )
     missing = pc.is_in(pc.utf8_lower(text), value_set=pa.array(_MISSING, pa.large_string()))
-    return np.where(np.isfinite(found), found, np.nan), np.asarray(missing.to_numpy(zero_copy_only=False))
+    behind = sum(place * _truth(pc.and_(good, pc.match_substring(text, mark))) for place, mark in ((1, "."), (2, ",")))
+    whole = _truth(pc.match_substring_regex(text, "^[+-]?[0-9]+$"))
+    return _numbers(found, _truth(missing), whole, np.asarray(behind, dtype=np.int8))
+
+
+def _truth(values: Any) -> NDArray[np.bool_]:
+    return np.asarray(values.to_numpy(zero_copy_only=False))
+
+
+def _numbers(
+    found: NDArray[np.float64], missing: NDArray[np.bool_], whole: NDArray[np.bool_], marks: NDArray[np.int8]
+) -> Numbers:
+    return Numbers(np.where(np.isfinite(found), found, np.nan), missing, whole & (np.abs(found) >= _ROUNDED), marks)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
@@ -13,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from fedpriv.cohort.readers.column import Kind, Placed, Table, as_numbers, as_text
+from fedpriv.cohort.readers.column import Kind, Numbers, Table, as_numbers, as_text
 from fedpriv.cohort.readers.features import Feature, day_of
-from fedpriv.cohort.readers.people import Division
+from fedpriv.cohort.readers.people import Division, Rows
 from fedpriv.errors import InputError
 
-__all__ = ["Encoded", "Found", "Mark", "encode", "read_labels", "scale"]
+__all__ = ["Encoded", "Mark", "encode", "read_labels", "scale"]
 
 _WHOLE = re.compile("-?[0-9]+")
 _TRUE, _FALSE = ("true", "yes", "1", "t", "y"), ("false", "no", "0", "f", "n")
@@ -28,15 +27,16 @@ _READS: dict[str, tuple[Kind, ...]] = {
     "standardize": ("text", "whole", "decimal"),
     "standardize-within-task": ("text", "whole", "decimal"),
     "dates": ("text", "date"),
-    "categories": ("text", "whole"),
-    "boolean": ("text", "whole", "boolean"),
+    "categories": ("text", "whole", "decimal", "boolean"),
+    "boolean": ("text", "whole", "decimal", "boolean"),
 }
 _SQUARED = 1e140
 """Numbers that can be standardized: the squares of a billion such have a sum."""
 _ADVICE: dict[Kind, str] = {
     "boolean": "write 'boolean' for it",
-    "date": "write two dates, ('1900-01-01', '2030-01-01'), for it",
-    "decimal": "of whole numbers with gaps give .astype('Int64'), of others a range (low, high)",
+    "date": "write two dates, ['1900-01-01', '2030-01-01'], for it",
+    "whole": "write two numbers, [0, 120], for it",
+    "decimal": "write two numbers, [0, 120], for it",
 }
 
 
@@ -49,10 +49,7 @@ class Mark(IntEnum):
     CLIPPED = 3
     NO_CATEGORY = 4
     TOO_LARGE = 5
-
-
-Found = Callable[[str, NDArray[np.int8], Placed], None]
-"""Called with a column, a :class:`Mark` for each row, and what says where a row stands. What it gets is private."""
+    ANOTHER_DECIMAL_MARK = 6
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,18 @@ class Encoded:
     marks: NDArray[np.int8]
 
 
-def encode(table: Table, feature: Feature) -> Encoded:
+def encode(table: Table, feature: Feature, owner: Rows | None = None) -> Encoded:
     """Return a column as numbers, but for what is fitted afterwards (:func:`scale`).
+
+    Parameters
+    ----------
+    table : Table
+        What was read.
+    feature : Feature
+        How its column is read.
+    owner : ndarray of int64, shape [N], or None
+        Whose each row is. A person's numbers in a column have one decimal mark, that of the first, so nobody's row
+        changes how another's is read. None: all rows are one person's.
 
     Raises
     ------
@@ -93,8 +100,32 @@ def encode(table: Table, feature: Feature) -> Encoded:
         return _one_hot(values, feature.categories)
     if feature.how == "boolean":
         return _truth(values)
-    numbers, missing = _days(values) if feature.how == "dates" else as_numbers(values, table.marks)
-    return _ranged(feature, numbers, missing)
+    if feature.how == "dates":
+        return _ranged(feature, *_days(values))
+    return _measured(feature, as_numbers(values, table.marks), owner)
+
+
+def _measured(feature: Feature, numbers: Numbers, owner: Rows | None = None) -> Encoded:
+    """Return numbers by a rule; those of another decimal mark, and those that were rounded, cannot be used."""
+    found = _ranged(feature, numbers.values, numbers.missing)
+    marks, values = found.marks.copy(), found.values.copy()
+    if feature.how != "range":  # in which a distance of 1 makes no difference
+        marks[numbers.rounded] = Mark.TOO_LARGE
+    marks[_others(numbers.marks, owner)] = Mark.ANOTHER_DECIMAL_MARK
+    values[marks >= Mark.TOO_LARGE] = np.nan
+    return Encoded(values, marks)
+
+
+def _others(marks: NDArray[np.int8], owner: Rows | None) -> NDArray[np.bool_]:
+    """Tell which numbers have another decimal mark than the first that their person wrote with one."""
+    rows = np.flatnonzero(marks)
+    people, first, which = np.unique(
+        np.zeros_like(rows) if owner is None else owner[rows], return_index=True, return_inverse=True
+    )
+    found = np.zeros(len(marks), dtype=bool)
+    if len(people):
+        found[rows] = marks[rows] != marks[rows][first][which]
+    return found
 
 
 def _ranged(feature: Feature, numbers: NDArray[np.float64], missing: NDArray[np.bool_]) -> Encoded:
@@ -125,15 +156,33 @@ def _days(values: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def _one_hot(values: Any, categories: tuple[str, ...]) -> Encoded:
-    text = pc.fill_null(as_text(values), "")
-    place = pc.fill_null(pc.index_in(text, value_set=pa.array(categories, pa.large_string())), -1)
-    which = np.asarray(place.to_numpy(zero_copy_only=False))
+    which = _among(values, categories)
     found = (which[:, None] == np.arange(len(categories))).astype(np.float64)
     return Encoded(found, np.where(which < 0, Mark.NO_CATEGORY, Mark.FINE).astype(np.int8))
 
 
+def _among(values: Any, names: tuple[str, ...]) -> NDArray[np.int64]:
+    """Return which of some names each value is, -1 where it is none of them.
+
+    A value that is missing in one person's rows makes pandas write everybody's 1 as 1.0 and True as 'true'. So these
+    are the same, unless names differ in nothing else.
+    """
+    given = pa.array(names, pa.large_string())
+    text, same = _alike(as_text(values)), _alike(given)
+    if len(same.unique()) < len(names):
+        text, same = as_text(values), given
+    place = pc.fill_null(pc.index_in(pc.fill_null(text, ""), value_set=same), -1)
+    return np.asarray(place.to_numpy(zero_copy_only=False)).astype(np.int64)
+
+
+def _alike(text: Any) -> Any:
+    text = pc.replace_substring_regex(text, r"^([+-]?[0-9]+)\.0*$", r"\1")
+    lower = pc.utf8_lower(text)
+    return pc.if_else(pc.is_in(lower, value_set=pa.array(["false", "true"], pa.large_string())), lower, text)
+
+
 def _truth(values: Any) -> Encoded:
-    text = pc.fill_null(pc.utf8_lower(as_text(values)), "")
+    text = pc.fill_null(pc.utf8_lower(_alike(as_text(values))), "")
 
     def among(words: tuple[str, ...]) -> NDArray[np.bool_]:
         return np.asarray(pc.is_in(text, value_set=pa.array(words, pa.large_string())).to_numpy(zero_copy_only=False))
@@ -163,9 +212,8 @@ def _vectors(table: Table, feature: Feature, values: Any) -> Encoded:
         raise InputError(
             f"{table.what} holds lists of {inner.type} in the column {feature.column!r}; give lists of numbers."
         )
-    numbers, missing = as_numbers(inner, table.marks)
-    one = _ranged(feature, numbers, missing)
-    width = len(numbers) // max(len(rows), 1)
+    one = _measured(feature, as_numbers(inner, table.marks))
+    width = len(one.values) // max(len(rows), 1)
     if not width:
         raise InputError(
             f"{table.what} holds empty lists in the column {feature.column!r}; give numbers in them, or leave that "
@@ -187,13 +235,14 @@ def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> En
         The column's type holds no labels.
     """
     values, kind = table.column(column), table.kind(column)
-    if kind not in ("text", "whole", "decimal", "boolean") or (kind == "decimal" and not isinstance(classes, int)):
+    if kind not in ("text", "whole", "decimal", "boolean"):
         raise InputError(
             f"{table.what} holds {table.holds(column)} in the column {column!r}, which are no labels; give a column of "
             "text or whole numbers, or leave out classes for a regression."
         )
     if isinstance(classes, int):
-        numbers, missing = as_numbers(values, table.marks)
+        read = as_numbers(values, table.marks)
+        numbers, missing = read.values, read.missing
         if kind == "text":  # a file writes booleans as words
             words = pc.fill_null(pc.utf8_lower(as_text(values)), "")
             for number, word in enumerate(("false", "true")):
@@ -202,11 +251,9 @@ def read_labels(table: Table, column: str, classes: int | tuple[str, ...]) -> En
         found = np.where(good, numbers, -1).astype(np.int64)
     else:
         _refuse_others(table, column, classes, "classes")
-        text = pc.fill_null(as_text(values), "")
-        names = classes if kind != "boolean" else tuple(one.lower() for one in classes)
-        place = pc.fill_null(pc.index_in(text, value_set=pa.array(names, pa.large_string())), -1)
-        found = np.asarray(place.to_numpy(zero_copy_only=False)).astype(np.int64)
-        missing = np.asarray(pc.equal(text, "").to_numpy(zero_copy_only=False)) & (found < 0)
+        found = _among(values, classes)
+        nothing = pc.is_in(pc.fill_null(as_text(values), ""), value_set=pa.array(["", "nan"], pa.large_string()))
+        missing = np.asarray(nothing.to_numpy(zero_copy_only=False)) & (found < 0)
     marks = np.where(found >= 0, Mark.FINE, np.where(missing, Mark.MISSING, Mark.NO_CATEGORY)).astype(np.int8)
     return Encoded(found, marks)
 
@@ -216,8 +263,9 @@ def _refuse_others(table: Table, column: str, names: tuple[str, ...], what: str)
     kind = table.kind(column)
     strange = {
         "boolean": next((one for one in names if one.lower() not in ("false", "true")), None),
-        "whole": next((one for one in names if not _WHOLE.fullmatch(one)), None),
     }.get(kind)
+    if kind in ("whole", "decimal"):
+        strange = next((one for one in names if not _WHOLE.fullmatch(one)), None)
     if strange is not None:
         holds = "['false', 'true']" if kind == "boolean" else "as text, ['0', '1']"
         instead = " or their number" if what == "classes" else ""

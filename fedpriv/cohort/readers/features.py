@@ -94,7 +94,7 @@ def features_of(table: Table, given: Any, others: Sequence[str], *, protected: b
         if protected:
             raise InputError(
                 "features must say what protected data are read as, because what a column holds would be looked up in "
-                "people's values; give features={'age': (0, 120), 'sex': ['f', 'm'], 'income': 'number'}."
+                "people's values; name each column with a range [0, 120], a list of categories ['f', 'm'] or 'number'."
             )
         rest = [one for one in table.columns if one and one not in others and not one.startswith("__index_level_")]
         wanted: dict[str, Any] = dict.fromkeys(rest, "look up")
@@ -108,8 +108,8 @@ def features_of(table: Table, given: Any, others: Sequence[str], *, protected: b
             raise InputError(f"features names {_twice(given)!r} more than once; name each column once.")
     else:
         raise InputError(
-            f"features must be a list of columns or say how each is read, got {type(given).__name__}; give "
-            "features={'age': (0, 120), 'sex': ['f', 'm'], 'income': 'number'}."
+            f"features must be a list of columns or say how each is read, got {type(given).__name__}; name each column "
+            "with a range [0, 120], a list of categories ['f', 'm'] or 'number'."
         )
     found: dict[str, Feature] = {}
     for name, how in wanted.items():
@@ -153,8 +153,8 @@ def as_feature(name: str, how: Any, *, protected: bool) -> Feature:
         rest = set(how) - {"range", "missing"}
         if rest or not how:
             raise InputError(
-                f"features: {name!r} may say 'range' and 'missing', got {sorted(map(str, how))}; give "
-                "{'range': (0, 120), 'missing': 40}."
+                f"features: {name!r} may say 'range' and 'missing', got {sorted(map(str, how))}; give the range "
+                "[0, 120] and for 'missing' a number such as 40."
             )
         missing = how.get("missing")
         if missing is not None and not _is_number(missing):
@@ -178,7 +178,7 @@ def _read(name: str, how: Any, *, protected: bool) -> Feature:
     if isinstance(how, str) and how in _WORDS:
         if how in ("standardize", "categories") and protected:
             instead = (
-                "(low, high) or 'standardize-within-task'" if how == "standardize" else "the list, such as ['f', 'm']"
+                "[low, high] or 'standardize-within-task'" if how == "standardize" else "the list, such as ['f', 'm']"
             )
             raise InputError(
                 f"features: {how!r} of {name!r} would be fitted to everybody's values, which no budget pays for, so it "
@@ -194,7 +194,7 @@ def _read(name: str, how: Any, *, protected: bool) -> Feature:
                     "smaller one."
                 )
             if not ends[0] < ends[1]:
-                raise InputError(f"features: the range of {name!r} must rise, got {_shown(how)}; give (low, high).")
+                raise InputError(f"features: the range of {name!r} must rise, got {_shown(how)}; give [low, high].")
             return Feature(name, "range" if _is_number(how[0]) else "dates", ends[0], ends[1])
     if isinstance(how, Sequence) and not isinstance(how, str) and how and all(isinstance(one, str) for one in how):
         categories = tuple(map(tidy, how))
@@ -223,8 +223,8 @@ def looked_up(table: Table, column: str) -> Feature:
     if kind == "boolean":
         return Feature(column, "boolean")
     if kind == "text":
-        numbers, missing = as_numbers(table.column(column), table.marks)
-        if not (np.isnan(numbers) & ~missing).any():
+        numbers = as_numbers(table.column(column), table.marks)
+        if not (np.isnan(numbers.values) & ~numbers.missing).any():
             return Feature(column, "number")
         words = {one.lower() for one in as_text(table.column(column)).unique().to_pylist() if one}
         if words <= {"true", "false"}:
@@ -232,7 +232,7 @@ def looked_up(table: Table, column: str) -> Feature:
         return Feature(column, "categories")
     raise InputError(
         f"{table.what} holds {table.holds(column)} in the column {column!r}; say in features how they are read, of "
-        "dates as a range ('1900-01-01', '2030-01-01'), or name the other columns there."
+        "dates as a range ['1900-01-01', '2030-01-01'], or name the other columns there."
     )
 
 
@@ -240,7 +240,7 @@ def _categories(table: Table, feature: Feature) -> Feature:
     """Look up the categories of a benchmark's column where none are given."""
     if feature.categories:
         return feature
-    if table.kind(feature.column) not in ("text", "whole"):
+    if table.kind(feature.column) not in ("text", "whole", "decimal", "boolean"):
         return feature  # its type is refused where it is read
     found = sorted({one for one in as_text(table.column(feature.column)).unique().to_pylist() if one})
     if len(found) > _MOST:

@@ -6,13 +6,19 @@ from pathlib import Path
 
 from fedpriv.cohort.readers.column import Table
 from fedpriv.cohort.readers.frame import table_of_parquet
+from fedpriv.cohort.readers.paths import at
 from fedpriv.cohort.readers.text_table import read_text_table
 from fedpriv.errors import InputError
 
-__all__ = ["open_table"]
+__all__ = ["is_table", "open_table"]
 
 _TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 _PARQUET = (".parquet", ".pq")
+
+
+def is_table(path: Path) -> bool:
+    """Tell whether a path has the ending of a table."""
+    return path.name.lower().endswith(_TEXT + _PARQUET)
 
 
 def open_table(
@@ -32,7 +38,10 @@ def open_table(
     InputError
         There is no such file, its ending is unknown, or as the reader of its kind.
     """
-    if not path.is_file():
+    here = at(path)
+    if here == "folder":
+        raise InputError(f"{str(path)!r} is a folder, and a table is one file; give the path of a file in it.")
+    if here is None:
         raise InputError(f"there is no file {str(path)!r}; give the path of a table ({', '.join(_TEXT + _PARQUET)}).")
     name = path.name.lower()
     if name.endswith(_PARQUET):

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from fedpriv.cohort.readers.column import Table, as_column, of_objects
+from fedpriv.cohort.readers.column import LISTED, Table, as_column, of_objects
+from fedpriv.cohort.readers.paths import at
 from fedpriv.cohort.readers.people import PART_WORDS, tidy
 from fedpriv.errors import InputError
 
@@ -45,10 +46,13 @@ def table_of(frame: Any) -> Table:
     import pandas as pd
 
     if isinstance(frame, pd.DataFrame):
-        return _table("the frame", [str(one) for one in frame.columns], len(frame), lambda n: _series(frame.iloc[:, n]))
+        names = [str(one) for one in frame.columns]
+        see = "which frame.columns lists"
+        return _table("the frame", names, len(frame), lambda number: _series(frame.iloc[:, number]), see)
     if isinstance(frame, pa.Table | _SpeaksArrow):
         whole = frame if isinstance(frame, pa.Table) else pa.table(frame)
-        return _table("the table", whole.column_names, whole.num_rows, whole.column)
+        see = "which table.column_names lists"
+        return _table("the table", whole.column_names, whole.num_rows, whole.column, see)
     raise InputError(
         f"a frame must be a pandas.DataFrame or a pyarrow.Table, got {type(frame).__name__}; give "
         "pandas.DataFrame(...) of it, or use Tasks.from_arrays({name: (inputs, targets)})."
@@ -99,7 +103,7 @@ class SavedDataset:
 
 def is_saved_dataset(path: Path) -> bool:
     """Tell whether a folder is one that ``save_to_disk`` wrote."""
-    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
+    return "file" in (at(path / "state.json"), at(path / "dataset_dict.json"))
 
 
 def table_of_saved(path: Path) -> SavedDataset:
@@ -112,11 +116,9 @@ def table_of_saved(path: Path) -> SavedDataset:
     """
     what = repr(path.name)
     if not is_saved_dataset(path):
-        raise InputError(
-            f"{what} is no data set that save_to_disk wrote: it holds neither state.json nor dataset_dict.json; give "
-            "the folder that it made."
-        )
-    if not (path / "dataset_dict.json").is_file():
+        holds = "holds neither state.json nor dataset_dict.json" if at(path) == "folder" else "is no folder"
+        raise InputError(f"{what} is no data set that save_to_disk wrote: it {holds}; give the folder that it made.")
+    if at(path / "dataset_dict.json") != "file":
         whole, names = _one_saved(path, what)
         return SavedDataset(_table(what, whole.column_names, whole.num_rows, whole.column), None, names)
     splits = _json(path / "dataset_dict.json", what).get("splits", [])
@@ -165,12 +167,14 @@ def _one_saved(folder: Path, what: str) -> tuple[Any, dict[str, tuple[str, ...]]
 def _json(file: Path, what: str) -> dict[str, Any]:
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
+    except PermissionError:
+        raise _closed(what) from None
     except (OSError, ValueError):
         raise InputError(f"{what} has no readable {file.name}, so it is damaged; save the data set again.") from None
     return found if isinstance(found, dict) else {}
 
 
-def _table(what: str, names: list[str], rows: int, read: Callable[[int], Any]) -> Table:
+def _table(what: str, names: list[str], rows: int, read: Callable[[int], Any], listed: str = LISTED) -> Table:
     headings = tuple(map(tidy, names))
     numbers = {name: number for number, name in enumerate(headings)}
 
@@ -188,7 +192,7 @@ def _table(what: str, names: list[str], rows: int, read: Callable[[int], Any]) -
             raise InputError(f"{what} is damaged: a column has {len(found)} of {rows} rows; write the file again.")
         return found
 
-    return Table(what, headings, rows, column, _row)
+    return Table(what, headings, rows, column, _row, listed=listed)
 
 
 def _series(series: Any) -> Any:
@@ -205,10 +209,16 @@ def _valid(table: Any) -> Any:
     return table
 
 
+def _closed(what: str) -> InputError:
+    return InputError(f"{what} cannot be read: Permission denied; give yourself the right to read it, or another copy.")
+
+
 def _unless_damaged(what: str, kind: str, read: Callable[[], Any]) -> Any:
     try:
         return read()
     except FileNotFoundError:
         raise InputError(f"{what} is not whole: a file of it is missing; give the path of a whole {kind}.") from None
+    except PermissionError:
+        raise _closed(what) from None
     except (pa.ArrowException, UnicodeDecodeError, OSError) as error:  # whose text may hold values
         raise InputError(f"{what} is damaged or no {kind} ({type(error).__name__}); write the file again.") from None

@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fedpriv.cohort.readers.encode import Found, Mark
-from fedpriv.cohort.readers.people import People, as_split, divide, tidy
+from fedpriv.cohort.readers.asked import Asked
+from fedpriv.cohort.readers.encode import Mark
+from fedpriv.cohort.readers.paths import inside
+from fedpriv.cohort.readers.people import People, divide, tidy
 from fedpriv.errors import InputError
 
 __all__ = ["Colour", "decoded", "read_image_folder"]
@@ -28,16 +30,7 @@ _LITTER = ("Thumbs.db", "desktop.ini")
 
 
 def read_image_folder(
-    folder: Path,
-    *,
-    classes: Any,
-    split: Any,
-    seed: int,
-    protected: bool,
-    dataset: str,
-    size: tuple[int, int] | None = None,
-    colour: Colour | None = None,
-    found: Found | None = None,
+    folder: Path, asked: Asked, *, size: tuple[int, int] | None = None, colour: Colour | None = None
 ) -> People:
     """Read a folder for each person, in it one for each class, in it the images.
 
@@ -47,22 +40,12 @@ def read_image_folder(
     ----------
     folder : Path
         Holds a folder for each person.
-    classes : sequence of str, or None
-        Names of the folders of classes, in their order; looked up in a benchmark unless given.
-    split : tuple of 3 floats
-        Shares of train, validation and test.
-    seed : int
-        Public: of the split.
-    protected : bool
-        Whether the data are protected.
-    dataset : str
-        What reports call the data.
+    asked : Asked
+        What is said of the data; the classes are names of folders, looked up in a benchmark unless given.
     size : (height, width) or None
         What all images are resized to; unless given they must have one size.
     colour : {"grey", "rgb"} or None
         What they are turned into; unless given they stay as they are.
-    found : callable or None
-        Gets marks of the images whose folder is no class. Of protected data that is private.
 
     Returns
     -------
@@ -75,17 +58,15 @@ def read_image_folder(
         Something is no folder or no image, or images differ in size or colours.
     """
     what = repr(folder.name)
-    shares = as_split(split)
-    if isinstance(shares, str):
-        raise InputError("split of a folder of images must be three shares; give (0.6, 0.2, 0.2).")
+    shares, classes, found = asked.shares("a folder of images"), asked.classes, asked.found
     if colour not in _MODES:
         raise InputError(f"colour must be 'grey' or 'rgb', got {colour!r}; leave it out to keep the images' own.")
     if size is not None and (len(size) != 2 or not all(isinstance(one, int) and one > 0 for one in size)):
-        raise InputError(f"size must be (height, width) in whole pixels, got {size!r}; give (28, 28).")
+        raise InputError(f"size must be [height, width] in whole pixels, got {size!r}; give [28, 28].")
     people = _inside(folder, what)
     names = classes
     if classes is None or classes == "infer":
-        if protected:
+        if asked.protected:
             raise InputError(
                 "classes of protected data would be looked up in the folders of people's labels, so they are looked up "
                 "in public benchmarks only; give their names in order, classes=['no', 'yes']."
@@ -101,7 +82,7 @@ def read_image_folder(
     for whose, person in enumerate(people):
         for kind in _inside(person, what):
             label = number.get(tidy(kind.name), -1)
-            if label < 0 and not protected:
+            if label < 0 and not asked.protected:
                 raise InputError(
                     f"{what} has the class {kind.name!r} of {person.name!r}, which is none of the classes; add it to "
                     "classes, or rename the folder."
@@ -116,12 +97,12 @@ def read_image_folder(
         return f"{people[owner[row]].name}/*/{files[row].name}"
 
     cuts = np.array(owner, dtype=np.int64)
-    division = divide(what, [one.name for one in people], cuts, place, shares, seed)
+    division = divide(what, [one.name for one in people], cuts, place, shares, asked.seed)
     if found is not None and min(labels, default=0) < 0:
         marks = np.where(np.array(labels) < 0, Mark.NO_CATEGORY, Mark.FINE).astype(np.int8)
         found("class", marks, _Whole(folder, files))
     inputs = _stack([path.open for path in files], what, place, size, _MODES[colour])
-    return People.gather(dataset, division, inputs, np.array(labels, dtype=np.int64), len(number))
+    return People.gather(asked.dataset, division, inputs, np.array(labels, dtype=np.int64), len(number))
 
 
 @dataclass(frozen=True)
@@ -167,7 +148,7 @@ def _stack(
         if one.shape != found.shape[1:]:
             raise InputError(
                 f"{what} has an image, {place(row)}, of shape {one.shape} [colours, height, width] where the first has "
-                f"{found.shape[1:]}; give size=(height, width), or colour='grey' or 'rgb'."
+                f"{found.shape[1:]}; give size=[height, width], or colour='grey' or 'rgb'."
             )
         found[row] = one
     if found is None:
@@ -214,7 +195,7 @@ def _inside(folder: Path, what: str) -> list[Path]:
 
 
 def _files(kind: Path, person: Path, what: str) -> list[Path]:
-    found = sorted(one for one in kind.iterdir() if not one.name.startswith(".") and one.name not in _LITTER)
+    found = [one for one in inside(kind) if not one.name.startswith(".") and one.name not in _LITTER]
     strange = next((one for one in found if not one.is_file() or one.suffix.lower() not in _ENDINGS), None)
     if strange is not None:
         raise InputError(

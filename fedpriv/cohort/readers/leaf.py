@@ -11,47 +11,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpriv.cohort.readers.encode import Found, Mark
-from fedpriv.cohort.readers.people import PART_WORDS, People, as_split, divide
-from fedpriv.cohort.readers.table import as_classes
+from fedpriv.cohort.readers.asked import Asked
+from fedpriv.cohort.readers.encode import Mark
+from fedpriv.cohort.readers.paths import at, inside
+from fedpriv.cohort.readers.people import PART_WORDS, People, divide
 from fedpriv.errors import InputError
 
 __all__ = ["read_leaf"]
 
 _DIGITS = 400
 """A whole number of more digits is larger than every float64."""
+_ROUNDED = 2**53
+"""A whole number of this size or more is rounded as a float64, so it cannot be used."""
 _MOST = 1_000_000
 """Classes that are looked up, at most: a label beyond is none."""
 
 
-def read_leaf(
-    path: Path,
-    *,
-    classes: Any,
-    split: Any,
-    seed: int,
-    protected: bool,
-    dataset: str,
-    found: Found | None = None,
-) -> People:
+def read_leaf(path: Path, asked: Asked) -> People:
     """Read one file, all files of a folder, or a folder with ``train`` and ``test``, whose division is then kept.
 
     Parameters
     ----------
     path : Path
         A ``.json`` file or a folder.
-    classes : int, sequence of str, "infer" or None
-        As :meth:`fedpriv.Tasks.from_table`.
-    split : tuple of 3 floats
-        Shares of train, validation and test, where the folder has no division of its own.
-    seed : int
-        Public: of the split.
-    protected : bool
-        Whether the data are protected.
-    dataset : str
-        What reports call the data.
-    found : callable or None
-        Gets marks of the examples whose 'x' or 'y' cannot be used. Of protected data that is private.
+    asked : Asked
+        What is said of the data; the split is for a folder that has no division of its own.
 
     Returns
     -------
@@ -64,20 +48,17 @@ def read_leaf(
         A file is damaged, a user's lists do not fit, or, of a benchmark, a value cannot be used.
     """
     what = repr(path.name)
-    shares = as_split(split)
-    known = as_classes(classes, protected=protected)
-    if isinstance(shares, str):
-        raise InputError("split of LEAF's files must be three shares; give (0.6, 0.2, 0.2).")
+    shares, known, found = asked.shares("LEAF's files"), asked.known, asked.found
     reading = _Reading(what)
     for file, part in _files(path, what):
         reading.add(file, part)
     cuts = np.array(reading.owner, dtype=np.int64)
     own = np.array(reading.parts, dtype=np.int8)
-    division = divide(what, reading.users, cuts, reading.place, shares if (own < 0).all() else own, seed)
+    division = divide(what, reading.users, cuts, reading.place, shares if (own < 0).all() else own, asked.seed)
     inputs, good = _numbers(reading.inputs, reading, "x")
     if found is not None and not good.all():
         found("x", np.where(good, Mark.FINE, Mark.UNREADABLE).astype(np.int8), reading)
-    if not protected and not good.all():
+    if not asked.protected and not good.all():
         _refuse(reading, int(np.flatnonzero(~good)[0]), "x")
     if known is None:
         targets, fine = _numbers(reading.targets, reading, "y")
@@ -92,9 +73,9 @@ def read_leaf(
     if found is not None and not fine.all():
         wrong = Mark.UNREADABLE if known is None else Mark.NO_CATEGORY
         found("y", np.where(fine, Mark.FINE, wrong).astype(np.int8), reading)
-    if not protected and not fine.all():
+    if not asked.protected and not fine.all():
         _refuse(reading, int(np.flatnonzero(~fine)[0]), "y")
-    return People.gather(dataset, division, inputs, targets, number)
+    return People.gather(asked.dataset, division, inputs, targets, number)
 
 
 class _Reading:
@@ -163,11 +144,11 @@ class _Reading:
 
 def _files(path: Path, what: str) -> list[tuple[Path, int]]:
     """Return the files to be read with the part that each is (-1: not said)."""
-    if not path.is_dir():
+    if at(path) != "folder":
         return [(path, -1)]
-    parts = [one for one in sorted(path.iterdir()) if one.is_dir() and one.name.lower() in PART_WORDS]
-    found = [(file, PART_WORDS[one.name.lower()]) for one in parts for file in sorted(one.glob("*.json"))]
-    found = found or [(file, -1) for file in sorted(path.glob("*.json"))]
+    parts = [one for one in inside(path) if one.name.lower() in PART_WORDS and at(one) == "folder"]
+    found = [(file, PART_WORDS[one.name.lower()]) for one in parts for file in inside(one) if file.suffix == ".json"]
+    found = found or [(file, -1) for file in inside(path) if file.suffix == ".json"]
     if not found:
         raise InputError(f"{what} holds no .json file; give a file, or a folder of files or of train and test.")
     return found
@@ -216,10 +197,7 @@ def _fill(out: NDArray[np.float64], value: Any, shape: tuple[int, ...]) -> bool:
 def _number(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return math.nan
-    try:
-        return float(value)
-    except OverflowError:
-        return math.nan
+    return math.nan if isinstance(value, int) and abs(value) >= _ROUNDED else float(value)
 
 
 def _whole(text: str) -> float:
@@ -257,5 +235,9 @@ def _look_up(targets: list[Any]) -> int | tuple[str, ...]:
 def _refuse(reading: _Reading, row: int, key: str) -> None:
     value = reading.targets[row] if key == "y" else "a value"
     shown = repr(value) if key == "y" and len(repr(value)) < 60 else "a value"
-    what = "no label or number that can be used" if key == "y" else "no finite number"
+    what = (
+        "no label or number that can be used"
+        if key == "y"
+        else "no finite number, or a whole one that a float64 rounds"
+    )
     raise InputError(f"{reading.what} holds {shown} in '{key}', {reading.place(row)}, which is {what}; mend it.")

@@ -31,6 +31,8 @@ PART_WORDS = {
 
 _LEAST = 3
 """Rows that a person needs: two to train on and one to be scored on."""
+_SHOWN = 10
+"""People of too few rows that a sentence names."""
 
 
 def tidy(text: str) -> str:
@@ -72,6 +74,14 @@ class Division:
     names: tuple[str, ...]
     rows: tuple[Rows, Rows, Rows]
     offsets: tuple[Rows, Rows, Rows]
+
+    @property
+    def owner(self) -> Rows:
+        """Whose each row is, shape [N]."""
+        found = np.empty(sum(map(len, self.rows)), dtype=np.int64)
+        for rows, cuts in zip(self.rows, self.offsets, strict=True):
+            found[rows] = np.repeat(np.arange(len(self.names)), np.diff(cuts))
+        return found
 
 
 @dataclass(frozen=True, repr=False)
@@ -136,7 +146,7 @@ def as_split(given: Any) -> Split:
             return shares[0], shares[1], shares[2]
     raise InputError(
         "split must be the shares of train, validation and test, which sum to 1 and are positive for train and test, "
-        f"or the name of a column that says the part, got {given!r}; give (0.6, 0.2, 0.2)."
+        f"or the name of a column that says the part, got {given!r}; give [0.6, 0.2, 0.2]."
     )
 
 
@@ -182,9 +192,12 @@ def divide(
     counts = [np.bincount(whose[part == number], minlength=len(names)) for number in range(3)]
     few = np.flatnonzero((counts[0] < 2) | (counts[2] == 0))
     if len(few):
-        mine = order[whose == few[0]]
-        own = [int(one[few[0]]) for one in counts]
-        _refuse_few(what, names[few[0]], own, place, mine, by_column=not isinstance(split, tuple))
+        by_column = not isinstance(split, tuple)
+        said = [
+            _few(names[one], [int(count[one]) for count in counts], place, order[whose == one], by_column=by_column)
+            for one in few[:_SHOWN]
+        ]
+        _refuse_few(what, said, len(few), by_column=by_column)
     rows = [order[part == number].astype(np.int64) for number in range(3)]
     cuts = [np.concatenate([[0], np.cumsum(one)]).astype(np.int64) for one in counts]
     return Division(names, (rows[0], rows[1], rows[2]), (cuts[0], cuts[1], cuts[2]))
@@ -256,17 +269,27 @@ def _first(owner: Rows, spelling: int, place: Callable[[int], str]) -> str:
     return place(int(rows[0])) if len(rows) else "without examples"
 
 
-def _refuse_few(
-    what: str, name: str, sizes: list[int], place: Callable[[int], str], rows: Rows, *, by_column: bool
-) -> None:
+def _few(name: str, sizes: list[int], place: Callable[[int], str], rows: Rows, *, by_column: bool) -> tuple[str, str]:
+    """Return a person's name, and how many rows they have."""
     where = f" ({place(int(rows[0]))})" if len(rows) else ""
     has = f"{sum(sizes)} row{'' if sum(sizes) == 1 else 's'}{where}"
+    return name, f"{has}, {sizes[0]} of them to train on and {sizes[2]} to test" if by_column else has
+
+
+def _refuse_few(what: str, said: list[tuple[str, str]], count: int, *, by_column: bool) -> None:
+    """Refuse all people of too few rows at once: numbers of rows are structure."""
+    if count == 1:
+        start = f"task {said[0][0]!r} of {what} has {said[0][1]}"
+    else:
+        more = f" and {count - len(said):,} more" if count > len(said) else ""
+        start = (
+            f"{count:,} tasks of {what} have too few rows: " + "; ".join(f"{n!r} has {has}" for n, has in said) + more
+        )
     if by_column:
         raise InputError(
-            f"task {name!r} of {what} has {has}, {sizes[0]} of them to train on and {sizes[2]} to test; each person "
-            "needs 2 and 1: change the column that says the part, or leave the person out."
+            f"{start}; each person needs 2 and 1: change the column that says the part, or leave the person out."
         )
     raise InputError(
-        f"task {name!r} of {what} has {has}, and each person needs at least {_LEAST}, 2 to train on and 1 to test; "
-        "leave such people out beforehand."
+        f"{start}, and each person needs at least {_LEAST}, 2 to train on and 1 to test; leave such people out "
+        "beforehand."
     )

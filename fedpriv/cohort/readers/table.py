@@ -6,39 +6,35 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from fedpriv.cohort.readers.asked import Asked, Found
 from fedpriv.cohort.readers.column import Table, as_text, no_column
-from fedpriv.cohort.readers.encode import Encoded, Found, Mark, encode, read_labels, scale
+from fedpriv.cohort.readers.encode import Encoded, Mark, encode, read_labels, scale
 from fedpriv.cohort.readers.features import Feature, as_feature, features_of
 from fedpriv.cohort.readers.images import decoded
 from fedpriv.cohort.readers.people import PART_WORDS, Division, People, Rows, as_split, divide, tidy
 from fedpriv.errors import InputError
 
-__all__ = ["as_classes", "inputs_of", "people_of"]
+__all__ = ["inputs_of", "people_of"]
 
 _LOG = logging.getLogger(__name__)
 
 
 def people_of(
     table: Table,
+    asked: Asked,
     *,
     task: str,
     target: Any,
     features: Any,
     groups: str | None = None,
-    classes: Any,
-    split: Any,
-    seed: int,
-    protected: bool,
-    dataset: str,
     parts: NDArray[np.int8] | None = None,
-    found: Found | None = None,
 ) -> People:
     """Read people from a table with a row for each example.
 
@@ -46,32 +42,26 @@ def people_of(
     ----------
     table : Table
         What was read.
+    asked : Asked
+        What is said of the data.
     task : str
         The column that says whose a row is.
     target : str, sequence of str, or mapping of str
         The column of what is to be predicted; several of a regression, or how each is read (a range).
-    features, groups, classes, split
+    features, groups
         As :meth:`fedpriv.Tasks.from_table` takes them.
-    seed : int
-        Public: of the split.
-    protected : bool
-        Whether the data are protected.
-    dataset : str
-        What reports call the data.
     parts : ndarray of int8, shape [N], or None
         The part of each row, where the table itself does not say it.
-    found : callable or None
-        Gets what cannot be used as it is. Of protected data that is private.
 
     Raises
     ------
     InputError
         What was asked for is not there or does not fit; of a benchmark a value that cannot be used.
     """
-    targets = _targets(target, protected=protected)
+    targets = _targets(target, protected=asked.protected)
     named = [(task, "the task"), *((one.column, "a target") for one in targets)]
     named += [] if groups is None else [(groups, "the group")]
-    divided = as_split(split)
+    divided = as_split(asked.split)
     said_by = tidy(divided) if isinstance(divided, str) else None
     for name, what in named:
         if not isinstance(name, str) or tidy(name) not in table.columns:
@@ -83,17 +73,19 @@ def people_of(
         raise InputError(
             "the task, the targets, and what says the group and the part must be different columns; name each."
         )
-    chosen = features_of(table, features, others, protected=protected)
-    known = as_classes(classes, protected=protected)
+    chosen = features_of(table, features, others, protected=asked.protected)
+    known = asked.known
     spellings, owner = _owners(table, tidy(task))
     if said_by is not None:
         parts = _parts(table, said_by)
     shares = parts if parts is not None else divided
-    division = divide(table.what, spellings, owner, table.place, shares, seed)  # type: ignore[arg-type]
-    report = _Report(table, protected, found)
-    inputs, columns = _inputs(table, chosen, report, division)
+    division = divide(table.what, spellings, owner, table.place, shares, asked.seed)  # type: ignore[arg-type]
+    report = _Report(table, asked.protected, asked.found)
+    # A benchmark's table has one decimal mark, each person of protected data one of their own.
+    whose = division.owner if asked.protected else None
+    inputs, columns = _inputs(table, chosen, report, division, whose)
     if known is None:
-        values = [report(one, encode(table, one), "target") for one in targets]
+        values = [report(one, encode(table, one, whose), "target") for one in targets]
         answers = values[0][:, 0] if len(values) == 1 and values[0].shape[1] == 1 else np.concatenate(values, axis=1)
         number = None
     else:
@@ -106,7 +98,7 @@ def people_of(
         number = labels if isinstance(labels, int) else len(labels)
     if features is None:
         _LOG.info("%s: read as features, by what the columns hold: %s.", table.what, ", ".join(map(_in_words, chosen)))
-    people = People.gather(dataset, division, inputs, answers, number, columns)
+    people = People.gather(asked.dataset, division, inputs, answers, number, columns)
     return people if groups is None else replace(people, groups=_groups(table, tidy(groups), division))
 
 
@@ -125,38 +117,9 @@ def inputs_of(table: Table, features: Any) -> NDArray[Any]:
     if fitted is not None:
         raise InputError(
             f"the column {fitted.column!r} is scaled by the rows that the model was trained on ({fitted.how}), which "
-            "new rows do not bring; give a range (low, high) in features to predict from files."
+            "new rows do not bring; give a range [low, high] in features to predict from files."
         )
-    return _inputs(table, chosen, _Report(table, True, None), None)[0]
-
-
-def as_classes(given: Any, *, protected: bool) -> int | tuple[str, ...] | Literal["infer"] | None:
-    """Return the classes as a number, as names in their order, as ``"infer"``, or None for a regression.
-
-    Raises
-    ------
-    InputError
-        They are none of these, or would be looked up in the labels of protected data.
-    """
-    if given is None:
-        return None
-    if given == "infer":
-        if protected:
-            raise InputError(
-                "classes='infer' would look classes up in people's labels, so it is for public benchmarks only; give "
-                "their number, or their names in order, classes=['no', 'yes']."
-            )
-        return "infer"
-    if isinstance(given, int | np.integer) and not isinstance(given, bool) and given > 0:
-        return int(given)
-    if isinstance(given, Sequence) and not isinstance(given, str) and given and all(isinstance(x, str) for x in given):
-        names = tuple(map(tidy, given))
-        if len(set(names)) == len(names):
-            return names
-    raise InputError(
-        "classes must be their number, or different texts in their order, or None for a regression, got "
-        f"{given!r}; give 2 or ['no', 'yes'], numbers among names in quotation marks."
-    )
+    return _inputs(table, chosen, _Report(table, True, None), None, None)[0]
 
 
 class _Report:
@@ -175,13 +138,17 @@ class _Report:
 
     def _benchmark(self, feature: Feature, marks: NDArray[np.int8], role: str) -> None:
         table, column = self._table, feature.column
-        bad = np.isin(marks, (Mark.MISSING, Mark.UNREADABLE, Mark.TOO_LARGE))
+        bad = np.isin(marks, (Mark.MISSING, Mark.UNREADABLE, Mark.TOO_LARGE, Mark.ANOTHER_DECIMAL_MARK))
         bad |= (marks == Mark.NO_CATEGORY) & (role == "label")
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
             where = f"in {table.place(row)}, column {column!r}"
             if marks[row] == Mark.MISSING:
-                instead = "" if role != "feature" else ", or say what stands in for it, {'range': (0, 1), 'missing': 0}"
+                instead = (
+                    ""
+                    if role != "feature"
+                    else ", or say in features what stands in for it, 'missing' beside a 'range'"
+                )
                 raise InputError(f"{table.what} has no value {where}; fill it, leave that row out{instead}.")
             value = repr(table.column(column)[row].as_py())
             shown = value if len(value) <= 60 else f"{value[:57]}..."
@@ -190,9 +157,19 @@ class _Report:
                     f"{table.what} holds {shown} {where}, which is none of the classes; mend it, or add it to classes."
                 )
             if marks[row] == Mark.TOO_LARGE:
+                reason = (
+                    "a whole number that a float64 rounds"
+                    if feature.how == "number"
+                    else "too large to be standardized"
+                )
                 raise InputError(
-                    f"{table.what} holds {shown} {where}, which is too large to be standardized; mend it there, or "
-                    "give a range (low, high) in features."
+                    f"{table.what} holds {shown} {where}, which is {reason}; mend it there, or give a range "
+                    f"[low, high] in {'features' if role == 'feature' else role}."
+                )
+            if marks[row] == Mark.ANOTHER_DECIMAL_MARK:
+                raise InputError(
+                    f"{table.what} holds {shown} {where}, whose decimal mark is another than that of the rows before; "
+                    "write one mark in all rows."
                 )
             what = {"dates": "date (ISO 8601)", "boolean": "boolean"}.get(feature.how, "number")
             comma = "; give decimal=',' if that is a decimal comma" if what == "number" and "," in shown else ""
@@ -217,14 +194,14 @@ def _targets(given: Any, *, protected: bool) -> list[Feature]:
         pairs = []
     if not pairs or not all(isinstance(name, str) for name, _ in pairs):
         raise InputError(
-            f"target must name the column that is to be predicted, got {given!r}; give its name, or "
-            "{'score': (0, 100)} to have it scaled."
+            f"target must name the column that is to be predicted, got {given!r}; give its name, or name and range "
+            "[0, 100] to have it scaled."
         )
     found = [as_feature(tidy(name), how, protected=protected) for name, how in pairs]
     strange = next((one for one in found if one.how not in ("number", "range")), None)
     if strange is not None:
         raise InputError(
-            f"the target {strange.column!r} must be a number or have a range (low, high), got {strange.how!r}; name "
+            f"the target {strange.column!r} must be a number or have a range [low, high], got {strange.how!r}; name "
             "labels in classes=['no', 'yes'] instead."
         )
     return found
@@ -293,14 +270,14 @@ def _parts(table: Table, column: str) -> NDArray[np.int8]:
 
 
 def _inputs(
-    table: Table, chosen: list[Feature], report: _Report, division: Division | None
+    table: Table, chosen: list[Feature], report: _Report, division: Division | None, owner: Rows | None
 ) -> tuple[NDArray[Any], tuple[str, ...] | None]:
     if len(chosen) == 1 and table.kind(chosen[0].column) == "image":
         return decoded(table.column(chosen[0].column), table.what, table.place), None
     columns: list[str] = []
     blocks = []
     for one in chosen:
-        encoded = encode(table, one)
+        encoded = encode(table, one, owner)
         block = report(one, encoded if division is None else scale(one, encoded, division))
         blocks.append(block)
         width = block.shape[1]
