@@ -79,7 +79,7 @@ def test_a_label_that_cannot_be_used_refuses_no_start_and_changes_nobody_elses(h
         Tasks.from_arrays(strange, classes=classes, declared="benchmark")
 
 
-@pytest.mark.parametrize("gap", [None, float("nan"), torch.tensor(float("nan")), 1.5, "x"])
+@pytest.mark.parametrize("gap", [None, float("nan"), torch.tensor(float("nan")), 1.5, "x", 1j, 2**63])
 def test_a_label_of_a_data_set_that_cannot_be_used(gap: Any) -> None:
     def sets(second: Any) -> dict[str, Any]:
         mine = [(torch.ones(2), one) for one in (0, second, 0, 1)]

@@ -98,10 +98,11 @@ def _as_floats(values: Any) -> Any:
     found = as_loose(values)
     if found is None or not found.ndim or found.dtype.kind not in "iuO":
         return values
-    flat = found.ravel()
     if found.dtype == object:
-        flat = [int(one) if isinstance(one, bool | np.bool_) else one for one in flat.tolist()]
-    number = as_numbers(of_objects(flat) if found.dtype == object else pa.array(flat), ".")
+        plain = [int(one) if isinstance(one, bool | np.bool_) else one for one in found.ravel().tolist()]
+        number = as_numbers(of_objects(plain), ".")
+    else:
+        number = as_numbers(pa.array(found.ravel()), ".")
     found = np.where(number.rounded, np.nan, number.values).reshape(found.shape)
     columns = columns_of(values)
     if columns is None:
@@ -209,12 +210,11 @@ def _items(name: str, dataset: Any, protected: bool) -> Iterator[Any]:
 
 def _stacked(name: str, values: list[Any]) -> Any:
     """Return all examples as one array: of objects where one is text, or is missing and has no shape."""
-    if any(isinstance(one, str) or one is None for one in values):
-        shapes = {tuple(np.shape(one)) for one in values if one is not None}
-        if shapes <= {()}:
+    if any(map(_has_no_type, values)):
+        known = [tuple(np.shape(one)) for one in values if one is not None]
+        if not any(known):
             return np.array([one.item() if isinstance(one, Tensor) else one for one in values], dtype=object)
-        (shape, *_) = sorted(shapes)
-        values = [np.full(shape, np.nan) if one is None else one for one in values]
+        values = [np.full(max(known), np.nan) if one is None else one for one in values]
     what = f"an example of {name!r}"
     arrays = [as_array(one[None] if isinstance(one, Tensor) else [one], what, labels=True) for one in values]
     shapes = sorted({one.shape[1:] for one in arrays})
@@ -223,3 +223,9 @@ def _stacked(name: str, values: list[Any]) -> Any:
             f"examples of {name!r} have different shapes, {shapes[0]} and {shapes[1]}; give all one shape."
         )
     return np.concatenate(arrays) if arrays else np.empty(0)
+
+
+def _has_no_type(value: Any) -> bool:
+    """Tell whether one value would change the type that its data set's examples have."""
+    large = isinstance(value, int) and value.bit_length() > 63
+    return value is None or large or isinstance(value, str | complex)
