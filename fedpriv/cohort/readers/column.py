@@ -17,6 +17,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import nearest
 
 __all__ = [
+    "LISTED",
     "Kind",
     "Marks",
     "Numbers",
