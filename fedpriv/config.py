@@ -20,6 +20,7 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 
 if TYPE_CHECKING:
+    from fedpriv.cohort.tasks import Tasks
     from fedpriv.experiment import Experiment
     from fedpriv.own_code import CodeSettings
     from fedpriv.roster import Declared, Roster
@@ -36,6 +37,7 @@ __all__ = [
     "read_toml",
     "run_keys",
     "started_anew",
+    "tasks_of",
 ]
 
 Config = dict[str, dict[str, Any]]
@@ -364,6 +366,18 @@ def _refuse_other_start(experiment: Experiment, config: Config) -> None:
             f"the model {config['model']['name']!r} does not start from the values of this run's start; give "
             "it the files and the version of torch of then, or start a new run."
         )
+
+
+def tasks_of(data: Mapping[str, Any], data_dir: Path | None, declared: Declared) -> Tasks:
+    """Return the tasks that a section ``[data]`` describes; what it says of a seed is its own.
+
+    Raises
+    ------
+    InputError
+        A key is wrong, or the data are.
+    """
+    found: Tasks = _tasks(dict(data), 0, data_dir, declared)[0]
+    return found if found.declared == declared else replace(found, declared=declared)
 
 
 def _tasks(data: dict[str, Any], seed: int, data_dir: Path | None, declared: Declared | None) -> tuple[Any, Any]:

@@ -179,17 +179,21 @@ class Request:
         """Read a request from the content of a Flower message."""
         settings: Any = _of_kind(content, ConfigRecord)["request"]
         of = RunName.from_settings(settings)
-        tasks = _groups(content, "tasks/")
         return cls(
             round=int(settings["round"]),
             billboards=_groups(content, "billboard/"),
-            tasks={group: record["ids"] for group, record in tasks.items()},
+            tasks=cls.tasks_of(content),
             reply=settings["reply"],
             declared=Declaration.from_settings(settings),
             epochs=int(settings["epochs"]),
             of=of,
             attempt=int(settings.get("attempt", 1)),
         )
+
+    @staticmethod
+    def tasks_of(content: RecordDict) -> dict[str, Ids]:
+        """Return who is asked, without reading the rest."""
+        return {group: record["ids"] for group, record in _groups(content, "tasks/").items()}
 
 
 def _of_kind(content: RecordDict, kind: type[Any]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from flwr.app import ArrayRecord, Message, MessageType, MetricRecord
 from flwr.serverapp import Grid
+from numpy.typing import NDArray
 from pydantic import (
     BeforeValidator,
     Field,
@@ -308,10 +309,11 @@ largest_clipping_norm
         problems: Counter[str] = Counter()  # found here
         reported: Counter[str] = Counter()  # said by the nodes
         came = session.answers(replies, session.sampled, problems, server_round, f"in round {server_round}")
+        drawn = session.by_node(session.sampled)
         for node, answer in came:
             reported.update(session.take_note(answer))
             for group, total in totals.items():
-                for name, value in self._contribution(answer, group, node, total, problems).items():
+                for name, value in self._contribution(answer, group, drawn[node].get(group), total, problems).items():
                     total[name] += value
         session.problems.update(problems)
         released = {group: self._released(server_round, group, total) for group, total in totals.items()}
@@ -344,10 +346,11 @@ largest_clipping_norm
         before, expected = session.checkpoint.billboards[group], session.resolved.expected(group)
         return NoisySum(number, self.rounds, frozen(before), frozen(noisy), expected, self.server_learning_rate)
 
-    def _contribution(self, answer: Reply, group: str, node: int, like: Arrays, problems: Counter[str]) -> Arrays:
-        """Return a node's clipped sum; whatever is missing, misshapen or not finite counts as zero."""
+    def _contribution(
+        self, answer: Reply, group: str, expected: NDArray[np.int64] | None, like: Arrays, problems: Counter[str]
+    ) -> Arrays:
+        """Return a node's clipped sum; what is missing, misshapen, not finite or not ``expected`` counts as zero."""
         session = self.session
-        expected = dict(session.registry.split(session.sampled[group])).get(node)
         arrays = answer.updates.get(group)
         if expected is None:
             return {}

@@ -5,6 +5,7 @@ tell about a task, by the same rule on every grid:
 
 - A node that cannot be reached counts as zero. That is right where reaching it does not depend on one task's data, an
   assumption that is printed with the share of such tasks.
+- A node that refuses what it is asked counts as zero: that depends on what was asked, never on data.
 - A node with one task that failed or was late: that task counts as zero.
 - A node with several tasks that was reached and failed or was late is asked again, with the same coins, and then the
   run stops. A node that did the work answers from memory, and what the others answered is kept: no task answers twice.
@@ -19,7 +20,7 @@ from flwr.serverapp import Grid
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["LATE_CODE", "UNREACHABLE", "exchange", "lifetime"]
+__all__ = ["LATE_CODE", "REFUSED_CODE", "UNREACHABLE", "exchange", "lifetime"]
 
 UNREACHABLE = frozenset({5})
 """Flower's code of the error that a SuperLink makes for a node that it cannot reach.
@@ -30,6 +31,9 @@ and that expired or did not arrive whole. Such nodes may have been reached.
 
 LATE_CODE = 100
 """Our code for a node that did not answer in time; Flower uses small numbers."""
+
+REFUSED_CODE = 101
+"""Our code for a node whose owner does not allow what is asked: a reason that no value of its data decides over."""
 
 _HOUR_SECONDS = 3600.0
 
@@ -95,7 +99,8 @@ def exchange(
             answered = not reply.has_error()
             # Once it was reached, its being away may be due to the data that it failed on.
             away = not answered and reply.error.code in UNREACHABLE and node not in reached
-            if answered or away or hosted(node) == 1:
+            refused = not answered and reply.error.code == REFUSED_CODE
+            if answered or away or refused or hosted(node) == 1:
                 found[node] = reply
                 continue
             reached.add(node)

@@ -31,7 +31,7 @@ def as_drawn(session: Session, number: int, arrays: ArrayRecord, messages: Itera
     records = records_by_group(arrays, session.groups)
     for message in found:
         drawn = per_node.get(message.metadata.dst_node_id, {})
-        asked = Request.from_content(message.content).tasks
+        asked = Request.tasks_of(message.content)
         same = all(message.content[f"billboard/{group}"] == records.get(group) for group in asked)
         if not same or asked.keys() != drawn.keys() or any(not np.array_equal(asked[one], drawn[one]) for one in drawn):
             raise ComponentFailure(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,11 +15,12 @@ from numpy.typing import NDArray
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.protocol import ALL, RunName, TaskRange, refuse_other_version
 from fedpriv.roster import Roster
-from fedpriv.strategies.exchange import UNREACHABLE
+from fedpriv.strategies.exchange import REFUSED_CODE, UNREACHABLE
 
 __all__ = ["Registry", "members"]
 
 Ids = NDArray[np.int64]
+_LOG = logging.getLogger("fedpriv")
 
 
 def members(groups: Sequence[int] | None, num_tasks: int) -> dict[str, Ids]:
@@ -156,8 +158,10 @@ class Registry:
                 tasks = TaskRange.from_content(reply.content)
                 self._check(tasks, node)
                 hosts.append((tasks, node))
-            elif self.roster is not None and reply.error.code in UNREACHABLE:
+            elif self.roster is not None and reply.error.code in {*UNREACHABLE, REFUSED_CODE}:
                 away += 1
+                if reply.error.code == REFUSED_CODE:
+                    _LOG.warning("node %d takes no part: %s", node, reply.error.reason)
             else:
                 raise ComponentFailure(f"node {node} cannot list its tasks: {reply.error.reason}")
         if len(hosts) + away != len(nodes):

@@ -22,7 +22,7 @@ from fedpriv.privacy.metrics import MetricsRelease
 from fedpriv.privacy.participation import Participations
 from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.protocol import Billboards, Reply, RunName, billboards_from_record
-from fedpriv.strategies.exchange import LATE_CODE, UNREACHABLE, exchange
+from fedpriv.strategies.exchange import LATE_CODE, REFUSED_CODE, UNREACHABLE, exchange
 from fedpriv.strategies.registry import Registry
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ class Session:
         tasks : mapping from group to ndarray of int64
             Who was asked.
         problems : Counter
-            Gets ``rejected`` (replies), ``failed``, ``late`` and ``unreachable`` (tasks).
+            Gets ``rejected`` (replies), ``failed``, ``late``, ``refused`` and ``unreachable`` (tasks).
         number : int
             In which round.
         stage : str
@@ -240,6 +240,8 @@ class Session:
             code, reason = reply.error.code, reply.error.reason
             if code in UNREACHABLE:
                 unreachable += count
+            elif code == REFUSED_CODE:
+                problems["refused"] += count
             elif self.registry.hosted(node) > 1:
                 raise ComponentFailure(f"node {node} failed {stage}: {reason}")
             else:

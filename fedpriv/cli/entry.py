@@ -21,6 +21,16 @@ import typer
 from fedpriv.cli.account import account
 from fedpriv.cli.attack import attack
 from fedpriv.cli.data import data_check, data_list
+from fedpriv.cli.deploy import (
+    deploy_add,
+    deploy_init,
+    deploy_node,
+    deploy_remove,
+    deploy_request,
+    deploy_run,
+    deploy_serve,
+    deploy_status,
+)
 from fedpriv.cli.ledger import ledger_check, ledger_show
 from fedpriv.cli.list import list_
 from fedpriv.cli.models import models
@@ -43,8 +53,10 @@ _app = typer.Typer(
 )
 _data = typer.Typer(help="Data sets: what there is, and whether the files are right.", no_args_is_help=True)
 _ledger = typer.Typer(help="Ledger of a population: what was spent, and if the file is whole.", no_args_is_help=True)
+_deploy = typer.Typer(help="Real machines: a server that runs are served from, and nodes.", no_args_is_help=True)
 _app.add_typer(_data, name="data")
 _app.add_typer(_ledger, name="ledger")
+_app.add_typer(_deploy, name="deploy")
 
 # A command's help is the docstring of its function.
 for _where, _name, _command, _epilog in (
@@ -62,6 +74,14 @@ for _where, _name, _command, _epilog in (
     (_ledger, "show", ledger_show,
      "Example: fedpriv ledger show my-study --ledger my-study.sqlite --run runs/first --run runs/second"),
     (_ledger, "check", ledger_check, "Example: fedpriv ledger check runs/first"),
+    (_deploy, "init", deploy_init, "Example: fedpriv deploy init lab pmtl --host lab.example.org"),
+    (_deploy, "approve", deploy_add, "Example: fedpriv deploy approve lab clinic.request.json"),
+    (_deploy, "remove-node", deploy_remove, "Example: fedpriv deploy remove-node lab clinic"),
+    (_deploy, "serve", deploy_serve, "Example: fedpriv deploy serve lab"),
+    (_deploy, "run", deploy_run, "Example: fedpriv deploy run lab --out lab/runs/first"),
+    (_deploy, "status", deploy_status, "Example: fedpriv deploy status lab"),
+    (_deploy, "request", deploy_request, "Example: fedpriv deploy request clinic.toml"),
+    (_deploy, "node", deploy_node, "Example: fedpriv deploy node clinic.toml"),
     (_app, "report", report, "Example: fedpriv report runs/first runs/second --out comparison.html"),
     (_app, "attack", attack, "Example: fedpriv attack runs/maml-attack-digits --set attack.games=20"),
     (_app, "models", models, "Example: fedpriv models runs/pmtl-digits --out models"),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fedpriv.scenarios import Scenario
     from fedpriv.summary import RunResult
 
-__all__ = ["measure_lines", "run"]
+__all__ = ["measure_lines", "print_result", "run"]
 
 
 def run(
@@ -119,7 +119,7 @@ def _run(
     if as_json:
         say_json({**_headline(result.summary, folder), **leaked})
         return
-    _print_result(result, folder, draw=experiment.report and experiment.grid != "flower")
+    print_result(result, folder, draw=experiment.report and experiment.grid != "flower")
     if leaked:
         from fedpriv.adversary import as_text
 
@@ -238,7 +238,7 @@ def _headline(summary: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def _print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
+def print_result(result: RunResult, folder: Path, *, draw: bool) -> None:
     """Print the results of a run; then draw its figures and report, if they shall be drawn."""
     from rich.console import Console
     from rich.table import Table

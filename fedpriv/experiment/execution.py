@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,7 +36,7 @@ from fedpriv.runs.ledger_check import check_finished, how_to_find
 from fedpriv.runs.people import keep_people
 from fedpriv.runs.record import RunRecord, plain
 from fedpriv.runs.resume import ResumePoint, where_to_resume
-from fedpriv.runtime.grid import InProcessGrid, LocalGrid
+from fedpriv.runtime.grid import InProcessGrid, LocalGrid, RemoteGrid
 from fedpriv.runtime.node import NodeSpec
 from fedpriv.runtime.pool import ShardPool
 from fedpriv.runtime.server import serve
@@ -70,7 +70,7 @@ def execute(experiment: Experiment, options: Options) -> RunResult:
     """Do what :meth:`fedpriv.Experiment.run` does; the seed is that of a reproduction already."""
     if options.out == "":
         raise InputError("out is empty; name a folder for the run ('.' is this one), or None to keep nothing.")
-    if options.on is not None and options.resume:
+    if options.on is not None and options.resume and not isinstance(options.on, RemoteGrid):
         raise InputError("nodes that were started elsewhere keep their own states; resume works with run.grid=ray.")
     if options.on is None:
         _ = experiment.data  # which refuses a roster alone
@@ -151,6 +151,8 @@ class _Run:
         resolved = resolved.as_begun(begun)
         resolved.refuse_others(begun)
         resume = where_to_resume(folder, journal, publishes=strategy.publishes)
+        if isinstance(self.options.on, RemoteGrid):
+            resume = replace(resume, replay=())  # the nodes have their states
         names = {name: value.numpy() for name, value in self.prepared.sharing.billboard.items()}
         initial = record_from_billboards({ALL: names})
         checkpoint = resume.checkpoint or strategy.first_checkpoint(initial, len(experiment.tasks))

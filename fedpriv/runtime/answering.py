@@ -64,18 +64,24 @@ class Memory:
     def __init__(self) -> None:
         self._question: _Question | str | None = None
         self._work = Work()
+        self.question: tuple[str, int] | None = None
+        """Kind and round of the last question."""
+
+    def asked_before(self, kind: str, request: Request) -> bool:
+        """Tell whether the last question was this one."""
+        return self._question is not None and _Question(kind, request).digest == _digest(self._question)
 
     def work(self, kind: str, request: Request) -> Work:
         """Return what was done for a question: nothing, unless it is the last one again and says so."""
-        question = _Question(kind, request)
-        if request.attempt > 1 and self._question is not None and question.digest == _digest(self._question):
+        if request.attempt > 1 and self.asked_before(kind, request):
             return self._work
         self._question, self._work = _Question(kind, replace(request, attempt=1)), Work()
+        self.question = (kind, request.round)
         return self._work
 
     def forget(self) -> None:
         """Forget the last question: the state is not the one that it left."""
-        self._question, self._work = None, Work()
+        self._question, self._work, self.question = None, Work(), None
 
     def answered(self) -> tuple[str, RecordDict] | None:
         """Return the digest of the last question and its answer, for a node that lives for one message only."""

@@ -25,7 +25,7 @@ from fedpriv.runtime.flower_private import (
 )
 from fedpriv.runtime.node import Node, NodeSpec
 
-__all__ = ["InProcessGrid", "LocalGrid", "Worker", "is_training"]
+__all__ = ["InProcessGrid", "LocalGrid", "RemoteGrid", "Worker", "is_training"]
 
 _FAILED_CODE = 1
 
@@ -58,6 +58,13 @@ class Worker:
 
         self.node.store.restore(read_states(directory, number, self.node.spec.tasks.first))
         self.node.memory.forget()
+
+
+class RemoteGrid(Grid):
+    """Base of grids whose nodes keep their states, and what they answered, over the death of a server.
+
+    A run on one goes on without training anything again: its nodes answer the interrupted round as they did before.
+    """
 
 
 class LocalGrid(Grid):

@@ -19,6 +19,7 @@ from fedpriv.privacy.plan import ResolvedPlan
 from fedpriv.progress import phase, show_part
 from fedpriv.protocol import Billboards, Reply, record_from_billboards
 from fedpriv.roster import Roster
+from fedpriv.runtime.grid import RemoteGrid
 from fedpriv.strategies.base import TaskStrategy
 from fedpriv.strategies.session import Session
 
@@ -149,7 +150,8 @@ def serve(
         if at is not None and at.round in session.measured:
             session.ask(grid, strategy.measuring(at), f"when the metrics of round {at.round} were counted again")
 
-    count_metrics(replay[0][0] if replay else checkpoint)  # a snapshot comes before the metrics of its round
+    if not isinstance(grid, RemoteGrid):  # whose nodes count for themselves
+        count_metrics(replay[0][0] if replay else checkpoint)  # a snapshot comes before the metrics of its round
     for number, (before, after) in enumerate(replay, start=1):
         published, declared = record_from_billboards(before.billboards), strategy.declared(before)
         messages = strategy.messages(MessageType.TRAIN, after.round, published, after.sampled, declared=declared)

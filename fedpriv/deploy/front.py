@@ -1,0 +1,155 @@
+"""The front of a deployment: all that strangers can reach. It passes what nodes say to the SuperLink, and no more.
+
+The SuperLink has three interfaces on one port, and asks nodes alone who they are: whoever reached the others could
+register keys of his own. So it listens on this machine only, and nodes speak to this proxy: TLS with the deployment's
+certificate, paths of nodes only, bodies of limited size, and a line in the log for whatever is refused. It is made of
+the server (uvicorn), toolkit (starlette) and client (httpx) that Flower is made of, so it needs nothing else; an nginx
+that does the same is a choice of the operator's.
+"""
+
+from __future__ import annotations
+
+import logging
+import ssl
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+from fedpriv.deploy.layout import ServerFolder
+
+__all__ = ["front_app", "front_command", "main"]
+
+_LOG = logging.getLogger("fedpriv.front")
+NODES = "/v1/fleet/"
+"""Prefix of what nodes ask; each such request is signed with a registered key, which the SuperLink checks."""
+
+_ACROSS = frozenset(
+    {"connection", "keep-alive", "transfer-encoding", "te", "upgrade", "trailer", "host", "content-length"}
+)
+"""Headers that are about one connection, and those that are made anew."""
+
+_WAIT_SECONDS = 60.0
+
+
+def front_command(folder: ServerFolder) -> list[str]:
+    """Return the command that runs the front in a process of its own."""
+    return [sys.executable, "-m", "fedpriv.deploy.front", str(folder.path)]
+
+
+def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
+    """Return the proxy.
+
+    Parameters
+    ----------
+    inner : str
+        Host and port of the SuperLink.
+    authority : Path
+        Certificate of who signed its certificate.
+    largest_bytes : int
+        Largest body that passes, in either direction of a request.
+    """
+    context = ssl.create_default_context(cafile=str(authority))
+    client = httpx.AsyncClient(base_url=f"https://{inner}", verify=context, timeout=_WAIT_SECONDS)
+
+    async def forward(request: Request) -> Response:
+        path = request.url.path
+        # Not normalised by anybody on the way: a path with .. in it is no path of nodes.
+        if not path.startswith(NODES) or ".." in path or "//" in path or request.method != "POST":
+            return _refused(request, 404, "only what nodes ask passes here")
+        declared = request.headers.get("content-length", "")
+        if declared.isdigit() and int(declared) > largest_bytes:
+            return _refused(request, 413, f"a body of {declared} bytes is larger than {largest_bytes}")
+        try:
+            body = await _limited(request, largest_bytes)
+        except ClientDisconnect:
+            return _refused(request, 400, "the body ended early")
+        if body is None:
+            return _refused(request, 413, f"a body is larger than {largest_bytes} bytes")
+        headers = [(name, value) for name, value in request.headers.raw if name.decode().lower() not in _ACROSS]
+        try:
+            # The signature covers the path as it is; no query passes, since Flower's nodes have none.
+            found = await client.request("POST", path, content=body, headers=headers)
+        except httpx.HTTPError as error:
+            return _refused(request, 502, f"the SuperLink does not answer ({type(error).__name__})")
+        if found.status_code >= 400:
+            _LOG.warning("%s: %s refused by the SuperLink (%d)", _who(request), path, found.status_code)
+        kept = {
+            name: value for name, value in found.headers.items() if name.lower() not in _ACROSS | {"content-encoding"}
+        }
+        return Response(found.content, status_code=found.status_code, headers=kept)
+
+    async def life(_: Starlette) -> AsyncIterator[None]:
+        yield
+        await client.aclose()
+
+    from contextlib import asynccontextmanager
+
+    methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
+    return Starlette(routes=[Route("/{path:path}", forward, methods=methods)], lifespan=asynccontextmanager(life))
+
+
+async def _limited(request: Request, largest: int) -> bytes | None:
+    """Return the body, or None as soon as it is too large."""
+    parts, size = [], 0
+    async for part in request.stream():
+        size += len(part)
+        if size > largest:
+            return None
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _refused(request: Request, code: int, why: str) -> Response:
+    _LOG.warning("%s: %s %s refused: %s", _who(request), request.method, request.url.path[:200], why)
+    return PlainTextResponse(f"{why}\n", status_code=code)
+
+
+def _who(request: Request) -> str:
+    return "somebody" if request.client is None else request.client.host
+
+
+def _tell_handshakes(loop: Any, context: dict[str, Any]) -> None:
+    """Log a TLS connection that failed before anybody said anything."""
+    error = context.get("exception")
+    if isinstance(error, ssl.SSLError | ConnectionError):
+        _LOG.warning("somebody: no TLS connection: %s", getattr(error, "reason", None) or error)
+    else:
+        loop.default_exception_handler(context)
+
+
+def main(path: str) -> None:
+    """Run the front of a deployment's folder until it is told to stop."""
+    logging.basicConfig(format="%(asctime)s %(message)s", level=logging.INFO, stream=sys.stdout)
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    folder = ServerFolder(Path(path))
+    settings = folder.settings()
+    certificate, key = folder.certificate
+    app = front_app(
+        f"127.0.0.1:{settings.inner_port}", folder.authority[0], int(settings.largest_body_mebibytes * 2**20)
+    )
+    config = uvicorn.Config(
+        app,
+        host=settings.listen,
+        port=settings.port,
+        ssl_certfile=str(certificate),
+        ssl_keyfile=str(key),
+        loop="asyncio",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=512,
+        timeout_keep_alive=75,
+    )
+    uvicorn.Server(config).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

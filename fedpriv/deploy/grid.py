@@ -1,0 +1,121 @@
+"""The grid that reaches nodes on real machines through a SuperLink: own polling, one deadline, members only."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from flwr.app import ConfigRecord, Error, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedpriv.deploy.host import PLACE
+from fedpriv.deploy.members import Member
+from fedpriv.protocol import TaskRange
+from fedpriv.runtime.flower_private import NodeInfo, Run, stamp
+from fedpriv.runtime.grid import RemoteGrid
+from fedpriv.strategies.exchange import REFUSED_CODE
+
+__all__ = ["DeployedGrid"]
+
+_FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 2.0
+
+
+class DeployedGrid(RemoteGrid):
+    """Flower's grid, for the members of a deployment.
+
+    Parameters
+    ----------
+    grid : Grid
+        Flower's, of the run.
+    members : mapping from public key to Member
+        Who takes part; nodes with other keys do not exist for a run.
+    """
+
+    def __init__(self, grid: Grid, members: Mapping[bytes, Member]) -> None:
+        self._grid, self._members = grid, dict(members)
+        self._known: dict[int, Member] = {}
+
+    def set_run(self, run: Run) -> None:  # noqa: D102
+        self._grid.set_run(run)
+
+    @property
+    def run(self) -> Run:  # noqa: D102
+        return self._grid.run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """Create a message, as Flower's grids do."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """Return the members that are online."""
+        found = [
+            node for node in self._grid.get_nodes() if node.status == "online" and node.public_key in self._members
+        ]
+        self._known.update({node.node_id: self._members[node.public_key] for node in found})
+        return found
+
+    def get_node_ids(self) -> Iterable[int]:
+        """Return the ids of the members that are online."""
+        return [node.node_id for node in self.get_nodes()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Send messages; each says which id of the population its node's first task has."""
+        return self._grid.push_messages([self._placed(message) for message in messages])
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
+        return self._grid.pull_messages(list(message_ids))
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
+        """Send messages and wait for the replies, until the deadline at most.
+
+        A node that says it hosts other tasks than it was approved for is refused.
+        """
+        wanted = list(messages)
+        sent = [self._placed(message) for message in wanted]
+        ids = [one for one in self._grid.push_messages(sent) if one]
+        for mine, theirs in zip(wanted, sent, strict=True):
+            stamp(mine, theirs.metadata.message_id)  # whoever asked finds the answer by it
+        asked = {message.metadata.message_id: message for message in wanted}
+        waiting, came = set(ids), list[Message]()
+        end = None if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_POLL_SECONDS
+        while waiting:
+            found = list(self._grid.pull_messages(list(waiting)))
+            came += found
+            waiting -= {reply.metadata.reply_to_message_id for reply in found}
+            if not waiting or (end is not None and time.monotonic() >= end):
+                break
+            time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
+            pause = _FIRST_POLL_SECONDS if found else min(pause * 1.5, _LAST_POLL_SECONDS)
+        return [self._checked(reply, asked.get(reply.metadata.reply_to_message_id)) for reply in came]
+
+    def _placed(self, message: Message) -> Message:
+        member = self._known.get(message.metadata.dst_node_id)
+        if member is not None and PLACE not in message.content:
+            records: dict[str, Any] = dict(message.content.items())
+            records[PLACE] = ConfigRecord({"first": member.first})
+            of = message.metadata
+            return Message(RecordDict(records), of.dst_node_id, of.message_type, ttl=of.ttl, group_id=of.group_id)
+        return message
+
+    def _checked(self, reply: Message, asked: Message | None) -> Message:
+        if asked is None or reply.has_error() or asked.metadata.message_type != "query.tasks":
+            return reply
+        member = self._known.get(asked.metadata.dst_node_id)
+        if member is None:
+            return reply
+        try:
+            hosts = TaskRange.from_content(reply.content)
+            fits = (hosts.first, hosts.count, hosts.fingerprint) == (member.first, member.count, member.fingerprint)
+        except (KeyError, TypeError, ValueError):
+            fits = False
+        if fits:
+            return reply
+        reason = (
+            f"node {member.name!r} hosts other tasks than it was approved for; have its new request approved, or put "
+            "its data back"
+        )
+        return Message(Error(code=REFUSED_CODE, reason=reason), reply_to=asked)

@@ -1,0 +1,126 @@
+"""Flower's own processes of a deployment: how they are started, watched and stopped."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from fedpriv.errors import ComponentFailure
+
+__all__ = ["Process", "environment", "free_port", "last_line", "tool"]
+
+_STOP_SECONDS = 15.0
+_DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
+
+
+def tool(name: str) -> str:
+    """Return the path of a program installed beside this Python."""
+    return str(Path(sys.executable).parent / name)
+
+
+def environment(home: Path) -> dict[str, str]:
+    """Return what Flower's processes find in their environment: no telemetry, no look for updates, own files."""
+    return {
+        **os.environ,
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+
+
+class Process:
+    """A child that ends when its parent does, whatever ends that.
+
+    Parameters
+    ----------
+    words : list of str
+        The command.
+    log : Path
+        What it says is appended there.
+    env : mapping
+        Its environment.
+    """
+
+    def __init__(self, words: list[str], log: Path, env: Mapping[str, str]) -> None:
+        self.name, self.log = Path(words[0]).name, log
+        with log.open("ab") as output:
+            self._child = subprocess.Popen(  # noqa: S603 (our own words only)
+                words,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                preexec_fn=_die_with_parent,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
+
+    def ended(self) -> int | None:
+        """Return its exit code, or None while it runs."""
+        return self._child.poll()
+
+    def wait_until_open(self, port: int, seconds: float = 90.0) -> None:
+        """Wait until it listens on a port of this machine.
+
+        Raises
+        ------
+        ComponentFailure
+            It ended, or takes too long; says its last line.
+        """
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and self.ended() is None:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) == 0:
+                    return
+            time.sleep(0.1)
+        raise ComponentFailure(f"{self.name} did not start on port {port}: {last_line(self.log)}")
+
+    def stop(self) -> None:
+        """End it: kindly first."""
+        if self.ended() is None:
+            self._child.send_signal(signal.SIGTERM)
+            try:
+                self._child.wait(timeout=_STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                self._child.kill()
+                self._child.wait()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def _die_with_parent() -> None:
+    with suppress(OSError):
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def last_line(log: Path) -> str:
+    """Return the last line that a process said."""
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    return said[-1] if said else "it said nothing"

@@ -1,0 +1,251 @@
+"""The server of a deployment: its SuperLink and front, and one run from the members' question to the summary."""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedpriv.config import apply, build_experiment, read_toml
+from fedpriv.deploy.configuration import CONFIG_KEY, told
+from fedpriv.deploy.grid import DeployedGrid
+from fedpriv.deploy.layout import ServerFolder
+from fedpriv.deploy.members import Members
+from fedpriv.deploy.processes import Process, environment, last_line, tool
+from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.files import replacing, writing
+from fedpriv.privacy.ledger import Ledger
+from fedpriv.runtime.flower_tasks import ServerTask, TaskSource
+from fedpriv.summary import RunResult
+
+__all__ = ["register", "run_deployed", "seen_nodes", "serving"]
+
+_LOG = logging.getLogger("fedpriv")
+_TAKE_SECONDS = 120.0
+_LINK = "deployment"
+
+
+@contextmanager
+def serving(folder: ServerFolder) -> Iterator[Callable[[], None]]:
+    """Run SuperLink and front while the block runs; both end with it, and with this process.
+
+    Yields a function that raises if one of the two has ended, and lets in nodes that were approved since.
+
+    Raises
+    ------
+    ComponentFailure
+        One does not start.
+    """
+    from fedpriv.deploy.front import front_command
+
+    settings, env = folder.settings(), environment(folder.home)
+    certificate, key = folder.certificate
+    _write_link(folder)
+    superlink = [
+        tool("flower-superlink"),
+        *("--ssl-certfile", str(certificate), "--ssl-keyfile", str(key), "--ssl-ca-certfile", str(folder.authority[0])),
+        *("--host", "127.0.0.1", "--port", str(settings.inner_port), "--database", str(folder.database)),
+        *("--enable-supernode-auth", "--disable-runtime-dependency-installation", "--isolation", "process"),
+        *("--superexec-auth-secret-file", str(folder.secret)),
+    ]
+    with ExitStack() as stack:
+        inner = stack.enter_context(Process(superlink, folder.logs / "superlink.log", env))
+        inner.wait_until_open(settings.inner_port)
+        outer = stack.enter_context(Process(front_command(folder), folder.logs / "front.log", env))
+        outer.wait_until_open(settings.port)
+        known = folder.members()
+        register(folder, known)
+
+        def watched() -> None:
+            nonlocal known
+            for process in (inner, outer):
+                if process.ended() is not None:
+                    raise ComponentFailure(f"{process.log.stem} ended: {last_line(process.log)}")
+            if (now := folder.members()).version != known.version:
+                register(folder, now)
+                known = now
+
+        yield watched
+
+
+def register(folder: ServerFolder, members: Members) -> None:
+    """Tell the SuperLink whose keys it may let in, and forget those of nodes that were removed.
+
+    Raises
+    ------
+    ComponentFailure
+        It does not take one.
+    """
+    known = _nodes(folder)
+    names = {node["name"] for node in known}
+    for member in members.nodes:
+        if member.name in names:
+            continue
+        path = folder.path / "state" / f"{member.name}.pub"
+        with writing(path), replacing(path, private=True) as file:
+            file.write(f"{member.key}\n".encode())
+        _flwr(folder, "supernode", "register", str(path), _LINK, "--name", member.name)
+    wanted = {member.name for member in members.nodes}
+    for node in known:
+        if node["name"] not in wanted:
+            _flwr(folder, "supernode", "unregister", str(node["node-id"]), _LINK)
+
+
+def seen_nodes(folder: ServerFolder) -> dict[str, str]:
+    """Return by name how the SuperLink sees its nodes: registered, online, offline.
+
+    Raises
+    ------
+    ComponentFailure
+        The SuperLink is not there.
+    """
+    return {node["name"]: node["status"] for node in _nodes(folder)}
+
+
+def _nodes(folder: ServerFolder) -> list[dict[str, Any]]:
+    found = json.loads(_flwr(folder, "supernode", "list", _LINK, "--format", "json"))
+    return list(found.get("nodes", []))
+
+
+def _flwr(folder: ServerFolder, *words: str) -> str:
+    done = subprocess.run(  # noqa: S603 (our own words only)
+        [tool("flwr"), *words],
+        env=environment(folder.home),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        said = (done.stdout + done.stderr).strip().splitlines()
+        raise ComponentFailure(
+            f"Flower refused `flwr {' '.join(words[:2])}`: {said[-1] if said else 'it said nothing'}"
+        )
+    return done.stdout
+
+
+def _write_link(folder: ServerFolder) -> None:
+    """Tell Flower's command line where the SuperLink is."""
+    settings = folder.settings()
+    link = {
+        "superlink": {
+            "default": _LINK,
+            _LINK: {
+                "address": f"127.0.0.1:{settings.inner_port}",
+                "root-certificates": str(folder.authority[0].resolve()),
+            },
+        }
+    }
+    path = folder.home / "config.toml"
+    with writing(path), replacing(path, private=True) as file:
+        file.write(tomli_w.dumps(link).encode())
+
+
+def run_deployed(
+    folder: ServerFolder,
+    out: Path,
+    *,
+    changes: Mapping[str, Any] | None = None,
+    reproduce: int | None = None,
+    resume: bool = False,
+    progress: Any = None,
+) -> RunResult:
+    """Carry out one run with the members that are there; SuperLink and front are up already.
+
+    The server's part runs in this process, so what ends the run ends the call: an error is raised, a kill is a kill,
+    and ``resume`` goes on.
+
+    Parameters
+    ----------
+    folder : ServerFolder
+        Of the deployment.
+    out : Path
+        Run folder.
+    changes : mapping or None
+        Settings by dotted key that replace those of the plan.
+    reproduce : int or None
+        Fixes noise and coins, for tests.
+    resume : bool
+        Go on with the run in ``out``.
+    progress : callable or None
+        As :meth:`fedpriv.Experiment.run`.
+
+    Raises
+    ------
+    InputError, BudgetExceeded, ComponentFailure
+        As a run.
+    """
+    members = folder.members()
+    if members.roster is None or not members.nodes:
+        raise InputError("no node is a member yet; approve one's request with `fedpriv deploy approve`.")
+    config = apply(read_toml(folder.plan), dict(changes or {}))
+    if reproduce is not None:
+        config = apply(config, {"run.seed": reproduce})
+    config["run"].setdefault("ledger", str(folder.ledger.resolve())) if members.roster.declared == "protected" else None
+    experiment = build_experiment(config, roster=members.roster)
+    # The server does not know its nodes' policies: one may stop a task after some participations.
+    strategy = experiment.strategy.for_updates(use_state=True)
+    version = _is_new_version(experiment.ledger, experiment.population, members.roster.fingerprint)
+    experiment = experiment.model_copy(update={"strategy": strategy, "new_version": version})
+    run_config = folder.path / "state" / "run-config.toml"
+    with writing(run_config), replacing(run_config, private=True) as file:
+        file.write(tomli_w.dumps({CONFIG_KEY: told(config)}).encode())
+    with _taken(folder, run_config) as task:
+        grid = DeployedGrid(task.grid, members.by_key())
+        return experiment.run(
+            out,
+            reproduce=reproduce,
+            resume=resume,
+            progress=progress,
+            config=config,
+            about={"scenario": "deployed"},
+            on=grid,
+        )
+
+
+def _is_new_version(ledger: Path | None, population: str | None, fingerprint: str) -> bool | None:
+    """Tell whether the population's ledger knows it with other members."""
+    if ledger is None or population is None or not ledger.exists():
+        return None
+    with closing(Ledger(ledger)) as kept:
+        known = population in kept.populations()
+        return (known and kept.entered(population)["fingerprint"] != fingerprint) or None
+
+
+@contextmanager
+def _taken(folder: ServerFolder, run_config: Path) -> Iterator[ServerTask]:
+    """Start a run on the SuperLink, and take it over."""
+    settings = folder.settings()
+    said = _flwr(folder, "run", str(folder.app), _LINK, "--run-config", str(run_config), "--format", "json")
+    found = json.loads(said)
+    if "run-id" not in found:
+        raise ComponentFailure(f"Flower did not start the run: {found.get('error-message', said)[-500:]}")
+    wanted = int(found["run-id"])
+    source = TaskSource(f"127.0.0.1:{settings.inner_port}", folder.authority[0], folder.secret, "server")
+    try:
+        deadline = time.monotonic() + _TAKE_SECONDS
+        while time.monotonic() < deadline:
+            task = source.take()
+            if task is None:
+                time.sleep(0.2)
+                continue
+            if not isinstance(task, ServerTask):
+                raise ComponentFailure("the SuperLink handed out a node's task; start it with `fedpriv deploy serve`.")
+            with task:
+                task.pull()
+                if task.run_id != wanted:  # one that died before it was taken
+                    task.finish(None, "its server is gone")
+                    continue
+                yield task
+                task.finish(None, None)
+            return
+        raise ComponentFailure(f"the SuperLink did not hand out the run within {_TAKE_SECONDS:g} s; see {folder.logs}.")
+    finally:
+        source.close()
