@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -207,6 +206,3 @@ def flower_of(node: Running) -> int:
         if children:
             return int(children[0])
     raise AssertionError("the node has no child")
-
-
-PYTHON = sys.executable

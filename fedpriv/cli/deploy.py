@@ -185,12 +185,12 @@ def deploy_status(folder: Folder, as_json: JsonFlag = False) -> None:
     server = ServerFolder(folder)
     server.settings()
     members = server.members()
-    seen = seen_nodes(server)
+    seen = seen_nodes(server, members)
     rows = [
         {
             "node": node.name,
             "tasks": f"{node.first} to {node.first + node.count - 1}",
-            "state": seen.get(node.name, "never came"),
+            "state": seen[node.name],
         }
         for node in members.nodes
     ]

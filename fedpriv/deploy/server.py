@@ -22,6 +22,7 @@ from fedpriv.deploy.processes import Process, environment, last_line, tool
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import replacing, writing
 from fedpriv.privacy.ledger import Ledger
+from fedpriv.runs.atomic import damage_said
 from fedpriv.runtime.flower_tasks import ServerTask, TaskSource
 from fedpriv.summary import RunResult
 
@@ -78,40 +79,72 @@ def serving(folder: ServerFolder) -> Iterator[Callable[[], None]]:
 def register(folder: ServerFolder, members: Members) -> None:
     """Tell the SuperLink whose keys it may let in, and forget those of nodes that were removed.
 
+    Which number it gave to which key is kept beside its database: it does not say.
+
     Raises
     ------
     ComponentFailure
         It does not take one.
     """
-    known = _nodes(folder)
-    names = {node["name"] for node in known}
-    for member in members.nodes:
-        if member.name in names:
-            continue
-        path = folder.path / "state" / f"{member.name}.pub"
-        with writing(path), replacing(path, private=True) as file:
-            file.write(f"{member.key}\n".encode())
-        _flwr(folder, "supernode", "register", str(path), _LINK, "--name", member.name)
-    wanted = {member.name for member in members.nodes}
-    for node in known:
-        if node["name"] not in wanted:
-            _flwr(folder, "supernode", "unregister", str(node["node-id"]), _LINK)
+    known = _registered(folder)
+    wanted = {member.key: member for member in members.nodes}
+    for line, member in wanted.items():
+        if line not in known:
+            path = folder.path / "state" / f"{member.name}.pub"
+            with writing(path), replacing(path, private=True) as file:
+                file.write(f"{line}\n".encode())
+            known[line] = str(_flwr_json(folder, "supernode", "register", str(path), _LINK)["node-id"])
+            _keep_registered(folder, known)
+    for line in [line for line in known if line not in wanted]:
+        _flwr_json(folder, "supernode", "unregister", known[line], _LINK)
+        del known[line]
+        _keep_registered(folder, known)
 
 
-def seen_nodes(folder: ServerFolder) -> dict[str, str]:
-    """Return by name how the SuperLink sees its nodes: registered, online, offline.
+def seen_nodes(folder: ServerFolder, members: Members) -> dict[str, str]:
+    """Return by name how the SuperLink sees the members: online, offline, or registered and never there.
 
     Raises
     ------
     ComponentFailure
         The SuperLink is not there.
     """
-    return {node["name"]: node["status"] for node in _nodes(folder)}
+    known = _registered(folder)
+    seen = {
+        str(node["node-id"]): str(node["status"]) for node in _flwr_json(folder, "supernode", "list", _LINK)["nodes"]
+    }
+    return {member.name: seen.get(known.get(member.key, ""), "not let in yet") for member in members.nodes}
 
 
-def _nodes(folder: ServerFolder) -> list[dict[str, Any]]:
-    found = json.loads(_flwr(folder, "supernode", "list", _LINK, "--format", "json"))
-    return list(found.get("nodes", []))
+def _registered(folder: ServerFolder) -> dict[str, str]:
+    path = _registered_path(folder)
+    if not path.exists():
+        return {}
+    with damage_said(str(path)):
+        return {str(line): str(number) for line, number in json.loads(path.read_text(encoding="utf-8")).items()}
+
+
+def _keep_registered(folder: ServerFolder, known: Mapping[str, str]) -> None:
+    path = _registered_path(folder)
+    with writing(path), replacing(path, private=True) as file:
+        file.write(json.dumps(known).encode())
+
+
+def _registered_path(folder: ServerFolder) -> Path:
+    return folder.path / "state" / "registered.json"
+
+
+def _flwr_json(folder: ServerFolder, *words: str) -> dict[str, Any]:
+    """Return what a command of Flower's says, which may put words before and after it."""
+    said = _flwr(folder, *words, "--format", "json")
+    start, end = said.find("{"), said.rfind("}")
+    try:
+        found: dict[str, Any] = json.loads(said[start : end + 1])
+    except ValueError:
+        found = {"error-message": said.strip()[-300:]}
+    if not found.get("success", False):
+        raise ComponentFailure(f"Flower refused `flwr {' '.join(words[:2])}`: {found.get('error-message', said)}")
+    return found
 
 
 def _flwr(folder: ServerFolder, *words: str) -> str:
@@ -223,10 +256,7 @@ def _is_new_version(ledger: Path | None, population: str | None, fingerprint: st
 def _taken(folder: ServerFolder, run_config: Path) -> Iterator[ServerTask]:
     """Start a run on the SuperLink, and take it over."""
     settings = folder.settings()
-    said = _flwr(folder, "run", str(folder.app), _LINK, "--run-config", str(run_config), "--format", "json")
-    found = json.loads(said)
-    if "run-id" not in found:
-        raise ComponentFailure(f"Flower did not start the run: {found.get('error-message', said)[-500:]}")
+    found = _flwr_json(folder, "run", str(folder.app), _LINK, "--run-config", str(run_config))
     wanted = int(found["run-id"])
     source = TaskSource(f"127.0.0.1:{settings.inner_port}", folder.authority[0], folder.secret, "server")
     try:
