@@ -10,7 +10,7 @@ export RAY_USAGE_STATS_ENABLED := 0
 # torch and the others again: 20 seconds each.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: demo test lint typecheck unit test-flower-next mutants soak evidence bench bench-quick clean
+.PHONY: demo test lint typecheck unit test-deployment test-flower-next mutants soak evidence bench bench-quick clean
 
 # The version of Flower's tested range that constraints.txt does not pin; `make test-flower-next FLOWER=...` tries another.
 FLOWER ?= 1.41.0
@@ -31,18 +31,22 @@ typecheck: $(VENV)/dev
 	$(BIN)/python tests/typecheck.py
 
 unit: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak" -q -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not soak and not deployment" -q -n auto --maxprocesses 4 --dist worksteal
 
 # Flower pins uv, and asks for a newer certifi with each version.
 test-flower-next:
 	$(PYTHON) -m venv --clear $(FLOWER_VENV)
 	grep -vE '^(flwr|uv|certifi)==' constraints.txt > $(FLOWER_VENV)/constraints.txt
 	$(FLOWER_VENV)/bin/python -m pip install -q --disable-pip-version-check --no-compile -c $(FLOWER_VENV)/constraints.txt "flwr==$(FLOWER)" -e ".[dev]"
-	OMP_NUM_THREADS=1 $(FLOWER_VENV)/bin/python -m pytest -m "not soak" -q -n auto --maxprocesses 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(FLOWER_VENV)/bin/python -m pytest -m "not soak and not deployment" -q -n auto --maxprocesses 4 --dist worksteal
 
 # Plants faults in a copy of the code and asks for a test that notices each (tests/mutants.toml).
 mutants: $(VENV)/dev
 	$(BIN)/python tests/mutate.py
+
+# A server and nodes as processes over TLS, in network namespaces where they can be made.
+test-deployment: $(VENV)/dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deployment -q
 
 soak: $(VENV)/dev
 	$(BIN)/python -m pytest -m soak -q

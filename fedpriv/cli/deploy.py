@@ -59,15 +59,13 @@ def deploy_init(
     from fedpriv.config import apply, parse_assignments
     from fedpriv.deploy.layout import ServerSettings, make_server_folder, own_umask
     from fedpriv.deploy.members import Members
-    from fedpriv.roster import Roster
     from fedpriv.scenarios import scenario as find
 
     own_umask()
     chosen = find(scenario)
     config = apply(chosen.preset(preset), parse_assignments(assignments or []))
     settings = ServerSettings(hosts=tuple(host), port=port, inner_port=inner_port, listen=listen)
-    given = None if roster is None else Roster.read(roster)
-    members = Members(roster=given, fixed=given is not None)
+    members = Members() if roster is None else Members.of_roster(roster)
     made = make_server_folder(folder, settings, {**config, "data": {}}, members)
     say(f"wrote {made.plan}, {made.settings_path} and the keys in {made.path / 'pki'}")
     say(

@@ -113,6 +113,11 @@ class Members(Settings):
     format: Literal[1] = 1
 
     @classmethod
+    def of_roster(cls, path: Path) -> Self:
+        """Return a population that is known beforehand, from a roster's file; no node is a member yet."""
+        return cls(roster=Roster.read(path), fixed=True)
+
+    @classmethod
     def read(cls, path: Path) -> Self:
         """Read the file.
 
