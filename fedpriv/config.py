@@ -20,7 +20,6 @@ from fedpriv.errors import InputError
 from fedpriv.names import unknown
 
 if TYPE_CHECKING:
-    from fedpriv.cohort.tasks import Tasks
     from fedpriv.experiment import Experiment
     from fedpriv.own_code import CodeSettings
     from fedpriv.roster import Declared, Roster
@@ -368,15 +367,15 @@ def _refuse_other_start(experiment: Experiment, config: Config) -> None:
         )
 
 
-def tasks_of(data: Mapping[str, Any], data_dir: Path | None, declared: Declared) -> Tasks:
-    """Return the tasks that a section ``[data]`` describes; what it says of a seed is its own.
+def tasks_of(data: Mapping[str, Any], data_dir: Path | None, declared: Declared) -> Any:
+    """Return the tasks (:class:`fedpriv.Tasks`) that a section ``[data]`` describes; what it says of a seed is its own.
 
     Raises
     ------
     InputError
         A key is wrong, or the data are.
     """
-    found: Tasks = _tasks(dict(data), 0, data_dir, declared)[0]
+    found = _tasks(dict(data), 0, data_dir, declared)[0]
     return found if found.declared == declared else replace(found, declared=declared)
 
 
