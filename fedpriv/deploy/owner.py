@@ -136,7 +136,7 @@ class OwnerFile(Settings):
         """
         from fedpriv.config import tasks_of
 
-        found = tasks_of(self.data, data_dir, self.declared)
+        found: Tasks = tasks_of(self.data, data_dir, self.declared)
         if self.part is None:
             return found
         first, last = self.part
