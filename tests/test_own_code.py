@@ -319,6 +319,13 @@ def test_metrics_and_server_updates_are_own_code_as_any_other(
     step = 'server_update = "mystep:Mine"\nserver_pull = 0.5\n'
     text = MY.replace("rounds = 2\n", f"rounds = 2\n{step}").replace("[run]", '[run]\nmetrics = ["measures:first"]')
     mine.write_text(text + more)
+    alone = text.replace("pull = 1.0\n", "") + more
+    for own, built_in in BUILT_IN.items():
+        alone = alone.replace(own, built_in)
+    (mine.parent / "alone.toml").write_text(alone)
+    made = build_experiment(read_own(mine.parent / "alone.toml"))
+    assert list(made.metrics) == ["first"], "also where nothing else is of one's own, and no run keeps what it found"
+    forget()
     words = ["run", str(mine), "--reproduce", "3"]
     code, _, err = fedpriv(*words, "--out", "run")
     assert code == 0, err
