@@ -55,9 +55,10 @@ def longest_first(items: list[pytest.Item], workers: int) -> list[pytest.Item]:
             groups.setdefault(item.path.name, []).append(item)
         else:
             rest.append(item)
-    heads: list[list[pytest.Item]] = [[] for _ in range(workers)]
+    # Ray gives way to all other processes, so tests of several processes at a time are kept away from those on Ray.
+    heads: list[list[pytest.Item]] = [groups.pop("pool", []), *([] for _ in range(workers - 1))]
     for number, group in enumerate(groups.values()):
-        heads[number % workers] += group
+        heads[-1 - number % max(1, workers - 1)] += group
     ordered: list[pytest.Item] = []
     for number, head in enumerate(heads):
         share = (len(items) - len(ordered)) // (workers - number)

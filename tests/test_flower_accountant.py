@@ -260,6 +260,7 @@ out = "{out}"
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_the_page_runs_in_flowers_engine(tmp_path: Path) -> None:
     """Three rounds fit the budget and six were asked for: three are published, each charged before, and no more."""

@@ -16,6 +16,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from test_own_code import fresh  # noqa: F401 (a fixture that every test here uses)
 
+pytestmark = pytest.mark.long
 COMMANDS = Path(sys.executable).parent
 FEW = ["--set", "strategy.rounds=2", "--set", "client.epochs=1", "--set", "client.final_epochs=1"]
 ENVIRONMENT = {**os.environ, "PATH": f"{COMMANDS}{os.pathsep}{os.environ['PATH']}"}

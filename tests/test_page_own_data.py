@@ -38,6 +38,7 @@ def installed(tmp_path_factory: Any) -> Path:
     return python.parent
 
 
+@pytest.mark.long
 def test_the_page_works_as_it_stands(installed: Path, tmp_path: Path) -> None:
     files = dict(re.findall(r"^`([\w.]+)`\n```\w+\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
     assert set(files) == {"make_people.py", "mynet.py", "sleep.toml", "new.csv", "sleep.py"}

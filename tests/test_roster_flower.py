@@ -78,6 +78,7 @@ def last(folder: Path) -> Any:
     return CheckpointStore(folder / "checkpoints").load(3)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_pmtl_is_served_without_data_and_with_a_third_of_the_nodes_away(tmp_path: Path, monkeypatch: Any) -> None:
     """To the bit what a simulation gives that holds all data; who is away counts as zero, as there."""
