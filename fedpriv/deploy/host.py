@@ -14,7 +14,7 @@ from fedpriv.deploy.configuration import CONFIG_KEY, digest_of, node_spec
 from fedpriv.deploy.journal import LastingMemory, NodeAccount, RunJournal
 from fedpriv.deploy.owner import OwnerFile
 from fedpriv.deploy.refusal import Refusal
-from fedpriv.errors import ComponentFailure, FedprivError, InputError
+from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.files import kept_secret, private_directory
 from fedpriv.protocol import Request, RunName
 from fedpriv.runtime.apps import client_app
@@ -78,10 +78,7 @@ class NodeHost:
         except Refusal as error:
             return Message(Error(code=REFUSED_CODE, reason=str(error)), reply_to=message)
         except Exception as error:
-            if isinstance(error, ComponentFailure | InputError) and not isinstance(error, Refusal):
-                reason = str(error)
-            else:
-                reason = str(error) if isinstance(error, FedprivError) else type(error).__name__
+            reason = str(error) if isinstance(error, FedprivError) else type(error).__name__
             self._forget()  # what is in memory may be half of a round
             return Message(Error(code=_FAILED_CODE, reason=reason), reply_to=message)
 
