@@ -6,6 +6,7 @@ never drawn again; one that was not charged was never seen by anybody and is thr
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
@@ -81,9 +82,14 @@ class Checkpoint:
         for kind, groups in (("", self.billboards), ("state|", self.state)):
             for group, arrays in sorted(groups.items()):
                 for name, value in sorted(arrays.items()):
-                    found.update(f"|{kind}{group}|{name}|{value.dtype}|{value.shape}|".encode())
+                    found.update(f"|{kind}{group}|{name}|{_text(value.dtype)}|{value.shape}|".encode())
                     found.update(np.ascontiguousarray(value).tobytes())
         return found.hexdigest()
+
+
+@functools.lru_cache(maxsize=64)
+def _text(dtype: np.dtype[Any]) -> str:
+    return str(dtype)  # which takes longer than the hash of a small array
 
 
 class Storage(Protocol):
