@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +53,6 @@ def owner(folder: Path, *, policy: str = "", allow: str = "") -> tuple[OwnerFile
 def host(folder: Path, **settings: str) -> NodeHost:
     found, file = owner(folder, **settings)
     tasks = toy_tasks(4)
-    from dataclasses import replace
-
     return NodeHost(found, file, replace(tasks, declared="protected"))
 
 
@@ -125,8 +124,22 @@ def test_another_question_for_a_round_that_was_answered_is_refused(tmp_path: Pat
     again = host(tmp_path)
     assert ask(again, request(1, shift=0.1)).error.code == REFUSED_CODE
     assert not ask(again, request(3)).has_error()
+    assert not ask(again, request(1, of=RunName("clinic", "new"))).has_error(), "as the message advises"
     account = NodeAccount(tmp_path / "journal" / "account.json")
-    assert {sum(account.counts(name).values()) for name in account.names} == {3}
+    assert {sum(account.counts(name).values()) for name in account.names} == {4}
+
+
+def test_a_run_keeps_its_configuration_and_its_tasks(tmp_path: Path) -> None:
+    ask(host(tmp_path), request(1))
+    other = {CONFIG_KEY: json.dumps({**CONFIG, "client": {"name": "global-model", "learning_rate": 0.1}})}
+    reply = ask(host(tmp_path), request(2), config=other)
+    assert "has another configuration than when this node first answered it" in reply.error.reason
+    assert not ask(host(tmp_path), request(1, of=RunName("clinic", "new")), config=other).has_error(), "a new run"
+    fewer = host(tmp_path)
+    fewer._tasks = replace(toy_tasks(3), declared="protected")
+    reply = ask(fewer, request(2))
+    assert "hosts other tasks than when it answered run 'one'" in reply.error.reason
+    assert not ask(host(tmp_path), request(2)).has_error(), "its data are back"
 
 
 def test_a_policy_of_epsilon_holds_over_runs_populations_and_restarts(tmp_path: Path) -> None:

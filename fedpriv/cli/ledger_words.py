@@ -25,8 +25,8 @@ def as_text(found: dict[str, Any]) -> str:
         + (f", version {len(found['versions'])} of its members" if "versions" in found else ""),
         f"What holds for {_UNIT}, against {found['observer']}, at delta {found['delta']:.3g} ({found['delta_of']}):",
     ]
-    named = [*(found["spent"] or {}), *(name for one in found["runs"].values() for name in one)]
-    if relations := [one for one in Relation if one in named]:
+    stated = [_stated(one) for one in (found["spent"] or {}, *found["runs"].values())]
+    if relations := [one for one in Relation if any(one in mine for mine in stated)]:
         lines.append(f"  ({_legend(relations)})")
     if found["spent"] is not None:
         lines.append(f"  spent: {_epsilons(found)}")
