@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,7 +15,7 @@ from typing import BinaryIO
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["kept_secret", "private_directory", "replacing", "sync_directory", "write_private_line", "writing"]
+__all__ = ["alone", "kept_secret", "private_directory", "replacing", "sync_directory", "write_private_line", "writing"]
 
 
 def kept_secret(path: Path) -> bytes:
@@ -99,6 +101,39 @@ def sync_directory(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextmanager
+def alone(path: Path, told: str, seconds: float = 0.0) -> Iterator[None]:
+    """Let no other process pass here while the block runs, by a lock on a private file.
+
+    Parameters
+    ----------
+    path : Path
+        The file; made when missing. Its folder is there.
+    told : str
+        What whoever comes second is told.
+    seconds : float
+        For how long to wait for the first one to end.
+
+    Raises
+    ------
+    ComponentFailure
+        Another process has the lock.
+    """
+    with writing(path):
+        file = open(path, "ab", opener=lambda name, flags: os.open(name, flags, 0o600))  # noqa: SIM115
+    with file:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() >= end:
+                    raise ComponentFailure(told) from None
+            time.sleep(0.1)
+        yield
 
 
 def write_private_line(path: Path, content: bytes) -> None:

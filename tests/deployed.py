@@ -193,16 +193,36 @@ def deployment(root: Path, **settings: Any) -> Iterator[Deployment]:
 
 
 def worker_of(node: Running) -> int:
-    """Return the process that computes: the node's own, whose child is Flower's."""
-    assert node.child is not None
-    return node.child.pid
+    """Return the process that computes."""
+    return _child_of(node, "fedpriv.deploy.worker_process")
 
 
 def flower_of(node: Running) -> int:
     """Return Flower's process of a node."""
+    return _child_of(node, "flower-supernode")
+
+
+def _child_of(node: Running, word: str) -> int:
+    def found() -> int | None:
+        for process in _descendants(_pid(node)):
+            with suppress(OSError):
+                if word in Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8", errors="replace"):
+                    return process
+        return None
+
+    return int(until(f"{word} runs", found, alive=node.alive))
+
+
+def _pid(node: Running) -> int:
     assert node.child is not None
-    for path in Path(f"/proc/{node.child.pid}/task").iterdir():
-        children = (path / "children").read_text().split()
-        if children:
-            return int(children[0])
-    raise AssertionError("the node has no child")
+    return node.child.pid
+
+
+def _descendants(process: int) -> list[int]:
+    """Return a process's children and theirs, but not itself."""
+    found: list[int] = []
+    with suppress(OSError):
+        for path in Path(f"/proc/{process}/task").iterdir():
+            for child in map(int, (path / "children").read_text().split()):
+                found += [child, *_descendants(child)]
+    return found

@@ -12,6 +12,7 @@ from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.cohort.tasks import Tasks
 from fedpriv.deploy.configuration import CONFIG_KEY, digest_of, node_spec
 from fedpriv.deploy.journal import LastingMemory, NodeAccount, RunJournal
+from fedpriv.deploy.old_runs import KEPT_RUNS, OldRuns
 from fedpriv.deploy.owner import OwnerFile
 from fedpriv.deploy.refusal import Refusal
 from fedpriv.errors import ComponentFailure, FedprivError
@@ -47,6 +48,7 @@ class NodeHost:
         self._kept = self._folder / "journal"
         private_directory(self._kept)
         self._account = NodeAccount(self._kept / "account.json")
+        self._old = OldRuns(self._kept)
         self._secret = kept_secret(self._kept / "noise.key")
         self._node: Node | None = None
         self._memory = LastingMemory()
@@ -112,6 +114,11 @@ class NodeHost:
         node = Node(replace(spec, noise_seed=int.from_bytes(self._secret, "big")))
         memory, journal = LastingMemory(), RunJournal(self._kept, of)
         node.memory = memory
+        if self._old.deleted(journal.path):
+            raise Refusal(
+                f"this node has deleted its journal of this run: it keeps those of the last {KEPT_RUNS} runs; start a "
+                "new run."
+            )
         if journal.exists():
             journal.read(node, memory, key[1])
         self._account.give(node.store, tasks.names)
@@ -139,7 +146,10 @@ class NodeHost:
             raise ComponentFailure("the node has no journal.")
         self._account.take(node.store, node.tasks.names)
         self._memory.settle()
+        first = not journal.exists()
         journal.write(node, self._memory, self._key[1])
+        if first:
+            self._old.make_room()
 
     def _forget(self) -> None:
         self._node, self._journal, self._key = None, None, None

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -46,21 +46,26 @@ class Process:
     ----------
     words : list of str
         The command.
-    log : Path
-        What it says is appended there.
+    log : Path or None
+        What it says is appended there; None is where this process says things.
     env : mapping
         Its environment.
+    keep : tuple of int
+        Files of this process that stay open in it, by number.
     """
 
-    def __init__(self, words: list[str], log: Path, env: Mapping[str, str]) -> None:
-        self.name, self.log = Path(words[0]).name, log
-        with log.open("ab") as output:
+    def __init__(self, words: list[str], log: Path | None, env: Mapping[str, str], keep: tuple[int, ...] = ()) -> None:
+        self.name, self.log = Path(words[0]).name if log is None else log.stem, log
+        with nullcontext() if log is None else log.open("ab") as output:
+            self._said_before = 0 if output is None else output.tell()
+            # The kernel ends it with the *thread* that starts it, so start it from one that stays.
             self._child = subprocess.Popen(  # noqa: S603 (our own words only)
                 words,
                 env=dict(env),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                pass_fds=keep,
                 preexec_fn=_die_with_parent,
             )
 
@@ -72,6 +77,14 @@ class Process:
     def ended(self) -> int | None:
         """Return its exit code, or None while it runs."""
         return self._child.poll()
+
+    def said(self) -> str:
+        """Return what it said in its log since it was started."""
+        if self.log is None:
+            return ""
+        with self.log.open("rb") as file:
+            file.seek(self._said_before)
+            return file.read().decode(errors="replace")
 
     def wait_until_open(self, port: int, seconds: float = 90.0) -> None:
         """Wait until it listens on a port of this machine.
@@ -120,7 +133,9 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def last_line(log: Path) -> str:
+def last_line(log: Path | None) -> str:
     """Return the last line that a process said."""
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines() if log.exists() else []
+    if log is None or not log.exists():
+        return "it said nothing"
+    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return said[-1] if said else "it said nothing"

@@ -20,7 +20,7 @@ from fedpriv.deploy.layout import ServerFolder
 from fedpriv.deploy.members import Members
 from fedpriv.deploy.processes import Process, environment, last_line, tool
 from fedpriv.errors import ComponentFailure, InputError
-from fedpriv.files import replacing, writing
+from fedpriv.files import alone, replacing, writing
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runtime.flower_tasks import ServerTask, TaskSource
@@ -68,7 +68,7 @@ def serving(folder: ServerFolder) -> Iterator[Callable[[], None]]:
             nonlocal known
             for process in (inner, outer):
                 if process.ended() is not None:
-                    raise ComponentFailure(f"{process.log.stem} ended: {last_line(process.log)}")
+                    raise ComponentFailure(f"{process.name} ended: {last_line(process.log)}")
             if (now := folder.members()).version != known.version:
                 register(folder, now)
                 known = now
@@ -227,20 +227,25 @@ def run_deployed(
     strategy = experiment.strategy.for_updates(use_state=True)
     version = _is_new_version(experiment.ledger, experiment.population, members.roster.fingerprint)
     experiment = experiment.model_copy(update={"strategy": strategy, "new_version": version})
+    second = (
+        f"another `fedpriv deploy run` is at work on {folder.path}, and nodes answer one run at a time; wait for it, "
+        "or stop it."
+    )
     run_config = folder.path / "state" / "run-config.toml"
-    with writing(run_config), replacing(run_config, private=True) as file:
-        file.write(tomli_w.dumps({CONFIG_KEY: told(config)}).encode())
-    with _taken(folder, run_config) as task:
-        grid = DeployedGrid(task.grid, members.by_key())
-        return experiment.run(
-            out,
-            reproduce=reproduce,
-            resume=resume,
-            progress=progress,
-            config=config,
-            about={"scenario": "deployed"},
-            on=grid,
-        )
+    with alone(folder.path / "state" / "run.lock", second):
+        with writing(run_config), replacing(run_config, private=True) as file:
+            file.write(tomli_w.dumps({CONFIG_KEY: told(config)}).encode())
+        with _taken(folder, run_config) as task:
+            grid = DeployedGrid(task.grid, members.by_key())
+            return experiment.run(
+                out,
+                reproduce=reproduce,
+                resume=resume,
+                progress=progress,
+                config=config,
+                about={"scenario": "deployed"},
+                on=grid,
+            )
 
 
 def _is_new_version(ledger: Path | None, population: str | None, fingerprint: str) -> bool | None:

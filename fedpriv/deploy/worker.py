@@ -25,7 +25,11 @@ T = TypeVar("T")
 def work(host: NodeHost, source: TaskSource, stop: threading.Event) -> None:
     """Answer messages until ``stop`` is set; a message that fails does not end it."""
     while not stop.is_set():
-        task = source.take()
+        try:
+            task = source.take()
+        except Exception as error:  # the connection is not there yet, or is being made again
+            _LOG.debug("no message can be taken: %s", type(error).__name__)
+            task = None
         if task is None:
             stop.wait(_POLL_SECONDS)
             continue
