@@ -144,9 +144,9 @@ class NodeHost:
         node, journal = self._ready(), self._journal
         if journal is None or self._key is None:
             raise ComponentFailure("the node has no journal.")
+        first = not journal.exists()
         self._account.take(node.store, node.tasks.names)
         self._memory.settle()
-        first = not journal.exists()
         journal.write(node, self._memory, self._key[1])
         if first:
             self._old.make_room()
