@@ -172,7 +172,9 @@ def make_server_folder(
     for part in (path, path / "pki", path / "state", folder.home, folder.app, folder.logs, folder.runs):
         private_directory(part)
     make_authority(*folder.authority)
-    make_server_certificate(*folder.certificate, authority=folder.authority, hosts=settings.hosts)
+    # The front and the server's part of a run reach Flower's server under this machine's own address.
+    hosts = list(dict.fromkeys([*settings.hosts, "127.0.0.1"]))
+    make_server_certificate(*folder.certificate, authority=folder.authority, hosts=hosts)
     _write(folder.secret, secrets.token_bytes(32))
     _write(folder.settings_path, tomli_w.dumps(settings.model_dump()).encode())
     _write(folder.plan, tomli_w.dumps({name: values for name, values in config.items() if values}).encode())
