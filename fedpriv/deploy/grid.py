@@ -13,6 +13,7 @@ from fedpriv.deploy.host import PLACE
 from fedpriv.deploy.members import Member
 from fedpriv.protocol import TaskRange
 from fedpriv.runtime.flower_private import NodeInfo, Run, stamp
+from fedpriv.runtime.flower_tasks import link_errors
 from fedpriv.runtime.grid import RemoteGrid
 from fedpriv.strategies.exchange import REFUSED_CODE
 
@@ -51,9 +52,9 @@ class DeployedGrid(RemoteGrid):
 
     def get_nodes(self) -> Iterable[NodeInfo]:
         """Return the members that are online."""
-        found = [
-            node for node in self._grid.get_nodes() if node.status == "online" and node.public_key in self._members
-        ]
+        with link_errors():
+            nodes = list(self._grid.get_nodes())
+        found = [node for node in nodes if node.status == "online" and node.public_key in self._members]
         self._known.update({node.node_id: self._members[node.public_key] for node in found})
         return found
 
@@ -63,10 +64,12 @@ class DeployedGrid(RemoteGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; each says which id of the population its node's first task has."""
-        return self._grid.push_messages([self._placed(message) for message in messages])
+        with link_errors():
+            return self._grid.push_messages([self._placed(message) for message in messages])
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
-        return self._grid.pull_messages(list(message_ids))
+        with link_errors():
+            return self._grid.pull_messages(list(message_ids))
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, until the deadline at most.
@@ -75,7 +78,7 @@ class DeployedGrid(RemoteGrid):
         """
         wanted = list(messages)
         sent = [self._placed(message) for message in wanted]
-        ids = [one for one in self._grid.push_messages(sent) if one]
+        ids = [one for one in self.push_messages(sent) if one]
         for mine, theirs in zip(wanted, sent, strict=True):
             stamp(mine, theirs.metadata.message_id)  # whoever asked finds the answer by it
         asked = {message.metadata.message_id: message for message in wanted}
@@ -83,7 +86,7 @@ class DeployedGrid(RemoteGrid):
         end = None if timeout is None else time.monotonic() + timeout
         pause = _FIRST_POLL_SECONDS
         while waiting:
-            found = list(self._grid.pull_messages(list(waiting)))
+            found = list(self.pull_messages(waiting))
             came += found
             waiting -= {reply.metadata.reply_to_message_id for reply in found}
             if not waiting or (end is not None and time.monotonic() >= end):

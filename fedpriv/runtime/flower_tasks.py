@@ -7,10 +7,13 @@ The app bundle that comes with a task is never opened. Tested with flwr 1.41 and
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SubStatus
 from flwr.common.serde import context_to_proto, run_from_proto
@@ -23,14 +26,42 @@ from flwr.supercore.interceptors import (
     SuperExecAuthHttpInterceptor,
 )
 from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.run import RunNotRunningException
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
 
-__all__ = ["ClientTask", "ServerTask", "TaskSource"]
+from fedpriv.errors import ComponentFailure
+
+__all__ = ["ClientTask", "ServerTask", "TaskSource", "link_errors"]
 
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
+
+
+@contextmanager
+def link_errors() -> Iterator[None]:
+    """Turn what Flower raises when its server is gone, or has given a run up, into a sentence.
+
+    For a run that is given up Flower raises an error that is no ``Exception``, so it would end the process.
+
+    Raises
+    ------
+    ComponentFailure
+        Says how to go on.
+    """
+    try:
+        yield
+    except RunNotRunningException:
+        raise ComponentFailure(
+            "Flower's server has given this run up, as it does when one of the two is away for a minute; go on with "
+            "--resume."
+        ) from None
+    except httpx.HTTPError as error:
+        raise ComponentFailure(
+            f"Flower's server does not answer as it should ({type(error).__name__}); see that `fedpriv deploy serve` "
+            "runs, then go on with --resume."
+        ) from error
 
 
 class TaskSource:
@@ -101,7 +132,8 @@ class _Task:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if not self._finished:
-            self.finish(None, "" if kind is None else kind.__name__)
+            with suppress(ComponentFailure):  # what went wrong is on its way already
+                self.finish(None, "" if kind is None else kind.__name__)
         if self._heartbeat.is_running:
             self._heartbeat.stop()
         self._client.close()
@@ -109,13 +141,14 @@ class _Task:
     def finish(self, context: Context | None, failure: str | None) -> None:
         """Say that the task is done (``failure`` None), or why it is not."""
         self._finished = True
-        self._client.PushTaskOutput(
-            PushTaskOutputRequest(
-                context=context_to_proto(context) if context else None,
-                sub_status=SubStatus.COMPLETED if failure is None else SubStatus.FAILED,
-                details=failure or "",
+        with link_errors():
+            self._client.PushTaskOutput(
+                PushTaskOutputRequest(
+                    context=context_to_proto(context) if context else None,
+                    sub_status=SubStatus.COMPLETED if failure is None else SubStatus.FAILED,
+                    details=failure or "",
+                )
             )
-        )
 
 
 class ClientTask(_Task):
@@ -123,12 +156,14 @@ class ClientTask(_Task):
 
     def pull(self) -> tuple[Message, Context, dict[str, Any]]:
         """Return the message, its context, and what the run's owner gave as the run's configuration."""
-        message, context, run, _ = pull_task_input(self._client)
+        with link_errors():
+            message, context, run, _ = pull_task_input(self._client)
         return message, context, dict(run.override_config)
 
     def answer(self, reply: Message, context: Context) -> None:
         """Hand over the reply; the context goes back empty, since nothing of a task may live there."""
-        push_message(self._client, reply, context)
+        with link_errors():
+            push_message(self._client, reply, context)
         context.state = RecordDict()
         self.finish(context, None)
 
