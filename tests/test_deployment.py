@@ -1,15 +1,22 @@
-"""Real processes: a server behind TLS and nodes that hold their own files, run as the pages say."""
+"""Real processes: a server behind TLS and nodes that hold their own files, run as the pages say, also when they die."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from deployed import deployment, fedpriv
+from absent import SomeAreAbsent, Witness, absent_nodes, rounds_said
+from deployed import Deployment, Running, deployment, fedpriv, flower_of, until, worker_of
+from namespaces import namespaces
+from writers import write_writers
 
+from fedpriv import Experiment
 from fedpriv.config import apply, build_experiment
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
@@ -19,28 +26,42 @@ pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 
 SEED = 5
 SHORT: dict[str, Any] = {
-    "data.tasks": 8,
     "client.epochs": 1,
     "client.final_epochs": 1,
-    "strategy.rounds": 3,
+    "strategy.rounds": 5,
     "strategy.evaluate_every": 0,
     "run.seed": SEED,
     "run.report": False,
     "run.baseline": False,
 }
-ROUNDS = 3
+HOSTED = {"one": 7, "two": 8, "three": 11, "four": 14}
+"""How many writers each node has."""
+KILLED_ROUNDS = 9
 
 
-def last(folder: Path, number: int = ROUNDS) -> Any:
+def last(folder: Path, number: int) -> Any:
     return CheckpointStore(folder / "checkpoints").load(number)
 
 
+def same_run(mine: Path, theirs: Path, rounds: int) -> None:
+    """Fail unless billboards, participants and every task's score are those of a simulation."""
+    one, two = last(mine, rounds), last(theirs, rounds)
+    np.testing.assert_array_equal(two.sampled[ALL], one.sampled[ALL])
+    for name, value in one.billboards[ALL].items():
+        np.testing.assert_array_equal(two.billboards[ALL][name], value)
+    scores = [json.loads((run / "summary.json").read_text())["diagnostics"]["per_task"] for run in (mine, theirs)]
+    assert scores[1]["personal"] == pytest.approx(scores[0]["personal"])
+
+
+def simulated(experiment: Experiment, **changes: Any) -> Experiment:
+    return experiment.model_copy(update={"grid": "in-process", "shards": 1, **changes})
+
+
 def test_a_deployed_run_is_the_simulation_to_the_bit(tmp_path: Path) -> None:
-    config = apply(scenarios()["pmtl"].preset(), SHORT)
-    whole = build_experiment(config)
-    whole.model_copy(update={"grid": "in-process", "shards": 1}).run(tmp_path / "whole", reproduce=SEED)
+    config = apply(scenarios()["pmtl"].preset(), {**SHORT, "data.tasks": 8, "strategy.rounds": 3})
+    simulated(build_experiment(config)).run(tmp_path / "whole", reproduce=SEED)
     with deployment(tmp_path) as lab:
-        lab.make("pmtl", SHORT)
+        lab.make("pmtl", {**SHORT, "strategy.rounds": 3})
         for number, name in enumerate(("one", "two")):
             data = {**config["data"], "seed": SEED}
             lab.add(name, data, part=[4 * number, 4 * number + 4], policy={"diagnostics": True})
@@ -50,11 +71,95 @@ def test_a_deployed_run_is_the_simulation_to_the_bit(tmp_path: Path) -> None:
         lab.wait_online("one", "two")
         said = fedpriv("deploy", "run", lab.server, "--out", "run", "--reproduce", str(SEED), cwd=tmp_path)
         assert "personal" in said
-    mine, theirs = last(tmp_path / "whole"), last(tmp_path / "run")
-    np.testing.assert_array_equal(theirs.sampled[ALL], mine.sampled[ALL])
-    for name, value in mine.billboards[ALL].items():
-        np.testing.assert_array_equal(theirs.billboards[ALL][name], value)
-    summary = json.loads((tmp_path / "run/summary.json").read_text())
-    assert summary["unreachable"]["tasks"] == 0
-    scores = json.loads((tmp_path / "whole/summary.json").read_text())["diagnostics"]["per_task"]["personal"]
-    assert summary["diagnostics"]["per_task"]["personal"] == pytest.approx(scores)
+    same_run(tmp_path / "whole", tmp_path / "run", 3)
+    assert json.loads((tmp_path / "run/summary.json").read_text())["unreachable"]["tasks"] == 0
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """A server and four nodes, each in a network of its own, with FEMNIST writers in files of their own."""
+    if not (Path(os.environ.get("FEDPRIV_DATA", "/nowhere")) / "femnist-206").exists():
+        pytest.skip("FEMNIST is not here; set FEDPRIV_DATA")
+    root = tmp_path_factory.mktemp("lab")
+    files = write_writers(root, tuple(HOSTED.values()))
+    with namespaces(tuple(HOSTED)) as (host, places), deployment(root, host=host, places=places) as made:
+        made.make("pmtl", SHORT)
+        for name, file in zip(HOSTED, files, strict=False):
+            made.add(name, {"file": str(file), "classes": 62, "seed": SEED}, policy={"diagnostics": True})
+        made.start_server()
+        for name in made.nodes:
+            made.start_node(name)
+        made.wait_online(*HOSTED)
+        yield made
+
+
+def whole(lab: Deployment, changes: dict[str, Any]) -> Experiment:
+    """Return the experiment of somebody who has all files."""
+    config = apply(scenarios()["pmtl"].preset(), {**SHORT, **changes})
+    config["data"] = {"file": str(lab.root / "all.json"), "classes": 62, "seed": SEED}
+    config["run"]["declared"] = "benchmark"
+    return simulated(build_experiment(config))
+
+
+def test_writers_on_four_machines_are_the_simulation_to_the_bit(lab: Deployment) -> None:
+    fedpriv("deploy", "run", lab.server, "--out", "calm", "--reproduce", str(SEED), cwd=lab.root)
+    whole(lab, {}).run(lab.root / "calm-whole", reproduce=SEED)
+    same_run(lab.root / "calm-whole", lab.root / "calm", 5)
+    assert absent_nodes(lab.root / "calm", HOSTED) == {}
+    opened = {name: (lab.nodes[name] / "node.log").read_text() for name in HOSTED}
+    assert all(rounds_said(said) for said in opened.values()), "every node was asked"
+
+
+def test_with_kills_it_is_a_simulation_in_which_the_same_answers_are_lost(lab: Deployment) -> None:
+    """Two nodes, two workers and the server's part of the run are killed with SIGKILL."""
+    changes = {"strategy.rounds": KILLED_ROUNDS, "strategy.sampling_rate": 1.0}
+    words = [word for key, value in changes.items() for word in ("--set", f"{key}={value}")]
+    seen = Witness(lab, HOSTED)
+    trained = seen.trained
+    run = lab.start_run(lab.root / "killed", "--reproduce", str(SEED), *words)
+
+    def kill(name: str) -> None:
+        """Kill a node with all that it is, as when its machine ends, and start it again at once."""
+        lab.running[name].kill()
+        seen.killed(name)
+        lab.start_node(name)
+
+    until("the first round", lambda: trained("one") and trained("two"), alive=run.alive)
+    second = fedpriv("deploy", "run", lab.server, "--out", "second", cwd=lab.root, code=4)
+    assert "another `fedpriv deploy run` is at work" in second
+    kill("one")
+    os.kill(worker_of(lab.running["two"]), signal.SIGKILL)
+    reached = max(trained("one"))
+    until("node one is back", lambda: max(trained("one")) > reached, alive=run.alive)
+    assert "takes this node for connected still" in lab.running["one"].said(), "its own key was refused, and it waited"
+    os.kill(worker_of(lab.running["three"]), signal.SIGKILL)
+    kill("four")
+    reached = max(trained("one"))
+    until("a round later", lambda: max(trained("one")) > reached, alive=run.alive)
+    run.kill()
+    resumed = fedpriv(
+        *("deploy", "run", lab.server, "--out", "killed", "--reproduce", str(SEED), "--resume", *words), cwd=lab.root
+    )
+    assert "answers of tasks" in resumed, "it says that some counted as zero"
+    for name in ("two", "three"):
+        assert "its worker ended; another one takes over" in lab.running[name].said()
+
+    assert seen.tell(lab.root / "killed") >= {"one", "four"}
+    experiment = whole(lab, changes)
+    client = SomeAreAbsent(**experiment.client.model_dump())
+    simulated(experiment, client=client).run(lab.root / "killed-whole", reproduce=SEED)
+    same_run(lab.root / "killed-whole", lab.root / "killed", KILLED_ROUNDS)
+    calm = experiment.run(lab.root / "undisturbed", reproduce=SEED)
+    assert any(
+        (value != last(lab.root / "killed", KILLED_ROUNDS).billboards[ALL][name]).any()
+        for name, value in calm.billboards[ALL].items()
+    ), "the kills changed something"
+
+
+def test_a_connection_that_is_killed_is_made_again_while_its_worker_stays(lab: Deployment) -> None:
+    node: Running = lab.running["two"]
+    worker = worker_of(node)
+    os.kill(flower_of(node), signal.SIGKILL)
+    until("it is said", lambda: "was killed; it is made again" in node.said(), alive=node.alive)
+    lab.wait_online("two")
+    assert worker_of(node) == worker, "the worker has the data loaded still"

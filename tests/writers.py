@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ def write_writers(folder: Path, sizes: Sequence[int]) -> list[Path]:
     }
     names, made = list(people), list[Path]()
     cuts = np.cumsum([0, *sizes]).tolist()
-    for number, (first, last) in enumerate([*zip(cuts[:-1], cuts[1:], strict=True), (0, cuts[-1])]):
+    for number, (first, last) in enumerate([*pairwise(cuts), (0, cuts[-1])]):
         path = folder / ("all.json" if number == len(sizes) else f"node{number}.json")
         path.write_text(json.dumps(_leaf({name: people[name] for name in names[first:last]})))
         made.append(path)
