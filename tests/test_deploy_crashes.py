@@ -140,6 +140,7 @@ def test_journals_of_the_last_runs_are_kept_and_a_run_without_one_is_refused(tmp
         assert reply.error.code == REFUSED_CODE
         assert f"the last {KEPT_RUNS} runs" in reply.error.reason
         assert not ask(one, request(2, of=runs[1])).has_error(), "those of the others answer as before"
+    assert not ask(host(tmp_path), request(1, of=RunName("clinic", "new"))).has_error(), "as the message says"
     (tmp_path / "journal" / "deleted.json").write_text("{")
     with pytest.raises(ComponentFailure, match=r"deleted\.json"):
         node._old.deleted(RunJournal(tmp_path / "journal", runs[0]).path)
