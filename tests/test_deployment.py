@@ -110,6 +110,12 @@ def test_writers_on_four_machines_are_the_simulation_to_the_bit(lab: Deployment)
     assert all(rounds_said(said) for said in opened.values()), "every node was asked"
 
 
+def holds_a_question(node: Path) -> bool:
+    """Tell whether Flower's part of a node has received more than it has sent since it was let in."""
+    said = (node / "journal" / "supernode.log").read_text(errors="replace").rpartition("SuperNode ID:")[2]
+    return said.count("Received successfully") > said.count("Sent successfully")
+
+
 def test_with_kills_it_is_a_simulation_in_which_the_same_answers_are_lost(lab: Deployment) -> None:
     """Two nodes, two workers and the server's part of the run are killed with SIGKILL."""
     changes = {"strategy.rounds": KILLED_ROUNDS, "strategy.sampling_rate": 1.0}
@@ -119,7 +125,9 @@ def test_with_kills_it_is_a_simulation_in_which_the_same_answers_are_lost(lab: D
     run = lab.start_run(lab.root / "killed", "--reproduce", str(SEED), *words)
 
     def kill(name: str) -> None:
-        """Kill a node with all that it is, as when its machine ends, and start it again at once."""
+        """Kill a node with all that it is while it holds a question, and start it again at once."""
+        os.kill(worker_of(lab.running[name]), signal.SIGSTOP)
+        until(f"{name} holds a question", lambda: holds_a_question(lab.nodes[name]), alive=run.alive)
         lab.running[name].kill()
         seen.killed(name)
         lab.start_node(name)
