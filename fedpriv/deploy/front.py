@@ -12,7 +12,8 @@ from __future__ import annotations
 import logging
 import ssl
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,7 @@ _ACROSS = frozenset(
 """Headers that are about one connection, and those that are made anew."""
 
 _WAIT_SECONDS = 60.0
+_ONLY = "only what nodes ask passes here"
 
 
 def front_command(folder: ServerFolder) -> list[str]:
@@ -63,7 +65,7 @@ def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
         path = request.url.path
         # Not normalised by anybody on the way: a path with .. in it is no path of nodes.
         if not path.startswith(NODES) or ".." in path or "//" in path or request.method != "POST":
-            return _refused(request, 404, "only what nodes ask passes here")
+            return _refused(request, 404, _ONLY)
         declared = request.headers.get("content-length", "")
         if declared.isdigit() and int(declared) > largest_bytes:
             return _refused(request, 413, f"a body of {declared} bytes is larger than {largest_bytes}")
@@ -80,20 +82,24 @@ def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
         except httpx.HTTPError as error:
             return _refused(request, 502, f"the SuperLink does not answer ({type(error).__name__})")
         if found.status_code >= 400:
-            _LOG.warning("%s: %s refused by the SuperLink (%d)", _who(request), path, found.status_code)
+            _LOG.warning("%s: %s refused by the SuperLink (%d)", _who(request), ascii(path[:200]), found.status_code)
         kept = {
             name: value for name, value in found.headers.items() if name.lower() not in _ACROSS | {"content-encoding"}
         }
         return Response(found.content, status_code=found.status_code, headers=kept)
 
+    @asynccontextmanager
     async def life(_: Starlette) -> AsyncIterator[None]:
         yield
         await client.aclose()
 
-    from contextlib import asynccontextmanager
+    async def unmatched(request: Request, _: Exception) -> Response:
+        return _refused(request, 404, _ONLY)  # such as a path with a line end
 
     methods = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS"]
-    return Starlette(routes=[Route("/{path:path}", forward, methods=methods)], lifespan=asynccontextmanager(life))
+    return Starlette(
+        routes=[Route("/{path:path}", forward, methods=methods)], lifespan=life, exception_handlers={404: unmatched}
+    )
 
 
 async def _limited(request: Request, largest: int) -> bytes | None:
@@ -108,7 +114,8 @@ async def _limited(request: Request, largest: int) -> bytes | None:
 
 
 def _refused(request: Request, code: int, why: str) -> Response:
-    _LOG.warning("%s: %s %s refused: %s", _who(request), request.method, request.url.path[:200], why)
+    # As Python writes a text: a path with a line end would be a line of somebody's own in the log.
+    _LOG.warning("%s: %s %s refused: %s", _who(request), request.method, ascii(request.url.path[:200]), why)
     return PlainTextResponse(f"{why}\n", status_code=code)
 
 
@@ -116,13 +123,29 @@ def _who(request: Request) -> str:
     return "somebody" if request.client is None else request.client.host
 
 
-def _tell_handshakes(loop: Any, context: dict[str, Any]) -> None:
-    """Log a TLS connection that failed before anybody said anything."""
-    error = context.get("exception")
-    if isinstance(error, ssl.SSLError | ConnectionError):
-        _LOG.warning("somebody: no TLS connection: %s", getattr(error, "reason", None) or error)
-    else:
-        loop.default_exception_handler(context)
+class _LoggedConnection(ssl.SSLObject):
+    """A TLS connection that logs why it failed; asyncio says so in debug mode only."""
+
+    def do_handshake(self) -> None:
+        """Shake hands."""
+        with _failure_logged():
+            super().do_handshake()
+
+    def read(self, length: int = 1024, buffer: Any = None) -> Any:
+        """Read; a client that does not trust our certificate says so after it shook hands."""
+        with _failure_logged():
+            return super().read(length, buffer) if buffer is not None else super().read(length)
+
+
+@contextmanager
+def _failure_logged() -> Iterator[None]:
+    try:
+        yield
+    except (ssl.SSLWantReadError, ssl.SSLWantWriteError, ssl.SSLZeroReturnError, ssl.SSLEOFError):
+        raise
+    except ssl.SSLError as error:
+        _LOG.warning("somebody: no TLS connection: %s", error.reason or "no reason given")
+        raise
 
 
 def main(path: str) -> None:
@@ -148,6 +171,10 @@ def main(path: str) -> None:
         limit_concurrency=512,
         timeout_keep_alive=75,
     )
+    config.load()
+    if config.ssl is not None:
+        config.ssl.minimum_version = ssl.TLSVersion.TLSv1_2
+        config.ssl.sslobject_class = _LoggedConnection
     uvicorn.Server(config).run()
 
 
