@@ -56,6 +56,9 @@ def serve_node(file: Path, data_dir: Path | None = None, stop: threading.Event |
     state = folder / "journal"
     private_directory(state)
     private_directory(state / "flower")
+    key = folder / f"{owner.name}.key"
+    if not key.is_file():
+        raise InputError(f"this node has no key at {key}; make one with `fedpriv deploy request {file}`.")
     kept_secret(state / "worker.secret")
     if stop is None:
         stop = threading.Event()
