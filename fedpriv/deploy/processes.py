@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,8 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["Process", "environment", "free_port", "last_line", "tool"]
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_WRONG = re.compile(r"error|exit code|certificate|refused|denied|exception|not found", re.IGNORECASE)
 _STOP_SECONDS = 15.0
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
@@ -134,8 +137,8 @@ def free_port() -> int:
 
 
 def last_line(log: Path | None) -> str:
-    """Return the last line that a process said."""
-    if log is None or not log.exists():
-        return "it said nothing"
-    said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    return said[-1] if said else "it said nothing"
+    """Return the last line in which a process said what was wrong, or its last line."""
+    text = "" if log is None or not log.exists() else log.read_text(encoding="utf-8", errors="replace")
+    said = [line.strip() for line in _COLOURS.sub("", text).splitlines() if line.strip()]
+    wrong = [line for line in said if _WRONG.search(line)]
+    return (wrong or said or ["it said nothing"])[-1]
