@@ -53,7 +53,7 @@ def absent_nodes(run: Path, hosted: Mapping[str, int]) -> dict[int, set[str]]:
 
 
 def _newest(node: Path) -> Path | None:
-    found = [path for path in (node / "journal").glob("run-*.npz") if not path.name.endswith(".before.npz")]
+    found = [path for path in (node / "node.journal").glob("run-*.npz") if not path.name.endswith(".before.npz")]
     return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 

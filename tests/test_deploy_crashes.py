@@ -66,7 +66,7 @@ def asked(node: NodeHost, number: int, shift: float, at: int | None) -> Message 
 
 def answered(folder: Path) -> int:
     """Return the last round that a node's journal says it answered."""
-    path = RunJournal(folder / "journal", RUN).path
+    path = RunJournal(folder / "node.journal", RUN).path
     return int(read_members(path)[0]["rounds"]["train"]) if path.exists() else 0
 
 
@@ -107,7 +107,7 @@ def test_a_node_that_dies_anywhere_answers_once_counts_enough_and_keeps_its_stat
                     np.testing.assert_array_equal(value, wanted[number][name], err_msg="its states are another node's")
             elif reply is not None:
                 assert (reply.error.code, now) == (REFUSED_CODE, number), reply.error.reason
-            account = NodeAccount(folder / "journal" / "account.json")
+            account = NodeAccount(folder / "node.journal" / "account.json")
             counts = {sum(account.counts(name).values()) for name in account.names} or {0}
             assert min(counts) >= len(wanted), "an answer is counted before it can leave"
             if then == "next":
@@ -132,18 +132,18 @@ def test_journals_of_the_last_runs_are_kept_and_a_run_without_one_is_refused(tmp
     for of in runs:
         assert not ask(node, request(1, of=of)).has_error()
         assert not ask(node, request(2, of=of)).has_error()
-    there = [RunJournal(tmp_path / "journal", of).exists() for of in runs]
+    there = [RunJournal(tmp_path / "node.journal", of).exists() for of in runs]
     assert there == [False] + [True] * KEPT_RUNS
-    assert len(list((tmp_path / "journal").glob("run-*"))) == 2 * KEPT_RUNS
+    assert len(list((tmp_path / "node.journal").glob("run-*"))) == 2 * KEPT_RUNS
     for one in (node, host(tmp_path)):
         reply = ask(one, request(2, of=runs[0]))
         assert reply.error.code == REFUSED_CODE
         assert f"the last {KEPT_RUNS} runs" in reply.error.reason
         assert not ask(one, request(2, of=runs[1])).has_error(), "those of the others answer as before"
     assert not ask(host(tmp_path), request(1, of=RunName("clinic", "new"))).has_error(), "as the message says"
-    (tmp_path / "journal" / "deleted.json").write_text("{")
+    (tmp_path / "node.journal" / "deleted.json").write_text("{")
     with pytest.raises(ComponentFailure, match=r"deleted\.json"):
-        node._old.deleted(RunJournal(tmp_path / "journal", runs[0]).path)
+        node._old.deleted(RunJournal(tmp_path / "node.journal", runs[0]).path)
 
 
 def test_a_journal_is_listed_as_deleted_before_it_is(tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_a_journal_is_listed_as_deleted_before_it_is(tmp_path: Path) -> None:
             with dying(at):
                 ask(host(tmp_path), request(1, of=RunName("clinic", f"last{at}")))
         except Killed:
-            gone = [of for of in runs if not RunJournal(tmp_path / "journal", of).exists()]
+            gone = [of for of in runs if not RunJournal(tmp_path / "node.journal", of).exists()]
             for of in gone:
                 assert ask(host(tmp_path), request(2, of=of)).error.code == REFUSED_CODE
             if gone:

@@ -95,9 +95,9 @@ def test_a_round_is_answered_the_same_way_again_also_by_a_node_that_was_started_
     assert same(first, ask(node, request(1)))
     again = host(tmp_path)
     assert same(first, ask(again, request(1)))
-    journal = RunJournal(tmp_path / "journal", RUN)
+    journal = RunJournal(tmp_path / "node.journal", RUN)
     assert journal.exists()
-    account = NodeAccount(tmp_path / "journal" / "account.json")
+    account = NodeAccount(tmp_path / "node.journal" / "account.json")
     assert [sum(account.counts(name).values()) for name in account.names] == [1] * 4, (
         "answered three times, counted once"
     )
@@ -125,7 +125,7 @@ def test_another_question_for_a_round_that_was_answered_is_refused(tmp_path: Pat
     assert ask(again, request(1, shift=0.1)).error.code == REFUSED_CODE
     assert not ask(again, request(3)).has_error()
     assert not ask(again, request(1, of=RunName("clinic", "new"))).has_error(), "as the message advises"
-    account = NodeAccount(tmp_path / "journal" / "account.json")
+    account = NodeAccount(tmp_path / "node.journal" / "account.json")
     assert {sum(account.counts(name).values()) for name in account.names} == {4}
 
 
@@ -169,18 +169,18 @@ def test_the_account_is_written_before_the_reply_leaves_and_before_the_journal(
     reply = ask(node, request(1))
     assert reply.has_error()
     assert "the disk is full" in reply.error.reason
-    account = NodeAccount(tmp_path / "journal" / "account.json")
+    account = NodeAccount(tmp_path / "node.journal" / "account.json")
     assert {sum(account.counts(name).values()) for name in account.names} == {1}, "over-counted, never under-counted"
     monkeypatch.undo()
     monkeypatch.setattr(NodeAccount, "take", full)
     assert ask(node, request(2)).has_error()
-    assert not RunJournal(tmp_path / "journal", RUN).exists(), "no journal without an account"
+    assert not RunJournal(tmp_path / "node.journal", RUN).exists(), "no journal without an account"
 
 
 def test_what_a_node_keeps_is_for_its_owner_alone_and_names_no_number(tmp_path: Path) -> None:
     ask(host(tmp_path), request(1))
     ask(host(tmp_path), request(2))
-    found = sorted((tmp_path / "journal").iterdir())
+    found = sorted((tmp_path / "node.journal").iterdir())
     assert [path.suffix for path in found if path.name.startswith("run-")] == [".npz", ".npz"]
     for path in found:
         assert stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600), path
@@ -188,12 +188,12 @@ def test_what_a_node_keeps_is_for_its_owner_alone_and_names_no_number(tmp_path: 
 
 def test_a_damaged_journal_stops_the_node_and_is_not_begun_anew(tmp_path: Path) -> None:
     ask(host(tmp_path), request(1))
-    journal = RunJournal(tmp_path / "journal", RUN)
+    journal = RunJournal(tmp_path / "node.journal", RUN)
     journal.path.write_bytes(journal.path.read_bytes()[:-40])
     reply = ask(host(tmp_path), request(1))
     assert "cannot be read" in reply.error.reason
     assert "restore it from a copy" in reply.error.reason
-    (tmp_path / "journal" / "account.json").write_text("{")
+    (tmp_path / "node.journal" / "account.json").write_text("{")
     with pytest.raises(ComponentFailure, match=r"account\.json is damaged"):
         host(tmp_path)
 
@@ -223,7 +223,7 @@ def test_a_configuration_that_names_foreign_code_or_paths_is_refused_and_nothing
     assert reply.error.code == REFUSED_CODE
     assert why in reply.error.reason
     assert "evil" not in sys.modules
-    assert not (tmp_path / "journal" / "account.json").exists()
+    assert not (tmp_path / "node.journal" / "account.json").exists()
 
 
 @pytest.mark.parametrize("config", [{}, {CONFIG_KEY: ""}, {CONFIG_KEY: "[1]"}, {CONFIG_KEY: 3}, {CONFIG_KEY: "{"}])

@@ -112,7 +112,7 @@ def test_writers_on_four_machines_are_the_simulation_to_the_bit(lab: Deployment)
 
 def holds_a_question(node: Path) -> bool:
     """Tell whether Flower's part of a node has received more than it has sent since it was let in."""
-    said = (node / "journal" / "supernode.log").read_text(errors="replace").rpartition("SuperNode ID:")[2]
+    said = (node / "node.journal" / "supernode.log").read_text(errors="replace").rpartition("SuperNode ID:")[2]
     return said.count("Received successfully") > said.count("Sent successfully")
 
 

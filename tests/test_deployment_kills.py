@@ -86,7 +86,7 @@ def test_fifty_kills_lose_what_the_run_says_and_nothing_else(lab: Deployment) ->
         same_run(lab.root / f"soak{number}-whole", folder, ROUNDS)
         for name in HOSTED:
             granted[name] += len(seen.trained(name))
-            account = NodeAccount(lab.nodes[name] / "journal" / "account.json")
+            account = NodeAccount(lab.nodes[name] / "node.journal" / "account.json")
             least = min(sum(account.counts(task).values()) for task in account.names)
             assert least >= granted[name], "an answer that a node gave is not in its account"
     sys.stdout.write(f"{dict(kills)} in {number} runs\n")

@@ -38,7 +38,7 @@ def test_who_is_no_member_is_refused_and_a_run_goes_on_without(tmp_path: Path) -
 
         for name in ("unknown", "nokey", "untrusting", "plain"):
             folder = tmp_path / name
-            shutil.copytree(member, folder, ignore=shutil.ignore_patterns("journal", "*.log", "*.key*", "*.json"))
+            shutil.copytree(member, folder, ignore=shutil.ignore_patterns("node.journal", "*.log", "*.key*", "*.json"))
             text = (folder / "node.toml").read_text().replace('name = "member"', f'name = "{name}"')
             (folder / "node.toml").write_text(text)
             lab.nodes[name] = folder
@@ -68,4 +68,4 @@ def test_who_is_no_member_is_refused_and_a_run_goes_on_without(tmp_path: Path) -
         summary = json.loads((tmp_path / "run/summary.json").read_text())
         assert summary["unreachable"]["tasks"] > 0, "the other member never came"
         for name in ("unknown", "nokey", "plain", "untrusting"):
-            assert not list((tmp_path / name).glob("journal/run-*")), "no question reached them"
+            assert not list((tmp_path / name).glob("node.journal/run-*")), "no question reached them"

@@ -13,7 +13,7 @@ from fedpriv.cohort.tasks import Tasks
 from fedpriv.deploy.configuration import CONFIG_KEY, digest_of, node_spec
 from fedpriv.deploy.journal import LastingMemory, NodeAccount, RunJournal
 from fedpriv.deploy.old_runs import KEPT_RUNS, OldRuns
-from fedpriv.deploy.owner import OwnerFile
+from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.refusal import Refusal
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.files import kept_secret, private_directory
@@ -38,14 +38,14 @@ class NodeHost:
     owner : OwnerFile
         What the owner decides.
     file : Path
-        That file; journal, account and secret lie in the folder ``journal`` beside it.
+        That file; journal, account and secret lie in the folder beside it that ends in ``.journal``.
     tasks : Tasks
         The node's own.
     """
 
     def __init__(self, owner: OwnerFile, file: Path, tasks: Tasks) -> None:
         self._owner, self._folder, self._tasks = owner, file.resolve().parent, tasks
-        self._kept = self._folder / "journal"
+        self._kept = state_folder(file.resolve())
         private_directory(self._kept)
         self._account = NodeAccount(self._kept / "account.json")
         self._old = OldRuns(self._kept)

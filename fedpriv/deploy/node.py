@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fedpriv.deploy.owner import OwnerFile
+from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.processes import Process, environment, free_port, last_line, tool
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import kept_secret, private_directory
@@ -53,7 +53,7 @@ def serve_node(file: Path, data_dir: Path | None = None, stop: threading.Event |
     """
     owner = OwnerFile.read(file)
     folder = file.resolve().parent
-    state = folder / "journal"
+    state = state_folder(file.resolve())
     private_directory(state)
     private_directory(state / "flower")
     key = folder / f"{owner.name}.key"

@@ -18,7 +18,12 @@ from fedpriv.settings import Settings
 if TYPE_CHECKING:
     from fedpriv.cohort.tasks import Tasks
 
-__all__ = ["Allowed", "OwnerFile", "ServerPlace"]
+__all__ = ["Allowed", "OwnerFile", "ServerPlace", "state_folder"]
+
+
+def state_folder(file: Path) -> Path:
+    """Return where a node keeps its journal and its account: beside its owner's file, by the name of that file."""
+    return file.with_suffix(".journal")
 
 
 class ServerPlace(Settings):

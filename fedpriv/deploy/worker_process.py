@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from fedpriv.deploy.host import NodeHost
-from fedpriv.deploy.owner import OwnerFile
+from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.worker import work
 from fedpriv.errors import FedprivError, InputError
 from fedpriv.files import alone, private_directory
@@ -44,7 +44,7 @@ def main(words: list[str]) -> None:
     logging.getLogger("flwr").setLevel(logging.ERROR)  # it says each attempt at a connection that is being made anew
     with ExitStack() as stack, open(tell, "wb") as said:
         try:
-            state = file.parent / "journal"
+            state = state_folder(file)
             private_directory(state)
             stack.enter_context(alone(state / ".lock", _SECOND.format(state), _ALONE_SECONDS))
             owner = OwnerFile.read(file)

@@ -182,7 +182,9 @@ def serve(
     seconds["finish"] = time.perf_counter() - started
 
     warnings = []
-    if baseline and not epochs:
+    if baseline and not epochs and isinstance(grid, RemoteGrid):
+        warnings.append("there is no local-only reference: the nodes keep how much they worked to themselves.")
+    elif baseline and not epochs:
         warnings.append(
             "there is no local-only reference: the client counted no gradient work, so one of equal work is untrained; "
             "add it to learner.work."
