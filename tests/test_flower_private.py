@@ -37,6 +37,7 @@ ALLOWED = {
         "flwr.supercore.heartbeat",
         "flwr.supercore.interceptors",
         "flwr.supercore.retry",
+        "flwr.supercore.run",
         "flwr.supercore.runtime",
         "flwr.supercore.task_identity",
         "flwr.supernode.runtime.run_clientapp",
