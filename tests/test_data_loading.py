@@ -9,7 +9,6 @@ import os
 import struct
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -341,10 +340,8 @@ def test_real_femnist(real):
 
 @pytest.mark.data
 @pytest.mark.parametrize(("name", "per_class"), [("mnist", None), ("fashion", 7000)])
-def test_real_pools_load_quickly(real, name, per_class):
-    start = time.process_time()
+def test_real_pools_load(real, name, per_class):
     dataset = load(name)
-    assert time.process_time() - start < 3
     assert dataset.inputs.shape == (70_000, 1, 28, 28)
     counts = np.bincount(dataset.targets)
     assert len(counts) == 10
