@@ -48,6 +48,9 @@ _MAX_EVALUATIONS = 2e9
 _MAX_MULTIPLICATIONS = 30_000
 """Most multiplications in one product of complex matrices; OpenBLAS takes several threads from 32,768 on."""
 
+_PRODUCTS_AT_ONCE = 8
+"""For so many products the powers of e are taken in one call; more would leave the cache."""
+
 
 def exponent(index: int) -> float:
     """Return the exponent of an index between :data:`FIRST` and :data:`LAST`."""
@@ -243,16 +246,19 @@ class Distribution:
         # Small products stay on one thread; several would wait for each other longer than they work.
         length = max(16, _MAX_MULTIPLICATIONS // found.size)
         step_rows = max(1, _MAX_MULTIPLICATIONS // (length * rows))
-        for start in range(0, len(loss), length):
-            part = slice(start, start + length)
-            angle = step * loss[part]
+        wide = _PRODUCTS_AT_ONCE * length  # powers of e of several products in one call
+        for first in range(0, len(loss), wide):
+            angle, here = step * loss[first : first + wide], share[first : first + wide]
             coarse = np.empty((height + 1, len(angle)), dtype=np.complex128)
-            coarse[:-1] = _turned(np.multiply.outer(rows * np.arange(height), angle)) * share[part]
-            coarse[-1] = share[part]  # y - 1 alone is one more row
-            alone += coarse[:-1].sum(axis=1)
+            coarse[:-1] = _turned(np.multiply.outer(rows * np.arange(height), angle))
+            coarse[:-1] *= here
+            coarse[-1] = here  # y - 1 alone is one more row
             fine = _turned(np.multiply.outer(angle, np.arange(rows)))
-            for top in range(0, height + 1, step_rows):
-                found[top : top + step_rows] += coarse[top : top + step_rows] @ fine
+            for start in range(0, len(angle), length):
+                part = slice(start, start + length)
+                alone += coarse[:-1, part].sum(axis=1)
+                for top in range(0, height + 1, step_rows):
+                    found[top : top + step_rows] += coarse[top : top + step_rows, part] @ fine[part]
         sums: NDArray[np.complex128] = found[:-1] + found[-1] + alone[:, None]
         return sums.ravel()[: count + 1]
 
