@@ -109,7 +109,13 @@ def frozen(arrays: Mapping[str, NDArray[Any]]) -> Arrays:
 
 def changed(before: Billboards, after: Billboards) -> str | None:
     """Return the first array, as ``group/name``, that is not in both with one shape and type."""
-    names = {f"{group}/{name}" for arrays in (before, after) for group, one in arrays.items() for name in one}
+    kinds = [
+        {(group, name): (value.shape, value.dtype) for group, arrays in one.items() for name, value in arrays.items()}
+        for one in (before, after)
+    ]
+    if kinds[0] == kinds[1]:  # as in every round of a good step
+        return None
+    names = {f"{group}/{name}" for group, name in kinds[0] | kinds[1]}
     return min((name for name in names if _shape(before, name) != _shape(after, name)), default=None)
 
 
