@@ -220,10 +220,12 @@ def summarize(
     client: ClientAlgorithm,
     metrics: Mapping[str, Metric],
     said: Mapping[str, Any],
+    remote: bool = False,
 ) -> RunResult:
     """Put together the results of a run; the guarantee is computed from what the ledger holds: all of its rounds.
 
     ``metrics`` are those asked for; ``said`` is what the summary says of the run besides: grid, engine and seed.
+    ``remote`` says that nodes are real machines, on a network that somebody may watch.
     """
     resolved.refuse_others(journal.ledger.entries(journal.population, journal.run))
     if strategy.publishes:
@@ -242,6 +244,9 @@ def summarize(
     if served.unreachable:
         guarantee, personal = guarantee.with_unreachable(), personal.with_unreachable()
         groups = {group: one.with_unreachable() for group, one in groups.items()}
+    if remote:
+        guarantee, personal = guarantee.with_network(), personal.with_network()
+        groups = {group: one.with_network() for group, one in groups.items()}
     over = OverTasks.of(served.scores, metrics, tasks)
     diagnostics = Diagnostics(over.mean("accuracy"), over.mean("loss"), metrics=over.further())
     local, plain = client.local_guarantees(

@@ -161,7 +161,7 @@ class Deployment:
 
         def there() -> bool:
             found = json.loads(fedpriv("deploy", "status", self.server, "--json", cwd=self.root))
-            return {row["node"] for row in found if row["state"] == "online"} >= set(names)
+            return {row["node"] for row in found["nodes"] if row["state"] == "online"} >= set(names)
 
         def alive() -> None:
             for name in names:

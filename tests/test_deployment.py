@@ -65,7 +65,14 @@ def test_a_deployed_run_is_the_simulation_to_the_bit(tmp_path: Path) -> None:
         for number, name in enumerate(("one", "two")):
             data = {**config["data"], "seed": SEED}
             lab.add(name, data, part=[4 * number, 4 * number + 4], policy={"diagnostics": True})
+        assert "start `fedpriv deploy serve" in fedpriv(
+            "deploy", "run", lab.server, "--out", "run", cwd=tmp_path, code=4
+        )
         lab.start_server()
+        assert "none of the 2 nodes is online" in fedpriv(
+            "deploy", "run", lab.server, "--out", "run", cwd=tmp_path, code=4
+        )
+        assert not (tmp_path / "run").exists(), "refused before any work"
         for name in lab.nodes:
             lab.start_node(name)
         lab.wait_online("one", "two")

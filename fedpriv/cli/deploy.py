@@ -21,7 +21,6 @@ from fedpriv.cli.options import (
     path_option,
     say,
     say_json,
-    show_table,
 )
 from fedpriv.errors import InputError
 
@@ -98,12 +97,15 @@ def deploy_add(folder: Folder, request: Annotated[Path, typer.Argument(parser=pa
     """Let a node in: between runs, as a new version of the population that goes on with its budget."""
     from fedpriv.deploy.layout import ServerFolder
     from fedpriv.deploy.members import NodeRequest
+    from fedpriv.deploy.server import between_runs
 
     server = ServerFolder(folder)
     server.settings()
-    members = server.members().approved(NodeRequest.read(request), dataset=folder.resolve().name)
-    members.write(server.members_path)
-    node = members.nodes[-1] if not members.fixed else members.named(NodeRequest.read(request).name)
+    asked = NodeRequest.read(request)
+    with between_runs(server):
+        members = server.members().approved(asked, dataset=folder.resolve().name)
+        members.write(server.members_path)
+    node = members.named(asked.name)
     say(f"node {node.name} hosts tasks {node.first} to {node.first + node.count - 1}; version {members.version}")
     say("It is let in when the server starts next, or a run does.")
 
@@ -111,11 +113,13 @@ def deploy_add(folder: Folder, request: Annotated[Path, typer.Argument(parser=pa
 def deploy_remove(folder: Folder, name: Annotated[str, typer.Argument(help="The node's name.")]) -> None:
     """Let a node in no more, as when its key was lost: between runs, as a new version of the population."""
     from fedpriv.deploy.layout import ServerFolder
+    from fedpriv.deploy.server import between_runs
 
     server = ServerFolder(folder)
     server.settings()
-    members = server.members().without(name)
-    members.write(server.members_path)
+    with between_runs(server):
+        members = server.members().without(name)
+        members.write(server.members_path)
     say(f"node {name} is no member any more; version {members.version}")
 
 
@@ -175,24 +179,25 @@ def deploy_run(
     print_result(result, place, draw=False)
 
 
-def deploy_status(folder: Folder, as_json: JsonFlag = False) -> None:
-    """Say which nodes are online, which are away, and when each was last seen."""
+def deploy_status(
+    place: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIR|NODE.toml", help="Folder of a server, or file of a node.")
+    ],
+    as_json: JsonFlag = False,
+) -> None:
+    """Of a server: its nodes, the last run and what was spent. Of a node: what its tasks granted, by its own count."""
+    from fedpriv.cli.deploy_words import say_node, say_server
     from fedpriv.deploy.layout import ServerFolder
-    from fedpriv.deploy.server import seen_nodes
+    from fedpriv.deploy.status import node_status, server_status
 
-    server = ServerFolder(folder)
+    if place.is_file():
+        found = node_status(place)
+        say_json(found) if as_json else say_node(found)
+        return
+    server = ServerFolder(place)
     server.settings()
-    members = server.members()
-    seen = seen_nodes(server, members)
-    rows = [
-        {
-            "node": node.name,
-            "tasks": f"{node.first} to {node.first + node.count - 1}",
-            "state": seen[node.name],
-        }
-        for node in members.nodes
-    ]
-    show_table(rows, as_json)
+    found = server_status(server)
+    say_json(found) if as_json else say_server(found)
 
 
 def _until_told() -> threading.Event:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from flwr.app import ConfigRecord, Error, Message, RecordDict
@@ -11,11 +11,12 @@ from flwr.serverapp import Grid
 
 from fedpriv.deploy.host import PLACE
 from fedpriv.deploy.members import Member
+from fedpriv.deploy.news import Heard
 from fedpriv.protocol import TaskRange
 from fedpriv.runtime.flower_private import NodeInfo, Run, stamp
 from fedpriv.runtime.flower_tasks import link_errors
 from fedpriv.runtime.grid import RemoteGrid
-from fedpriv.strategies.exchange import REFUSED_CODE
+from fedpriv.strategies.exchange import REFUSED_CODE, UNREACHABLE
 
 __all__ = ["DeployedGrid"]
 
@@ -31,10 +32,17 @@ class DeployedGrid(RemoteGrid):
         Flower's, of the run.
     members : mapping from public key to Member
         Who takes part; nodes with other keys do not exist for a run.
+    heard : callable
+        Gets what came of each exchange, and in which stage (:data:`fedpriv.deploy.news.Heard`).
     """
 
-    def __init__(self, grid: Grid, members: Mapping[bytes, Member]) -> None:
-        self._grid, self._members = grid, dict(members)
+    def __init__(
+        self,
+        grid: Grid,
+        members: Mapping[bytes, Member],
+        heard: Callable[[Heard, str], None] = lambda _said, _stage: None,
+    ) -> None:
+        self._grid, self._members, self._heard = grid, dict(members), heard
         self._known: dict[int, Member] = {}
 
     def set_run(self, run: Run) -> None:  # noqa: D102
@@ -93,7 +101,19 @@ class DeployedGrid(RemoteGrid):
                 break
             time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
             pause = _FIRST_POLL_SECONDS if found else min(pause * 1.5, _LAST_POLL_SECONDS)
-        return [self._checked(reply, asked.get(reply.metadata.reply_to_message_id)) for reply in came]
+        found = [self._checked(reply, asked.get(reply.metadata.reply_to_message_id)) for reply in came]
+        self._tell(asked, found)
+        return found
+
+    def _tell(self, asked: Mapping[str, Message], replies: Iterable[Message]) -> None:
+        came = {reply.metadata.reply_to_message_id: reply for reply in replies}
+        said: dict[str, tuple[str, str]] = {}
+        stage = ""
+        for one, message in asked.items():
+            stage = f"{message.metadata.message_type} {message.metadata.group_id}".strip()
+            if member := self._known.get(message.metadata.dst_node_id):
+                said[member.name] = _what(came.get(one))
+        self._heard(said, stage)
 
     def _placed(self, message: Message) -> Message:
         member = self._known.get(message.metadata.dst_node_id)
@@ -122,3 +142,16 @@ class DeployedGrid(RemoteGrid):
             "its data back"
         )
         return Message(Error(code=REFUSED_CODE, reason=reason), reply_to=asked)
+
+
+def _what(reply: Message | None) -> tuple[str, str]:
+    """Return what a reply is, and the reason that it gives."""
+    if reply is None:
+        return "failed", "it did not answer in time"
+    if reply.has_error():
+        kind = {REFUSED_CODE: "refused"}.get(
+            reply.error.code, "absent" if reply.error.code in UNREACHABLE else "failed"
+        )
+        return kind, str(reply.error.reason or "no reason given")
+    note = reply.content.get("note")  # such as a policy that some tasks have used up
+    return "answered", str(note.get("text", "")) if isinstance(note, ConfigRecord) else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,15 +19,17 @@ from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.grid import DeployedGrid
 from fedpriv.deploy.layout import ServerFolder
 from fedpriv.deploy.members import Members
+from fedpriv.deploy.news import RunNews
 from fedpriv.deploy.processes import Process, environment, last_line, tool
 from fedpriv.errors import ComponentFailure, InputError
+from fedpriv.experiment import Experiment
 from fedpriv.files import alone, replacing, writing
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.runs.atomic import damage_said
 from fedpriv.runtime.flower_tasks import ServerTask, TaskSource
 from fedpriv.summary import RunResult
 
-__all__ = ["register", "run_deployed", "seen_nodes", "serving"]
+__all__ = ["between_runs", "deployed_experiment", "register", "run_deployed", "seen_nodes", "serving"]
 
 _LOG = logging.getLogger("fedpriv")
 _TAKE_SECONDS = 120.0
@@ -110,10 +113,19 @@ def seen_nodes(folder: ServerFolder, members: Members) -> dict[str, str]:
         The SuperLink is not there.
     """
     known = _registered(folder)
+    _refuse_unserved(folder)
     seen = {
         str(node["node-id"]): str(node["status"]) for node in _flwr_json(folder, "supernode", "list", _LINK)["nodes"]
     }
     return {member.name: seen.get(known.get(member.key, ""), "not let in yet") for member in members.nodes}
+
+
+def _refuse_unserved(folder: ServerFolder) -> None:
+    with socket.socket() as probe:
+        if probe.connect_ex(("127.0.0.1", folder.settings().inner_port)) != 0:
+            raise ComponentFailure(
+                f"nothing serves {folder.path}; start `fedpriv deploy serve {folder.path}`, and let it run."
+            )
 
 
 def _registered(folder: ServerFolder) -> dict[str, str]:
@@ -213,30 +225,22 @@ def run_deployed(
     Raises
     ------
     InputError, BudgetExceeded, ComponentFailure
-        As a run.
+        As a run; and where another run is at work, nothing serves, or no node is online.
     """
-    members = folder.members()
-    if members.roster is None or not members.nodes:
-        raise InputError("no node is a member yet; approve one's request with `fedpriv deploy approve`.")
-    config = apply(read_toml(folder.plan), dict(changes or {}))
-    if reproduce is not None:
-        config = apply(config, {"run.seed": reproduce})
-    config["run"].setdefault("ledger", str(folder.ledger.resolve())) if members.roster.declared == "protected" else None
-    experiment = build_experiment(config, roster=members.roster)
-    # The server does not know its nodes' policies: one may stop a task after some participations.
-    strategy = experiment.strategy.for_updates(use_state=True)
-    version = _is_new_version(experiment.ledger, experiment.population, members.roster.fingerprint)
-    experiment = experiment.model_copy(update={"strategy": strategy, "new_version": version})
-    second = (
-        f"another `fedpriv deploy run` is at work on {folder.path}, and nodes answer one run at a time; wait for it, "
-        "or stop it."
-    )
-    run_config = folder.path / "state" / "run-config.toml"
-    with alone(folder.path / "state" / "run.lock", second):
+    with between_runs(folder):
+        members = folder.members()
+        config = apply(read_toml(folder.plan), dict(changes or {}))
+        if reproduce is not None:
+            config = apply(config, {"run.seed": reproduce})
+        experiment = deployed_experiment(members, config, folder.ledger)
+        _refuse_nobody(folder, members)
+        run_config = folder.path / "state" / "run-config.toml"
         with writing(run_config), replacing(run_config, private=True) as file:
             file.write(tomli_w.dumps({CONFIG_KEY: told(config)}).encode())
+        kept = RunNews(folder)
+        kept.begins(out)
         with _taken(folder, run_config) as task:
-            grid = DeployedGrid(task.grid, members.by_key())
+            grid = DeployedGrid(task.grid, members.by_key(), kept.heard)
             return experiment.run(
                 out,
                 reproduce=reproduce,
@@ -246,6 +250,61 @@ def run_deployed(
                 about={"scenario": "deployed"},
                 on=grid,
             )
+
+
+@contextmanager
+def between_runs(folder: ServerFolder) -> Iterator[None]:
+    """Keep runs, and changes of the members, apart from each other while the block runs.
+
+    Raises
+    ------
+    ComponentFailure
+        A run is at work, or a change.
+    """
+    said = (
+        f"another `fedpriv deploy run` is at work on {folder.path}, and nodes answer one run at a time; wait for it, "
+        "or stop it."
+    )
+    with alone(folder.path / "state" / "run.lock", said):
+        yield
+
+
+def deployed_experiment(members: Members, config: dict[str, dict[str, Any]], ledger: Path) -> Experiment:
+    """Return what a deployment runs: the plan's experiment, for these members and with a guarantee that holds for them.
+
+    Parameters
+    ----------
+    members : Members
+        Who takes part.
+    config : dict
+        The plan; a run on protected data is charged to ``ledger`` unless it names another.
+    ledger : Path
+        The deployment's.
+
+    Raises
+    ------
+    InputError
+        There is no member yet, or as :func:`fedpriv.config.build_experiment`.
+    """
+    if members.roster is None or not members.nodes:
+        raise InputError("no node is a member yet; approve one's request with `fedpriv deploy approve`.")
+    if members.roster.declared == "protected":
+        config["run"].setdefault("ledger", str(ledger.resolve()))
+    experiment = build_experiment(config, roster=members.roster)
+    # The server does not know its nodes' policies: one may stop a task after some participations, so that what it sends
+    # depends on the rounds before, and cohorts of fixed size are not amplified.
+    strategy = experiment.strategy.for_updates(use_state=True)
+    version = _is_new_version(experiment.ledger, experiment.population, members.roster.fingerprint)
+    return experiment.model_copy(update={"strategy": strategy, "new_version": version})
+
+
+def _refuse_nobody(folder: ServerFolder, members: Members) -> None:
+    """Refuse a run that nobody would answer: it would be charged, and publish noise."""
+    if "online" not in seen_nodes(folder, members).values():
+        raise ComponentFailure(
+            f"none of the {len(members.nodes)} nodes is online; start them with `fedpriv deploy node`, and see with "
+            f"`fedpriv deploy status {folder.path}` when they are there."
+        )
 
 
 def _is_new_version(ledger: Path | None, population: str | None, fingerprint: str) -> bool | None:

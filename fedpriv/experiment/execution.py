@@ -205,6 +205,7 @@ class _Run:
                 client=experiment.client,
                 metrics=experiment.metrics,
                 said={"grid": experiment.grid, "engine": experiment.engine, "seed": experiment.seed},
+                remote=isinstance(self.options.on, RemoteGrid),
             )
         result.population, result.make_personal = experiment.tasks, make_personal
         if experiment.held_out is not None and len(served.checkpoint.billboards) == 1:

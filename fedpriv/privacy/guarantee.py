@@ -116,6 +116,12 @@ class Guarantee:
         said = f"Some nodes could not be reached and count as zero, so this assumes that {REACHED}."
         return replace(self, assumptions=(*self.assumptions, REACHED), warnings=(*self.warnings, said))
 
+    def with_network(self) -> Guarantee:
+        """Return this guarantee for a run on real machines: who watches the network sees who was asked in a round."""
+        if not {_COINS_HIDDEN, _DRAW_HIDDEN} & set(self.assumptions):
+            return self  # nothing is owed to the draw
+        return replace(self, assumptions=(*self.assumptions, UNWATCHED), warnings=(*self.warnings, WATCHED))
+
     @property
     def holds(self) -> bool:
         """Whether anything is promised."""
@@ -182,6 +188,15 @@ class Guarantee:
             raise InputError(f"guarantee: {error} is missing or wrong; the text was not written by fedpriv.") from None
         return cls(**kept)
 
+
+_COINS_HIDDEN = "the sampling coins stay secret"
+_DRAW_HIDDEN = "who is drawn stays secret from everybody, from the other tasks too"
+
+UNWATCHED = "nobody who reads the billboards watches the network, where who was asked in a round can be seen"
+"""What must hold besides where nodes are real machines and the draw counts for the guarantee."""
+
+WATCHED = "Not against who watches the network: who was asked in a round can be seen there."
+"""The same, as a warning."""
 
 REACHED = "whether a node can be reached does not depend on one task's data"
 """What must hold besides where tasks of nodes that could not be reached counted as zero."""
@@ -301,9 +316,9 @@ def assumptions_for(row: Row, names: tuple[str, ...], *, amplified: bool) -> lis
     else:
         out.append("every node runs its own noise; sampling hides nothing from the server")
     if amplified and "poisson" in names:
-        out.append("the sampling coins stay secret")
+        out.append(_COINS_HIDDEN)
     if FIXED_SIZE in names:
-        out.append("who is drawn stays secret from everybody, from the other tasks too")
+        out.append(_DRAW_HIDDEN)
         out.append("what a task sends depends on the billboard and its own data, not on rounds before")
     if MIN_SEPARATION in names:
         out.append("the server keeps the limits of participation")

@@ -14,7 +14,7 @@ from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.terms import NoiseAt, Relation
 from fedpriv.settings import Settings
 
-__all__ = ["Decision", "NodePolicy", "decide"]
+__all__ = ["Decision", "NodePolicy", "decide", "epsilon_granted"]
 
 _LABELS = {NoiseAt.SERVER: "if the server adds its noise", NoiseAt.NODE: "noise added on the node"}
 
@@ -108,9 +108,7 @@ def decide(
     label = _LABELS[noise_at]
     if any(release.banded is not None for release in counts):
         label = f"{label}, banded noise counted as a whole"
-    relation, spent = policy.relation, Counter[Release]()
-    for release, count in counts.items():  # one banded mechanism for every k participations that were begun
-        spent[release] = count if release.banded is None else math.ceil(count / release.banded.participations)
+    relation, spent = policy.relation, _as_mechanisms(counts)
     if relation is not Relation.REPLACE_ONE and shared_relations([spent])[0] is Relation.REPLACE_ONE:
         if policy.max_epsilon is not None:
             asked = "rows with local noise" if request.noise_at == "node" else "the cohorts of fixed size"
@@ -127,6 +125,34 @@ def decide(
     if reason is not None:
         return Decision(False, reason, total, label)
     return Decision(True, f"participation {counts.total()} is within this node's policy.", total, label)
+
+
+def epsilon_granted(policy: NodePolicy, participations: Mapping[Release, int] | Iterable[Release]) -> float:
+    """Return the epsilon of everything that a task granted, as :func:`decide` counts it; 0 if that is nothing.
+
+    Parameters
+    ----------
+    policy : NodePolicy
+        Delta and relation; replace-one where add/remove does not describe what was granted.
+    participations : mapping from Release to count, or iterable of Release
+        What was granted, participation by participation.
+    """
+    spent = _as_mechanisms(count_releases(participations))
+    if not spent:
+        return 0.0
+    only_replaced = shared_relations([spent])[0] is Relation.REPLACE_ONE
+    relation = Relation.REPLACE_ONE if only_replaced else policy.relation
+    return epsilon(spent, policy.delta or _USUAL_DELTA, relation, "gaussian").value
+
+
+def _as_mechanisms(counts: Counter[Release]) -> Counter[Release]:
+    """Count one banded mechanism for every k participations that were begun, k what its limits allow."""
+    return Counter(
+        {
+            release: count if release.banded is None else math.ceil(count / release.banded.participations)
+            for release, count in counts.items()
+        }
+    )
 
 
 def _objection(

@@ -36,6 +36,9 @@ from fedpriv.errors import ComponentFailure
 
 __all__ = ["ClientTask", "ServerTask", "TaskSource", "link_errors"]
 
+_PATIENCE_SECONDS = 120.0
+"""How long a run waits for Flower's server to come back. It gives a run up after a minute, so more would be in vain."""
+
 _ACQUIRE = frozenset({"/flwr.proto.Runtime/AcquireTask"})
 
 
@@ -178,6 +181,7 @@ class ServerTask(_Task):
             root_certificates=certificates,
             token=token,
         )
+        self.grid._retry_invoker.max_time = _PATIENCE_SECONDS
         super().__init__(self.grid._runtime_client)
         self.run_id = 0
 
