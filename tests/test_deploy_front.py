@@ -27,6 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 """Sockets of the server that stands in for the SuperLink."""
 
 LARGEST = 2**16
+LONGEST_SECONDS = 3.0
 
 
 @dataclass
@@ -47,6 +48,7 @@ def lab(tmp_path_factory: Any) -> Iterator[tuple[ServerFolder, Inner, Process]]:
         inner_port=inner.port,
         listen="127.0.0.1",
         largest_body_mebibytes=LARGEST / 2**20,
+        longest_request_seconds=LONGEST_SECONDS,
     )
     folder = make_server_folder(root / "lab", settings, {"model": {"name": "mlp"}}, Members())
 
@@ -155,6 +157,42 @@ def test_a_request_with_two_lengths_does_not_pass(lab: Any) -> None:
     raw(folder, f"{head}Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n{smuggled}".encode())
     raw(folder, f"{head}Content-Length: 1\r\nContent-Length: 9\r\n\r\nx{smuggled}".encode())
     assert [path for _, path, _, _ in inner.came[before:] if "control" in path] == []
+
+
+def test_a_signature_passes_once(lab: Any) -> None:
+    """Flower's signature covers the time alone: a request that was read could be sent again, with another body."""
+    folder, inner, _ = lab
+    with client(folder) as mine:
+
+        def ask(signature: str, path: str = "pull-messages") -> int:
+            return int(mine.post(f"/v1/fleet/{path}", content=b"x", headers={"flwr-signature": signature}).status_code)
+
+        assert ask("one") == 200
+        passed = len(inner.came)
+        assert ask("one") == 401
+        assert ask("one", "push-messages") == 401
+        assert len(inner.came) == passed, "the SuperLink never saw it"
+        assert ask("two") == 200
+        assert logged(folder, "its signature was used before")
+        # What the SuperLink refuses is not kept: strangers cannot fill the memory, and a node that tries again may.
+        assert [ask("three", "refuse"), ask("three")] == [401, 200]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"",
+        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\nx-slow: ",
+        b"POST /v1/fleet/pull-messages HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\nhalf",
+    ],
+)
+def test_who_says_nothing_or_stops_half_way_is_hung_up_on(lab: Any, sent: bytes) -> None:
+    folder, inner, _ = lab
+    passed = len(inner.came)
+    said = raw(folder, sent)
+    assert said == b"" or b" 408 " in said.splitlines()[0]
+    assert logged(folder, "a body took longer than" if said else "no request within")
+    assert len(inner.came) == passed
 
 
 def test_a_refusal_of_the_superlink_reaches_the_node_and_the_log(lab: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from test_deploy_node import RUN, ask, host, request
 from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.config import build_experiment
+from fedpriv.deploy import grid as deployed_grid
 from fedpriv.deploy.certificates import key_pem, make_node_key, read_key
 from fedpriv.deploy.grid import DeployedGrid
 from fedpriv.deploy.layout import ServerFolder, ServerSettings, make_server_folder
@@ -81,11 +83,12 @@ def test_a_node_says_what_its_tasks_granted_and_what_that_costs(tmp_path: Path, 
     assert "1 other questions for rounds it had answered refused" in words
 
 
-class _Answers(Grid):
+class Nodes(Grid):
     """Flower's grid, whose nodes answer what they are told to."""
 
-    def __init__(self, nodes: dict[int, bytes], answers: dict[int, Any]) -> None:
-        self._nodes, self._answers, self._sent = nodes, answers, dict[str, Message]()
+    def __init__(self, nodes: dict[int, bytes], answers: Callable[[int, int], Any]) -> None:
+        self.nodes, self.answers, self.sent = nodes, answers, dict[str, Message]()
+        self.since = dict.fromkeys(nodes, "noon")
 
     def set_run(self, run: Any) -> None: ...
 
@@ -96,23 +99,30 @@ class _Answers(Grid):
         raise NotImplementedError
 
     def get_node_ids(self) -> list[int]:
-        return list(self._nodes)
+        return list(self.nodes)
 
     def get_nodes(self) -> list[NodeInfo]:
-        return [NodeInfo(node_id=one, public_key=key, status="online") for one, key in self._nodes.items()]
+        return [
+            NodeInfo(node_id=one, public_key=key, status="online", last_activated_at=self.since[one])
+            for one, key in self.nodes.items()
+        ]
 
     def push_messages(self, messages: Any) -> list[str]:
-        for number, message in enumerate(messages):
-            stamp(message, f"m{number}")
-            self._sent[f"m{number}"] = message
-        return list(self._sent)
+        ids = []
+        for message in messages:
+            ids.append(f"m{len(self.sent)}")
+            stamp(message, ids[-1])
+            self.sent[ids[-1]] = message
+        return ids
 
     def pull_messages(self, message_ids: Any) -> list[Message]:
         found = []
         for one in message_ids:
-            answer = self._answers.get(self._sent[one].metadata.dst_node_id)
+            node = self.sent[one].metadata.dst_node_id
+            asked = [key for key, message in self.sent.items() if message.metadata.dst_node_id == node]
+            answer = self.answers(node, asked.index(one))
             if answer is not None:
-                found.append(Message(answer, reply_to=self._sent[one]))
+                found.append(Message(answer, reply_to=self.sent[one]))
         return found
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
@@ -133,7 +143,7 @@ def test_the_server_keeps_what_each_node_said_last_and_its_last_trouble(lab: Ser
     news.begins(tmp_path / "run")
     nodes = dict(enumerate(members, start=1))
     whom = {key: Members().approved(one, "lab").nodes[0] for key, one in members.items()}
-    grid = DeployedGrid(_Answers(nodes, answers), whom, news.heard)
+    grid = DeployedGrid(Nodes(nodes, lambda node, _: answers.get(node)), whom, news.heard)
     assert isinstance(grid, RemoteGrid)
     grid.get_nodes()
 
@@ -160,6 +170,37 @@ def test_the_server_keeps_what_each_node_said_last_and_its_last_trouble(lab: Ser
     (lab.path / "state" / "news.json").write_text("{")
     with pytest.raises(ComponentFailure, match=r"news\.json is damaged"):
         RunNews(lab).read()
+
+
+@pytest.mark.parametrize("first", [None, Error(code=5, reason="nobody there")])
+def test_a_node_that_comes_back_is_asked_again_for_what_it_may_have_lost(
+    first: Error | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flower knows that a message is lost only if it is asked for while the node is away."""
+    set_identity()
+    monkeypatch.setattr(deployed_grid, "_LOOK_SECONDS", 0.0)
+    line = make_node_key(tmp_path / "a.key")
+    key = key_pem(read_key(line))
+    rounds = 0
+
+    def answers(_: int, number: int) -> Any:
+        nonlocal rounds
+        rounds += 1
+        if rounds == 3:
+            nodes.since[1] = "one"  # it was killed, and is back
+        if number == 0:
+            return first if rounds > 3 else None
+        return RecordDict() if rounds > 6 else None
+
+    nodes = Nodes({1: key}, answers)
+    grid = DeployedGrid(nodes, {key: Members().approved(asks("a", line, ("x",)), "lab").nodes[0]})
+    grid.get_nodes()
+    question = Message(RecordDict({"x": ConfigRecord({"a": 1})}), 1, "train", group_id="4")
+    (reply,) = grid.send_and_receive([question], timeout=60.0)
+    assert not reply.has_error()
+    assert len(nodes.sent) == 2, "once for the start, not at every look"
+    assert reply.metadata.reply_to_message_id == question.metadata.message_id == "m1"
+    assert nodes.sent["m0"].content["x"] == nodes.sent["m1"].content["x"], "the same question"
 
 
 def test_a_run_that_nobody_serves_ends_before_any_work(lab: ServerFolder, tmp_path: Path, fedpriv: Any) -> None:

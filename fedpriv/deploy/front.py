@@ -9,9 +9,11 @@ that does the same is a choice of the operator's.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -23,12 +25,16 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from fedpriv.deploy.layout import ServerFolder
 
 __all__ = ["front_app", "front_command", "main"]
 
 _LOG = logging.getLogger("fedpriv.front")
+_SIGNATURE = "flwr-signature"
+"""Header with which Flower's nodes prove that they hold a registered key."""
+
 NODES = "/v1/fleet/"
 """Prefix of what nodes ask; each such request is signed with a registered key, which the SuperLink checks."""
 
@@ -38,6 +44,8 @@ _ACROSS = frozenset(
 """Headers that are about one connection, and those that are made anew."""
 
 _WAIT_SECONDS = 60.0
+_SIGNED_SECONDS = 320.0
+"""For longer than this the SuperLink takes no signature."""
 _ONLY = "only what nodes ask passes here"
 
 
@@ -46,7 +54,7 @@ def front_command(folder: ServerFolder) -> list[str]:
     return [sys.executable, "-m", "fedpriv.deploy.front", str(folder.path)]
 
 
-def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
+def front_app(inner: str, authority: Path, largest_bytes: int, longest_seconds: float) -> Starlette:
     """Return the proxy.
 
     Parameters
@@ -57,7 +65,10 @@ def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
         Certificate of who signed its certificate.
     largest_bytes : int
         Largest body that passes, in either direction of a request.
+    longest_seconds : float
+        How long a body may take to arrive.
     """
+    used = _UsedSignatures()
     context = ssl.create_default_context(cafile=str(authority))
     client = httpx.AsyncClient(base_url=f"https://{inner}", verify=context, timeout=_WAIT_SECONDS)
 
@@ -70,17 +81,29 @@ def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
         if declared.isdigit() and int(declared) > largest_bytes:
             return _refused(request, 413, f"a body of {declared} bytes is larger than {largest_bytes}")
         try:
-            body = await _limited(request, largest_bytes)
+            async with asyncio.timeout(longest_seconds):
+                body = await _limited(request, largest_bytes)
         except ClientDisconnect:
             return _refused(request, 400, "the body ended early")
+        except TimeoutError:
+            return _refused(request, 408, f"a body took longer than {longest_seconds:g} s to arrive")
         if body is None:
             return _refused(request, 413, f"a body is larger than {largest_bytes} bytes")
-        headers = [(name, value) for name, value in request.headers.raw if name.decode().lower() not in _ACROSS]
+        headers = [
+            (name, value) for name, value in request.headers.raw if name.decode("latin-1").lower() not in _ACROSS
+        ]
+        signature = request.headers.get(_SIGNATURE, "")
+        if not used.first_time(signature):
+            return _refused(request, 401, "its signature was used before, and a node signs each request anew")
+        found = None
         try:
-            # The signature covers the path as it is; no query passes, since Flower's nodes have none.
+            # No query passes, since Flower's nodes have none.
             found = await client.request("POST", path, content=body, headers=headers)
         except httpx.HTTPError as error:
             return _refused(request, 502, f"the SuperLink does not answer ({type(error).__name__})")
+        finally:
+            if found is None or found.status_code >= 400:  # else strangers could fill the memory with theirs
+                used.forget(signature)
         if found.status_code >= 400:
             _LOG.warning("%s: %s refused by the SuperLink (%d)", _who(request), ascii(path[:200]), found.status_code)
         kept = {
@@ -102,6 +125,31 @@ def front_app(inner: str, authority: Path, largest_bytes: int) -> Starlette:
     )
 
 
+class _UsedSignatures:
+    """Signatures that the SuperLink accepted.
+
+    One covers the time alone and holds for five minutes: whoever had read one request could send others under it.
+    """
+
+    def __init__(self) -> None:
+        self._until: dict[str, float] = {}
+
+    def first_time(self, signature: str) -> bool:
+        """Tell whether a signature was not used before, and keep that it is used now."""
+        now = time.monotonic()
+        while self._until and (oldest := next(iter(self._until.items())))[1] < now:
+            del self._until[oldest[0]]
+        if signature in self._until:
+            return False
+        if signature:
+            self._until[signature] = now + _SIGNED_SECONDS
+        return True
+
+    def forget(self, signature: str) -> None:
+        """Forget a signature that was not accepted."""
+        self._until.pop(signature, None)
+
+
 async def _limited(request: Request, largest: int) -> bytes | None:
     """Return the body, or None as soon as it is too large."""
     parts, size = [], 0
@@ -116,11 +164,50 @@ async def _limited(request: Request, largest: int) -> bytes | None:
 def _refused(request: Request, code: int, why: str) -> Response:
     # As Python writes a text: a path with a line end would be a line of somebody's own in the log.
     _LOG.warning("%s: %s %s refused: %s", _who(request), request.method, ascii(request.url.path[:200]), why)
-    return PlainTextResponse(f"{why}\n", status_code=code)
+    # What is left of its body is not waited for.
+    return PlainTextResponse(f"{why}\n", status_code=code, headers={"connection": "close"})
 
 
 def _who(request: Request) -> str:
     return "somebody" if request.client is None else request.client.host
+
+
+def _limited_protocol(longest_seconds: float) -> type[H11Protocol]:
+    """Return uvicorn's protocol, which by itself waits for headers for ever, with a limit."""
+
+    class Limited(H11Protocol):
+        _timer: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self._begin()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is None or self.cycle.response_complete:  # the headers are not all there
+                self._begin()
+            else:
+                self._end()
+
+        def connection_lost(self, exc: Exception | None) -> None:
+            self._end()
+            super().connection_lost(exc)
+
+        def _begin(self) -> None:
+            if self._timer is None:
+                self._timer = self.loop.call_later(longest_seconds, self._too_slow)
+
+        def _end(self) -> None:
+            if self._timer is not None:
+                self._timer.cancel()
+                self._timer = None
+
+        def _too_slow(self) -> None:
+            who = "somebody" if self.client is None else self.client[0]
+            _LOG.warning("%s: no request within %g s; refused", who, longest_seconds)
+            self.transport.abort()
+
+    return Limited
 
 
 class _LoggedConnection(ssl.SSLObject):
@@ -156,7 +243,10 @@ def main(path: str) -> None:
     settings = folder.settings()
     certificate, key = folder.certificate
     app = front_app(
-        f"127.0.0.1:{settings.inner_port}", folder.authority[0], int(settings.largest_body_mebibytes * 2**20)
+        f"127.0.0.1:{settings.inner_port}",
+        folder.authority[0],
+        int(settings.largest_body_mebibytes * 2**20),
+        settings.longest_request_seconds,
     )
     config = uvicorn.Config(
         app,
@@ -165,6 +255,7 @@ def main(path: str) -> None:
         ssl_certfile=str(certificate),
         ssl_keyfile=str(key),
         loop="asyncio",
+        http=_limited_protocol(settings.longest_request_seconds),
         log_config=None,
         access_log=False,
         server_header=False,

@@ -21,6 +21,8 @@ from fedpriv.strategies.exchange import REFUSED_CODE, UNREACHABLE
 __all__ = ["DeployedGrid"]
 
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 2.0
+_LOOK_SECONDS = 5.0
+"""How often to look whether a node that is waited for was started anew."""
 
 
 class DeployedGrid(RemoteGrid):
@@ -82,37 +84,65 @@ class DeployedGrid(RemoteGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, until the deadline at most.
 
+        A node that was started anew while it is waited for may have lost its message, and Flower notices that only if
+        the node is asked for while it is away. So it is sent again: a node answers the same question as before, once.
         A node that says it hosts other tasks than it was approved for is refused.
         """
         wanted = list(messages)
-        sent = [self._placed(message) for message in wanted]
-        ids = [one for one in self.push_messages(sent) if one]
-        for mine, theirs in zip(wanted, sent, strict=True):
-            stamp(mine, theirs.metadata.message_id)  # whoever asked finds the answer by it
-        asked = {message.metadata.message_id: message for message in wanted}
-        waiting, came = set(ids), list[Message]()
-        end = None if timeout is None else time.monotonic() + timeout
+        online = self._online_since()
+        waiting = self._sent(wanted)
+        came: list[tuple[Message, Message]] = []
+        begun = looked = time.monotonic()
+        end = None if timeout is None else begun + timeout
         pause = _FIRST_POLL_SECONDS
         while waiting:
             found = list(self.pull_messages(waiting))
-            came += found
-            waiting -= {reply.metadata.reply_to_message_id for reply in found}
-            if not waiting or (end is not None and time.monotonic() >= end):
+            for reply in found:
+                asked = waiting.pop(reply.metadata.reply_to_message_id, None)
+                others = [one for one, message in waiting.items() if message is asked]
+                if asked is None or (others and reply.has_error()):
+                    continue  # it was sent again, and the answer to that counts
+                for one in others:
+                    del waiting[one]
+                stamp(asked, reply.metadata.reply_to_message_id)  # whoever asked finds the answer by it
+                came.append((asked, reply))
+            now = time.monotonic()
+            if not waiting or (end is not None and now >= end):
                 break
-            time.sleep(pause if end is None else max(0.0, min(pause, end - time.monotonic())))
+            if now >= looked + _LOOK_SECONDS:
+                looked, before, online = now, online, self._online_since()
+                back = {node for node, since in online.items() if since != before.get(node)}
+                late = {id(one): one for one in waiting.values() if one.metadata.dst_node_id in back}
+                waiting |= self._sent(list(late.values()))
+            time.sleep(pause if end is None else max(0.0, min(pause, end - now)))
             pause = _FIRST_POLL_SECONDS if found else min(pause * 1.5, _LAST_POLL_SECONDS)
-        found = [self._checked(reply, asked.get(reply.metadata.reply_to_message_id)) for reply in came]
-        self._tell(asked, found)
-        return found
+        checked = [(asked, self._checked(reply, asked)) for asked, reply in came]
+        self._tell(wanted, {id(asked): reply for asked, reply in checked})
+        return [reply for _, reply in checked]
 
-    def _tell(self, asked: Mapping[str, Message], replies: Iterable[Message]) -> None:
-        came = {reply.metadata.reply_to_message_id: reply for reply in replies}
+    def _sent(self, messages: list[Message]) -> dict[str, Message]:
+        """Send messages; return them by the ids that their answers will name."""
+        if not messages:
+            return {}
+        sent = [self._placed(message) for message in messages]
+        ids = self.push_messages(sent)
+        for mine, theirs in zip(messages, sent, strict=True):
+            stamp(mine, theirs.metadata.message_id)
+        return {one: mine for one, mine in zip(ids, messages, strict=True) if one}
+
+    def _online_since(self) -> dict[int, str]:
+        """Return since when each node is online, or was."""
+        with link_errors():
+            return {node.node_id: node.last_activated_at for node in self._grid.get_nodes()}
+
+    def _tell(self, asked: Iterable[Message], came: Mapping[int, Message]) -> None:
+        """Say what came of an exchange; answers are known by the identity of their questions."""
         said: dict[str, tuple[str, str]] = {}
         stage = ""
-        for one, message in asked.items():
+        for message in asked:
             stage = f"{message.metadata.message_type} {message.metadata.group_id}".strip()
             if member := self._known.get(message.metadata.dst_node_id):
-                said[member.name] = _what(came.get(one))
+                said[member.name] = _what(came.get(id(message)))
         self._heard(said, stage)
 
     def _placed(self, message: Message) -> Message:
@@ -124,8 +154,8 @@ class DeployedGrid(RemoteGrid):
             return Message(RecordDict(records), of.dst_node_id, of.message_type, ttl=of.ttl, group_id=of.group_id)
         return message
 
-    def _checked(self, reply: Message, asked: Message | None) -> Message:
-        if asked is None or reply.has_error() or asked.metadata.message_type != "query.tasks":
+    def _checked(self, reply: Message, asked: Message) -> Message:
+        if reply.has_error() or asked.metadata.message_type != "query.tasks":
             return reply
         member = self._known.get(asked.metadata.dst_node_id)
         if member is None:

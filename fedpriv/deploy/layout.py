@@ -35,6 +35,8 @@ class ServerSettings(Settings):
         Address of this machine that the front listens on.
     largest_body_mebibytes : float
         Largest message that the front lets pass.
+    longest_request_seconds : float
+        How long the front waits for a request to arrive, first its headers, then its body.
     """
 
     called: ClassVar[str] = "deploy.toml"
@@ -44,6 +46,7 @@ class ServerSettings(Settings):
     inner_port: int = Field(default=8010, ge=1, le=65535)
     listen: str = "0.0.0.0"  # noqa: S104 (nodes come from elsewhere; the front is made for it)
     largest_body_mebibytes: float = Field(default=64.0, gt=0)
+    longest_request_seconds: float = Field(default=60.0, gt=0)
 
 
 @dataclass(frozen=True)
