@@ -21,14 +21,17 @@ from fedpriv.cli.options import (
     path_option,
     say,
     say_json,
+    show_table,
 )
-from fedpriv.errors import InputError
+from fedpriv.errors import ComponentFailure, InputError
 
 __all__ = [
     "deploy_add",
+    "deploy_doctor",
     "deploy_init",
     "deploy_node",
     "deploy_remove",
+    "deploy_renew",
     "deploy_request",
     "deploy_run",
     "deploy_serve",
@@ -58,6 +61,7 @@ def deploy_init(
     from fedpriv.config import apply, parse_assignments
     from fedpriv.deploy.layout import ServerSettings, make_server_folder, own_umask
     from fedpriv.deploy.members import Members
+    from fedpriv.deploy.units import write_operator_files
     from fedpriv.scenarios import scenario as find
 
     own_umask()
@@ -66,7 +70,9 @@ def deploy_init(
     settings = ServerSettings(hosts=tuple(host), port=port, inner_port=inner_port, listen=listen)
     members = Members() if roster is None else Members.of_roster(roster)
     made = make_server_folder(folder, settings, {**config, "data": {}}, members)
+    page, unit = write_operator_files(made)
     say(f"wrote {made.plan}, {made.settings_path} and the keys in {made.path / 'pki'}")
+    say(f"{page} says what each file is and how to run the server; {unit.name} is its unit for systemd.")
     say(
         f"Hand {made.authority[0]} to the owner of each node. Keep {made.authority[1]} secret: whoever has it can pass "
         "for this server."
@@ -80,6 +86,7 @@ def deploy_request(file: OwnerPath, data_dir: DataDir = None) -> None:
     from fedpriv.deploy.layout import own_umask
     from fedpriv.deploy.members import NodeRequest
     from fedpriv.deploy.owner import OwnerFile
+    from fedpriv.deploy.units import write_node_unit
 
     own_umask()
     owner = OwnerFile.read(file)
@@ -91,6 +98,7 @@ def deploy_request(file: OwnerPath, data_dir: DataDir = None) -> None:
     request.write(written)
     say(f"wrote {written}: a public key and the names of {len(request.names)} tasks, for whoever runs the server")
     say(f"{key} is this node's identity; keep it, and give it to nobody.")
+    say(f"{write_node_unit(file, owner.name).name} is its unit for systemd.")
 
 
 def deploy_add(folder: Folder, request: Annotated[Path, typer.Argument(parser=path, metavar="REQUEST.json")]) -> None:
@@ -121,6 +129,20 @@ def deploy_remove(folder: Folder, name: Annotated[str, typer.Argument(help="The 
         members = server.members().without(name)
         members.write(server.members_path)
     say(f"node {name} is no member any more; version {members.version}")
+
+
+def deploy_renew(folder: Folder) -> None:
+    """Make the server's certificate anew, for the names and addresses that deploy.toml lists now."""
+    from fedpriv.deploy.certificates import expiry
+    from fedpriv.deploy.layout import ServerFolder, own_umask, renew_certificate
+
+    own_umask()
+    server = ServerFolder(folder)
+    hosts = server.settings().hosts
+    renew_certificate(server, hosts)
+    ends = expiry(server.certificate[0])
+    say(f"the certificate is for {', '.join(hosts)} until {ends:%Y-%m-%d}; nodes notice nothing")
+    say(f"Start `fedpriv deploy serve {folder}` anew, so that it is used.")
 
 
 def deploy_serve(folder: Folder) -> None:
@@ -198,6 +220,23 @@ def deploy_status(
     server.settings()
     found = server_status(server)
     say_json(found) if as_json else say_server(found)
+
+
+def deploy_doctor(
+    place: Annotated[
+        Path, typer.Argument(parser=path, metavar="DIR|NODE.toml", help="Folder of a server, or file of a node.")
+    ],
+    data_dir: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Look at what a server or a node needs, and say what is wrong and what to do; the exit code is 0 if nothing is."""
+    from fedpriv.deploy.doctor import node_checks, server_checks
+    from fedpriv.deploy.layout import ServerFolder
+
+    checks = list(node_checks(place, data_dir) if place.is_file() else server_checks(ServerFolder(place)))
+    show_table([one.to_json() for one in checks], as_json)
+    if wrong := [one.what for one in checks if one.state == "wrong"]:
+        raise ComponentFailure(f"{place}: {len(wrong)} of {len(checks)} checks are wrong: {', '.join(wrong)}.")
 
 
 def _until_told() -> threading.Event:

@@ -23,9 +23,11 @@ from fedpriv.cli.attack import attack
 from fedpriv.cli.data import data_check, data_list
 from fedpriv.cli.deploy import (
     deploy_add,
+    deploy_doctor,
     deploy_init,
     deploy_node,
     deploy_remove,
+    deploy_renew,
     deploy_request,
     deploy_run,
     deploy_serve,
@@ -77,9 +79,11 @@ for _where, _name, _command, _epilog in (
     (_deploy, "init", deploy_init, "Example: fedpriv deploy init lab pmtl --host lab.example.org"),
     (_deploy, "approve", deploy_add, "Example: fedpriv deploy approve lab clinic.request.json"),
     (_deploy, "remove-node", deploy_remove, "Example: fedpriv deploy remove-node lab clinic"),
+    (_deploy, "renew", deploy_renew, "Example: fedpriv deploy renew lab"),
     (_deploy, "serve", deploy_serve, "Example: fedpriv deploy serve lab"),
     (_deploy, "run", deploy_run, "Example: fedpriv deploy run lab --out lab/runs/first"),
     (_deploy, "status", deploy_status, "Example: fedpriv deploy status lab"),
+    (_deploy, "doctor", deploy_doctor, "Example: fedpriv deploy doctor clinic.toml"),
     (_deploy, "request", deploy_request, "Example: fedpriv deploy request clinic.toml"),
     (_deploy, "node", deploy_node, "Example: fedpriv deploy node clinic.toml"),
     (_app, "report", report, "Example: fedpriv report runs/first runs/second --out comparison.html"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,7 +18,7 @@ from fedpriv.errors import InputError
 from fedpriv.files import private_directory, replacing, writing
 from fedpriv.settings import Settings
 
-__all__ = ["ServerFolder", "ServerSettings", "make_server_folder", "own_umask"]
+__all__ = ["ServerFolder", "ServerSettings", "make_server_folder", "own_umask", "renew_certificate"]
 
 
 class ServerSettings(Settings):
@@ -175,15 +176,32 @@ def make_server_folder(
     for part in (path, path / "pki", path / "state", folder.home, folder.app, folder.logs, folder.runs):
         private_directory(part)
     make_authority(*folder.authority)
-    # The front and the server's part of a run reach Flower's server under this machine's own address.
-    hosts = list(dict.fromkeys([*settings.hosts, "127.0.0.1"]))
-    make_server_certificate(*folder.certificate, authority=folder.authority, hosts=hosts)
+    renew_certificate(folder, settings.hosts)
     _write(folder.secret, secrets.token_bytes(32))
     _write(folder.settings_path, tomli_w.dumps(settings.model_dump()).encode())
     _write(folder.plan, tomli_w.dumps({name: values for name, values in config.items() if values}).encode())
     _write(folder.app / "pyproject.toml", _APP.encode())
     members.write(folder.members_path)
     return folder
+
+
+def renew_certificate(folder: ServerFolder, hosts: Iterable[str]) -> None:
+    """Make the server's certificate anew, for these names and addresses; nodes know the authority, which stays.
+
+    Raises
+    ------
+    InputError
+        A host is neither a name nor an address, or the authority's files are not there.
+    ComponentFailure
+        A file cannot be written.
+    """
+    if not all(path.is_file() for path in folder.authority):
+        raise InputError(
+            f"{folder.path}: the authority's certificate and key are not there; restore the folder 'pki' from a copy."
+        )
+    # The front and the server's part of a run reach Flower's server under this machine's own address.
+    names = list(dict.fromkeys([*hosts, "127.0.0.1"]))
+    make_server_certificate(*folder.certificate, authority=folder.authority, hosts=names)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -45,7 +45,8 @@ class RunNews:
         for name, (kind, reason) in said.items():
             node = nodes.setdefault(name, {})
             node["last"] = {"what": kind, "stage": stage, "at": _now()}
-            if reason:
+            # What an answer notes of training is a policy or a failure; elsewhere, that scores stay on the node.
+            if reason and (kind != "answered" or stage.startswith("train")):
                 node["trouble"] = {"what": kind, "stage": stage, "reason": reason[:_LONGEST]}
         self._write()
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.processes import Process, environment, free_port, last_line, tool
+from fedpriv.deploy.reach import reach
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.files import kept_secret, private_directory
 
@@ -162,7 +163,8 @@ class _Node:
                     *(self.owner.name, self._server, _AGAIN_SECONDS),
                 )
             return _AGAIN_SECONDS
-        raise ComponentFailure(f"the connection to {self._server} ended ({code}): {last_line(link.log)}")
+        why = reach(self.owner, self.file.parent).clock_trouble or last_line(link.log)
+        raise ComponentFailure(f"the connection to {self._server} ended ({code}): {why}")
 
     @property
     def _server(self) -> str:
