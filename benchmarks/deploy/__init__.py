@@ -1,0 +1,1 @@
+"""A deployed round beside Flower's own way to run the same app."""
