@@ -185,16 +185,16 @@ def test_a_node_that_lies_moves_a_billboard_by_no_more_than_its_people_could(lab
     for lies in ("nan shape", "nothing nan", "nan huge", "nan honest"):
         (lab.nodes["liar"] / "code" / "lies").write_text(lies)
         out = f"lie-{lies.replace(' ', '-')}"
-        run(lab, out, "--reproduce", "7")
+        run(lab, out, "--set", "strategy.noise_multiplier=1e-4")  # much less than what is looked for
         found[lies] = billboard(lab, out)
         assert np.isfinite(found[lies]).all()
         told = json.loads((lab.root / out / "private" / "tasks.json").read_text())["counted_as_zero"]
         assert told.get("rejected", 0) == 2 - ("huge" in lies) - ("honest" in lies)
-    zero = found["nan shape"]
-    assert (found["nothing nan"] == zero).all(), "what cannot be used counts as zero"
+    zero, noise = found["nan shape"], 1e-4
+    np.testing.assert_allclose(found["nothing nan"], zero, atol=noise, err_msg="what cannot be used counts as zero")
     most = PEOPLE * 0.5 / (len(NODES) * PEOPLE)  # each person's clipping norm, over everybody
-    assert np.linalg.norm(found["nan huge"] - zero) == pytest.approx(most, rel=1e-5)
-    assert 0 < np.linalg.norm(found["nan honest"] - zero) <= most * (1 + 1e-6)
+    assert np.linalg.norm(found["nan huge"] - zero) == pytest.approx(most, abs=noise)
+    assert 0.01 < np.linalg.norm(found["nan honest"] - zero) < most + noise
 
 
 def ask(lab: Deployment, port: int, path: str, body: bytes, headers: dict[str, str]) -> int:

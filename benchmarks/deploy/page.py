@@ -31,15 +31,15 @@ def page(kept: dict[str, Any]) -> str:
     lines = [
         "# What a deployed round costs",
         "",
-        "Written by `python -m benchmarks.deploy`; do not edit. The same app (softmax on digits, two tasks for each node,",
-        "all of them in each round) on the same tasks, over TLS with a key for each node, all on one machine: by",
-        "`fedpriv deploy`, whose workers stay, and as Flower runs it, with a process for each message. In turns; the order",
-        "changes with each turn. CPU seconds are of all processes of a side. The first two rounds are left out.",
+        "Written by `python -m benchmarks.deploy`; do not edit. The same app (softmax on digits, two tasks for each",
+        "node, all of them in each round) on the same tasks, over TLS with a key for each node, all on one machine: by",
+        "`fedpriv deploy`, whose workers stay, and as Flower runs it, with a process for each message. In turns; the",
+        "order changes with each turn. CPU seconds are of all processes of a side. The first two rounds are left out.",
         "",
-        f"{kept['machine']}, {kept['date']}. Other work shared the processor, so seconds by the clock are upper bounds.",
+        f"{kept['machine']}, {kept['date']}. Other work shared the processor: seconds by the clock are upper bounds.",
         "",
-        "| nodes | turns | CPU s a round: ours | Flower's way | ratio (lowest to highest) | s a round: ours | Flower's way "
-        "| MiB: ours | Flower's way, at rest | kB a node and round, up / down: ours | Flower's way |",
+        "| nodes | turns | CPU s a round: ours | Flower's way | ratio (lowest to highest) | s a round: ours "
+        "| Flower's way | MiB: ours | Flower's way, at rest | kB a node and round, up / down: ours | Flower's way |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for nodes, turns in sorted(by_nodes.items()):
@@ -68,9 +68,10 @@ def page(kept: dict[str, Any]) -> str:
             lines.append("| " + " | ".join([row, *cells]) + " |")
     lines += [
         "",
-        "Processes that ended are those that Flower starts for each message, which import Python's packages anew; nothing of",
-        "ours ends in a round. What is left on our side is what a round needs of Flower's protocol: each SuperNode asks for",
-        "messages every three seconds, and a message is several signed requests through the front to the SuperLink.",
+        "Processes that ended are those that Flower starts for each message, which import Python's packages anew;",
+        "nothing of ours ends in a round. What is left on our side is what a round needs of Flower's protocol: each",
+        "SuperNode asks for messages every three seconds, and a message is several signed requests through the front",
+        "to the SuperLink.",
         "",
     ]
     return "\n".join(lines)

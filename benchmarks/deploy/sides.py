@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -106,10 +106,13 @@ class Side:
         return done.stdout
 
 
-def wait_until(what: str, holds: Any) -> None:
-    """Wait until something holds."""
+def wait_until(what: str, holds: Callable[[], bool], *children: subprocess.Popen[bytes]) -> None:
+    """Wait until something holds, as long as all children live."""
     deadline = time.monotonic() + _WAIT_SECONDS
     while not holds():
+        for child in children:
+            if child.poll() is not None:
+                raise RuntimeError(f"{child.args!r} ended with {child.returncode} while waiting until {what}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"waited {_WAIT_SECONDS:g} s until {what}")
         time.sleep(0.2)
@@ -143,7 +146,7 @@ class Ours(Side):
             self._type(fedpriv, "deploy", "request", f"{name}.toml")
             self._type(fedpriv, "deploy", "approve", lab, f"{name}.request.json")
         self._start(fedpriv, "deploy", "serve", lab)
-        wait_until("it serves", lambda: "serving" in (self.root / "log").read_text(errors="replace"))
+        wait_until("it serves", lambda: "serving" in (self.root / "log").read_text(errors="replace"), *self._children)
         for number in range(self.nodes):
             self._start(fedpriv, "deploy", "node", f"n{number:02d}.toml")
 
@@ -151,7 +154,7 @@ class Ours(Side):
             found = json.loads(self._type(fedpriv, "deploy", "status", lab, "--json"))
             return all(node["state"] == "online" for node in found["nodes"])
 
-        wait_until("all nodes are online", online)
+        wait_until("all nodes are online", online, *self._children)
         self._start(fedpriv, "deploy", "run", lab, "--out", str(self.run))
 
 
@@ -186,7 +189,7 @@ class Stock(Side):
             "--disable-runtime-dependency-installation",
             env=env,
         )
-        wait_until("the SuperLink answers", lambda: self._answers(env))
+        wait_until("the SuperLink answers", lambda: self._answers(env), *self._children)
         for number in range(self.nodes):
             key = pki / f"n{number}.key"
             make_node_key(key)
@@ -195,14 +198,13 @@ class Stock(Side):
                 *(tool("flower-supernode"), "--root-certificates", str(authority[0])),
                 *("--superlink", f"127.0.0.1:{self.relay.port}", "--auth-supernode-private-key", str(key)),
                 *("--host", "127.0.0.1", "--port", str(free_port()), "--node-config", f"number={number}"),
-                "--disable-runtime-dependency-installation",
                 env={**env, "FLWR_HOME": str(self.root / f"flower{number}")},
             )
 
         def online() -> bool:
             return self._type(tool("flwr"), "supernode", "list", _LINK, env=env).count("online") >= self.nodes
 
-        wait_until("all nodes are online", online)
+        wait_until("all nodes are online", online, *self._children)
         self._type(tool("flwr"), "run", str(folder), _LINK, env=env)
 
     def _answers(self, env: Mapping[str, str]) -> bool:
