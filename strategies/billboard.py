@@ -373,6 +373,10 @@ largest_clipping_norm
         ):
             problems["rejected"] += 1
             return {}
+        # What is not finite counts as zero below; an honest node sends no such thing, so it is said.
+        broken = [~np.isfinite(value).reshape(len(value), -1).all(axis=1) for value in rows.values()]
+        if lost := int(np.logical_or.reduce(broken).sum()):
+            problems["rejected"] += lost
         return self.bounds(session.checkpoint).sum({name: rows[name] for name in like}, tasks)
 
     def _allowance(self, rows: int, like: Arrays) -> float:

@@ -29,6 +29,7 @@ __all__ = [
     "deploy_add",
     "deploy_doctor",
     "deploy_init",
+    "deploy_models",
     "deploy_node",
     "deploy_remove",
     "deploy_renew",
@@ -168,6 +169,24 @@ def deploy_node(file: OwnerPath, data_dir: DataDir = None) -> None:
     own_umask()
     logging.getLogger("fedpriv").setLevel(logging.INFO)
     serve_node(file, data_dir, _until_told())
+
+
+def deploy_models(
+    file: OwnerPath,
+    out: Annotated[Path, path_option("Folder for the models; made, or empty.")],
+    run: Annotated[str | None, typer.Option(help="Name of a finished run; the last one unless given.")] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write the models of a node's own tasks after a run, for `fedpriv predict`; they stay on the node."""
+    from fedpriv.deploy.layout import own_umask
+    from fedpriv.deploy.models import personal_of_journal
+    from fedpriv.personal import NOT_PROTECTED
+
+    own_umask()
+    personal = personal_of_journal(file, run, data_dir)
+    personal.save(out)
+    say(f"{len(personal):,} models in {out}, for you alone. {NOT_PROTECTED}")
+    say(f"Now: fedpriv predict {out} --task TASK --input FILE")
 
 
 def deploy_run(

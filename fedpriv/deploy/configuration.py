@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -17,9 +18,10 @@ if TYPE_CHECKING:
 
     from fedpriv.cohort.tasks import Tasks
     from fedpriv.config import Config
+    from fedpriv.experiment import Experiment
     from fedpriv.runtime.node import NodeSpec
 
-__all__ = ["CONFIG_KEY", "digest_of", "node_spec", "told"]
+__all__ = ["CONFIG_KEY", "digest_of", "node_experiment", "node_spec", "told"]
 
 CONFIG_KEY = "fedpriv"
 """Under which key of the run's configuration it travels, as JSON."""
@@ -44,6 +46,17 @@ def digest_of(text: str) -> str:
 
 def node_spec(owner: OwnerFile, folder: Path, tasks: Tasks, text: Any) -> NodeSpec:
     """Build what a node needs for a run, from what its server said and what its owner allows.
+
+    Parameters and errors are those of :func:`node_experiment`.
+    """
+    experiment = node_experiment(owner, folder, tasks, text)
+    with _refusing():
+        spec = experiment.node(tasks)
+    return replace(spec, tasks=replace(spec.tasks, first=tasks.first))  # its place is in the whole population
+
+
+def node_experiment(owner: OwnerFile, folder: Path, tasks: Tasks, text: Any) -> Experiment:
+    """Build the experiment that a server speaks of, for the node's tasks, if its owner allows it.
 
     Parameters
     ----------
@@ -86,12 +99,17 @@ def node_spec(owner: OwnerFile, folder: Path, tasks: Tasks, text: Any) -> NodeSp
         "run": {**config["run"], "declared": tasks.declared, **_ASIDE},
         **({"code": {"path": [str(place) for place in folders]}} if folders else {}),
     }
-    try:
+    with _refusing():
         for kind in ("model", "client"):
             component(kind, config[kind]["name"], folders)
-        experiment = build_experiment(whole, roster=tasks.roster).model_copy(update={"policy": owner.policy})
-        spec = experiment.node(tasks)
-        return replace(spec, tasks=replace(spec.tasks, first=tasks.first))  # its place is in the whole population
+        return build_experiment(whole, roster=tasks.roster).model_copy(update={"policy": owner.policy})
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn what is wrong with a run's configuration into a refusal, for which no value of the data is the reason."""
+    try:
+        yield
     except FedprivError as error:
         raise Refusal(f"this node cannot do what the run asks: {error}") from None
 

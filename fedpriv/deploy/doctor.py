@@ -115,8 +115,12 @@ def node_checks(file: Path, data_dir: Path | None = None) -> Iterator[Check]:
 
 
 def _versions() -> Iterator[Check]:
-    found = ", ".join(f"{name} {version(name)}" for name in ("fedpriv", "flwr", "torch"))
-    yield _said("versions", lambda: check_version() or f"{found}, Python {platform.python_version()}")
+    def look() -> str:
+        check_version()
+        found = ", ".join(f"{name} {version(name)}" for name in ("fedpriv", "flwr", "torch"))
+        return f"{found}, Python {platform.python_version()}"
+
+    yield _said("versions", look)
 
 
 def _said(what: str, look: Callable[[], str]) -> Check:

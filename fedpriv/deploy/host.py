@@ -28,6 +28,8 @@ PLACE = "place"
 """Record in which a server says which id of the population a node's first task has."""
 
 _FAILED_CODE = 2
+_LAST = "train.finish"
+"""What the last fit is asked by: after it a node has its personal models."""
 
 
 class NodeHost:
@@ -76,7 +78,10 @@ class NodeHost:
         try:
             self._prepare(message, config)
             with one_torch_thread():
-                return self._app(message, context)
+                reply = self._app(message, context)
+            if message.metadata.message_type == _LAST and not reply.has_error() and self._journal is not None:
+                self._journal.keep_last(Request.from_content(message.content), str(config[CONFIG_KEY]), self._first)
+            return reply
         except Refusal as error:
             return Message(Error(code=REFUSED_CODE, reason=str(error)), reply_to=message)
         except Exception as error:
@@ -150,6 +155,10 @@ class NodeHost:
         journal.write(node, self._memory, self._key[1])
         if first:
             self._old.make_room()
+
+    @property
+    def _first(self) -> int:
+        return 0 if self._key is None else self._key[2]
 
     def _forget(self) -> None:
         self._node, self._journal, self._key = None, None, None

@@ -29,7 +29,7 @@ from fedpriv.runtime.answering import Memory, Work
 from fedpriv.runtime.node import Node
 from fedpriv.runtime.store import StateStore
 
-__all__ = ["LastingMemory", "NodeAccount", "RunJournal"]
+__all__ = ["LastingMemory", "NodeAccount", "RunJournal", "last_of", "read_last"]
 
 _FORMAT = 1
 
@@ -97,6 +97,30 @@ class RunJournal:
         """The journal before the newest one."""
         return self.path.with_suffix(".before.npz")
 
+    @property
+    def last(self) -> Path:
+        """What the personal models of a finished run are made of, beside the states."""
+        return last_of(self.path)
+
+    def keep_last(self, request: Request, configuration: str, first: int) -> None:
+        """Keep what the last fit was asked with: billboards, which tasks are in which group, and the configuration.
+
+        Raises
+        ------
+        ComponentFailure
+            The disk refuses it.
+        """
+        header = {"format": _FORMAT, "population": self.of.population, "run": self.of.run, "said": configuration}
+        arrays = [
+            *(
+                (f"billboard/{group}\0{name}", value)
+                for group, one in request.billboards.items()
+                for name, value in one.items()
+            ),
+            *((f"tasks/{group}", ids - first) for group, ids in request.tasks.items()),
+        ]
+        write_members(self.last, arrays, header)
+
     def exists(self) -> bool:
         """Tell whether the node has answered something for this run."""
         return self.path.exists()
@@ -138,8 +162,8 @@ class RunJournal:
                 os.link(self.path, self.previous)
         write_members(self.path, members(), header)
 
-    def read(self, node: Node, memory: LastingMemory, configuration: str) -> None:
-        """Give a node what it had when it answered last.
+    def read(self, node: Node, memory: LastingMemory, configuration: str | None) -> None:
+        """Give a node what it had when it answered last; a configuration of None is not compared.
 
         Raises
         ------
@@ -153,7 +177,7 @@ class RunJournal:
             kept, tasks = str(header["configuration"]), str(header["fingerprint"])
             memory.rounds = {str(kind): int(number) for kind, number in header["rounds"].items()}
             memory.refused = int(header["refused"])
-        if kept != configuration:
+        if configuration is not None and kept != configuration:
             raise ComponentFailure(
                 f"run {self.of.run!r} has another configuration than when this node first answered it; its states "
                 "belong to the first. Start a new run."
@@ -179,6 +203,34 @@ class RunJournal:
             if header["question"] is not None:
                 memory.restore(header["question"], _answer_of(header["answer"], answer))
                 memory.question = None if header["asked"] is None else (header["asked"][0], int(header["asked"][1]))
+
+
+def last_of(journal: Path) -> Path:
+    """Return which file holds what the last fit of a journal's run was asked with."""
+    return journal.with_name(journal.name.replace("run-", "last-", 1))
+
+
+def read_last(path: Path) -> tuple[dict[str, Any], dict[str, dict[str, NDArray[Any]]], dict[str, NDArray[np.int64]]]:
+    """Return header, billboards and tasks by group of what :meth:`RunJournal.keep_last` wrote.
+
+    Raises
+    ------
+    ComponentFailure
+        The file is damaged.
+    """
+    header, members = read_members(path)
+    billboards: dict[str, dict[str, NDArray[Any]]] = {}
+    tasks: dict[str, NDArray[np.int64]] = {}
+    with damage_said(str(path)):
+        _ = header["population"], header["run"], header["said"]
+        for key, value in members:
+            kind, _, rest = key.partition("/")
+            group, _, name = rest.partition("\0")
+            if kind == "billboard":
+                billboards.setdefault(group, {})[name] = value
+            else:
+                tasks[group] = value
+    return header, billboards, tasks
 
 
 class NodeAccount:

@@ -10,6 +10,7 @@ import json
 import logging
 from pathlib import Path
 
+from fedpriv.deploy.journal import last_of
 from fedpriv.files import writing
 from fedpriv.runs.atomic import damage_said, write_bytes
 
@@ -61,6 +62,7 @@ class OldRuns:
             with writing(path):
                 path.unlink(missing_ok=True)
                 path.with_suffix(".before.npz").unlink(missing_ok=True)
+                last_of(path).unlink(missing_ok=True)
         _LOG.warning("%d journals of old runs were deleted; those of the last %d runs are kept", len(old), KEPT_RUNS)
 
     def _names(self) -> list[str]:

@@ -30,7 +30,7 @@ from fedpriv.strategies.registry import members
 if TYPE_CHECKING:
     from fedpriv.experiment.specification import Experiment
 
-__all__ = ["personal_after", "personal_of_finished"]
+__all__ = ["personal_after", "personal_of_finished", "personal_of_node"]
 
 Billboards = Mapping[str, dict[str, NDArray[Any]]]
 Config = dict[str, dict[str, Any]]
@@ -125,7 +125,34 @@ _ELSEWHERE = (
 )
 
 
-def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes, config: Config | None) -> Personal:
+def personal_of_node(
+    experiment: Experiment, node: Node, billboards: Billboards, groups: Mapping[str, NDArray[np.int64]], config: Config
+) -> Personal:
+    """Return the models of one node's tasks.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        With the node's tasks, counted from 0.
+    node : Node
+        The same, with their last states.
+    billboards : mapping
+        The last billboard of each group.
+    groups : mapping
+        Which of these tasks each group has.
+    config : dict
+        Where the data came from.
+    """
+    return _personal(experiment, billboards, lambda: [node], config, groups)
+
+
+def _personal(
+    experiment: Experiment,
+    billboards: Billboards,
+    nodes: _MakeNodes,
+    config: Config | None,
+    groups: Mapping[str, NDArray[np.int64]] | None = None,
+) -> Personal:
     client, tasks = type(experiment.client), experiment.tasks
     if client.evaluate is not ClientAlgorithm.evaluate and client.models is ClientAlgorithm.models:
         raise InputError(
@@ -148,7 +175,7 @@ def _personal(experiment: Experiment, billboards: Billboards, nodes: _MakeNodes,
         columns=None if isinstance(tasks, Roster) else tasks.train.columns,
         reading=data if "file" in data else None,
     )
-    return Personal(outline, LiveModels(nodes, billboards, _members(experiment)))
+    return Personal(outline, LiveModels(nodes, billboards, _members(experiment) if groups is None else groups))
 
 
 def _members(experiment: Experiment) -> dict[str, NDArray[np.int64]]:
