@@ -18,6 +18,7 @@ from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.host import PLACE, NodeHost
 from fedpriv.deploy.journal import NodeAccount, RunJournal
 from fedpriv.deploy.owner import OwnerFile
+from fedpriv.deploy.packing import unpack
 from fedpriv.errors import ComponentFailure, InputError
 from fedpriv.privacy.declaration import Declaration
 from fedpriv.protocol import ALL, Reply, Request, RunName
@@ -75,7 +76,10 @@ def request(number: int, *, of: RunName = RUN, shift: float = 0.0, **declared: A
 
 def ask(node: NodeHost, content: RecordDict, kind: str = "train", config: Any = None, first: int = 0) -> Message:
     given = {CONFIG_KEY: json.dumps(CONFIG)} if config is None else config
-    return node.answer(message(kind, content, first), new_context(1), given)
+    reply = node.answer(message(kind, content, first), new_context(1), given)
+    if not reply.has_error():
+        reply.content = unpack(reply.content)
+    return reply
 
 
 def sums(reply: Message) -> dict[str, Any]:

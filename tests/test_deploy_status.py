@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
+from helpers import toy_tasks
 from test_deploy_members import asks
 from test_deploy_node import RUN, ask, host, request
 
@@ -22,6 +23,7 @@ from fedpriv.deploy.grid import DeployedGrid
 from fedpriv.deploy.layout import ServerFolder, ServerSettings, make_server_folder
 from fedpriv.deploy.members import Members
 from fedpriv.deploy.news import RunNews
+from fedpriv.deploy.packing import unpack
 from fedpriv.deploy.processes import free_port
 from fedpriv.deploy.server import between_runs, deployed_experiment, run_deployed
 from fedpriv.deploy.status import node_status
@@ -30,7 +32,7 @@ from fedpriv.privacy import Release, guarantee_for
 from fedpriv.privacy.guarantee import UNWATCHED, WATCHED
 from fedpriv.privacy.sampling import FIXED_SIZE, UNAMPLIFIED
 from fedpriv.runtime.flower_private import NodeInfo, set_identity, stamp
-from fedpriv.runtime.grid import RemoteGrid
+from fedpriv.runtime.grid import InProcessGrid, RemoteGrid
 from fedpriv.strategies import Billboard
 from fedpriv.strategies.exchange import REFUSED_CODE
 
@@ -200,7 +202,7 @@ def test_a_node_that_comes_back_is_asked_again_for_what_it_may_have_lost(
     assert not reply.has_error()
     assert len(nodes.sent) == 2, "once for the start, not at every look"
     assert reply.metadata.reply_to_message_id == question.metadata.message_id == "m1"
-    assert nodes.sent["m0"].content["x"] == nodes.sent["m1"].content["x"], "the same question"
+    assert unpack(nodes.sent["m0"].content)["x"] == unpack(nodes.sent["m1"].content)["x"], "the same question"
 
 
 def test_a_run_that_nobody_serves_ends_before_any_work(lab: ServerFolder, tmp_path: Path, fedpriv: Any) -> None:
@@ -257,3 +259,22 @@ def test_an_amplified_guarantee_does_not_hold_against_who_watches_the_network() 
     assert "Not against" not in str(drawn)
     everybody = guarantee_for({full: 10}, delta=1e-5, num_tasks=100)
     assert everybody.with_network() == everybody, "nothing is owed to the draw"
+
+
+class OverANetwork(InProcessGrid, RemoteGrid):
+    """Nodes in this process that count as real machines."""
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.3, True), (1.0, False)])
+def test_a_run_on_real_machines_says_whom_its_draw_does_not_protect_against(
+    rate: float, said: bool, tmp_path: Path
+) -> None:
+    strategy = Billboard(rounds=2, sampling_rate=rate, noise_multiplier=4.0, clipping_norm=1.0, delta=1e-4)
+    experiment = Experiment(
+        tasks=toy_tasks(8), model="linear", client=GlobalModel(learning_rate=0.1), strategy=strategy, baseline=False
+    )
+    far = experiment.run(tmp_path / "far", on=OverANetwork(experiment.specs(experiment.problem(), 2)))
+    near = experiment.run(tmp_path / "near", on=InProcessGrid(experiment.specs(experiment.problem(), 2)))
+    assert (WATCHED in str(far.guarantee)) is said
+    assert WATCHED not in str(near.guarantee)
+    assert far.guarantee.epsilon == near.guarantee.epsilon

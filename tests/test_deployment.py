@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -176,6 +178,19 @@ def test_with_kills_it_is_a_simulation_in_which_the_same_answers_are_lost(lab: D
         (value != last(lab.root / "killed", KILLED_ROUNDS).billboards[ALL][name]).any()
         for name, value in calm.billboards[ALL].items()
     ), "the kills changed something"
+
+
+def test_other_machines_reach_the_front_and_not_flower_s_own_server(lab: Deployment) -> None:
+    if not lab.places:
+        pytest.skip("needs network namespaces: on one machine everything is reached")
+    code = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 20).close()"
+
+    def reached(port: int) -> bool:
+        words = [*lab.places["one"], sys.executable, "-c", code, lab.host, str(port)]
+        return subprocess.run(words, capture_output=True, check=False).returncode == 0
+
+    assert reached(lab.port)
+    assert not reached(lab.inner)
 
 
 def test_a_connection_that_is_killed_is_made_again_while_its_worker_stays(lab: Deployment) -> None:

@@ -32,6 +32,7 @@ ALLOWED = {
     "fedpriv/runtime/flower_tasks.py": {
         "flwr.common.constant",
         "flwr.common.serde",
+        "flwr.proto.recorddict_pb2",
         "flwr.proto.runtime_pb2",
         "flwr.supercore.constant",
         "flwr.supercore.heartbeat",

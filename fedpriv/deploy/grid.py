@@ -9,9 +9,10 @@ from typing import Any
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from fedpriv.deploy.host import PLACE
+from fedpriv.deploy.host import FAILED_CODE, PLACE
 from fedpriv.deploy.members import Member
 from fedpriv.deploy.news import Heard
+from fedpriv.deploy.packing import pack, unpack
 from fedpriv.protocol import TaskRange
 from fedpriv.runtime.flower_private import NodeInfo, Run, stamp
 from fedpriv.runtime.flower_tasks import link_errors
@@ -74,12 +75,12 @@ class DeployedGrid(RemoteGrid):
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; each says which id of the population its node's first task has."""
-        with link_errors():
-            return self._grid.push_messages([self._placed(message) for message in messages])
+        return self._push([self._placed(message) for message in messages])
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:  # noqa: D102
         with link_errors():
-            return self._grid.pull_messages(list(message_ids))
+            found = list(self._grid.pull_messages(list(message_ids)))
+        return [_opened(reply) for reply in found]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, until the deadline at most.
@@ -125,10 +126,14 @@ class DeployedGrid(RemoteGrid):
         if not messages:
             return {}
         sent = [self._placed(message) for message in messages]
-        ids = self.push_messages(sent)
+        ids = self._push(sent)
         for mine, theirs in zip(messages, sent, strict=True):
             stamp(mine, theirs.metadata.message_id)
         return {one: mine for one, mine in zip(ids, messages, strict=True) if one}
+
+    def _push(self, messages: list[Message]) -> list[str]:
+        with link_errors():
+            return list(self._grid.push_messages(messages))
 
     def _online_since(self) -> dict[int, str]:
         """Return since when each node is online, or was."""
@@ -147,12 +152,12 @@ class DeployedGrid(RemoteGrid):
 
     def _placed(self, message: Message) -> Message:
         member = self._known.get(message.metadata.dst_node_id)
-        if member is not None and PLACE not in message.content:
-            records: dict[str, Any] = dict(message.content.items())
-            records[PLACE] = ConfigRecord({"first": member.first})
-            of = message.metadata
-            return Message(RecordDict(records), of.dst_node_id, of.message_type, ttl=of.ttl, group_id=of.group_id)
-        return message
+        if member is None:
+            return message
+        records: dict[str, Any] = dict(message.content.items())
+        records[PLACE] = ConfigRecord({"first": member.first})
+        of, content = message.metadata, pack(RecordDict(records))
+        return Message(content, of.dst_node_id, of.message_type, ttl=of.ttl, group_id=of.group_id)
 
     def _checked(self, reply: Message, asked: Message) -> Message:
         if reply.has_error() or asked.metadata.message_type != "query.tasks":
@@ -172,6 +177,20 @@ class DeployedGrid(RemoteGrid):
             "its data back"
         )
         return Message(Error(code=REFUSED_CODE, reason=reason), reply_to=asked)
+
+
+def _opened(reply: Message) -> Message:
+    """Return a reply with its content as a node made it; one that is damaged becomes an error of that node."""
+    if reply.has_error():
+        return reply
+    try:
+        reply.content = unpack(reply.content)
+    except ValueError as error:
+        of = reply.metadata
+        asked = Message(RecordDict(), of.src_node_id, of.message_type, group_id=of.group_id)
+        stamp(asked, of.reply_to_message_id)
+        return Message(Error(code=FAILED_CODE, reason=str(error)), reply_to=asked)
+    return reply
 
 
 def _what(reply: Message | None) -> tuple[str, str]:

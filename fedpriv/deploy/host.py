@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from flwr.app import ConfigRecord, Context, Error, Message
+from flwr.app import ConfigRecord, Context, Error, Message, RecordDict
 
 from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.cohort.tasks import Tasks
@@ -14,6 +14,7 @@ from fedpriv.deploy.configuration import CONFIG_KEY, digest_of, node_spec
 from fedpriv.deploy.journal import LastingMemory, NodeAccount, RunJournal
 from fedpriv.deploy.old_runs import KEPT_RUNS, OldRuns
 from fedpriv.deploy.owner import OwnerFile, state_folder
+from fedpriv.deploy.packing import pack, unpack
 from fedpriv.deploy.refusal import Refusal
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.files import kept_secret, private_directory
@@ -22,12 +23,13 @@ from fedpriv.runtime.apps import client_app
 from fedpriv.runtime.node import Node
 from fedpriv.strategies.exchange import REFUSED_CODE
 
-__all__ = ["PLACE", "NodeHost"]
+__all__ = ["FAILED_CODE", "PLACE", "NodeHost"]
 
 PLACE = "place"
 """Record in which a server says which id of the population a node's first task has."""
 
-_FAILED_CODE = 2
+FAILED_CODE = 2
+"""Code of an answer that could not be given; Flower's own for an exception."""
 _LAST = "train.finish"
 """What the last fit is asked by: after it a node has its personal models."""
 
@@ -76,18 +78,22 @@ class NodeHost:
             What the run was started with.
         """
         try:
+            if message.has_content():
+                message.content = _opened(message.content)
             self._prepare(message, config)
             with one_torch_thread():
                 reply = self._app(message, context)
             if message.metadata.message_type == _LAST and not reply.has_error() and self._journal is not None:
                 self._journal.keep_last(Request.from_content(message.content), str(config[CONFIG_KEY]), self._first)
+            if not reply.has_error():
+                reply.content = pack(reply.content)
             return reply
         except Refusal as error:
             return Message(Error(code=REFUSED_CODE, reason=str(error)), reply_to=message)
         except Exception as error:
             reason = str(error) if isinstance(error, FedprivError) else type(error).__name__
             self._forget()  # what is in memory may be half of a round
-            return Message(Error(code=_FAILED_CODE, reason=reason), reply_to=message)
+            return Message(Error(code=FAILED_CODE, reason=reason), reply_to=message)
 
     def _prepare(self, message: Message, config: dict[str, Any]) -> None:
         """Build the node of the run that a message is of, with what it had when it answered last."""
@@ -162,3 +168,12 @@ class NodeHost:
 
     def _forget(self) -> None:
         self._node, self._journal, self._key = None, None, None
+
+
+def _opened(content: RecordDict) -> RecordDict:
+    try:
+        return unpack(content)
+    except ValueError:
+        raise Refusal(
+            "a message is no question of fedpriv's server; start the run with `fedpriv deploy run`."
+        ) from None

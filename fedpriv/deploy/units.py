@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import getpass
+from importlib.resources import files
 from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
 
 from fedpriv.deploy.layout import ServerFolder
 from fedpriv.deploy.processes import tool
@@ -35,39 +38,6 @@ ProtectSystem=full
 WantedBy=multi-user.target
 """
 
-_README = """\
-# The server of a deployment
-
-Everything of this server is in this folder, and it is for its owner alone. Commands are typed in the folder above it.
-
-| file | what it is | who may have it |
-| --- | --- | --- |
-| `pki/ca.crt` | certificate of this deployment's authority | every node; hand it over on a way that both trust |
-| `pki/ca.key` | its key: makes servers that nodes believe | nobody; `deploy renew` needs it |
-| `pki/server.crt`, `pki/server.key` | what this server proves itself by | nobody gets the key |
-| `pki/runs.secret` | who knows it may serve runs | nobody |
-| `deploy.toml` | names, ports and limits | |
-| `plan.toml` | what a run does | nodes are told its model and client |
-| `members.json` | nodes, their public keys, and which tasks they host | holds names of tasks |
-| `ledger.sqlite`, `ledger.sqlite.head` | what was spent; only for data of people | |
-| `runs/` | run folders | `private/` in them is for the experimenter |
-| `state/`, `logs/` | of Flower, the front and the last run | |
-
-- Serve: `fedpriv deploy serve {name}`, or `{unit}` as a service (copy it to `/etc/systemd/system/`, then
-  `systemctl enable --now {unit_name}`).
-- Let a node in: its owner types `fedpriv deploy request NODE.toml` and sends `NAME.request.json`; you type
-  `fedpriv deploy approve {name} NAME.request.json`, between runs. Ask the owner by telephone whether the key is his.
-- Take a node out, also one whose key was lost: `fedpriv deploy remove-node {name} NAME`. A new key is a new request.
-- Run: `fedpriv deploy run {name} --out {name}/runs/first`. After a crash the same with `--resume`.
-- Look: `fedpriv deploy status {name}` for nodes, rounds, epsilon and troubles; `fedpriv deploy doctor {name}` for the
-  set-up.
-- A certificate that ends, or another name of this machine: put the name into `deploy.toml`, then
-  `fedpriv deploy renew {name}`.
-- Back up this folder as a whole, when no run is at work. **Never put an older ledger or an older run folder in the
-  place of a newer one**: charges and noise that came after it would be forgotten. If a copy is all that is left,
-  start new runs only.
-"""
-
 
 def write_operator_files(folder: ServerFolder) -> tuple[Path, Path]:
     """Write the page for the operator and the unit of the server; return where they are.
@@ -82,7 +52,8 @@ def write_operator_files(folder: ServerFolder) -> tuple[Path, Path]:
     command = f"{tool('fedpriv')} deploy serve {_quoted(place)}"
     _write(unit, _unit(f"fedpriv server of {place.name}", place.parent, command))
     words = {"name": folder.path.name, "unit": f"{place.name}/{unit.name}", "unit_name": unit.name}
-    _write(page, _README.format(**words))
+    template = files(__package__).joinpath("operator.md.j2").read_text(encoding="utf-8")
+    _write(page, Environment(undefined=StrictUndefined, keep_trailing_newline=True).from_string(template).render(words))  # noqa: S701
     return page, unit
 
 

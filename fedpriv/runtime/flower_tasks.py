@@ -16,7 +16,8 @@ from typing import Any, Self
 import httpx
 from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SubStatus
-from flwr.common.serde import context_to_proto, run_from_proto
+from flwr.common.serde import context_to_proto, recorddict_from_proto, recorddict_to_proto, run_from_proto
+from flwr.proto.recorddict_pb2 import RecordDict as ProtoRecordDict
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest
 from flwr.supercore.constant import TaskType
 from flwr.supercore.heartbeat import HeartbeatSender, make_task_heartbeat_fn_http
@@ -31,10 +32,11 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid import HttpGrid
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["ClientTask", "ServerTask", "TaskSource", "link_errors"]
+__all__ = ["ClientTask", "ServerTask", "TaskSource", "content_from", "content_to_bytes", "link_errors"]
 
 _PATIENCE_SECONDS = 120.0
 """How long a run waits for Flower's server to come back. It gives a run up after a minute, so more would be in vain."""
@@ -65,6 +67,26 @@ def link_errors() -> Iterator[None]:
             f"Flower's server does not answer as it should ({type(error).__name__}); see that `fedpriv deploy serve` "
             "runs, then go on with --resume."
         ) from error
+
+
+def content_to_bytes(content: RecordDict) -> bytes:
+    """Return a message's content as bytes."""
+    found: bytes = recorddict_to_proto(content).SerializeToString(deterministic=True)
+    return found
+
+
+def content_from(value: bytes) -> RecordDict:
+    """Read what :func:`content_to_bytes` made.
+
+    Raises
+    ------
+    ValueError
+        It is something else.
+    """
+    try:
+        return recorddict_from_proto(ProtoRecordDict.FromString(value))
+    except (DecodeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"a message's content is damaged ({type(error).__name__})") from None
 
 
 class TaskSource:
