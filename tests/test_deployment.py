@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from absent import SomeAreAbsent, Witness, absent_nodes, rounds_said
 from deployed import Deployment, Running, deployment, fedpriv, flower_of, until, worker_of
 from namespaces import namespaces
@@ -20,9 +21,11 @@ from writers import write_writers
 
 from fedpriv import Experiment
 from fedpriv.config import apply, build_experiment
+from fedpriv.deploy.models import personal_of_journal
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.scenarios import scenarios
+from fedpriv.summary import RunResult
 
 pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
 
@@ -53,6 +56,20 @@ def same_run(mine: Path, theirs: Path, rounds: int) -> None:
         np.testing.assert_array_equal(two.billboards[ALL][name], value)
     scores = [json.loads((run / "summary.json").read_text())["diagnostics"]["per_task"] for run in (mine, theirs)]
     assert scores[1]["personal"] == pytest.approx(scores[0]["personal"])
+
+
+def same_models(lab: Deployment, whole: RunResult) -> None:
+    """Fail unless each task's own model, made on its node from what that kept, is the simulation's to the bit."""
+    wanted = whole.personal
+    seen = set()
+    for folder in lab.nodes.values():
+        found = personal_of_journal(folder / "node.toml")
+        for name in found:
+            mine, theirs = wanted[name].state_dict(), found[name].state_dict()
+            assert mine.keys() == theirs.keys()
+            assert all(torch.equal(mine[key], theirs[key]) for key in mine), name
+            seen.add(name)
+    assert seen == set(wanted), "everybody has one"
 
 
 def simulated(experiment: Experiment, **changes: Any) -> Experiment:
@@ -112,8 +129,9 @@ def whole(lab: Deployment, changes: dict[str, Any]) -> Experiment:
 
 def test_writers_on_four_machines_are_the_simulation_to_the_bit(lab: Deployment) -> None:
     fedpriv("deploy", "run", lab.server, "--out", "calm", "--reproduce", str(SEED), cwd=lab.root)
-    whole(lab, {}).run(lab.root / "calm-whole", reproduce=SEED)
+    calm = whole(lab, {}).run(lab.root / "calm-whole", reproduce=SEED)
     same_run(lab.root / "calm-whole", lab.root / "calm", 5)
+    same_models(lab, calm)
     assert absent_nodes(lab.root / "calm", HOSTED) == {}
     opened = {name: (lab.nodes[name] / "node.log").read_text() for name in HOSTED}
     assert all(rounds_said(said) for said in opened.values()), "every node was asked"
@@ -171,7 +189,8 @@ def test_with_kills_it_is_a_simulation_in_which_the_same_answers_are_lost(lab: D
     assert seen.tell(lab.root / "killed") - {"one"} == {"four"}
     experiment = whole(lab, changes)
     client = SomeAreAbsent(**experiment.client.model_dump())
-    simulated(experiment, client=client).run(lab.root / "killed-whole", reproduce=SEED)
+    same = simulated(experiment, client=client).run(lab.root / "killed-whole", reproduce=SEED)
+    same_models(lab, same)
     same_run(lab.root / "killed-whole", lab.root / "killed", KILLED_ROUNDS)
     calm = experiment.run(lab.root / "undisturbed", reproduce=SEED)
     assert any(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 from absent import SomeAreAbsent, Witness
-from deployed import Deployment, flower_of, until, worker_of
-from test_deployment import HOSTED, SEED, lab, same_run, simulated, whole
+from deployed import Deployment, fedpriv, flower_of, until, worker_of
+from test_deployment import HOSTED, SEED, lab, same_models, same_run, simulated, whole
 
 from fedpriv.deploy.journal import NodeAccount
+from fedpriv.runs.checkpoint import CheckpointStore
 
 __all__ = ["lab"]
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3 * 3600)]
@@ -42,6 +44,12 @@ def kill_one(side: str, lab: Deployment, seen: Witness, name: str) -> None:
         lab.start_server()
     else:
         lab.running["run"].kill()
+
+
+def published(folder: Path) -> int:
+    """Return how many rounds a run has published."""
+    place = folder / "checkpoints"
+    return max(CheckpointStore(place).rounds(), default=0) if place.exists() else 0
 
 
 def test_fifty_kills_lose_what_the_run_says_and_nothing_else(lab: Deployment) -> None:
@@ -75,15 +83,22 @@ def test_fifty_kills_lose_what_the_run_says_and_nothing_else(lab: Deployment) ->
                 time.sleep(chance.uniform(0.0, 12.0))  # any phase: what is tested does not depend on which
                 side, name = chance.choice(SIDES), chance.choice(tuple(HOSTED))
                 if child.poll() is None:
+                    reached = published(folder)
                     kill_one(side, lab, seen, name)
                     kills[side] += 1
+                    sys.stdout.write(f"kill {kills.total()}: {side} {name} after {reached} published rounds\n")
             else:
                 until("the run ends", lambda ends=child: ends.poll() is not None)
         seen.tell(folder)
         experiment = whole(lab, changes)
         client = SomeAreAbsent(**experiment.client.model_dump())
-        simulated(experiment, client=client).run(lab.root / f"soak{number}-whole", reproduce=SEED)
+        same = simulated(experiment, client=client).run(lab.root / f"soak{number}-whole", reproduce=SEED)
         same_run(lab.root / f"soak{number}-whole", folder, ROUNDS)
+        same_models(lab, same)
+        # Each published billboard is charged, once; the ledger and the run folder hold the same rounds.
+        fedpriv("ledger", "check", folder, cwd=lab.root)
+        charged = [one["round"] for one in json.loads((folder / "summary.json").read_text())["releases"]]
+        assert charged == list(range(1, ROUNDS + 1))
         for name in HOSTED:
             granted[name] += len(seen.trained(name))
             account = NodeAccount(lab.nodes[name] / "node.journal" / "account.json")
