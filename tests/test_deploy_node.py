@@ -17,6 +17,7 @@ from helpers import toy_tasks
 from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.host import PLACE, NodeHost
 from fedpriv.deploy.journal import NodeAccount, RunJournal
+from fedpriv.deploy.members import kind_of_data
 from fedpriv.deploy.owner import OwnerFile
 from fedpriv.deploy.packing import unpack
 from fedpriv.errors import ComponentFailure, InputError
@@ -253,6 +254,22 @@ def test_single_updates_leave_only_where_the_owner_says_so(tmp_path: Path) -> No
     assert sums(ask(host(tmp_path, allow="rows = true"), asked))["1.weight"].shape == (4, 3, 5)
     noisy = request(2, reply="rows", noise_at="node")
     assert sums(ask(host(tmp_path), noisy))["1.weight"].shape == (4, 3, 5), "noise of the node protects the row"
+
+
+def test_data_of_another_kind_than_the_population_s_are_a_refusal(tmp_path: Path) -> None:
+    node = host(tmp_path)
+    mine = kind_of_data(node.tasks.roster)
+
+    def asked(kind: str) -> Message:
+        found = message("train", request(1))
+        found.content[PLACE] = ConfigRecord({"first": 0, "kind": kind})
+        return node.answer(found, new_context(1), {CONFIG_KEY: json.dumps(CONFIG)})
+
+    reply = asked(mine.replace("input_shape [5]", "input_shape [6]"))
+    assert reply.error.code == REFUSED_CODE
+    assert "input_shape [5]" in reply.error.reason
+    assert "input_shape [6]" in reply.error.reason
+    assert not asked(mine).has_error(), "with the right data, as it advises"
 
 
 def test_only_listed_models_and_populations_where_the_owner_lists_them(tmp_path: Path) -> None:

@@ -145,7 +145,7 @@ def test_the_server_keeps_what_each_node_said_last_and_its_last_trouble(lab: Ser
     news.begins(tmp_path / "run")
     nodes = dict(enumerate(members, start=1))
     whom = {key: Members().approved(one, "lab").nodes[0] for key, one in members.items()}
-    grid = DeployedGrid(Nodes(nodes, lambda node, _: answers.get(node)), whom, news.heard)
+    grid = DeployedGrid(Nodes(nodes, lambda node, _: answers.get(node)), whom, heard=news.heard)
     assert isinstance(grid, RemoteGrid)
     grid.get_nodes()
 

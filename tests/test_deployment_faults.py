@@ -6,9 +6,12 @@ import base64
 import json
 import os
 import random
+import re
+import shutil
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +322,87 @@ import flwr.supercore.date as date
 now = date.now
 date.now = lambda: now() + timedelta(seconds=shift)
 """
+
+
+def test_code_that_no_owner_allows_is_refused_by_every_node(lab: Deployment) -> None:
+    (lab.root / "code" / "theirs.py").write_text(CLIENT + "\n\nclass Other(Theirs):\n    pass\n")
+    before = granted(lab, "good")
+    fedpriv(
+        *("deploy", "run", lab.server, "--out", "foreign", "--set", "client.name=theirs:Other"), cwd=lab.root, code=None
+    )
+    (lab.root / "code" / "theirs.py").write_text(CLIENT)
+    for name in NODES:
+        assert "does not allow the client 'theirs:Other'" in status(lab)[name]["trouble"]
+        assert "does not allow the client 'theirs:Other'" in lab.running[name].said()
+    assert granted(lab, "good") == before
+
+
+def test_data_of_another_kind_are_refused_and_others_go_on(lab: Deployment) -> None:
+    file = lab.nodes["strict"] / "node.toml"
+    text = file.read_text()
+    fewer = re.sub(r"^age = \[[^]]*\]\n", "", text, flags=re.MULTILINE)
+    assert fewer != text
+    lab.running["strict"].stop()
+    file.write_text(fewer)
+    lab.start_node("strict")
+    lab.wait_online("strict")
+    run(lab, "kind")
+    assert "another kind than the population's" in status(lab)["strict"]["trouble"]
+    assert status(lab)["good"]["last"].startswith("answered")
+    file.write_text(text)
+    lab.running["strict"].stop()
+    lab.start_node("strict")
+    lab.wait_online("strict")
+
+
+@contextmanager
+def small_disk(place: Path, kibibytes: int) -> Iterator[None]:
+    """Put what is in a folder on a disk of its own for a while, or skip the test where that cannot be done."""
+    place.mkdir(exist_ok=True)
+    aside = place.with_name(f"{place.name}.aside")
+    shutil.copytree(place, aside)
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k,mode=0700", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        shutil.rmtree(aside)
+        pytest.skip("needs the right to mount a disk")
+    try:
+        shutil.copytree(aside, place, dirs_exist_ok=True)
+        yield
+        shutil.copytree(place, aside, dirs_exist_ok=True)
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        shutil.copytree(aside, place, dirs_exist_ok=True)
+        shutil.rmtree(aside)
+
+
+def fill(place: Path) -> Path:
+    """Write until the disk is full; return the file that fills it."""
+    filler = place / "filler"
+    with filler.open("wb") as file, suppress(OSError):
+        while True:
+            os.write(file.fileno(), b"x" * 1024)
+    return filler
+
+
+def test_a_full_disk_stops_a_node_and_then_the_run_and_it_resumes_when_there_is_room(lab: Deployment) -> None:
+    """Nothing leaves that is not written down; the round is not published without the node, whose data might be why."""
+    before = granted(lab, "good")
+    lab.running["good"].stop()
+    with small_disk(lab.nodes["good"] / "node.journal", 4096):
+        filler = fill(lab.nodes["good"] / "node.journal")
+        lab.start_node("good")
+        lab.wait_online("good")
+        said = fedpriv("deploy", "run", lab.server, "--out", "full", cwd=lab.root, code=4)
+        assert "disk" in said or "space" in said
+        assert "--resume" in said
+        assert granted(lab, "good") == before, "it gave nothing"
+        filler.unlink()
+        fedpriv("deploy", "run", lab.server, "--out", "full", "--resume", cwd=lab.root)
+        assert granted(lab, "good") == {count + 2 for count in before}
+        lab.running["good"].stop()
+    lab.start_node("good")
+    lab.wait_online("good")
+    assert granted(lab, "good") == {count + 2 for count in before}
 
 
 @pytest.mark.parametrize(("shift", "word"), [("60", "ahead of"), ("-1200", "behind")])

@@ -35,6 +35,8 @@ class DeployedGrid(RemoteGrid):
         Flower's, of the run.
     members : mapping from public key to Member
         Who takes part; nodes with other keys do not exist for a run.
+    kind : str
+        Which kind of data the population has (:func:`fedpriv.deploy.members.kind_of_data`), which nodes compare.
     heard : callable
         Gets what came of each exchange, and in which stage (:data:`fedpriv.deploy.news.Heard`).
     """
@@ -43,9 +45,10 @@ class DeployedGrid(RemoteGrid):
         self,
         grid: Grid,
         members: Mapping[bytes, Member],
+        kind: str = "",
         heard: Callable[[Heard, str], None] = lambda _said, _stage: None,
     ) -> None:
-        self._grid, self._members, self._heard = grid, dict(members), heard
+        self._grid, self._members, self._kind, self._heard = grid, dict(members), kind, heard
         self._known: dict[int, Member] = {}
 
     def set_run(self, run: Run) -> None:  # noqa: D102
@@ -155,7 +158,7 @@ class DeployedGrid(RemoteGrid):
         if member is None:
             return message
         records: dict[str, Any] = dict(message.content.items())
-        records[PLACE] = ConfigRecord({"first": member.first})
+        records[PLACE] = ConfigRecord({"first": member.first, "kind": self._kind})
         of, content = message.metadata, pack(RecordDict(records))
         return Message(content, of.dst_node_id, of.message_type, ttl=of.ttl, group_id=of.group_id)
 

@@ -12,6 +12,7 @@ from fedpriv.cohort.fast.threads import one_torch_thread
 from fedpriv.cohort.tasks import Tasks
 from fedpriv.deploy.configuration import CONFIG_KEY, digest_of, node_spec
 from fedpriv.deploy.journal import LastingMemory, NodeAccount, RunJournal
+from fedpriv.deploy.members import kind_of_data
 from fedpriv.deploy.old_runs import KEPT_RUNS, OldRuns
 from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.packing import pack, unpack
@@ -105,12 +106,18 @@ class NodeHost:
             of = RunName.from_content(content) if query else Request.from_content(content).of
             place = content[PLACE]
             first = int(place["first"]) if isinstance(place, ConfigRecord) else -1  # type: ignore[arg-type]
+            wanted = str(place.get("kind", "")) if isinstance(place, ConfigRecord) else ""
         except (KeyError, TypeError, ValueError):
             raise Refusal(
                 "a message is no question of fedpriv's server; start the run with `fedpriv deploy run`."
             ) from None
         if first < 0 or first > 2**40:
             raise Refusal(f"a message gives this node's first task the id {first}; ids begin at 0.")
+        if wanted and wanted != (mine := kind_of_data(self._tasks.roster)):
+            raise Refusal(
+                f"this node's data are of another kind than the population's ({mine}, and not {wanted}); put the data "
+                "back that the node was approved with, or have a new request approved."
+            )
         allowed = self._owner.allow.populations
         if allowed is not None and of.population not in allowed:
             raise Refusal(f"this node does not take part in runs of population {of.population!r} (allow.populations).")

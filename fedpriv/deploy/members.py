@@ -15,7 +15,7 @@ from fedpriv.names import unknown
 from fedpriv.roster import Declared, Roster, fingerprint_of
 from fedpriv.settings import Settings
 
-__all__ = ["Member", "Members", "NodeRequest"]
+__all__ = ["Member", "Members", "NodeRequest", "kind_of_data"]
 
 
 class NodeRequest(Settings):
@@ -69,6 +69,12 @@ class NodeRequest(Settings):
 
 
 _KIND = ("declared", "input_shape", "input_dtype", "target_shape", "num_classes")
+
+
+def kind_of_data(roster: Roster) -> str:
+    """Return what kind of data a population has, as text: who says the same has data that fit."""
+    values = roster.model_dump(mode="json")
+    return ", ".join(f"{field} {json.dumps(values[field])}" for field in _KIND)
 
 
 class Member(Settings):

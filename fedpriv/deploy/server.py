@@ -18,7 +18,7 @@ from fedpriv.config import apply, build_experiment, read_toml
 from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.grid import DeployedGrid
 from fedpriv.deploy.layout import ServerFolder
-from fedpriv.deploy.members import Members
+from fedpriv.deploy.members import Members, kind_of_data
 from fedpriv.deploy.news import RunNews
 from fedpriv.deploy.processes import Process, environment, last_line, tool
 from fedpriv.errors import ComponentFailure, InputError
@@ -240,7 +240,8 @@ def run_deployed(
         kept = RunNews(folder)
         kept.begins(out)
         with _taken(folder, run_config) as task:
-            grid = DeployedGrid(task.grid, members.by_key(), kept.heard)
+            kind = kind_of_data(experiment.roster)
+            grid = DeployedGrid(task.grid, members.by_key(), kind, kept.heard)
             return experiment.run(
                 out,
                 reproduce=reproduce,
