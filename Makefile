@@ -44,9 +44,9 @@ test-flower-next:
 mutants: $(VENV)/dev
 	$(BIN)/python tests/mutate.py
 
-# A server and nodes as processes over TLS, in network namespaces where they can be made.
+# A server and nodes as processes over TLS, in network namespaces where they can be made. They mostly wait for each other.
 test-deployment: $(VENV)/dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deployment -q
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m deployment -q -n 2 --dist loadfile
 
 soak: $(VENV)/dev
 	$(BIN)/python -m pytest -m soak -q

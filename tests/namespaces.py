@@ -14,6 +14,8 @@ _PREFIX = f"10.77.{os.getpid() % 250}"
 
 def ip(*words: str) -> bool:
     """Type a command of iproute2, and tell whether it was done."""
+    if os.environ.get("FEDPRIV_TEST_LOOPBACK"):  # to see that the tests hold without, too
+        return False
     return which("ip") is not None and subprocess.run(["ip", *words], capture_output=True, check=False).returncode == 0
 
 
