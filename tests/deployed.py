@@ -17,7 +17,7 @@ import tomli_w
 
 from fedpriv.deploy.processes import free_port, tool
 
-WAIT_SECONDS = 240.0
+WAIT_SECONDS = 600.0
 
 
 def fedpriv(*words: str | Path, cwd: Path, prefix: tuple[str, ...] = (), code: int | None = 0) -> str:

@@ -27,7 +27,7 @@ from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.scenarios import scenarios
 from fedpriv.summary import RunResult
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
 
 SEED = 5
 SHORT: dict[str, Any] = {

@@ -29,7 +29,7 @@ from fedpriv.deploy.processes import environment, tool
 from fedpriv.protocol import ALL
 from fedpriv.runs.checkpoint import CheckpointStore
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
 
 PLAN = """
 [data]

@@ -12,7 +12,7 @@ from deployed import deployment, fedpriv, until
 
 from fedpriv.deploy.certificates import make_authority, make_node_key
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
 
 SHORT: dict[str, Any] = {
     "data.tasks": 4,

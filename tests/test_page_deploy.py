@@ -13,7 +13,7 @@ from deployed import Running, fedpriv, until
 
 from fedpriv.deploy.processes import tool
 
-pytestmark = [pytest.mark.deployment, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.deployment, pytest.mark.timeout(1800)]
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "deploy.md"
 _FILE = re.compile(r"^`([\w.]+)`\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
