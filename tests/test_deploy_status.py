@@ -80,7 +80,7 @@ def test_a_node_says_what_its_tasks_granted_and_what_that_costs(tmp_path: Path, 
     assert [task["granted"] for task in found["tasks"]] == [3] * 4
     assert [task["epsilon"] for task in found["tasks"]] == pytest.approx([expected] * 4)
     _, words, _ = fedpriv("deploy", "status", "node.toml")
-    assert f"the most is 3 times, epsilon {expected:.4g}" in words.replace("\n", " ")
+    assert f"the most is 3 releases, epsilon {expected:.4g}" in words.replace("\n", " ")
     assert "max_epsilon is 3" in words
     assert "1 other questions for rounds it had answered refused" in words
 

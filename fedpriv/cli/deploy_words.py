@@ -41,7 +41,8 @@ def say_node(found: dict[str, Any]) -> None:
         say(f"node {found['node']}: no task has granted anything")
         return
     worst = max(found["tasks"], key=lambda task: float(task["epsilon"]))
-    granted = f"{worst['granted']} times, epsilon {_short(worst['epsilon'])} ({worst['task']!r})"
+    many = "1 release" if worst["granted"] == 1 else f"{worst['granted']} releases"
+    granted = f"{many}, epsilon {_short(worst['epsilon'])} ({worst['task']!r})"
     say(
         f"node {found['node']}: {len(found['tasks'])} tasks have granted something; the most is {granted}, without "
         f"amplification, if the server adds its noise; "
