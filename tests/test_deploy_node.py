@@ -14,6 +14,7 @@ import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
 from helpers import toy_tasks
 
+from fedpriv.deploy import journal
 from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.host import PLACE, NodeHost
 from fedpriv.deploy.journal import NodeAccount, RunJournal
@@ -180,6 +181,24 @@ def test_the_account_is_written_before_the_reply_leaves_and_before_the_journal(
     monkeypatch.setattr(NodeAccount, "take", full)
     assert ask(node, request(2)).has_error()
     assert not RunJournal(tmp_path / "node.journal", RUN).exists(), "no journal without an account"
+
+
+def test_an_answer_that_the_disk_refused_to_count_counts_for_nothing_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = host(tmp_path)
+    ask(node, request(1))
+
+    def full(*_: Any, **__: Any) -> None:
+        raise ComponentFailure("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(journal, "write_bytes", full)
+        for _ in range(3):
+            assert "the disk is full" in ask(node, request(2)).error.reason
+    assert not ask(node, request(2)).has_error()
+    account = NodeAccount(tmp_path / "node.journal" / "account.json")
+    assert {sum(account.counts(name).values()) for name in account.names} == {2}
 
 
 def test_what_a_node_keeps_is_for_its_owner_alone_and_names_no_number(tmp_path: Path) -> None:

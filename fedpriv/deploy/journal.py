@@ -278,16 +278,12 @@ class NodeAccount:
         ComponentFailure
             The disk refuses it. Nothing may leave then.
         """
-        changed = not self.path.exists()
-        for kept, counted in ((self._granted, store.granted), (self._last, store.last_granted)):
-            for kind, values in counted.items():
-                mine = kept.setdefault(kind, {})
-                for name, value in zip(names, values.tolist(), strict=True):
-                    if value > mine.get(name, 0):
-                        mine[name], changed = value, True
-        if changed:
-            found = {"format": _FORMAT, "granted": self._granted, "last_granted": self._last}
-            write_bytes(self.path, json.dumps(found).encode())
+        granted, last = _raised(self._granted, store.granted, names), _raised(self._last, store.last_granted, names)
+        if (granted, last) == (self._granted, self._last) and self.path.exists():
+            return
+        found = {"format": _FORMAT, "granted": granted, "last_granted": last}
+        write_bytes(self.path, json.dumps(found).encode())
+        self._granted, self._last = granted, last  # an answer that the disk refused to count does not leave, nor count
 
     def counts(self, name: str) -> dict[str, int]:
         """Return how often a task granted each kind of release (as JSON)."""
@@ -297,6 +293,19 @@ class NodeAccount:
     def names(self) -> list[str]:
         """Tasks that granted anything, in the order in which they came."""
         return list(dict.fromkeys(name for counts in self._granted.values() for name in counts))
+
+
+def _raised(
+    kept: Mapping[str, Mapping[str, int]], counted: Mapping[str, NDArray[np.int64]], names: tuple[str, ...]
+) -> dict[str, dict[str, int]]:
+    """Return counts by kind and task, none below what is kept."""
+    found = {kind: dict(counts) for kind, counts in kept.items()}
+    for kind, values in counted.items():
+        mine = found.setdefault(kind, {})
+        mine |= {
+            name: max(value, mine.get(name, 0)) for name, value in zip(names, values.tolist(), strict=True) if value
+        }
+    return found
 
 
 def _arrays_of(content: RecordDict) -> dict[str, dict[str, NDArray[Any]]]:
