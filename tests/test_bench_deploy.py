@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -57,10 +59,15 @@ def test_a_relay_counts_what_goes_up_and_down() -> None:
         assert (relay.up, relay.down) == (len(b"question"), len(b"the answer"))
 
 
+KEPT = {"machine": "a machine", "versions": "versions", "date": "2026-01-01"}
+
+
 def side(name: str, nodes: int, cpu: dict[str, float]) -> dict[str, object]:
     return {
         "side": name,
         "nodes": nodes,
+        "rounds": 3,
+        "start_seconds": 20.0,
         "seconds": 4.0,
         "cpu": cpu,
         "cpu_seconds": sum(cpu.values()),
@@ -71,13 +78,30 @@ def side(name: str, nodes: int, cpu: dict[str, float]) -> dict[str, object]:
 
 
 def test_the_page_says_the_ratio_of_each_turn_and_attributes_all_seconds() -> None:
+    # A process that was alive at the beginning, and ended: its seconds go over to its parent's.
+    stock = {"SuperNode": 1.0, "other": -1.5, "process per message": 1.5}
     ours = {"our worker": 0.25, "our front": 0.25, "SuperLink": 0.5}
     turns = [
-        {"ours": side("ours", 2, ours), "stock": side("stock", 2, {"superexec, ended": value, "SuperNode": 1.0})}
+        {"ours": side("ours", 2, ours), "stock": side("stock", 2, {**stock, "superexec, ended": value})}
         for value in (4.0, 8.0)
     ]
-    text = page({"turns": turns, "machine": "a machine", "date": "2026-01-01"})
+    text = page(KEPT | {"turns": turns})
     assert "| 2 | 2 | 1.00 | 7.0 | 7.0 (5.0 to 9.0) |" in text
-    table = [line.split("|") for line in text.splitlines() if line.count("|") == 4]
-    rows = [[float(cell) for cell in row[2:4]] for row in table if row[2].strip().replace(".", "").isdigit()]
-    assert [sum(column) for column in zip(*rows, strict=True)] == pytest.approx([1.0, 7.0], abs=0.03)
+    seconds, memory = (text.split(title)[1].split("\n## ")[0] for title in ("## Where the CPU", "## Resident memory"))
+    assert summed(seconds) == pytest.approx([1.0, 7.0], abs=0.03)
+    assert summed(memory) == [150.0, 150.0]
+    assert text.count("| 2 | Flower's way | 3 | 4.0 |") == len(turns)
+    assert "7.0 (one turn)" not in text
+    assert "5.0 (one turn)" in page(KEPT | {"turns": turns[:1]}), "one turn has no interval"
+
+
+def summed(part: str) -> list[float]:
+    table = [line.split("|")[2:-1] for line in part.splitlines() if line.startswith("| ")][2:]
+    return [sum(map(float, column)) for column in zip(*table, strict=True)]
+
+
+def test_the_page_in_docs_is_that_of_the_kept_turns() -> None:
+    root = Path(__file__).resolve().parent.parent
+    kept = json.loads((root / "benchmarks/deploy/results.json").read_text(encoding="utf-8"))
+    assert (root / "docs/deploy-costs.md").read_text(encoding="utf-8") == page(kept)
+    assert all(turn["stock"]["cpu_seconds"] >= 4 * turn["ours"]["cpu_seconds"] for turn in kept["turns"])

@@ -12,7 +12,9 @@ import json
 import tempfile
 import time
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
+from platform import python_version
 from typing import Any
 
 from benchmarks.deploy.page import write_page
@@ -80,6 +82,10 @@ def _when(side: Side, rounds: int) -> dict[str, Any]:
     return {"at": time.monotonic(), "uses": found, "up": side.relay.up, "down": side.relay.down}
 
 
+def _versions() -> str:
+    return f"Python {python_version()}, " + ", ".join(f"{name} {version(name)}" for name in ("flwr", "torch", "numpy"))
+
+
 def main() -> None:
     """Measure both sides in turns, keep what was found, and write the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.deploy", description=__doc__.split("\n")[0])
@@ -87,15 +93,16 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, nargs=2, default=[12, 5], help="of ours, and of Flower's own way")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--page", type=Path, default=Path("docs/deploy-costs.md"))
+    parser.add_argument("--json", type=Path, default=RESULTS, help="what was measured; turns are added to it")
     chosen = parser.parse_args()
-    kept: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"turns": []}
+    kept: dict[str, Any] = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"turns": []}
     for turn in range(chosen.turns):
         for nodes in chosen.nodes:
             sides: list[tuple[type[Side], int]] = list(zip((Ours, Stock), chosen.rounds, strict=True))
             found = [measure(kind, nodes, rounds) for kind, rounds in sides[:: -1 if turn % 2 else 1]]
             kept["turns"].append({one["side"]: one for one in found})
-            kept |= {"machine": describe_machine(), "date": date.today().isoformat()}
-            RESULTS.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+            kept |= {"machine": describe_machine(), "versions": _versions(), "date": date.today().isoformat()}
+            chosen.json.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
             for one in found:
                 print(
                     f"turn {turn + 1}: {one['side']:5} {nodes:2} nodes: {one['seconds']:.2f} s, "
