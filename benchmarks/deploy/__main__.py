@@ -46,7 +46,7 @@ def measure(kind: type[Side], nodes: int, rounds: int) -> dict[str, Any]:
             last = _when(side, rounds)
         except RuntimeError as error:
             log = Path(name) / "log"
-            said = log.read_text(errors="replace")[-2000:] if log.exists() else ""
+            said = log.read_text(encoding="utf-8", errors="replace")[-2000:] if log.exists() else ""
             raise RuntimeError(f"{error}\n{said}") from error
         finally:
             side.end()
@@ -95,7 +95,9 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/deploy-costs.md"))
     parser.add_argument("--json", type=Path, default=RESULTS, help="what was measured; turns are added to it")
     chosen = parser.parse_args()
-    kept: dict[str, Any] = json.loads(chosen.json.read_text()) if chosen.json.exists() else {"turns": []}
+    kept: dict[str, Any] = (
+        json.loads(chosen.json.read_text(encoding="utf-8")) if chosen.json.exists() else {"turns": []}
+    )
     for turn in range(chosen.turns):
         for nodes in chosen.nodes:
             sides: list[tuple[type[Side], int]] = list(zip((Ours, Stock), chosen.rounds, strict=True))

@@ -146,7 +146,11 @@ class Ours(Side):
             self._type(fedpriv, "deploy", "request", f"{name}.toml")
             self._type(fedpriv, "deploy", "approve", lab, f"{name}.request.json")
         self._start(fedpriv, "deploy", "serve", lab)
-        wait_until("it serves", lambda: "serving" in (self.root / "log").read_text(errors="replace"), *self._children)
+        wait_until(
+            "it serves",
+            lambda: "serving" in (self.root / "log").read_text(encoding="utf-8", errors="replace"),
+            *self._children,
+        )
         for number in range(self.nodes):
             self._start(fedpriv, "deploy", "node", f"n{number:02d}.toml")
 
@@ -172,15 +176,17 @@ class Stock(Side):
         make_server_certificate(pki / "s.crt", pki / "s.key", authority=authority, hosts=["127.0.0.1"])
         folder.mkdir()
         shutil.copy(app.__file__, folder / "app.py")
-        (folder / "pyproject.toml").write_text(_BUNDLE.format(folder=json.dumps(str(self.root))))
+        (folder / "pyproject.toml").write_text(_BUNDLE.format(folder=json.dumps(str(self.root))), encoding="utf-8")
         build_experiment(self.config).roster.write(self.root / "roster.json")
-        (self.root / "data.json").write_text(json.dumps([self.config["data"], PER_NODE]))
+        (self.root / "data.json").write_text(json.dumps([self.config["data"], PER_NODE]), encoding="utf-8")
         whole = {**self.config, "data": {"name": "there is none here"}}
         (self.root / "config.toml").write_bytes(tomli_w.dumps(whole).encode())
         home = self.root / "flower"
         home.mkdir()
         link = {"address": f"127.0.0.1:{self.port}", "root-certificates": str(authority[0])}
-        (home / "config.toml").write_text(tomli_w.dumps({"superlink": {"default": _LINK, _LINK: link}}))
+        (home / "config.toml").write_text(
+            tomli_w.dumps({"superlink": {"default": _LINK, _LINK: link}}), encoding="utf-8"
+        )
         env = environment(home)
         self._start(
             *(tool("flower-superlink"), "--ssl-certfile", str(pki / "s.crt"), "--ssl-keyfile", str(pki / "s.key")),
