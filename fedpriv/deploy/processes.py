@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
@@ -23,6 +24,7 @@ __all__ = ["Process", "environment", "free_port", "last_line", "tool"]
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WRONG = re.compile(r"error|exit code|certificate|refused|denied|exception|not found", re.IGNORECASE)
 _STOP_SECONDS = 15.0
+_FIRST_PORT, _PORTS = 10_000, 20_000
 _DIE_WITH_PARENT = 1  # PR_SET_PDEATHSIG
 
 
@@ -130,10 +132,16 @@ def _die_with_parent() -> None:
 
 
 def free_port() -> int:
-    """Return a port of this machine that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port of this machine that nobody listens on, and that no outgoing connection is given.
+
+    A port of those that the system gives to outgoing connections may be taken when its process is started again.
+    """
+    for _ in range(1000):
+        port = _FIRST_PORT + secrets.randbelow(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+    raise ComponentFailure(f"no port from {_FIRST_PORT} to {_FIRST_PORT + _PORTS} is free on this machine.")
 
 
 def last_line(log: Path | None) -> str:
