@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import ssl
+import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -18,7 +21,7 @@ from fedpriv.deploy import doctor
 from fedpriv.deploy.certificates import make_authority, make_node_key, make_server_certificate
 from fedpriv.deploy.doctor import Check, node_checks, server_checks
 from fedpriv.deploy.journal import RunJournal
-from fedpriv.deploy.layout import ServerFolder
+from fedpriv.deploy.layout import ServerFolder, renew_certificate
 from fedpriv.deploy.owner import OwnerFile
 from fedpriv.deploy.reach import AHEAD_SECONDS, BEHIND_SECONDS, Reached, reach
 
@@ -60,6 +63,8 @@ def _for_another(lab: ServerFolder, _: pytest.MonkeyPatch) -> None:
 
 FAULTS: list[tuple[Callable[[ServerFolder, pytest.MonkeyPatch], Any], str, str]] = [
     (lambda lab, _: lab.authority[1].chmod(0o644), "authority's key", "others may read it"),
+    (lambda lab, _: lab.secret.parent.chmod(0o755), "folder pki", "others may go in"),
+    (lambda lab, _: lab.path.chmod(0o770), "folder lab", "chmod 700"),
     (lambda lab, _: lab.secret.unlink(), "secret of runs", "not there"),
     (_expired, "certificate's end", "deploy renew"),
     (_of_another, "certificate", "was not signed by ca.crt"),
@@ -86,6 +91,39 @@ def test_what_is_wrong_with_a_server_is_found(
     if what.startswith("certificate"):  # as it advises
         assert fedpriv("deploy", "renew", str(lab.path))[0] == 0
         assert wrong(server_checks(lab)) == set()
+
+
+def test_whoever_answers_on_the_port_must_show_the_certificate_of_this_folder(lab: ServerFolder) -> None:
+    with socket.create_server(("127.0.0.1", lab.settings().port)) as server:
+        server.settimeout(60.0)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*lab.certificate)
+
+        def serve() -> None:
+            while True:
+                try:
+                    with context.wrap_socket(server.accept()[0], server_side=True):
+                        pass
+                except ssl.SSLError:
+                    continue  # who only looks whether somebody is there
+                except OSError:
+                    return
+
+        threading.Thread(target=serve, daemon=True).start()
+        assert by_name(server_checks(lab))["front"].state == "ok"
+        renew_certificate(lab, ["localhost"])
+        assert "start `fedpriv deploy serve" in by_name(server_checks(lab))["front"].found
+        assert wrong(server_checks(lab)) == {"front"}, "the old certificate, or another deployment's"
+
+
+def test_who_speaks_no_tls_on_the_port_is_not_ours(lab: ServerFolder) -> None:
+    server = HTTPServer(("127.0.0.1", lab.settings().port), BaseHTTPRequestHandler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        assert wrong(server_checks(lab)) == {"front"}
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 @pytest.fixture
@@ -131,9 +169,6 @@ def test_clocks_that_are_too_far_apart_are_said(ahead: float, fine: bool) -> Non
 
 
 def test_the_clock_of_a_server_is_read_from_its_answer(tmp_path: Path) -> None:
-    import ssl
-    import threading
-
     authority = (tmp_path / "ca.crt", tmp_path / "ca.key")
     make_authority(*authority)
     make_server_certificate(tmp_path / "s.crt", tmp_path / "s.key", authority=authority, hosts=["127.0.0.1"])

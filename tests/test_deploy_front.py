@@ -21,7 +21,7 @@ from fedpriv.deploy.certificates import make_authority, make_server_certificate
 from fedpriv.deploy.front import front_command
 from fedpriv.deploy.layout import ServerFolder, ServerSettings, make_server_folder
 from fedpriv.deploy.members import Members
-from fedpriv.deploy.processes import Process, environment, free_port
+from fedpriv.deploy.processes import Process, answers, environment, free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 """Sockets of the server that stands in for the SuperLink."""
@@ -235,6 +235,16 @@ def test_a_server_without_a_superlink_says_so(tmp_path: Path) -> None:
         with client(folder) as mine:
             assert mine.post("/v1/fleet/x").status_code == 502
     assert "the SuperLink does not answer" in (folder.logs / "front.log").read_text()
+
+
+@pytest.mark.parametrize("listen", ["127.0.0.2", "0.0.0.0"])
+def test_a_front_is_waited_for_on_the_address_that_it_listens_on(tmp_path: Path, listen: str) -> None:
+    settings = ServerSettings(hosts=("localhost",), port=free_port(), inner_port=free_port(), listen=listen)
+    folder = make_server_folder(tmp_path / "lab", settings, {"model": {"name": "mlp"}}, Members())
+    with Process(front_command(folder), folder.logs / "front.log", environment(folder.home)) as front:
+        front.wait_until_open(settings.port, listen=listen)
+        assert answers(listen, settings.port)
+        assert answers("127.0.0.1", settings.port) is (listen == "0.0.0.0")
 
 
 def test_an_expired_certificate_is_refused_by_nodes(tmp_path: Path) -> None:

@@ -59,7 +59,7 @@ def lab(tmp_path: Path) -> ServerFolder:
     names = tuple(f"p{number}" for number in range(200))
     members = Members().approved(asks("a", key, names[:120]), "lab")
     members = members.approved(asks("b", make_node_key(tmp_path / "b.key"), names[120:]), "lab")
-    settings = ServerSettings(hosts=("localhost",), inner_port=free_port())
+    settings = ServerSettings(hosts=("localhost",), port=free_port(), inner_port=free_port())
     return make_server_folder(tmp_path / "lab", settings, PLAN, members)
 
 

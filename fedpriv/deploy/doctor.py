@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import platform
 import shutil
-import socket
 import sqlite3
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -21,6 +21,7 @@ from fedpriv.deploy.layout import ServerFolder
 from fedpriv.deploy.news import RunNews
 from fedpriv.deploy.old_runs import KEPT_RUNS
 from fedpriv.deploy.owner import OwnerFile, state_folder
+from fedpriv.deploy.processes import answers, own_address
 from fedpriv.deploy.reach import reach
 from fedpriv.errors import ComponentFailure, FedprivError
 from fedpriv.privacy.ledger import Ledger
@@ -65,16 +66,14 @@ def server_checks(folder: ServerFolder) -> Iterator[Check]:
         "secret of runs": folder.secret,
     }
     yield from (_private(what, path) for what, path in secrets.items())
+    yield from (_folder(path) for path in (folder.path, folder.certificate[1].parent))
     yield _disk(folder.path)
     yield _said("list of members", lambda: _members(folder))
     yield _said("plan", lambda: _plan(folder))
     yield _said("ledger", lambda: _ledger(folder.ledger))
     yield _said("state of the last run", lambda: "readable" if RunNews(folder).read() else "no run yet")
-    for what, port in (("front", settings.port), ("Flower's server", settings.inner_port)):
-        if _listens(port):
-            yield Check(what, "ok", f"something answers on port {port}")
-        else:
-            yield Check(what, "warning", f"nothing answers on port {port}; start `fedpriv deploy serve {folder.path}`")
+    yield _answers("front", folder, settings.listen, settings.port)
+    yield _answers("Flower's server", folder, "127.0.0.1", settings.inner_port)
 
 
 def node_checks(file: Path, data_dir: Path | None = None) -> Iterator[Check]:
@@ -164,6 +163,13 @@ def _private(what: str, path: Path) -> Check:
     return Check(what, "ok", f"mode {mode:o}")
 
 
+def _folder(path: Path) -> Check:
+    mode = path.stat().st_mode & 0o777
+    if mode % 0o100:
+        return Check(f"folder {path.name}", "wrong", f"{path} has mode {mode:o}, so others may go in; chmod 700 it")
+    return Check(f"folder {path.name}", "ok", f"mode {mode:o}")
+
+
 def _disk(place: Path) -> Check:
     free = shutil.disk_usage(place).free / _GIB
     state: State = "ok" if free >= _LEAST_FREE_GIB else "warning"
@@ -227,7 +233,20 @@ def _journals(state: Path) -> str:
     return f"{len(found)} of the last {KEPT_RUNS} runs, readable"
 
 
-def _listens(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.settimeout(2.0)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+def _answers(what: str, folder: ServerFolder, listen: str, port: int) -> Check:
+    """Tell whether this deployment answers on a port: whoever does shows a certificate, and it is ours or not."""
+    if not answers(listen, port):
+        return Check(what, "warning", f"nothing answers on port {port}; start `fedpriv deploy serve {folder.path}`")
+    try:
+        shown = ssl.get_server_certificate((own_address(listen), port), timeout=5.0)
+        ours = ssl.PEM_cert_to_DER_cert(folder.certificate[0].read_text(encoding="ascii"))
+        if ssl.PEM_cert_to_DER_cert(shown) == ours:
+            return Check(what, "ok", f"it answers on port {port}")
+    except (OSError, ValueError):
+        pass  # whoever answers speaks no TLS, or our certificate cannot be read
+    return Check(
+        what,
+        "wrong",
+        f"what answers on port {port} does not show the certificate of this folder; after `fedpriv deploy renew` start "
+        f"`fedpriv deploy serve {folder.path}` anew, else set another port in deploy.toml",
+    )

@@ -19,7 +19,7 @@ from typing import Self
 
 from fedpriv.errors import ComponentFailure
 
-__all__ = ["Process", "environment", "free_port", "last_line", "tool"]
+__all__ = ["Process", "answers", "environment", "free_port", "last_line", "own_address", "tool"]
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _WRONG = re.compile(r"error|exit code|certificate|refused|denied|exception|not found", re.IGNORECASE)
@@ -91,8 +91,8 @@ class Process:
             file.seek(self._said_before)
             return file.read().decode(errors="replace")
 
-    def wait_until_open(self, port: int, seconds: float = 90.0) -> None:
-        """Wait until it listens on a port of this machine.
+    def wait_until_open(self, port: int, seconds: float = 90.0, listen: str = "127.0.0.1") -> None:
+        """Wait until it listens on a port of this machine, on an address that it was told.
 
         Raises
         ------
@@ -101,9 +101,8 @@ class Process:
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and self.ended() is None:
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    return
+            if answers(listen, port):
+                return
             time.sleep(0.1)
         raise ComponentFailure(f"{self.name} did not start on port {port}: {last_line(self.log)}")
 
@@ -129,6 +128,20 @@ class Process:
 def _die_with_parent() -> None:
     with suppress(OSError):
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGTERM)
+
+
+def answers(listen: str, port: int) -> bool:
+    """Tell whether something on this machine that listens on this address takes connections on a port."""
+    try:
+        socket.create_connection((own_address(listen), port), timeout=2.0).close()
+    except OSError:
+        return False
+    return True
+
+
+def own_address(listen: str) -> str:
+    """Return an address under which this machine reaches what listens on one; some stand for all addresses."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(listen, listen)  # noqa: S104
 
 
 def free_port() -> int:

@@ -63,7 +63,7 @@ def serving(folder: ServerFolder) -> Iterator[Callable[[], None]]:
         inner = stack.enter_context(Process(superlink, folder.logs / "superlink.log", env))
         inner.wait_until_open(settings.inner_port)
         outer = stack.enter_context(Process(front_command(folder), folder.logs / "front.log", env))
-        outer.wait_until_open(settings.port)
+        outer.wait_until_open(settings.port, listen=settings.listen)
         known = folder.members()
         register(folder, known)
 
