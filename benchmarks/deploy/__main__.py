@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import tempfile
 import time
 from datetime import date
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("--page", type=Path, default=Path("docs/deploy-costs.md"))
     parser.add_argument("--json", type=Path, default=RESULTS, help="what was measured; turns are added to it")
     chosen = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that what was started ends
     kept: dict[str, Any] = (
         json.loads(chosen.json.read_text(encoding="utf-8")) if chosen.json.exists() else {"turns": []}
     )
