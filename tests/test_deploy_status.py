@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from fedpriv import Experiment
 from fedpriv.clients import GlobalModel
 from fedpriv.config import build_experiment
 from fedpriv.deploy import grid as deployed_grid
+from fedpriv.deploy import status
 from fedpriv.deploy.certificates import key_pem, make_node_key, read_key
 from fedpriv.deploy.grid import DeployedGrid
 from fedpriv.deploy.layout import ServerFolder, ServerSettings, make_server_folder
@@ -259,6 +261,23 @@ def test_an_amplified_guarantee_does_not_hold_against_who_watches_the_network() 
     assert "Not against" not in str(drawn)
     everybody = guarantee_for({full: 10}, delta=1e-5, num_tasks=100)
     assert everybody.with_network() == everybody, "nothing is owed to the draw"
+
+
+@pytest.mark.parametrize(("rate", "said"), [(0.3, True), (1.0, False)])
+def test_what_was_spent_is_said_with_whom_it_does_not_hold_against(
+    lab: ServerFolder, rate: float, said: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fedpriv: Any
+) -> None:
+    strategy = Billboard(rounds=2, sampling_rate=rate, noise_multiplier=4.0, clipping_norm=1.0, delta=1e-4)
+    people = replace(toy_tasks(8), declared="protected")
+    Experiment(
+        tasks=people, model="linear", client=GlobalModel(learning_rate=0.1), strategy=strategy, ledger=lab.ledger,
+        population="people", report=False, grid="in-process",
+    ).run(tmp_path / "run")  # fmt: skip
+    monkeypatch.setattr(status, "seen_nodes", lambda *_: {"a": "online", "b": "offline"})
+    code, words, _ = fedpriv("deploy", "status", str(lab.path))
+    assert code == 0
+    assert "population 'people' has spent epsilon" in words
+    assert (WATCHED in words.replace("\n", " ")) is said
 
 
 class OverANetwork(InProcessGrid, RemoteGrid):

@@ -24,6 +24,8 @@ def say_server(found: dict[str, Any]) -> None:
         budget = "" if one["budget"] is None else f" of a budget of {one['budget']['epsilon']:g}"
         words = " or ".join(spent) or "nothing"
         say(f"population {one['population']!r} has spent {words} at delta {one['delta']:.3g}{budget}, by the ledger")
+        if one["warning"]:
+            say(f"  {one['warning']}")
     refused = found["refused_at_the_front"]
     if refused["count"]:
         say(f"the front has refused {refused['count']} requests or connections; the last:")

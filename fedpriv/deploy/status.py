@@ -12,9 +12,11 @@ from fedpriv.deploy.layout import ServerFolder
 from fedpriv.deploy.news import RunNews
 from fedpriv.deploy.owner import OwnerFile, state_folder
 from fedpriv.deploy.server import seen_nodes
+from fedpriv.privacy.guarantee import WATCHED
 from fedpriv.privacy.ledger import Ledger
 from fedpriv.privacy.mechanisms import Release
 from fedpriv.privacy.policy import epsilon_granted
+from fedpriv.privacy.sampling import FIXED_SIZE
 from fedpriv.runs.atomic import read_members
 from fedpriv.runs.checkpoint import CheckpointStore
 from fedpriv.runs.record import plain
@@ -106,7 +108,10 @@ def _spent(folder: ServerFolder) -> list[dict[str, Any]]:
     with closing(Ledger(folder.ledger)) as ledger:
         for name in ledger.populations():
             told = ledger.describe(name)
-            found.append({key: told[key] for key in ("population", "spent", "delta", "budget", "left")})
+            releases = [release for history in ledger.histories(name) for release in history]
+            drawn = any(release.sampling_name in ("poisson", FIXED_SIZE) for release in releases)
+            one = {key: told[key] for key in ("population", "spent", "delta", "budget", "left")}
+            found.append({**one, "warning": WATCHED if drawn else ""})
     return found
 
 
