@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from helpers import toy_tasks
 
 from fedpriv.deploy import journal
+from fedpriv.deploy import node as deployed_node
+from fedpriv.deploy.certificates import make_node_key
 from fedpriv.deploy.configuration import CONFIG_KEY, told
 from fedpriv.deploy.host import PLACE, NodeHost
 from fedpriv.deploy.journal import NodeAccount, RunJournal
@@ -199,6 +202,15 @@ def test_an_answer_that_the_disk_refused_to_count_counts_for_nothing_later(
     assert not ask(node, request(2)).has_error()
     account = NodeAccount(tmp_path / "node.journal" / "account.json")
     assert {sum(account.counts(name).values()) for name in account.names} == {2}
+
+
+def test_a_worker_that_never_loads_its_data_ends_the_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host(tmp_path)
+    make_node_key(tmp_path / "a.key")
+    monkeypatch.setattr(deployed_node.sys, "executable", "/bin/false")
+    monkeypatch.setattr(deployed_node, "_AGAIN_SECONDS", 0.0)
+    with pytest.raises(ComponentFailure, match="ended 5 times before it had loaded the data"):
+        deployed_node.serve_node(tmp_path / "node.toml", stop=threading.Event())
 
 
 def test_what_a_node_keeps_is_for_its_owner_alone_and_names_no_number(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ _WATCH_SECONDS = 0.5
 _AGAIN_SECONDS = 5.0
 _FREE_SECONDS = 120.0
 """For how long a server may refuse a node's own key after the node was connected: until it notices that it is gone."""
+_LOADS = 5
+"""So many workers in a row may end before they have loaded the data."""
 _LET_IN, _REFUSED = "SuperNode ID:", "Exit Code: 305"
 
 
@@ -82,6 +84,8 @@ class _Node:
     port: int = field(default_factory=free_port)
     worker: Process | None = None
     link: Process | None = None
+    fruitless: int = 0
+    """How many workers in a row ended before they had loaded the data."""
     let_in: bool = False
     """Whether the server has let the connection in."""
     refused: bool = False
@@ -123,9 +127,17 @@ class _Node:
                 if self.stop.is_set():
                     return
             line = said.readline()
-        if not line.endswith(b"\n"):  # killed while it loaded the data
+        if not line.endswith(b"\n"):  # killed while it loaded the data, and may be again
+            self.fruitless += 1
+            if self.fruitless == _LOADS:
+                raise ComponentFailure(
+                    f"node {self.owner.name}: its worker ended {_LOADS} times before it had loaded the data, and gave "
+                    "no reason, as a process that finds no memory; see what `fedpriv deploy doctor` says of this node."
+                )
+            _LOG.warning("node %s: its worker ended before it had loaded the data; another one tries", self.owner.name)
             self.stop.wait(_AGAIN_SECONDS)
             return
+        self.fruitless = 0
         found = json.loads(line)
         if "reason" in found:
             raise (InputError if found["input"] else ComponentFailure)(found["reason"])
