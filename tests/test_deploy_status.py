@@ -176,6 +176,23 @@ def test_the_server_keeps_what_each_node_said_last_and_its_last_trouble(lab: Ser
         RunNews(lab).read()
 
 
+def test_a_message_that_the_server_lost_is_sent_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A SuperLink that is killed while a node takes its message has handed it out, and the node never went away."""
+    set_identity()
+    monkeypatch.setattr(deployed_grid, "_LOOK_SECONDS", 0.0)
+    monkeypatch.setattr(deployed_grid, "_PATIENCE_SECONDS", 1e-9)
+    line = make_node_key(tmp_path / "a.key")
+    key = key_pem(read_key(line))
+    nodes = Nodes({1: key}, lambda _, number: RecordDict() if number else None)
+    grid = DeployedGrid(nodes, {key: Members().approved(asks("a", line, ("x",)), "lab").nodes[0]})
+    grid.get_nodes()
+    (reply,) = grid.send_and_receive([Message(RecordDict(), 1, "train", group_id="4")], timeout=60.0)
+    assert not reply.has_error()
+    assert reply.metadata.reply_to_message_id == "m1"
+
+
 @pytest.mark.parametrize("first", [None, Error(code=5, reason="nobody there")])
 def test_a_node_that_comes_back_is_asked_again_for_what_it_may_have_lost(
     first: Error | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -22,6 +22,8 @@ from fedpriv.strategies.exchange import REFUSED_CODE, UNREACHABLE
 __all__ = ["DeployedGrid"]
 
 _FIRST_POLL_SECONDS, _LAST_POLL_SECONDS = 0.1, 2.0
+_PATIENCE_SECONDS = 60.0
+"""After how long a message without an answer is sent again; then twice as long, and so on."""
 _LOOK_SECONDS = 5.0
 """How often to look whether a node that is waited for was started anew."""
 
@@ -88,8 +90,10 @@ class DeployedGrid(RemoteGrid):
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
         """Send messages and wait for the replies, until the deadline at most.
 
-        A node that was started anew while it is waited for may have lost its message, and Flower notices that only if
-        the node is asked for while it is away. So it is sent again: a node answers the same question as before, once.
+        A message may be lost: with a node that was started anew, which Flower notices only if the node is asked for
+        while it is away, or with the SuperLink, which takes a message for delivered when it is killed on the way. So it
+        is sent again when its node came back, and after a minute, two, four, ...: a node answers the same question as
+        before, once.
         A node that says it hosts other tasks than it was approved for is refused.
         """
         wanted = list(messages)
@@ -98,6 +102,7 @@ class DeployedGrid(RemoteGrid):
         came: list[tuple[Message, Message]] = []
         begun = looked = time.monotonic()
         end = None if timeout is None else begun + timeout
+        patience, due = _PATIENCE_SECONDS, begun + _PATIENCE_SECONDS
         pause = _FIRST_POLL_SECONDS
         while waiting:
             found = list(self.pull_messages(waiting))
@@ -116,7 +121,10 @@ class DeployedGrid(RemoteGrid):
             if now >= looked + _LOOK_SECONDS:
                 looked, before, online = now, online, self._online_since()
                 back = {node for node, since in online.items() if since != before.get(node)}
-                late = {id(one): one for one in waiting.values() if one.metadata.dst_node_id in back}
+                if over := now >= due:
+                    patience *= 2.0
+                    due = now + patience
+                late = {id(one): one for one in waiting.values() if over or one.metadata.dst_node_id in back}
                 waiting |= self._sent(list(late.values()))
             time.sleep(pause if end is None else max(0.0, min(pause, end - now)))
             pause = _FIRST_POLL_SECONDS if found else min(pause * 1.5, _LAST_POLL_SECONDS)
