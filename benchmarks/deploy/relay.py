@@ -42,8 +42,14 @@ class Relay:
                     node.close()
                     continue
                 server.settimeout(None)
-                for pair, up in (((node, server), True), ((server, node), False)):
-                    threading.Thread(target=self._pass, args=(*pair, up), daemon=True).start()
+                threading.Thread(target=self._join, args=(node, server), daemon=True).start()
+
+    def _join(self, node: socket.socket, server: socket.socket) -> None:
+        with node, server:
+            back = threading.Thread(target=self._pass, args=(server, node, False), daemon=True)
+            back.start()
+            self._pass(node, server, True)
+            back.join()
 
     def _pass(self, one: socket.socket, other: socket.socket, up: bool) -> None:
         with suppress(OSError):

@@ -26,7 +26,16 @@ from fedpriv.privacy.sampling import FIXED_SIZE, MIN_SEPARATION, UNAMPLIFIED, cu
 from fedpriv.privacy.target import check_delta
 from fedpriv.privacy.terms import NoiseAt, Notion, Observer, Output, Relation
 
-__all__ = ["AGAINST", "REACHED", "Guarantee", "assumptions_for", "guarantee_for", "guarantees_for"]
+__all__ = [
+    "AGAINST",
+    "REACHED",
+    "UNWATCHED",
+    "WATCHED",
+    "Guarantee",
+    "assumptions_for",
+    "guarantee_for",
+    "guarantees_for",
+]
 
 AGAINST = {
     Observer.PUBLIC: "the public, who knows neither the coins nor who took part",
