@@ -84,6 +84,10 @@ class Witness:
         said = self._lab.running[name].said()[self._begins[name] :]
         return self._answered[name] | rounds_said(said)
 
+    def finished(self, name: str) -> bool:
+        """Tell whether a node has done the last fit of this run."""
+        return "\ntrain.finish" in self._lab.running[name].said()[self._begins[name] :]
+
     def killed(self, name: str) -> None:
         """Keep what a node's journal holds that it could not say any more; its worker is dead and starts anew later."""
         newest = _newest(self._lab.nodes[name])
