@@ -9,14 +9,12 @@ import signal
 import sys
 import time
 from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 
-import numpy as np
 import pytest
 from absent import SomeAreAbsent, Witness
 from deployed import Deployment, fedpriv, flower_of, until, worker_of
-from test_deployment import HOSTED, SEED, lab, same_models, same_run, simulated, whole
+from test_deployment import HOSTED, SEED, in_the_end, lab, same_models, same_run, simulated, whole
 
 from fedpriv.deploy.journal import NodeAccount
 from fedpriv.runs.checkpoint import CheckpointStore
@@ -98,14 +96,8 @@ def test_fifty_kills_lose_what_the_run_says_and_nothing_else(lab: Deployment) ->
         experiment = whole(lab, changes)
         client = SomeAreAbsent(**experiment.client.model_dump())
         same = simulated(experiment, client=client).run(lab.root / f"soak{number}-whole", reproduce=SEED)
-        # Who was killed in the end may have missed the last fit, or the scores; then there is nothing to compare.
-        done = [name for name in HOSTED if seen.finished(name)]
-        places = np.cumsum([0, *HOSTED.values()]).tolist()
-        here = {name: range(*ends) for name, ends in zip(HOSTED, pairwise(places), strict=True)}
-        scored = json.loads((folder / "summary.json").read_text())["diagnostics"]["per_task"]["personal"]
-        away = {task for task, score in enumerate(scored) if score is None or np.isnan(score)}
-        away |= {task for name in HOSTED if name not in done for task in here[name]}
-        same_run(lab.root / f"soak{number}-whole", folder, ROUNDS, frozenset(away))
+        done, away = in_the_end(seen, folder)
+        same_run(lab.root / f"soak{number}-whole", folder, ROUNDS, away)
         same_models(lab, same, done)
         # Each published billboard is charged, once; the ledger and the run folder hold the same rounds.
         fedpriv("ledger", "check", folder, cwd=lab.root)
