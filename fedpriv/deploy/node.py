@@ -128,6 +128,7 @@ class _Node:
                     return
             line = said.readline()
         if not line.endswith(b"\n"):  # killed while it loaded the data, and may be again
+            self.worker.stop()  # it may still be ending, and nobody else waits for it
             self.fruitless += 1
             if self.fruitless == _LOADS:
                 raise ComponentFailure(
